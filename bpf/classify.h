@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Is this byte stream HTTP?
+ *
+ * Judged from the first WINDOW bytes of a direction, which may come in any
+ * number of calls. The rule is generous - what it lets through by mistake, user
+ * space recognises by its first line and has silenced (VERDICT_OTHER) - but it
+ * never turns a start line away:
+ *
+ *     response   "HTTP/1."
+ *     request    a token, one space, then what a request target can begin with:
+ *                "/" "*" "h" "H", or anything after CONNECT   (RFC 9112, 3.2)
+ *
+ * A method of more than WINDOW - 2 bytes is not recognised.
+ */
+#ifndef HTTP_PROFILER_CLASSIFY_H
+#define HTTP_PROFILER_CLASSIFY_H
+
+#define WINDOW 24
+
+enum verdict {
+	VERDICT_OPEN,  /* not enough bytes yet */
+	VERDICT_HTTP,
+	VERDICT_OTHER,
+};
+
+static __always_inline u8 judge_response(const u8 *bytes, u32 length)
+{
+	const char expected[] = "HTTP/1.";
+
+#pragma unroll
+	for (u32 i = 0; i < sizeof(expected) - 1; i++) {
+		if (i >= length)
+			return VERDICT_OPEN;
+		if (bytes[i] != (u8)expected[i])
+			return VERDICT_OTHER;
+	}
+	return VERDICT_HTTP;
+}
+
+static __always_inline u8 judge_request(const u8 *bytes, u32 length)
+{
+	for (u32 i = 0; i < WINDOW - 1; i++) {
+		if (i >= length)
+			return VERDICT_OPEN;
+		u8 byte = bytes[i];
+		if (byte == ' ') {
+			if (i == 0)
+				return VERDICT_OTHER;
+			if (i == 7 && bytes[0] == 'C' && bytes[1] == 'O' && bytes[2] == 'N')
+				return VERDICT_HTTP;
+			if (i + 1 >= length)
+				return VERDICT_OPEN;
+			byte = bytes[i + 1];
+			if (byte == '/' || byte == '*' || byte == 'h' || byte == 'H')
+				return VERDICT_HTTP;
+			return VERDICT_OTHER;
+		}
+		if (byte <= 0x20 || byte >= 0x7f)
+			return VERDICT_OTHER;
+	}
+	return VERDICT_OTHER;
+}
+
+static __always_inline u8 judge(const u8 *bytes, u32 length)
+{
+	u8 response = judge_response(bytes, length);
+	if (response == VERDICT_HTTP)
+		return VERDICT_HTTP;
+	u8 request = judge_request(bytes, length);
+	if (request == VERDICT_OTHER)
+		return response;
+	return request;
+}
+
+#endif

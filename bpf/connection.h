@@ -1,0 +1,78 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * What the probe remembers of a socket: how far each direction has come and
+ * whether it speaks HTTP. Keyed by inode, so a socket is the same one through
+ * fork, dup and a passed descriptor, and a reused descriptor is another.
+ *
+ * A connection seen from its first byte is judged once. One that was joined
+ * later may be in the middle of a body, so each of its calls is judged afresh
+ * until one begins a message.
+ */
+#ifndef HTTP_PROFILER_CONNECTION_H
+#define HTTP_PROFILER_CONNECTION_H
+
+#include "classify.h"
+#include "socket.h"
+
+/* A power of two above WINDOW, and room for that much after any start below it. */
+#define PREFIX_SPACE 64
+#define PREFIX_MASK  31
+
+struct connection {
+	u64 position[2];
+	u8 verdict;           /* profiler/probe/bcc.py writes VERDICT_OTHER here */
+	u8 flags;             /* FLAG_JOINED */
+	u8 after_loss[2];
+	u8 forwarded;         /* user space has heard of this connection */
+	u8 prefix_length[2];
+	u8 unused;
+	u8 prefix[2][PREFIX_SPACE];
+};
+
+BPF_TABLE("lru_hash", u64, struct connection, connections, CONNECTIONS_MAX);
+/* Never written: a new connection is a copy of it (a program's stack is too small for one). */
+BPF_ARRAY(blank_connection, struct connection, 1);
+
+static __always_inline struct connection *
+find_connection(u64 inode, u64 sk, u8 direction, u32 size)
+{
+	struct connection *connection = connections.lookup(&inode);
+	if (connection)
+		return connection;
+
+	u32 zero = 0;
+	struct connection *blank = blank_connection.lookup(&zero);
+	if (!blank)
+		return 0;
+	connections.update(&inode, blank);
+	connection = connections.lookup(&inode);
+	if (connection && carried_bytes_before(sk, direction, size))
+		connection->flags = FLAG_JOINED;
+	return connection;
+}
+
+/* Judge an undecided connection by the call's first bytes, at `data` in user memory. */
+static __always_inline u8
+classify(struct connection *connection, u64 direction, u64 data, u64 size)
+{
+	u8 *prefix = connection->prefix[direction];
+	u64 length = connection->prefix_length[direction];
+	u64 more;
+
+	SHOW_BOUND(length, PREFIX_MASK);
+	more = size < WINDOW - length ? size : WINDOW - length;
+	SHOW_BOUND(more, PREFIX_MASK);
+	if (bpf_probe_read_user(prefix + length, more, (void *)data))
+		return VERDICT_OTHER;
+	length += more;
+
+	u8 verdict = judge(prefix, length);
+	if (verdict == VERDICT_HTTP)
+		connection->verdict = VERDICT_HTTP;
+	else if (verdict == VERDICT_OTHER && !(connection->flags & FLAG_JOINED))
+		connection->verdict = VERDICT_OTHER;
+	connection->prefix_length[direction] = verdict == VERDICT_OPEN ? length : 0;
+	return verdict;
+}
+
+#endif

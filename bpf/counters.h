@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The kernel's own account: for each direction, calls and bytes
+ *
+ *     seen = forwarded + sum(filtered) + sum(lost)
+ *
+ * `seen` is counted where a call is first looked at and the others where its
+ * fate is decided, so the equation is a check and not a definition. One slot a
+ * direction and CPU: a program never runs twice at once on a CPU, but the one
+ * for the other direction may preempt it.
+ *
+ * profiler/probe/counters.py mirrors the reasons (tests/unit/test_counters.py).
+ */
+#ifndef HTTP_PROFILER_COUNTERS_H
+#define HTTP_PROFILER_COUNTERS_H
+
+enum filtered {
+	FILTERED_SELF,       /* the profiler's own traffic */
+	FILTERED_PID,        /* --pid */
+	FILTERED_PORT,       /* --port */
+	FILTERED_NOT_HTTP,   /* another protocol */
+	FILTERED_NOT_STREAM, /* peeked, urgent or error-queue data */
+	FILTERED_CALL_LIMIT, /* beyond what one call may hand over */
+	FILTERED_REASONS,
+};
+
+enum lost {
+	LOST_RING_FULL,   /* no room in the ring buffer */
+	LOST_UNREADABLE,  /* the process's memory could not be read */
+	LOST_NO_SOCKET,   /* the socket was gone before it could be identified */
+	LOST_TABLE_FULL,  /* no room in a table of the probe */
+	LOST_REASONS,
+};
+
+struct tally {
+	u64 calls;
+	u64 bytes;
+};
+
+struct counters {
+	struct tally seen;
+	struct tally forwarded;
+	struct tally filtered[FILTERED_REASONS];
+	struct tally lost[LOST_REASONS];
+};
+
+BPF_PERCPU_ARRAY(account, struct counters, 2);
+
+static __always_inline void count(struct tally *tally, u64 bytes)
+{
+	tally->calls++;
+	tally->bytes += bytes;
+}
+
+#endif

@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The record that crosses from the kernel to user space. profiler/wire.py
+ * mirrors this file: change both together (tests/unit/test_wire.py compares
+ * them).
+ *
+ * An event is self-contained: it names its socket, its process and both
+ * addresses, so that losing one event never makes the next one unreadable.
+ */
+#ifndef HTTP_PROFILER_EVENT_H
+#define HTTP_PROFILER_EVENT_H
+
+/* event.kind */
+#define EVENT_CHUNK 1 /* bytes of one stream: `size` of them from `position`, `captured` follow */
+#define EVENT_END   2 /* no byte comes after `position`: end of file or close */
+
+/* event.direction, as the process sees it; also an array index */
+#define DIRECTION_SEND 0
+#define DIRECTION_RECV 1
+
+/* event.flags */
+#define FLAG_JOINED     1 /* the connection carried bytes before it was first seen */
+#define FLAG_AFTER_LOSS 2 /* an earlier event of this stream could not be delivered */
+#define FLAG_UNREADABLE 4 /* the bytes moved but could not be read (captured is 0) */
+#define FLAG_LIMIT      8 /* size exceeds captured because of the per-call limit */
+
+#define COMM_SIZE    16
+#define ADDRESS_SIZE 16
+
+/*
+ * The largest payload of one event; a call with more becomes several events. One
+ * less than a power of two, so that it is also the mask that shows the verifier
+ * the bound.
+ */
+#define PAYLOAD_MAX 16383
+/* The most events of one call: data beyond them only advances the stream. */
+#define PIECES_MAX  64
+
+/* All integers in host byte order; addresses in network byte order. */
+struct event {
+	u8  kind;
+	u8  direction;
+	u8  family;          /* AF_INET or AF_INET6 */
+	u8  flags;
+	s32 syscall;         /* number on this architecture; -1: not known */
+	u64 time;            /* CLOCK_MONOTONIC, nanoseconds, when the call returned */
+	u32 pid;             /* thread group id */
+	u32 tid;
+	u64 start_time;      /* of the thread group leader: CLOCK_BOOTTIME, nanoseconds */
+	u64 socket;          /* inode of the socket */
+	u64 position;        /* bytes of this direction before this event, since first seen */
+	u32 size;            /* bytes of the stream that this event stands for */
+	u32 captured;        /* bytes of payload that follow the header */
+	u32 netns;           /* inode of the network namespace */
+	u16 local_port;
+	u16 remote_port;
+	u8  local_address[ADDRESS_SIZE];  /* AF_INET: the first four bytes */
+	u8  remote_address[ADDRESS_SIZE];
+	u8  comm[COMM_SIZE]; /* of the thread that made the call */
+	u8  payload[PAYLOAD_MAX + 1];
+};
+
+#define EVENT_HEADER __builtin_offsetof(struct event, payload)
+
+#endif

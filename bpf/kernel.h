@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Reading the kernel's structures without its headers.
+ *
+ * OFFSET_* are generated from the running kernel's BTF. On the socket route a
+ * pointer comes from the traced function's arguments, so the verifier knows its
+ * type and lets a plain load through: no helper call, and a NULL on the way
+ * reads as zero. Elsewhere a helper has to read.
+ */
+#ifndef HTTP_PROFILER_KERNEL_H
+#define HTTP_PROFILER_KERNEL_H
+
+#define AF_INET     2
+#define AF_INET6    10
+#define IPPROTO_TCP 6
+#define S_IFMT      0170000
+#define S_IFSOCK    0140000
+
+#define MSG_OOB      0x1
+#define MSG_PEEK     0x2
+#define MSG_ERRQUEUE 0x2000
+/* A call with one of these does not move bytes of the stream. */
+#define MSG_NOT_STREAM (MSG_OOB | MSG_PEEK | MSG_ERRQUEUE)
+
+#define READ_KERNEL(type, address)                                             \
+	({                                                                     \
+		type value_ = 0;                                               \
+		bpf_probe_read_kernel(&value_, sizeof(value_), (void *)(address)); \
+		value_;                                                        \
+	})
+
+#ifdef ROUTE_SOCKET
+#define FIELD(type, base, name) (*(volatile type *)((u64)(base) + OFFSET_##name))
+#else
+#define FIELD(type, base, name) READ_KERNEL(type, (u64)(base) + OFFSET_##name)
+#endif
+
+/*
+ * The current task, likewise: a typed pointer where the kernel has the helper
+ * (5.11). HELPER_* are the helpers' numbers, from the kernel's BTF.
+ */
+#if defined(ROUTE_SOCKET) && defined(HELPER_get_current_task_btf)
+static u64 (*const get_current_task_btf)(void) = (void *)HELPER_get_current_task_btf;
+#define current_task() get_current_task_btf()
+#define TASK_FIELD(type, base, name) FIELD(type, base, name)
+#else
+#define current_task() bpf_get_current_task()
+#define TASK_FIELD(type, base, name) READ_KERNEL(type, (u64)(base) + OFFSET_##name)
+#endif
+
+#ifdef ROUTE_SOCKET
+/*
+ * Number of the system call that the task is in, from the registers it saved on
+ * its way into the kernel: where they are is known to a helper from 5.15 on;
+ * before that they end at the top of the kernel stack.
+ */
+static __always_inline s32 current_syscall(void)
+{
+#if defined(HELPER_get_current_task_btf) && defined(HELPER_task_pt_regs)
+	u64 (*const task_pt_regs)(u64 task) = (void *)HELPER_task_pt_regs;
+	return FIELD(s32, task_pt_regs(current_task()), pt_regs_syscall);
+#else
+	u64 stack = READ_KERNEL(u64, bpf_get_current_task() + OFFSET_task_struct_stack);
+	return READ_KERNEL(s32, stack + THREAD_SIZE - SIZE_pt_regs + OFFSET_pt_regs_syscall);
+#endif
+}
+#endif
+
+/*
+ * Show the verifier that `value` is within `mask`. Clang, which knows it already,
+ * would leave the operation out; the empty asm makes it forget.
+ */
+#define SHOW_BOUND(value, mask)                  \
+	({                                       \
+		asm volatile("" : "+r"(value));  \
+		value &= (mask);                 \
+	})
+
+/* struct iovec of user space; the kernel's copy of an array has the same shape. */
+struct segment {
+	u64 base;
+	u64 length;
+};
+
+#endif

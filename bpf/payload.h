@@ -1,0 +1,95 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Walking the memory that a call moved, piece by piece.
+ *
+ * A call's data is one range of user memory or an array of them. A walk holds
+ * what is left of the range it stands in and where the next range is described;
+ * a single range is an array that is never looked at.
+ */
+#ifndef HTTP_PROFILER_PAYLOAD_H
+#define HTTP_PROFILER_PAYLOAD_H
+
+#include "event.h"
+#include "kernel.h"
+
+struct walk {
+	u64 data;     /* user memory */
+	u64 left;     /* bytes from `data` to the end of its segment */
+	u64 segments; /* address of the next struct segment */
+};
+
+#ifdef ROUTE_SOCKET
+/* The kernel's copy of the caller's array. */
+#define READ_SEGMENT(to, from) bpf_probe_read_kernel(to, sizeof(*(to)), (void *)(from))
+#else
+#define READ_SEGMENT(to, from) bpf_probe_read_user(to, sizeof(*(to)), (void *)(from))
+#endif
+
+/* Move on to the next segment. Returns 0, or -1 if its description cannot be read. */
+static __always_inline int next_segment(struct walk *walk)
+{
+	struct segment segment = {};
+	if (READ_SEGMENT(&segment, walk->segments))
+		return -1;
+	walk->data = segment.base;
+	walk->left = segment.length;
+	walk->segments += sizeof(struct segment);
+	return 0;
+}
+
+#ifdef ROUTE_SOCKET
+/*
+ * Stand at the first of the `size` bytes that a finished call moved.
+ *
+ * The iterator stands behind the last of them: in an ITER_UBUF that many bytes
+ * back, in an ITER_IOVEC perhaps some segments back. (A call that used up its
+ * last segment stands at the beginning of the one after it, which may not exist
+ * and is not read.) Returns 0, or -1 if the data is not in user memory, as with
+ * sendfile and splice, or more than PIECES_MAX segments back.
+ *
+ * The pointers are read by the helper although a plain load could: a load gives
+ * a typed pointer, on which the verifier allows no arithmetic.
+ */
+static __always_inline int walk_back(struct walk *walk, u64 msg, u32 size)
+{
+	u32 type = FIELD(ITER_TYPE_T, msg, msghdr_iter_type) & ~ITER_DIRECTION_BIT;
+	u64 offset = FIELD(u64, msg, msghdr_iter_offset);
+
+#ifdef ITER_UBUF
+	if (type == ITER_UBUF) {
+		walk->data = READ_KERNEL(u64, msg + OFFSET_msghdr_iter_ubuf) + offset - size;
+		walk->left = size;
+		return 0;
+	}
+#endif
+	if (type != ITER_IOVEC)
+		return -1;
+
+	u64 segments = READ_KERNEL(u64, msg + OFFSET_msghdr_iter_iov);
+	u64 back = size;
+	struct segment segment = {};
+	if (back <= offset) {
+		if (READ_SEGMENT(&segment, segments))
+			return -1;
+		walk->data = segment.base + offset - back;
+		walk->left = back;
+		return 0;
+	}
+	back -= offset;
+	for (int i = 0; i < PIECES_MAX; i++) {
+		segments -= sizeof(segment);
+		if (READ_SEGMENT(&segment, segments))
+			return -1;
+		if (back <= segment.length) {
+			walk->data = segment.base + segment.length - back;
+			walk->left = back;
+			walk->segments = segments + sizeof(segment);
+			return 0;
+		}
+		back -= segment.length;
+	}
+	return -1;
+}
+#endif
+
+#endif

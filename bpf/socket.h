@@ -1,0 +1,111 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * From a struct sock, or a file descriptor, to who it is: inode, addresses,
+ * network namespace. Read when data moves, so it does not matter when or by
+ * whom the connection was opened.
+ */
+#ifndef HTTP_PROFILER_SOCKET_H
+#define HTTP_PROFILER_SOCKET_H
+
+#include "event.h"
+#include "kernel.h"
+
+/* The inode number of the socket, or 0 when no file refers to it any more. */
+static __always_inline u64 socket_inode(u64 sk)
+{
+	u64 socket = FIELD(u64, sk, sock_sk_socket);
+	if (!socket)
+		return 0;
+	u64 file = FIELD(u64, socket, socket_file);
+	if (!file)
+		return 0;
+	u64 inode = FIELD(u64, file, file_f_inode);
+	if (!inode)
+		return 0;
+	return FIELD(u64, inode, inode_i_ino);
+}
+
+static __always_inline u16 local_port(u64 sk)
+{
+	return FIELD(u16, sk, sock___sk_common_skc_num);
+}
+
+static __always_inline u16 remote_port(u64 sk)
+{
+	return __builtin_bswap16(FIELD(u16, sk, sock___sk_common_skc_dport));
+}
+
+static __always_inline void describe_socket(struct event *event, u64 sk)
+{
+	u16 family = FIELD(u16, sk, sock___sk_common_skc_family);
+	u64 *local = (u64 *)event->local_address;
+	u64 *remote = (u64 *)event->remote_address;
+
+	event->family = family;
+	event->local_port = local_port(sk);
+	event->remote_port = remote_port(sk);
+	if (family == AF_INET6) {
+		local[0] = FIELD(u64, sk, sock___sk_common_skc_v6_rcv_saddr);
+		local[1] = FIELD(u64, sk + 8, sock___sk_common_skc_v6_rcv_saddr);
+		remote[0] = FIELD(u64, sk, sock___sk_common_skc_v6_daddr);
+		remote[1] = FIELD(u64, sk + 8, sock___sk_common_skc_v6_daddr);
+	} else {
+		local[0] = FIELD(u32, sk, sock___sk_common_skc_rcv_saddr);
+		local[1] = 0;
+		remote[0] = FIELD(u32, sk, sock___sk_common_skc_daddr);
+		remote[1] = 0;
+	}
+	u64 net = FIELD(u64, sk, sock___sk_common_skc_net);
+	event->netns = FIELD(u32, net, net_ns_inum);
+}
+
+/*
+ * Did the connection carry bytes before this call, which moved `size` in
+ * `direction`? bytes_acked counts an active opener's SYN, hence one to spare.
+ */
+static __always_inline int carried_bytes_before(u64 sk, u8 direction, u32 size)
+{
+	u64 received = READ_KERNEL(u64, sk + OFFSET_tcp_sock_bytes_received);
+	u32 unread = READ_KERNEL(u32, sk + OFFSET_tcp_sock_rcv_nxt) -
+		     READ_KERNEL(u32, sk + OFFSET_tcp_sock_copied_seq);
+	u64 acked = READ_KERNEL(u64, sk + OFFSET_tcp_sock_bytes_acked);
+	u32 unacked = READ_KERNEL(u32, sk + OFFSET_tcp_sock_write_seq) -
+		      READ_KERNEL(u32, sk + OFFSET_tcp_sock_snd_una);
+	u64 before_recv = received - unread;
+	u64 before_send = acked + unacked;
+
+	if (direction == DIRECTION_RECV)
+		before_recv -= size;
+	else
+		before_send -= size;
+	return (s64)before_recv > 0 || (s64)before_send > 1;
+}
+
+#ifdef ROUTE_SYSCALL
+/* The struct sock of a TCP socket behind `fd` of the current process, or 0. */
+static __always_inline u64 tcp_socket_of(u64 fd)
+{
+	u64 task = bpf_get_current_task();
+	u64 files = FIELD(u64, task, task_struct_files);
+	u64 table = FIELD(u64, files, files_struct_fdt);
+	if ((u32)fd >= FIELD(u32, table, fdtable_max_fds))
+		return 0;
+	u64 array = FIELD(u64, table, fdtable_fd);
+	u64 file = READ_KERNEL(u64, array + 8 * (u64)(u32)fd);
+	if (!file)
+		return 0;
+	u64 inode = FIELD(u64, file, file_f_inode);
+	if ((FIELD(u16, inode, inode_i_mode) & S_IFMT) != S_IFSOCK)
+		return 0;
+	u64 socket = FIELD(u64, file, file_private_data);
+	u64 sk = FIELD(u64, socket, socket_sk);
+	u16 family = FIELD(u16, sk, sock___sk_common_skc_family);
+	if (family != AF_INET && family != AF_INET6)
+		return 0;
+	if (FIELD(u16, sk, sock_sk_protocol) != IPPROTO_TCP)
+		return 0;
+	return sk;
+}
+#endif
+
+#endif

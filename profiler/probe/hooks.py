@@ -1,0 +1,74 @@
+"""The table of hooks: ``bpf/hooks.toml`` as values.
+
+A key that is not known is an error, so that a misspelt one cannot silently
+hook nothing.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Optional
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+_PACKAGE = Path(__file__).resolve().parent.parent
+
+# Inside the installed package, or beside it in a source tree.
+BPF_DIRECTORY = next(
+    (d for d in (_PACKAGE / "bpf", _PACKAGE.parent / "bpf") if d.is_dir()), _PACKAGE / "bpf"
+)
+
+
+@dataclass(frozen=True)
+class FunctionHook:
+    """A kernel function; ``socket``, ``message`` and ``flags`` name its parameters."""
+
+    name: str
+    event: str
+    socket: str
+    direction: Optional[str] = None
+    message: Optional[str] = None
+    flags: Optional[str] = None
+
+
+@dataclass(frozen=True)
+class SyscallHook:
+    """A system call; ``pointer`` and ``flags`` are positions of its arguments, from 0.
+
+    The descriptor is argument 0 in all of them.
+    """
+
+    name: str
+    direction: str
+    payload: str
+    pointer: int
+    flags: Optional[int] = None
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """Both tables of ``hooks.toml``."""
+
+    functions: tuple[FunctionHook, ...]
+    syscalls: tuple[SyscallHook, ...]
+
+
+def load_hooks(path: Path = BPF_DIRECTORY / "hooks.toml") -> Hooks:
+    """Read the table of hooks. Raises ValueError naming a key that is not known or missing."""
+    with path.open("rb") as file:
+        document = tomllib.load(file)
+    unknown = set(document) - {"function", "syscall"}
+    if unknown:
+        raise ValueError(f"{path}: unknown table {sorted(unknown)[0]!r}")
+    try:
+        return Hooks(
+            functions=tuple(FunctionHook(**row) for row in document.get("function", ())),
+            syscalls=tuple(SyscallHook(**row) for row in document.get("syscall", ())),
+        )
+    except TypeError as error:
+        raise ValueError(f"{path}: {error}") from None

@@ -1,0 +1,264 @@
+"""Where the running kernel keeps what the probe reads, from the kernel's own BTF.
+
+BTF (``/sys/kernel/btf/vmlinux``, Linux 5.4 with CONFIG_DEBUG_INFO_BTF) describes
+every structure, function and enumeration of the kernel that runs. libbpf, which
+BCC depends on, is there wherever BCC is and reads it in a tenth of a second;
+so the probe needs neither kernel headers nor a BTF parser of our own.
+
+The rule: the probe names what it needs in :data:`FIELDS`; a field that this
+kernel does not have is an error that says so, unless an alternative is named.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Optional
+
+from profiler.errors import UnsupportedError
+
+VMLINUX = Path("/sys/kernel/btf/vmlinux")
+
+# Macro name -> paths to try in turn: structure, then members, through any
+# anonymous structure or union on the way. The macro is OFFSET_<name>.
+FIELDS: dict[str, tuple[str, ...]] = {
+    path.replace(".", "_"): (path,)
+    for path in (
+        "task_struct.group_leader",
+        "task_struct.start_boottime",
+        "task_struct.stack",
+        "task_struct.files",
+        "files_struct.fdt",
+        "fdtable.max_fds",
+        "fdtable.fd",
+        "file.f_inode",
+        "file.private_data",
+        "inode.i_mode",
+        "inode.i_ino",
+        "socket.sk",
+        "socket.file",
+        "sock.sk_socket",
+        "sock.sk_protocol",
+        "sock.__sk_common.skc_family",
+        "sock.__sk_common.skc_state",
+        "sock.__sk_common.skc_num",
+        "sock.__sk_common.skc_dport",
+        "sock.__sk_common.skc_rcv_saddr",
+        "sock.__sk_common.skc_daddr",
+        "sock.__sk_common.skc_v6_rcv_saddr",
+        "sock.__sk_common.skc_v6_daddr",
+        "sock.__sk_common.skc_net",
+        "net.ns.inum",
+        "tcp_sock.bytes_received",
+        "tcp_sock.bytes_acked",
+        "tcp_sock.rcv_nxt",
+        "tcp_sock.copied_seq",
+        "tcp_sock.write_seq",
+        "tcp_sock.snd_una",
+        "msghdr.msg_flags",
+    )
+}
+FIELDS.update(
+    {
+        # `type` before 5.14, with the direction in its lowest bit
+        "msghdr_iter_type": ("msghdr.msg_iter.iter_type", "msghdr.msg_iter.type"),
+        "msghdr_iter_offset": ("msghdr.msg_iter.iov_offset",),
+        # `iov` before 6.4
+        "msghdr_iter_iov": ("msghdr.msg_iter.__iov", "msghdr.msg_iter.iov"),
+        # x86, arm64
+        "pt_regs_syscall": ("pt_regs.orig_ax", "pt_regs.syscallno"),
+        # the first argument of a function
+        "pt_regs_argument": ("pt_regs.di", "pt_regs.regs"),
+    }
+)
+# Added in 6.0.
+OPTIONAL_FIELDS: dict[str, tuple[str, ...]] = {"msghdr_iter_ubuf": ("msghdr.msg_iter.ubuf",)}
+
+ENUMERATORS = {"ITER_IOVEC": "iter_type", "ITER_UBUF": "iter_type"}
+HELPERS = ("get_current_task_btf", "task_pt_regs")
+
+# Kinds of BTF types (include/uapi/linux/btf.h).
+_STRUCT, _UNION, _ENUM, _TYPEDEF, _VOLATILE, _CONST = 4, 5, 6, 8, 9, 10
+_RESTRICT, _FUNC, _FUNC_PROTO = 11, 12, 13
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What the generator needs to know of one kernel: all of it numbers and names."""
+
+    offsets: dict[str, int]
+    """Macro name (``sock_sk_socket``) -> bytes from the structure's start."""
+
+    enumerators: dict[str, int]
+    helpers: dict[str, int]
+    """BPF helper name without ``BPF_FUNC_`` -> number; only those that the kernel has."""
+
+    pt_regs_size: int
+    iter_type_has_direction: bool
+    parameters: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Kernel function -> names of its parameters, in order."""
+
+
+class Btf:
+    """The types of a kernel, by name. Raises UnsupportedError if there are none to read."""
+
+    def __init__(self, path: Path = VMLINUX) -> None:
+        if not path.exists():
+            raise UnsupportedError(
+                f"this kernel ({os.uname().release}) does not describe its own types: {path} is "
+                "missing (it is there from Linux 5.4 on, if built with CONFIG_DEBUG_INFO_BTF)"
+            )
+        self._library = _load_libbpf()
+        self._btf = self._library.btf__parse(os.fsencode(path), None)
+        # libbpf before 1.0 returns a negative errno as a pointer.
+        if not self._btf or self._btf > 2**64 - 4096:
+            raise UnsupportedError(f"libbpf cannot read the kernel's types in {path}")
+
+    def close(self) -> None:
+        """Give the memory back; the object cannot be used any more."""
+        self._library.btf__free(self._btf)
+        self._btf = None
+
+    def offset(self, path: str) -> Optional[int]:
+        """Bytes from the start of a structure to a member: ``"sock.__sk_common.skc_num"``."""
+        name, *members = path.split(".")
+        type_id = self._find(name, _STRUCT)
+        total = 0
+        for member in members:
+            found = self._member(type_id, member) if type_id is not None else None
+            if found is None:
+                return None
+            offset, type_id = found
+            total += offset
+        return total
+
+    def size(self, name: str) -> Optional[int]:
+        """Size of a structure in bytes."""
+        type_id = self._find(name, _STRUCT)
+        return None if type_id is None else self._header(type_id)[2]
+
+    def parameters(self, function: str) -> Optional[tuple[str, ...]]:
+        """Names of a kernel function's parameters; ``None`` if there is no such function."""
+        type_id = self._find(function, _FUNC)
+        if type_id is None:
+            return None
+        prototype = self._header(type_id)[2]
+        return tuple(self._name(entry[0]) for entry in self._entries(prototype, "=II"))
+
+    def enumerator(self, enumeration: str, name: str) -> Optional[int]:
+        """Value of one name of an enumeration."""
+        type_id = self._find(enumeration, _ENUM)
+        if type_id is None:
+            return None
+        for name_offset, value in self._entries(type_id, "=Ii"):
+            if self._name(name_offset) == name:
+                return int(value)
+        return None
+
+    def _find(self, name: str, kind: int) -> Optional[int]:
+        type_id = self._library.btf__find_by_name_kind(self._btf, name.encode(), kind)
+        return type_id if type_id > 0 else None
+
+    def _header(self, type_id: int) -> tuple[int, int, int]:
+        """Name offset, info, and size or type: ``struct btf_type``."""
+        address = self._library.btf__type_by_id(self._btf, type_id)
+        name, info, size_or_type = struct.unpack("=III", ctypes.string_at(address, 12))
+        return name, info, size_or_type
+
+    def _entries(self, type_id: int, layout: str) -> list[tuple[int, ...]]:
+        """The records that follow a ``struct btf_type``: members, enumerators or parameters."""
+        address = self._library.btf__type_by_id(self._btf, type_id)
+        count = self._header(type_id)[1] & 0xFFFF
+        raw = ctypes.string_at(address + 12, count * struct.calcsize(layout))
+        return list(struct.iter_unpack(layout, raw))
+
+    def _name(self, offset: int) -> str:
+        name: bytes = self._library.btf__name_by_offset(self._btf, offset) or b""
+        return name.decode()
+
+    def _member(self, type_id: int, name: str) -> Optional[tuple[int, int]]:
+        """Offset in bytes and type of a member, looked for in anonymous members as well."""
+        type_id = self._strip(type_id)
+        info = self._header(type_id)[1]
+        if (info >> 24) & 0x1F not in (_STRUCT, _UNION):
+            return None
+        has_bitfields = info >> 31
+        for name_offset, member_type, position in self._entries(type_id, "=III"):
+            bits = position & 0xFFFFFF if has_bitfields else position
+            member_name = self._name(name_offset)
+            if member_name == name:
+                return bits // 8, member_type
+            if not member_name:
+                inner = self._member(member_type, name)
+                if inner is not None:
+                    return bits // 8 + inner[0], inner[1]
+        return None
+
+    def _strip(self, type_id: int) -> int:
+        """The type behind typedefs and qualifiers."""
+        while True:
+            _, info, size_or_type = self._header(type_id)
+            if (info >> 24) & 0x1F not in (_TYPEDEF, _VOLATILE, _CONST, _RESTRICT):
+                return type_id
+            type_id = size_or_type
+
+
+def _load_libbpf() -> ctypes.CDLL:
+    for name in ("libbpf.so.1", "libbpf.so.0"):
+        try:
+            library = ctypes.CDLL(name)
+        except OSError:
+            continue
+        library.btf__parse.restype = ctypes.c_uint64
+        library.btf__parse.argtypes = [ctypes.c_char_p, ctypes.c_void_p]
+        library.btf__find_by_name_kind.argtypes = [
+            ctypes.c_uint64,
+            ctypes.c_char_p,
+            ctypes.c_uint32,
+        ]
+        library.btf__type_by_id.restype = ctypes.c_uint64
+        library.btf__type_by_id.argtypes = [ctypes.c_uint64, ctypes.c_uint32]
+        library.btf__name_by_offset.restype = ctypes.c_char_p
+        library.btf__name_by_offset.argtypes = [ctypes.c_uint64, ctypes.c_uint32]
+        library.btf__free.argtypes = [ctypes.c_uint64]
+        return library
+    raise UnsupportedError(
+        "libbpf is not installed: install your distribution's BCC package "
+        "(python3-bpfcc on Debian and Ubuntu), which brings it"
+    )
+
+
+def read_layout(functions: tuple[str, ...] = (), path: Path = VMLINUX) -> Layout:
+    """Read what the probe needs of the kernel at hand; ``functions`` are looked up by name.
+
+    Functions that the kernel lacks are left out of :attr:`Layout.parameters`.
+    Raises UnsupportedError if there is no BTF or a field cannot be found in it.
+    """
+    btf = Btf(path)
+    try:
+        offsets = {}
+        for name, paths in {**FIELDS, **OPTIONAL_FIELDS}.items():
+            found = next((o for o in map(btf.offset, paths) if o is not None), None)
+            if found is not None:
+                offsets[name] = found
+            elif name in FIELDS:
+                raise UnsupportedError(
+                    f"this kernel ({os.uname().release}) has no {' or '.join(paths)}: "
+                    "it is newer or older than this version of http-profiler knows"
+                )
+        enumerators = {name: btf.enumerator(enum, name) for name, enum in ENUMERATORS.items()}
+        helpers = {name: btf.enumerator("bpf_func_id", f"BPF_FUNC_{name}") for name in HELPERS}
+        parameters = {name: btf.parameters(name) for name in functions}
+        return Layout(
+            offsets=offsets,
+            enumerators={k: v for k, v in enumerators.items() if v is not None},
+            helpers={k: v for k, v in helpers.items() if v is not None},
+            pt_regs_size=btf.size("pt_regs") or 0,
+            iter_type_has_direction=btf.offset("msghdr.msg_iter.iter_type") is None,
+            parameters={k: v for k, v in parameters.items() if v is not None},
+        )
+    finally:
+        btf.close()

@@ -1,0 +1,46 @@
+"""Every default of the profiler, in one frozen dataclass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Optional
+
+ROUTES = ("socket", "syscall")
+
+# What one syscall may hand over; see PIECES_MAX and PAYLOAD_MAX in bpf/event.h.
+CALL_LIMIT = 64 * 16 * 1024
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to capture and where to put it. Sizes are in bytes."""
+
+    output: Optional[Path] = None
+    """Where JSON lines go; ``None`` is standard output."""
+
+    ports: tuple[int, ...] = ()
+    """Only connections with one of these ports at either end; empty is all."""
+
+    pids: tuple[int, ...] = ()
+    """Only these processes (thread group ids); empty is all."""
+
+    max_body: int = 1024 * 1024
+    """Bytes of one message's framed body that are kept; the rest is counted only."""
+
+    max_head: int = 64 * 1024
+    """Bytes of one message's start line and headers; a longer head is not HTTP."""
+
+    route: Optional[str] = None
+    """``socket`` or ``syscall``; ``None`` takes the better one that the kernel offers."""
+
+    record: Optional[Path] = None
+    """Where the raw capture is written, to be replayed later."""
+
+    ring_bytes: int = 16 * 1024 * 1024
+    """Size of the ring buffer between kernel and profiler; a power of two."""
+
+    @property
+    def call_limit(self) -> int:
+        """Bytes of one syscall that are copied: room for a head and a body, up to CALL_LIMIT."""
+        return min(CALL_LIMIT, self.max_head + self.max_body)
