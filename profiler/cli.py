@@ -1,0 +1,155 @@
+"""Arguments and environment become Settings; errors become one line and an exit code.
+
+Exit codes: 0 done; 1 it could not be done, with the reason on standard error;
+2 the arguments are wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Optional
+
+from profiler import __version__
+from profiler.errors import ProfilerError
+from profiler.session import capture, replay
+from profiler.settings import ROUTES, Settings
+
+_DEFAULTS = Settings()
+
+_EPILOG = """\
+examples:
+  sudo http-profiler --port 8080 --output http.jsonl
+  sudo http-profiler --pid $(pidof -s nginx) | jq 'select(.status_code >= 500)'
+  sudo http-profiler --record night.capture --output night.jsonl
+  http-profiler replay night.capture
+"""
+
+
+def main(arguments: Optional[Sequence[str]] = None) -> int:
+    """Run the command line; return the exit code."""
+    options = _parser().parse_args(arguments)
+    settings = Settings(
+        output=_output(getattr(options, "output", None)),
+        ports=tuple(getattr(options, "port", ()) or ()),
+        pids=tuple(getattr(options, "pid", ()) or ()),
+        max_body=options.max_body,
+        route=getattr(options, "route", None),
+        record=getattr(options, "record", None),
+    )
+    try:
+        if options.command == "replay":
+            replay(options.capture, settings)
+        else:
+            capture(settings)
+    except ProfilerError as error:
+        if error.exit_code:
+            print(f"http-profiler: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _output(option: Optional[Path]) -> Optional[Path]:
+    """The option, else OUTPUT_PATH; ``-`` is standard output."""
+    path = option or (Path(os.environ["OUTPUT_PATH"]) if os.environ.get("OUTPUT_PATH") else None)
+    return None if path == Path("-") else path
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="http-profiler",
+        description="Shows every HTTP request and response that any process on this machine "
+        "sends or receives, as JSON lines.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"http-profiler {__version__}")
+    _add_output_options(parser, _DEFAULTS.max_body)
+    chosen = parser.add_argument_group("what to capture")
+    chosen.add_argument(
+        "--port",
+        type=_port,
+        action="append",
+        metavar="N",
+        help="only connections with this port at either end; may be repeated",
+    )
+    chosen.add_argument(
+        "--pid",
+        type=_positive,
+        action="append",
+        metavar="N",
+        help="only what this process sends and receives; may be repeated",
+    )
+    how = parser.add_argument_group("how")
+    how.add_argument(
+        "--route",
+        choices=ROUTES,
+        help="where to hook: the kernel's TCP functions or the system calls' tracepoints "
+        "(default: the first that this kernel offers)",
+    )
+    how.add_argument(
+        "--record",
+        type=Path,
+        metavar="PATH",
+        help="also write the raw capture to PATH, for `http-profiler replay`",
+    )
+    commands = parser.add_subparsers(dest="command", metavar="command")
+    replayed = commands.add_parser(
+        "replay",
+        help="run a recorded capture through the same pipeline, without a kernel",
+        description="Writes the JSON lines of a capture that --record wrote.",
+    )
+    replayed.add_argument("capture", type=Path, metavar="CAPTURE")
+    # Left out unless given, so that an option before the command is not overwritten.
+    _add_output_options(replayed, argparse.SUPPRESS)
+    return parser
+
+
+def _add_output_options(parser: argparse.ArgumentParser, max_body: int | str) -> None:
+    group = parser.add_argument_group("output")
+    group.add_argument(
+        "--output",
+        type=Path,
+        default=argparse.SUPPRESS,
+        metavar="PATH",
+        help="append JSON lines to PATH, created with mode 0600; `-` is standard output "
+        "(default: $OUTPUT_PATH, else standard output)",
+    )
+    group.add_argument(
+        "--max-body",
+        type=_size,
+        default=max_body,
+        metavar="BYTES",
+        help="bytes of each body that are kept; of longer ones the rest is counted and the "
+        f"message says body_limit (default: {_DEFAULTS.max_body})",
+    )
+
+
+def _size(text: str) -> int:
+    value = int(text) if text.isascii() and text.isdigit() else -1
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of bytes")
+    return value
+
+
+def _positive(text: str) -> int:
+    value = int(text) if text.isascii() and text.isdigit() else 0
+    if not 0 < value < 2**31:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a process id")
+    return value
+
+
+def _port(text: str) -> int:
+    value = int(text) if text.isascii() and text.isdigit() else 0
+    if not 0 < value < 65536:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port (1 to 65535)")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

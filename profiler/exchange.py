@@ -1,0 +1,42 @@
+"""A response and its request: the id that they share, and the time between them.
+
+Which request a response answers is found where responses are framed
+(``http/connection.py``), since a response cannot be read without it; here it is
+put into words. Nothing is remembered: a response brings along what is to be
+known of its request, so it does not matter which of the two completes first.
+
+An interim response (1xx) belongs to the exchange like the final one.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from profiler.http.message import RESPONSE, Message, Request
+
+
+class Exchange(NamedTuple):
+    """``id`` is the same on a request and its responses as seen at one socket.
+
+    The rest is for responses: the request, and the milliseconds from its first
+    byte to the first (``latency_ms``) and the last byte of the response.
+    """
+
+    id: str
+    request: Request | None
+    latency_ms: float | None
+    duration_ms: float | None
+
+
+def exchange_of(message: Message) -> Exchange | None:
+    """Return the exchange that ``message`` is part of; ``None`` if its request was not seen."""
+    request = message.head.request
+    if request is None:
+        return None
+    origin = message.origin
+    name = f"{origin.socket}-{request.number}"
+    if message.head.type != RESPONSE:
+        return Exchange(name, None, None, None)
+    return Exchange(
+        name, request, (origin.time - request.time) / 1e6, (message.last_time - request.time) / 1e6
+    )

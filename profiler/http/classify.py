@@ -1,0 +1,59 @@
+"""Is this the start of an HTTP/1 message?
+
+The kernel forwards streams whose first bytes look like HTTP (a token, a space,
+then a likely target); here is the strict judge. Its rule: a stream is HTTP
+only when a whole start line says so, a request line by ending in ``HTTP/1.x``
+and a status line by beginning with it. Everything else about a start line is
+taken as lightly as RFC 9112, 3 allows: any token as method, any target, several
+spaces, a bare LF, no reason.
+"""
+
+from __future__ import annotations
+
+import re
+
+from profiler.http.message import REQUEST, RESPONSE
+
+_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"  # RFC 9110, 5.6.2
+
+# RFC 9112, 3: method, target, version
+REQUEST_LINE = re.compile(
+    rb"(" + _TOKEN + rb") +([^ \r\n](?:[^\r\n]*[^ \r\n])?) +HTTP/(1\.[0-9])[ \t]*\r?\n"
+)  # fmt: skip
+
+# RFC 9112, 4: version, status, reason
+STATUS_LINE = re.compile(rb"HTTP/(1\.[0-9]) +([0-9]{3})(?:[ \t]([^\r\n]*))?\r?\n")
+
+_LINES = {REQUEST: (REQUEST_LINE,), RESPONSE: (STATUS_LINE,), None: (REQUEST_LINE, STATUS_LINE)}
+
+# What such a line may look like while its end has not come. Only so many bytes
+# are looked at: the first ones tell a binary protocol, the rest waits for its LF.
+_LOOKED_AT = 64
+_REQUEST_BEGINS = re.compile(_TOKEN + rb"(?: [^\n]*)?\Z")
+_STATUS_BEGINS = re.compile(rb"H(?:T(?:T(?:P(?:/(?:1(?:\.(?:[0-9][^\n]*)?)?)?)?)?)?)?\Z")
+
+_BEGINNINGS = {
+    REQUEST: (_REQUEST_BEGINS,),
+    RESPONSE: (_STATUS_BEGINS,),
+    None: (_REQUEST_BEGINS, _STATUS_BEGINS),
+}
+
+
+def start_line(data: bytes, at: int, type_: str | None) -> re.Match[bytes] | None:
+    """Match the start line at ``at``; ``type_`` is the only one accepted unless ``None``.
+
+    The match's ``re`` is :data:`REQUEST_LINE` or :data:`STATUS_LINE`.
+    """
+    for line in _LINES[type_]:
+        match = line.match(data, at)
+        if match is not None:
+            return match
+    return None
+
+
+def may_become_start_line(data: bytes, at: int, type_: str | None) -> bool:
+    """Whether what stands at ``at``, cut off before its LF, can go on to be a start line."""
+    if data.find(b"\n", at) >= 0:
+        return False
+    beginning = data[at : at + _LOOKED_AT]
+    return any(pattern.match(beginning) for pattern in _BEGINNINGS[type_])

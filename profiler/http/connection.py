@@ -1,0 +1,92 @@
+"""What the two directions of a connection must know of each other.
+
+A response can only be framed by who knows its request (HEAD, CONNECT), and
+responses come in the order of their requests (RFC 9112, 9.3.2): so requests
+wait here, first in, first out. A request waits from the moment its head is
+read, because its response may start before its body is complete.
+
+A hole may have swallowed requests or responses. The rule then is to leave a
+response without a request rather than to give it the wrong one: whoever waited
+is given up, and pairing begins again with the next request, unless the client
+pipelines: then nobody can tell which answers are still to come.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from profiler.http.message import REQUEST, RESPONSE, Request
+
+# More requests than any client sends ahead: if as many wait, responses are not being seen.
+WAITING_MAX = 1000
+
+
+class Connection:
+    """The requests of one connection that wait for their final response.
+
+    ``requests`` is the direction that carries them, told by the first start
+    line in either direction: from then on the connection is HTTP, whatever
+    else it carries.
+    """
+
+    __slots__ = ("_count", "_pipelines", "_unasked_time", "_waiting", "requests")
+
+    def __init__(self) -> None:
+        self.requests: int | None = None
+        self._count = 0
+        # None stands for requests of unknown number: who waits behind it waits in vain.
+        self._waiting: deque[Request | None] = deque()
+        self._pipelines = False
+        self._unasked_time = 0  # of the last final response that found nobody waiting
+
+    def type_in(self, direction: int) -> str | None:
+        """Return the type of the messages in ``direction``; ``None`` while it is not known."""
+        if self.requests is None:
+            return None
+        return REQUEST if self.requests == direction else RESPONSE
+
+    def ask(self, method: str, target: str, time: int) -> Request:
+        """A request's head was read; ``time`` is that of its first byte."""
+        self._count += 1
+        request = Request(self._count, method, target, time)
+        waiting = self._waiting
+        if time < self._unasked_time:
+            # It took so long to read that its answer has gone by.
+            self._unasked_time = 0
+            return request
+        if waiting:
+            last = waiting[-1]
+            if last is not None and last.time == time:
+                self._pipelines = True  # both began in one syscall
+            if len(waiting) >= WAITING_MAX:
+                waiting.clear()
+                waiting.append(None)
+        waiting.append(request)
+        return request
+
+    def answer(self, status: int, time: int) -> Request | None:
+        """A response's head was read: return its request, if that is known."""
+        # RFC 9110, 15.2: a 1xx response is an interim one. 101 is the last of HTTP.
+        final = status >= 200 or status == 101
+        waiting = self._waiting
+        if not waiting:
+            if final:
+                self._unasked_time = time
+            return None
+        request = waiting[0]
+        if request is not None and final:
+            waiting.popleft()
+            if waiting:
+                self._pipelines = True
+        return request
+
+    def missed_requests(self) -> None:
+        """Requests go on behind a hole: if some wait already, it is not known how many."""
+        if self._waiting:
+            self._waiting.append(None)
+
+    def missed_responses(self) -> None:
+        """Responses may have been in a hole: whoever waits may have been answered."""
+        self._waiting.clear()
+        if self._pipelines:
+            self._waiting.append(None)

@@ -1,0 +1,71 @@
+"""A message while it is being read.
+
+Only a message that does not lie whole in one chunk needs a draft. It keeps
+bytes until the first hole or until ``max_body`` of them follow the head,
+whichever comes first, and from there on only counts: see ``message.py`` for
+why what is kept must be a prefix.
+"""
+
+from __future__ import annotations
+
+from profiler.http.message import Head, Message
+from profiler.stream import BODY_LIMIT
+from profiler.wire import Chunk
+
+
+class Draft:
+    """``content`` is the body without its framing; ``None`` where the body has no framing."""
+
+    __slots__ = (
+        "_content", "_cut", "_head_size", "_last_time", "_origin", "_raw", "_reasons", "_room",
+        "_size", "head",
+    )  # fmt: skip
+
+    def __init__(
+        self, origin: Chunk, head: Head, raw: bytes, time: int, room: int, framed: bool
+    ) -> None:
+        self.head = head
+        self._origin = origin
+        self._raw = bytearray(raw)
+        self._head_size = self._size = len(raw)
+        self._last_time = time
+        self._room = room
+        self._content = bytearray() if framed else None
+        self._cut = False
+        self._reasons: list[str] = []
+
+    def add(self, data: bytes, start: int, stop: int, time: int, framing: bool = False) -> None:
+        """Append ``data[start:stop]``, which is ``framing`` or content."""
+        self._size += stop - start
+        self._last_time = time
+        if self._cut:
+            return
+        if stop - start > self._room:
+            self._cut = True
+            self.note(BODY_LIMIT)
+            stop = start + self._room
+        self._room -= stop - start
+        piece = data[start:stop]
+        self._raw += piece
+        if self._content is not None and not framing:
+            self._content += piece
+
+    def lose(self, size: int, reason: str, time: int) -> None:
+        """Count ``size`` bytes that were not seen."""
+        self._size += size
+        self._last_time = time
+        self._cut = True
+        self.note(reason)
+
+    def note(self, reason: str) -> None:
+        """Add ``reason`` to why the message is not whole."""
+        if reason not in self._reasons:
+            self._reasons.append(reason)
+
+    def message(self) -> Message:
+        """Return what has been read as a message."""
+        raw = bytes(self._raw)
+        body = raw[self._head_size :] if self._content is None else bytes(self._content)
+        return Message(
+            self._origin, self.head, raw, body, self._size, tuple(self._reasons), self._last_time
+        )

@@ -1,0 +1,127 @@
+"""The fields of a head, and what they say about the body behind it.
+
+A passive observer shows what was sent: it takes what endpoints must refuse
+(folded lines, a space before the colon, a bare LF), skips lines that are no
+field, and has an answer for every framing, if need be that it is faulty.
+
+The fields are decoded as UTF-8, which nearly always means as ASCII; where that
+fails each line is decoded on its own, as UTF-8 or else as ISO-8859-1.
+
+Clients repeat their fields from request to request, and servers within one
+second, so the last few hundred distinct blocks are remembered.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import NamedTuple
+
+# A body whose length is not stated: it lasts until the end of the stream, is
+# chunked, or cannot be framed because the fields contradict themselves.
+UNTIL_CLOSE, CHUNKED, FAULTY = -1, -2, -3
+
+# RFC 9110, 8.6: digits only. 18 of them are more than any stream carries.
+_LENGTH = re.compile(r"[0-9]{1,18}\Z")
+
+# RFC 9112, 5.2: obs-fold. No pattern here repeats itself around another
+# repetition: a hostile head must not cost more than its length.
+_FOLD = re.compile(r"\r?\n[ \t]+")
+
+# Remembering is for small blocks: together they stay within a few MiB.
+_REMEMBERED = 512
+_REMEMBERED_SIZE = 1024
+
+
+class Fields(NamedTuple):
+    """The fields of one message. Remembered ones are shared: nobody may change them.
+
+    ``headers`` are as sent; a repeated one stands where and as it was first
+    spelled, with a list of its values. ``by_name`` has them by lower-case name,
+    a repeated one joined with commas (RFC 9110, 5.3). ``codings`` were applied
+    to the content, in this order. ``length`` is the stated length of the body,
+    or one of the constants above, or ``None`` if nothing is said of a body.
+    """
+
+    headers: dict[str, str | list[str]]
+    by_name: dict[str, str]
+    codings: tuple[str, ...]
+    length: int | None
+
+
+def parse_fields(block: bytes) -> Fields:
+    """Return the fields in ``block``: the lines of a head behind its start line."""
+    return (_remembered if len(block) <= _REMEMBERED_SIZE else _parse)(block)
+
+
+def _parse(block: bytes) -> Fields:
+    text = decode(block)
+    if "\n " in text or "\n\t" in text:
+        text = _FOLD.sub(" ", text)
+    headers: dict[str, str | list[str]] = {}
+    spelling: dict[str, str] = {}
+    by_name: dict[str, str] = {}
+    repeated: dict[str, list[str]] = {}
+    for line in text.split("\n"):
+        name, colon, value = line.partition(":")
+        name = name.rstrip(" \t")
+        if not (name and colon):
+            continue
+        value = value.strip(" \t\r")
+        key = name.lower()
+        if key not in by_name:
+            spelling[key] = name
+            headers[name] = by_name[key] = value
+        elif key not in repeated:
+            headers[spelling[key]] = repeated[key] = [by_name[key], value]
+        else:
+            repeated[key].append(value)
+    for key, values in repeated.items():
+        by_name[key] = ", ".join(values)
+    transfer = _codings(by_name.get("transfer-encoding"))
+    content = _codings(by_name.get("content-encoding"))
+    return Fields(
+        headers,
+        by_name,
+        content + tuple(coding for coding in transfer if coding != "chunked"),
+        _length(transfer, by_name.get("content-length")),
+    )
+
+
+_remembered = lru_cache(maxsize=_REMEMBERED)(_parse)
+
+
+def decode(data: bytes) -> str:
+    """Return ``data`` as text, line by line UTF-8 or else ISO-8859-1."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return "\n".join(map(_decode_line, data.split(b"\n")))
+
+
+def _decode_line(line: bytes) -> str:
+    try:
+        return line.decode()
+    except UnicodeDecodeError:
+        return line.decode("iso-8859-1")
+
+
+def _codings(value: str | None) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    names = (part.partition(";")[0].strip().lower() for part in value.split(","))
+    return tuple(name for name in names if name and name != "identity")
+
+
+def _length(transfer: tuple[str, ...], content_length: str | None) -> int | None:
+    """RFC 9112, 6.3, as far as the fields decide."""
+    # 3. Transfer-Encoding overrides Content-Length.
+    # 4. Chunked is the final coding; or else the body lasts until the close.
+    if transfer:
+        return CHUNKED if transfer[-1] == "chunked" else UNTIL_CLOSE
+    if content_length is None:
+        return None
+    # 5. A list of one number repeated is that number; all else is an error.
+    lengths = {part.strip() for part in content_length.split(",")}
+    length = lengths.pop()
+    return int(length) if not lengths and _LENGTH.match(length) else FAULTY

@@ -1,0 +1,78 @@
+"""What the HTTP stage hands on: whole messages, and sockets that are not HTTP.
+
+A :class:`Message` holds a *prefix*: ``raw`` is its first ``captured`` bytes,
+exactly. Bytes behind the first hole, or beyond ``max_body``, are counted in
+``bytes`` but not kept, so that nothing is ever glued together that did not
+stand together on the wire. ``incomplete`` names each reason once, in the order
+in which they arose; it is empty for a message that is whole.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Union
+
+from profiler.http.fields import Fields
+from profiler.wire import Chunk
+
+REQUEST, RESPONSE = "request", "response"
+
+CLOSED_EARLY = "closed_early"
+UNDECODABLE = "undecodable"
+
+
+class Request(NamedTuple):
+    """What is remembered of a request for its responses.
+
+    ``number`` counts the requests of the connection from 1; ``time`` is that
+    of its first byte.
+    """
+
+    number: int
+    method: str
+    target: str
+    time: int
+
+
+class Head(NamedTuple):
+    """The start line and the fields of a message.
+
+    ``request`` is, on a request, itself, and on a response the one that it
+    answers, if that was seen.
+    """
+
+    type: str
+    version: str
+    method: str | None
+    target: str | None
+    status: int | None
+    reason: str | None
+    fields: Fields
+    request: Request | None
+
+
+class Message(NamedTuple):
+    """One HTTP message, as far as it was seen.
+
+    ``origin`` is the chunk of its first byte: who moved it, between which
+    addresses, and when. ``raw`` is the captured prefix, ``body`` the content
+    in it: without the chunked framing, but still in its codings. ``bytes`` is
+    the size on the wire; of a message that was given up, as much as is known
+    to belong to it. ``last_time`` is the time of the last byte.
+    """
+
+    origin: Chunk
+    head: Head
+    raw: bytes
+    body: bytes
+    bytes: int
+    incomplete: tuple[str, ...]
+    last_time: int
+
+
+class NotHttp(NamedTuple):
+    """Nothing more on this socket is HTTP; it need not be forwarded any longer."""
+
+    socket: int
+
+
+Output = Union[Message, NotHttp]

@@ -1,0 +1,130 @@
+"""The stages, wired in their order: records of the wire in, JSON records into a sink.
+
+The same pipeline serves a live capture and a replay. It asks the machine for
+nothing but the command line of a process, and that through
+:class:`~profiler.process.Processes`; what it learns there goes into the
+recording like any other record, so a replay needs no machine at all.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Optional, Protocol
+
+from profiler import syscalls, wire
+from profiler.exchange import exchange_of
+from profiler.http import Message, Messages, NotHttp
+from profiler.http.message import REQUEST
+from profiler.probe.counters import Accounts
+from profiler.process import Processes
+from profiler.record import Record, record_of
+from profiler.settings import Settings
+from profiler.stream import Streams
+
+
+class Sink(Protocol):
+    """Where records go."""
+
+    def write(self, record: Record) -> None:
+        """Take one record."""
+
+
+class RecordWriter(Protocol):
+    """Where the wire is recorded."""
+
+    def write(self, record: bytes) -> None:
+        """Take one record of the wire."""
+
+
+@dataclass
+class Written:
+    """What went to the sink."""
+
+    requests: int = 0
+    responses: int = 0
+    incomplete: dict[str, int] = field(default_factory=dict)
+    """Reason -> messages with that reason."""
+
+
+class Pipeline:
+    """One capture, from its first record to its last."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        sink: Sink,
+        processes: Processes,
+        machine: str,
+        recorder: Optional[RecordWriter] = None,
+    ) -> None:
+        """Read syscall numbers as those of ``machine``; ``recorder`` takes a copy of the wire."""
+        self._settings = settings
+        self._sink = sink
+        self._processes = processes
+        self._syscalls = syscalls.names(machine)
+        self._recorder = recorder
+        self._streams = Streams()
+        self._messages = Messages(settings)
+        self._clock_offset = 0
+        self.written = Written()
+        self.accounts: Optional[Accounts] = None
+
+    def feed(self, record: bytes) -> Optional[int]:
+        """Take the next record of the wire; return the inode of a socket that is not HTTP.
+
+        Raises CaptureFileError if it is not a record, and what the sink or the
+        recorder raises.
+        """
+        item = wire.decode(record)
+        if isinstance(item, wire.Chunk):
+            process = self._processes.meet(item)
+            if process and self._recorder:
+                self._recorder.write(wire.encode(process))
+        if self._recorder:
+            self._recorder.write(record)
+        if isinstance(item, (wire.Chunk, wire.End)):
+            return self._move(item)
+        if isinstance(item, wire.Clock):
+            self._clock_offset = item.realtime - item.monotonic
+        elif isinstance(item, wire.Process):
+            self._processes.learn(item)
+        else:
+            self.accounts = Accounts.from_json(json.loads(item.document))
+        return None
+
+    def finish(self) -> None:
+        """The capture is over: write the messages that are still open."""
+        for output in self._messages.finish():
+            if isinstance(output, Message):
+                self._write(output)
+
+    def _move(self, item: wire.Chunk | wire.End) -> Optional[int]:
+        not_http = None
+        for event in self._streams.feed(item):
+            for output in self._messages.feed(event):
+                if isinstance(output, NotHttp):
+                    self._streams.forget(output.socket)
+                    not_http = output.socket
+                else:
+                    self._write(output)
+        return not_http
+
+    def _write(self, message: Message) -> None:
+        origin = message.origin
+        record = record_of(
+            message,
+            exchange_of(message),
+            self._processes.cmdline(origin.pid, origin.start_time),
+            self._clock_offset,
+            self._settings.max_body,
+            self._syscalls,
+        )
+        self._sink.write(record)
+        written = self.written
+        if message.head.type == REQUEST:
+            written.requests += 1
+        else:
+            written.responses += 1
+        for reason in record.get("incomplete", ()):
+            written.incomplete[reason] = written.incomplete.get(reason, 0) + 1

@@ -1,0 +1,139 @@
+"""Engine: a capture recorded earlier; and the writer of one.
+
+A capture file is one line of JSON that says what it is and where it was made,
+then records as they were on the wire, each after its length (32 bits, in the
+byte order that the first line names). A file that was cut off is read up to
+the cut.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from profiler.errors import CaptureFileError, OutputError
+
+FORMAT = "http-profiler capture"
+VERSION = 1
+_HEADER_MAX = 4096
+# Far above the largest record; a length beyond it means that the file is damaged.
+_RECORD_MAX = 16 * 1024 * 1024
+_LENGTH = struct.Struct("=I")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where and how a capture was made."""
+
+    machine: str
+    """Architecture as ``uname -m`` says it: it decides what syscall numbers mean."""
+
+    kernel: str
+    route: str
+    byteorder: str = sys.byteorder
+
+
+class Recorder:
+    """Writes a capture file, mode 0600, in place of one that was there."""
+
+    def __init__(self, path: Path, origin: Origin) -> None:
+        self._path = path
+        header = {"format": FORMAT, "version": VERSION, **asdict(origin)}
+        try:
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            self._file = os.fdopen(fd, "wb")
+            self._file.write(json.dumps(header).encode() + b"\n")
+        except OSError as error:
+            raise self._error(error) from error
+
+    def write(self, record: bytes) -> None:
+        """Append one record. Raises OutputError."""
+        try:
+            self._file.write(_LENGTH.pack(len(record)))
+            self._file.write(record)
+        except OSError as error:
+            raise self._error(error) from error
+
+    def close(self) -> None:
+        """Write what is buffered and close the file. Raises OutputError."""
+        try:
+            self._file.close()
+        except OSError as error:
+            raise self._error(error) from error
+
+    def _error(self, error: OSError) -> OutputError:
+        return OutputError(
+            f"cannot write the capture {self._path}: {error.strerror}; "
+            "free space or permissions there, or choose another --record"
+        )
+
+
+class Recording:
+    """A capture file opened for reading. Raises CaptureFileError if it is not one of ours."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self._file: BinaryIO = path.open("rb")
+        except OSError as error:
+            raise CaptureFileError(f"cannot read the capture {path}: {error.strerror}") from error
+        try:
+            self.origin = self._read_header()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def records(self) -> Iterator[bytes]:
+        """Yield the records. Raises CaptureFileError after the last whole one if more was meant."""
+        with self._file:
+            while length_bytes := self._file.read(_LENGTH.size):
+                position = self._file.tell() - len(length_bytes)
+                if len(length_bytes) == _LENGTH.size:
+                    (length,) = _LENGTH.unpack(length_bytes)
+                    if length > _RECORD_MAX:
+                        raise CaptureFileError(
+                            f"the capture {self._path} is damaged at byte {position}: "
+                            f"a record of {length} bytes; what stood before it was read"
+                        )
+                    record = self._file.read(length)
+                    if len(record) == length:
+                        yield record
+                        continue
+                raise CaptureFileError(
+                    f"the capture {self._path} is cut off in the record at byte {position}; "
+                    "what stood before it was read"
+                )
+
+    def _read_header(self) -> Origin:
+        line = self._file.readline(_HEADER_MAX)
+        try:
+            header = json.loads(line)
+            if header.pop("format") != FORMAT:
+                raise ValueError
+            version = header.pop("version")
+        except (ValueError, KeyError, AttributeError):
+            raise CaptureFileError(
+                f"{self._path} is not a capture of http-profiler "
+                "(they are written by `http-profiler --record`)"
+            ) from None
+        if version != VERSION:
+            raise CaptureFileError(
+                f"the capture {self._path} is of version {version}; "
+                f"this http-profiler reads version {VERSION}"
+            )
+        try:
+            origin = Origin(**header)
+        except TypeError:
+            raise CaptureFileError(f"the first line of {self._path} is damaged") from None
+        if origin.byteorder != sys.byteorder:
+            raise CaptureFileError(
+                f"the capture {self._path} comes from a {origin.byteorder}-endian machine, "
+                f"this one is {sys.byteorder}-endian"
+            )
+        return origin

@@ -1,0 +1,174 @@
+"""One run of the profiler: a live capture until it is told to stop, or a replay.
+
+The rule for ending, whatever the reason - a signal, a full disk, a reader that
+has gone: unhook the probe, take what the kernel had already handed over, write
+it, state the counts. Only then is an error reported.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import resource
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Optional
+
+from profiler import wire
+from profiler.errors import CaptureFileError
+from profiler.pipeline import Pipeline, Written
+from profiler.probe.bcc import BccEngine
+from profiler.probe.counters import Account, Accounts, Tally
+from profiler.probe.recording import Origin, Recorder, Recording
+from profiler.process import Processes
+from profiler.settings import Settings
+from profiler.sinks.jsonl import JsonLines
+
+_CLOCK_SECONDS = 1.0
+
+
+def capture(settings: Settings) -> None:
+    """Capture on this machine until SIGINT or SIGTERM. Raises ProfilerError."""
+    started = time.monotonic()
+    with _stop_signals() as stopping, contextlib.ExitStack() as stack:
+        sink = JsonLines(settings.output)
+        stack.callback(sink.close)
+        _say("loading the probe ...")
+        engine = stack.enter_context(BccEngine(settings))
+        recorder = None
+        if settings.record:
+            origin = Origin(platform.machine(), os.uname().release, engine.route)
+            recorder = Recorder(settings.record, origin)
+            stack.callback(recorder.close)
+        pipeline = Pipeline(settings, sink, Processes(), platform.machine(), recorder)
+        if engine.fallback:
+            _say(f"not taken: {engine.fallback}")
+        _say(
+            f"capturing ({engine.route} route, Linux {os.uname().release}, "
+            f"after {time.monotonic() - started:.1f} s); Ctrl-C ends it"
+        )
+        # Whatever ends the loop, the summary is the last word before the error.
+        stack.callback(lambda: _say_summary(pipeline.written, pipeline.accounts))
+        try:
+            _run(engine, pipeline, sink, stopping)
+        finally:
+            _end(engine, pipeline, sink)
+
+
+def replay(path: Path, settings: Settings) -> None:
+    """Run a recorded capture through the pipeline. Raises ProfilerError, after what is whole."""
+    recording = Recording(path)
+    sink = JsonLines(settings.output)
+    pipeline = Pipeline(settings, sink, Processes(proc=None), recording.origin.machine)
+    damage = None
+    with contextlib.closing(sink):
+        try:
+            for record in recording.records():
+                pipeline.feed(record)
+        except CaptureFileError as error:
+            damage = error
+        pipeline.finish()
+    _say_summary(pipeline.written, pipeline.accounts)
+    if damage:
+        raise damage
+
+
+def _run(engine: BccEngine, pipeline: Pipeline, sink: JsonLines, stopping: list[int]) -> None:
+    clock_due = 0.0
+    for records in engine.batches():
+        # NTP and the administrator move the wall clock against the monotonic one.
+        if time.monotonic() >= clock_due:
+            pipeline.feed(wire.encode(_read_clocks()))
+            clock_due = time.monotonic() + _CLOCK_SECONDS
+        _feed_all(engine, pipeline, records)
+        sink.flush()
+        if stopping:
+            return
+
+
+def _feed_all(engine: BccEngine, pipeline: Pipeline, records: list[bytes]) -> None:
+    for record in records:
+        not_http = pipeline.feed(record)
+        if not_http is not None:
+            engine.ignore(not_http)
+
+
+def _end(engine: BccEngine, pipeline: Pipeline, sink: JsonLines) -> None:
+    for record in engine.stop():
+        pipeline.feed(record)
+    document = json.dumps(engine.accounts().to_json()).encode()
+    pipeline.feed(wire.encode(wire.Counters(document)))
+    pipeline.finish()
+    sink.flush()
+
+
+def _read_clocks() -> wire.Clock:
+    before = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+    realtime = time.clock_gettime_ns(time.CLOCK_REALTIME)
+    after = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+    return wire.Clock((before + after) // 2, realtime)
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+    """A list that SIGINT and SIGTERM put their number into; a second signal acts as usual."""
+    received: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    previous = {number: signal.getsignal(number) for number in numbers}
+
+    def receive(number: int, _frame: Optional[FrameType]) -> None:
+        received.append(number)
+        for each in numbers:
+            signal.signal(each, previous[each])
+
+    for number in numbers:
+        signal.signal(number, receive)
+    try:
+        yield received
+    finally:
+        for number in numbers:
+            signal.signal(number, previous[number])
+
+
+def _say(text: str) -> None:
+    """One line for the user; standard output belongs to the records."""
+    with contextlib.suppress(BrokenPipeError):
+        print(f"http-profiler: {text}", file=sys.stderr, flush=True)
+
+
+def _say_summary(written: Written, accounts: Optional[Accounts]) -> None:
+    incomplete = ", ".join(f"{reason} {n}" for reason, n in sorted(written.incomplete.items()))
+    _say(
+        f"wrote {written.requests} requests and {written.responses} responses"
+        + (f"; incomplete: {incomplete}" if incomplete else "")
+    )
+    if accounts:
+        _say(_account_line("send", accounts.send))
+        _say(_account_line("recv", accounts.recv))
+        if not accounts.balanced():
+            _say("the counts do not add up: please report this as a bug of http-profiler")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    _say(f"peak resident memory {peak} MiB")
+
+
+def _account_line(direction: str, account: Account) -> str:
+    def reasons(tallies: dict[str, Tally]) -> str:
+        named = ", ".join(f"{name} {_tally(t)}" for name, t in tallies.items() if t.calls or t.bytes)
+        return f" ({named})" if named else ""
+
+    return (
+        f"{direction} calls/bytes: seen {_tally(account.seen)}"
+        f" = forwarded {_tally(account.forwarded)}"
+        f" + filtered {_tally(account.all_filtered)}{reasons(account.filtered)}"
+        f" + lost {_tally(account.all_lost)}{reasons(account.lost)}"
+    )
+
+
+def _tally(tally: Tally) -> str:
+    return f"{tally.calls}/{tally.bytes}"

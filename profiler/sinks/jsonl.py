@@ -1,0 +1,120 @@
+"""JSON lines, to a file or to standard output.
+
+The rule: whoever reads the file finds whole lines only. Lines are collected and
+written in batches; if a batch is written in part, what stands behind its last
+whole line is cut off again, and a half line that an earlier crash has left
+behind is ended before the first new one.
+
+The file is created for its owner alone (mode 0600): it holds what others said
+in confidence.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import stat
+from pathlib import Path
+
+import orjson
+
+from profiler.errors import OutputError
+from profiler.record import Record
+
+_BATCH = 64 * 1024
+_STDOUT = 1
+
+
+class OutputClosed(OutputError):
+    """Whoever read standard output has gone: a pipe's way to say that it has had enough."""
+
+    exit_code = 0
+
+
+class JsonLines:
+    """Appends records to ``path``, or writes them to standard output if that is ``None``."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._name = "standard output" if path is None else str(path)
+        self._lines: list[bytes] = []
+        self._size = 0
+        try:
+            self._fd = _STDOUT if path is None else _open(path)
+        except OSError as error:
+            raise self._error(error) from error
+        self._is_file = path is not None and stat.S_ISREG(os.fstat(self._fd).st_mode)
+
+    def write(self, record: Record) -> None:
+        """Add one line."""
+        line = orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
+        self._lines.append(line)
+        self._size += len(line)
+        if self._size >= _BATCH:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the lines that were collected; what cannot be written is dropped, and said."""
+        if not self._lines:
+            return
+        batch = b"".join(self._lines)
+        self._lines.clear()
+        self._size = 0
+        written = 0
+        try:
+            while written < len(batch):
+                written += self._write(batch[written:] if written else batch)
+        except OSError as error:
+            whole = batch.rfind(b"\n", 0, written) + 1
+            self._cut(written - whole)
+            raise self._error(error, batch.count(b"\n", whole)) from error
+
+    def close(self) -> None:
+        """Write what is left and close the file; standard output stays open."""
+        try:
+            self.flush()
+        finally:
+            if self._fd not in (_STDOUT, -1):
+                os.close(self._fd)
+            self._fd = -1
+
+    def _write(self, data: bytes) -> int:
+        while True:
+            try:
+                return os.write(self._fd, data)
+            except BlockingIOError:
+                # A terminal or pipe that another program has made non-blocking.
+                select.select([], [self._fd], [])
+
+    def _cut(self, size: int) -> None:
+        """Take the last ``size`` bytes back from the file."""
+        if size and self._is_file:
+            os.ftruncate(self._fd, os.fstat(self._fd).st_size - size)
+
+    def _error(self, error: OSError, lost: int = 0) -> OutputError:
+        if isinstance(error, BrokenPipeError):
+            return OutputClosed(f"{self._name} was closed by its reader")
+        advice = {
+            "FileNotFoundError": "create the directory, or choose another --output",
+            "IsADirectoryError": "name a file in it with --output",
+        }.get(type(error).__name__, "free space or permissions there, or choose another --output")
+        dropped = f" (lines not written: {lost})" if lost else ""
+        return OutputError(f"cannot write {self._name}: {error.strerror}{dropped}; {advice}")
+
+
+def _open(path: Path) -> int:
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    try:
+        if stat.S_ISREG(os.fstat(fd).st_mode) and _ends_in_half_line(path):
+            os.write(fd, b"\n")
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _ends_in_half_line(path: Path) -> bool:
+    with path.open("rb") as file:
+        if file.seek(0, os.SEEK_END) == 0:
+            return False
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) != b"\n"

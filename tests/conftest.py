@@ -1,0 +1,18 @@
+"""Options and groups that the whole suite knows."""
+
+from __future__ import annotations
+
+import pytest
+
+# One kernel of each generation that the socket route distinguishes.
+DEFAULT_GUESTS = ("debian-12", "debian-13")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--guest",
+        action="append",
+        metavar="NAME",
+        help="guest of the end-to-end tests, may be repeated; see `python -m provisioning list` "
+        f"(default: {' and '.join(DEFAULT_GUESTS)})",
+    )

@@ -1,0 +1,65 @@
+"""A guest for each worker, and the traffic script in it.
+
+Tests of one guest form one xdist group: with ``--dist loadgroup`` they run in
+one worker, which boots that guest once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from provisioning import Guest, Running, machine
+from tests.conftest import DEFAULT_GUESTS
+
+TRAFFIC = "/tmp/traffic.py"
+ROUTES = ("socket", "syscall")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "guest" in metafunc.fixturenames:
+        names = metafunc.config.getoption("--guest") or DEFAULT_GUESTS
+        metafunc.parametrize("guest", names, indirect=True, scope="session")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "guest" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group(item.callspec.params["guest"]))
+
+
+@pytest.fixture(scope="session")
+def guest(request: pytest.FixtureRequest) -> Iterator[Guest]:
+    worker = os.environ.get("PYTEST_XDIST_WORKER", f"pid{os.getpid()}")
+    with machine(request.param, instance=f"{request.param}@{worker}") as booted:
+        booted.push(Path(__file__).with_name("traffic.py"), TRAFFIC)
+        yield booted
+
+
+@pytest.fixture
+def token() -> str:
+    """A word that no other test uses, to tell one's own traffic by."""
+    return uuid.uuid4().hex[:12]
+
+
+def traffic(guest: Guest, scenario: str, *arguments: object) -> dict[str, Any]:
+    """Run a scenario of traffic.py in the guest to its end; return the facts it printed."""
+    command = ["python3", TRAFFIC, scenario, *map(str, arguments)]
+    return json.loads(guest.exec(command, timeout=120).stdout)
+
+
+@contextmanager
+def background(
+    guest: Guest, scenario: str, *arguments: object, **streams: Any
+) -> Iterator[tuple[Running, dict[str, Any]]]:
+    """Start a scenario that goes on; yield it and the facts that it prints first."""
+    command = ["python3", TRAFFIC, scenario, *map(str, arguments)]
+    with guest.popen(command, stderr=None, **streams) as running:
+        yield running, json.loads(running.stdout.readline())

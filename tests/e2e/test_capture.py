@@ -1,0 +1,208 @@
+"""Every message of real traffic on a real kernel becomes the right line, on both routes."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any
+
+import pytest
+
+from provisioning import Guest
+from provisioning.capture import Capture, Record
+from tests.e2e.conftest import ROUTES, background, traffic
+
+
+@dataclass
+class Watch:
+    """A profiler that watches a guest, and what was running before it started."""
+
+    guest: Guest
+    capture: Capture
+    route: str
+    server: dict[str, Any]
+    early_port: int
+    go_on: Callable[[], None]
+
+    def exchange(self, url: str) -> dict[tuple[str, str], Record]:
+        """Wait for the four lines of one exchange: (type, direction) -> record."""
+        lines = self.capture.wait_for(lambda r: url_of(r) == url, 4)
+        assert len(lines) == 4
+        return {(r["type"], r["direction"]): r for r in lines}
+
+
+def url_of(record: Record) -> str | None:
+    return record.get("url") or record.get("request", {}).get("url")
+
+
+def nanoseconds(timestamp: str) -> int:
+    whole, fraction = timestamp.rstrip("Z").split(".")
+    moment = datetime.fromisoformat(whole).replace(tzinfo=timezone.utc)
+    return int(moment.timestamp()) * 10**9 + int(fraction)
+
+
+@pytest.fixture(scope="module", params=ROUTES)
+def watch(guest: Guest, request: pytest.FixtureRequest) -> Iterator[Watch]:
+    route = request.param
+    with background(guest, "serve") as (_, server), background(
+        guest,
+        "early",
+        "127.0.0.1",
+        server["port"],
+        "/before",
+        "/after",
+        stdin=subprocess.PIPE,
+    ) as (client, early):
+
+        def go_on() -> None:
+            client.process.stdin.write(b"\n")
+            client.process.stdin.flush()
+
+        with Capture(guest, "--route", route) as capture:
+            assert f"{route} route" in capture.said
+            yield Watch(guest, capture, route, server, early["port"], go_on)
+
+
+def test_both_sides_of_an_exchange(watch: Watch, token: str) -> None:
+    url = f"/{token}"
+    client = traffic(watch.guest, "requests", "127.0.0.1", watch.server["port"], f"POST:{url}:500")
+    lines = watch.exchange(url)
+    body = bytes(97 + i % 26 for i in range(500)).decode()
+
+    for (kind, direction), line in lines.items():
+        sides = {("request", "send"): "client", ("response", "recv"): "client"}
+        role = sides.get((kind, direction), "server")
+        process = client if role == "client" else watch.server
+        to_server = kind == "request"
+        assert line["role"] == role
+        assert line["pid"] == process["pid"]
+        assert line["comm"] == "python3"
+        assert line["cmdline"].startswith("python3 /tmp/traffic.py")
+        assert ("serve" in line["cmdline"]) == (role == "server")
+        assert line["source_ip"] == line["dest_ip"] == "127.0.0.1"
+        ports = (client["port"], watch.server["port"])
+        assert (line["source_port"], line["dest_port"]) == (ports if to_server else ports[::-1])
+        assert client["before"] <= nanoseconds(line["timestamp"]) <= client["after"]
+        assert line["http_version"] == "1.1"
+        assert line["body"] == body
+        assert line["raw_payload"].endswith("\r\n\r\n" + body)
+        assert line["bytes"] == line["captured"] == len(line["raw_payload"])
+        assert "incomplete" not in line
+        if to_server:
+            assert (line["method"], line["url"]) == ("POST", url)
+            assert line["headers"]["X-Test"] == "yes"
+        else:
+            assert (line["status_code"], line["reason"]) == (200, "OK")
+            assert line["headers"]["Content-Length"] == "500"
+            assert line["request"] == {"method": "POST", "url": url}
+            assert 0 < line["latency_ms"] <= line["duration_ms"] < 60_000
+
+    # One exchange as each process saw it, on a socket of its own.
+    ids = {role: {r["exchange"] for r in lines.values() if r["role"] == role} for role in sides.values()}
+    assert len(ids["client"]) == 1
+    assert lines["request", "send"]["socket"] != lines["request", "recv"]["socket"]
+    # The request is received after it was sent, the response after that.
+    order = [("request", "send"), ("request", "recv"), ("response", "send"), ("response", "recv")]
+    times = [nanoseconds(lines[each]["timestamp"]) for each in order]
+    assert times[0] < times[3]
+    assert times[1] < times[2]
+
+
+def test_two_requests_on_one_connection(watch: Watch, token: str) -> None:
+    urls = [f"/{token}/1", f"/{token}/2?size=7"]
+    specs = [f"GET:{url}" for url in urls]
+    client = traffic(watch.guest, "requests", "127.0.0.1", watch.server["port"], *specs)
+    first, second = (watch.exchange(url) for url in urls)
+    assert first["response", "recv"]["body"] == "xx"
+    assert second["response", "recv"]["body"] == "xxxxxxx"
+    for key in first:
+        assert first[key]["socket"] == second[key]["socket"]
+        assert first[key]["exchange"] != second[key]["exchange"]
+    assert second["request", "send"]["source_port"] == client["port"]
+
+
+def test_ipv6(watch: Watch, token: str) -> None:
+    client = traffic(watch.guest, "requests", "::1", watch.server["port"], f"GET:/{token}")
+    for line in watch.exchange(f"/{token}").values():
+        assert line["source_ip"] == line["dest_ip"] == "::1"
+        assert {line["source_port"], line["dest_port"]} == {client["port"], watch.server["port"]}
+
+
+def test_a_body_of_100_kib_is_whole(watch: Watch, token: str) -> None:
+    size = 100 * 1024
+    specs = [f"POST:/{token}/up:{size}", f"GET:/{token}/down?size={size}"]
+    traffic(watch.guest, "requests", "127.0.0.1", watch.server["port"], *specs)
+    sent = bytes(97 + i % 26 for i in range(size)).decode()
+    for line in watch.exchange(f"/{token}/up").values():
+        assert line["body"] == sent
+        assert "incomplete" not in line
+    down = watch.exchange(f"/{token}/down?size={size}")
+    assert down["response", "send"]["body"] == down["response", "recv"]["body"] == "x" * size
+
+
+def test_a_connection_from_before_the_profiler(watch: Watch) -> None:
+    watch.go_on()
+    lines = watch.exchange("/after")
+    assert lines["request", "send"]["source_port"] == watch.early_port
+    assert lines["request", "recv"]["pid"] == watch.server["pid"]
+    assert lines["response", "recv"]["body"] == "xx"
+    assert not [r for r in watch.capture.records() if url_of(r) == "/before"]
+
+
+def test_every_hooked_syscall(watch: Watch, token: str) -> None:
+    traffic(watch.guest, "syscalls", token)
+    pairs = {"write": "read", "writev": "readv", "sendto": "recvfrom", "sendmsg": "recvmsg"}
+    for send, receive in pairs.items():
+        lines = watch.exchange(f"/{token}/{send}")
+        for (_, direction), line in lines.items():
+            assert line["syscall"] == (send if direction == "send" else receive)
+            assert line["body"] == "b" * 300, (send, line)
+            assert "incomplete" not in line
+
+
+def test_one_byte_at_a_time(watch: Watch, token: str) -> None:
+    traffic(watch.guest, "bytewise", token)
+    lines = watch.exchange(f"/{token}")
+    assert lines["request", "recv"]["headers"] == {"Host": "x"}
+    assert lines["response", "recv"]["status_code"] == 204
+
+
+def test_peeked_bytes_are_not_data(watch: Watch, token: str) -> None:
+    traffic(watch.guest, "peek", token)
+    lines = watch.exchange(f"/{token}")
+    assert lines["request", "recv"]["bytes"] == lines["request", "send"]["bytes"]
+
+
+def test_many_connections_at_once(watch: Watch, token: str) -> None:
+    traffic(watch.guest, "threads", token, 20)
+    lines = watch.capture.wait_for(lambda r: (url_of(r) or "").startswith(f"/{token}/"), 80)
+    assert len(lines) == 80
+    answers = [r for r in lines if r["type"] == "response"]
+    assert all(r["request"]["url"] == f"/{token}/{r['body']}" for r in answers)
+    assert len({r["body"] for r in answers}) == 20
+
+
+def test_a_message_cut_off_says_so(watch: Watch, token: str) -> None:
+    traffic(watch.guest, "cut_off", token)
+    lines = watch.exchange(f"/{token}")
+    for direction in ("send", "recv"):
+        assert lines["request", direction]["incomplete"] == ["closed_early"]
+        assert lines["request", direction]["body"] == "only this"
+        # Ended by the connection, as HTTP/1.0 does: whole.
+        assert lines["response", direction]["body"] == "until the end"
+        assert "incomplete" not in lines["response", direction]
+
+
+def test_other_protocols_leave_no_line(watch: Watch, token: str) -> None:
+    traffic(watch.guest, "noise", token)
+    # What is captured after the noise shows that the noise has been dealt with.
+    traffic(watch.guest, "requests", "127.0.0.1", watch.server["port"], "GET:/after-" + token)
+    watch.exchange("/after-" + token)
+    stray = [
+        r
+        for r in watch.capture.records()
+        if token in r["raw_payload"] and not (url_of(r) or "").startswith("/after-")
+    ]
+    assert stray == []

@@ -1,0 +1,118 @@
+"""How a capture ends: in order, with every byte accounted for, and replayable."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from provisioning import Guest
+from provisioning.capture import Capture
+from tests.e2e.conftest import ROUTES, background, traffic
+
+TALLY = r"(\d+)/(\d+)"
+LINE = re.compile(
+    rf"(send|recv) calls/bytes: seen {TALLY} = forwarded {TALLY} \+ filtered {TALLY}.* "
+    rf"\+ lost {TALLY}"
+)
+
+
+def accounts(said: str) -> dict[str, list[int]]:
+    """Direction -> seen, forwarded, filtered and lost, calls and bytes of each."""
+    return {m[1]: [int(n) for n in m.groups()[1:]] for m in LINE.finditer(said)}
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_limits_counts_and_replay(guest: Guest, token: str, route: str, tmp_path: Path) -> None:
+    recorded = f"/tmp/{token}.capture"
+    options = ("--route", route, "--max-body", "1000", "--record", recorded)
+    with background(guest, "serve") as (_, server), Capture(guest, *options) as capture:
+        where = ("127.0.0.1", server["port"])
+        specs = [f"POST:/{token}/big:300000", f"GET:/{token}/next?size=5"]
+        traffic(guest, "requests", *where, *specs)
+        traffic(guest, "noise", token)
+        capture.wait_for(lambda r: r.get("url") == f"/{token}/next?size=5", 2)
+        said = capture.stop()
+
+        assert capture.exit_code == 0
+        records = capture.records()
+        assert not guest.exec(f"sudo tail -c 1 {capture.output}").stdout.strip()
+        assert guest.exec(["stat", "-c", "%a", capture.output]).stdout.strip() == "600"
+        guest.exec(["sudo", "chmod", "a+r", recorded])
+        guest.pull(recorded, tmp_path / "capture")
+
+    # Beyond the limit: cut, counted, said; and the connection stays in step.
+    big = [r for r in records if r.get("url") == f"/{token}/big"]
+    assert len(big) == 2
+    for line in big:
+        assert line["incomplete"] == ["body_limit"]
+        assert len(line["body"]) == 1000
+        assert line["bytes"] > 300_000 > line["captured"]
+    following = [r for r in records if r.get("request", {}).get("url") == f"/{token}/next?size=5"]
+    assert [r["body"] for r in following] == ["xxxxx"] * 2
+    assert all("incomplete" not in r for r in following)
+
+    # seen = forwarded + filtered + lost
+    directions = accounts(said)
+    assert set(directions) == {"send", "recv"}
+    for seen_calls, seen_bytes, *fates in directions.values():
+        assert seen_calls == fates[0] + fates[2] + fates[4]
+        assert seen_bytes == fates[1] + fates[3] + fates[5]
+        assert seen_bytes > 600_000
+        assert fates[0] > 0  # forwarded
+        assert fates[2] > 0  # filtered: the noise, at least
+        assert fates[4:] == [0, 0]  # lost
+    assert "not_http" in said
+    assert "do not add up" not in said
+
+    # The recording gives the same lines on another machine, without a kernel.
+    replayed = subprocess.run(
+        [sys.executable, "-m", "profiler.cli", "replay", "--max-body", "1000", tmp_path / "capture"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert [json.loads(line) for line in replayed.stdout.splitlines()] == records
+    assert accounts(replayed.stderr) == directions
+
+
+def test_sigterm_and_filters(guest: Guest, token: str) -> None:
+    with background(guest, "serve") as (_, wanted), background(guest, "serve") as (_, other):
+        options = ("--port", str(wanted["port"]), "--pid", str(wanted["pid"]))
+        with Capture(guest, *options) as capture:
+            for server in (other, wanted):
+                traffic(guest, "requests", "127.0.0.1", server["port"], f"GET:/{token}")
+            capture.wait_for(lambda r: r["type"] == "response")
+            said = capture.stop("TERM")
+            assert capture.exit_code == 0
+            records = capture.records()
+    # The socket route: the better one is taken where the kernel offers it.
+    assert "socket route" in said
+    assert [(r["type"], r["direction"], r["pid"]) for r in records] == [
+        ("request", "recv", wanted["pid"]),
+        ("response", "send", wanted["pid"]),
+    ]
+    assert re.search(r"pid \d+/\d+", said)
+    assert re.search(r"port \d+/\d+", said)
+
+
+def test_a_message_under_way_is_written_at_the_end(guest: Guest, token: str) -> None:
+    with background(guest, "serve") as (_, server), Capture(guest) as capture:
+        script = (
+            "import socket, sys; s = socket.create_connection(('127.0.0.1', int(sys.argv[1])));"
+            "s.sendall(b'POST /%s HTTP/1.1\\r\\nContent-Length: 10\\r\\n\\r\\nhalf' "
+            "% sys.argv[2].encode()); print('sent', flush=True); sys.stdin.read()"
+        )
+        command = ["python3", "-c", script, str(server["port"]), token]
+        with guest.popen(command, stdin=subprocess.PIPE, stderr=None) as client:
+            assert client.stdout.readline() == b"sent\n"
+            said = capture.stop()
+        lines = [r for r in capture.records() if r.get("url") == f"/{token}"]
+    # Both ends had it; neither saw it whole.
+    assert {r["direction"] for r in lines} == {"send", "recv"}
+    assert all(r["body"] == "half" and "incomplete" in r for r in lines)
+    assert "incomplete" in said

@@ -1,0 +1,107 @@
+"""What goes wrong on a user's machine: one clear line, the right exit code, no traceback."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from provisioning import Guest, Result
+from provisioning.capture import Capture
+from tests.e2e.conftest import background, traffic
+
+
+def fails(guest: Guest, command: str) -> str:
+    """Run a command that must fail with 1 and one line; return the line."""
+    result: Result = guest.exec(command, check=False, timeout=120)
+    lines = [line for line in result.stderr.splitlines() if "loading the probe" not in line]
+    assert result.returncode == 1, result
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("http-profiler: ")
+    return lines[0]
+
+
+def test_not_root(guest: Guest) -> None:
+    assert "sudo http-profiler" in fails(guest, "http-profiler")
+
+
+def test_no_permission_for_bpf(guest: Guest) -> None:
+    # What a container without privileges is: root, but without the capabilities.
+    line = fails(guest, "sudo setpriv --bounding-set=-all --inh-caps=-all http-profiler")
+    assert "does not permit BPF" in line
+
+
+def test_no_bcc(guest: Guest) -> None:
+    guest.exec("mkdir -p /tmp/no-bcc/bcc; echo 'raise ImportError' > /tmp/no-bcc/bcc/__init__.py")
+    line = fails(guest, "sudo env PYTHONPATH=/tmp/no-bcc http-profiler")
+    assert "python3-bpfcc" in line
+
+
+def test_no_types_and_no_headers(guest: Guest) -> None:
+    # A tmpfs over both, in a mount namespace of its own.
+    hidden = "/sys/kernel/btf"
+    line = fails(guest, f"sudo unshare -m sh -c 'mount -t tmpfs none {hidden}; http-profiler'")
+    assert "CONFIG_DEBUG_INFO_BTF" in line
+
+
+def test_no_headers(guest: Guest) -> None:
+    hide = "for d in /lib/modules /usr/src; do mount -t tmpfs none $d; done"
+    line = fails(guest, f"sudo unshare -m sh -c '{hide}; http-profiler'")
+    assert "linux-headers" in line
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [("/no/such/directory/x", "No such file"), ("/proc/x", "cannot write /proc/x")],
+)
+def test_output_that_cannot_be_written(guest: Guest, path: str, reason: str) -> None:
+    assert reason in fails(guest, f"sudo http-profiler --output {path}")
+
+
+def test_capture_files(guest: Guest, token: str) -> None:
+    guest.exec(f"echo hello > /tmp/{token}")
+    assert "is not a capture" in fails(guest, f"http-profiler replay /tmp/{token}")
+    assert "No such file" in fails(guest, "http-profiler replay /no/such/file")
+
+
+@contextmanager
+def small_disk(guest: Guest) -> Iterator[str]:
+    guest.exec("sudo mkdir -p /tmp/small && sudo mount -t tmpfs -o size=64k none /tmp/small")
+    try:
+        yield "/tmp/small"
+    finally:
+        guest.exec("sudo umount /tmp/small")
+
+
+def test_a_full_disk(guest: Guest, token: str) -> None:
+    with (
+        small_disk(guest) as directory,
+        background(guest, "serve") as (_, server),
+        Capture(guest, output=f"{directory}/out.jsonl") as capture,
+    ):
+        where = ("127.0.0.1", server["port"])
+        traffic(guest, "requests", *where, f"GET:/{token}/first")
+        capture.wait_for(lambda r: r.get("request", {}).get("url") == f"/{token}/first", 2)
+        traffic(guest, "requests", *where, f"POST:/{token}/big:60000")
+        assert capture._running is not None
+        assert capture._running.wait(60) == 1
+        assert "No space left" in capture.said
+        assert "seen" in capture.said
+        assert "Traceback" not in capture.said
+        # What was written stays, and is whole lines.
+        text = guest.exec(f"sudo cat {directory}/out.jsonl").stdout
+        assert text.endswith("}\n")
+        assert f"/{token}/first" in text
+
+
+def test_a_reader_that_goes(guest: Guest, token: str) -> None:
+    with background(guest, "serve") as (_, server):
+        command = "sudo http-profiler 2> /tmp/said | head -n 1"
+        with guest.popen(command, stderr=None) as running:
+            while "capturing" not in guest.exec("cat /tmp/said", check=False).stdout:
+                assert running.poll() is None
+            for _ in range(3):
+                traffic(guest, "requests", "127.0.0.1", server["port"], f"GET:/{token}")
+            assert running.wait(60) == 0
+    assert "Traceback" not in guest.exec("cat /tmp/said").stdout

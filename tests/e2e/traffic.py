@@ -1,0 +1,247 @@
+"""Traffic for the end-to-end tests: runs in the guest, with nothing but the standard library.
+
+``python3 traffic.py SCENARIO [ARGUMENTS]``. What a test has to know - process
+ids, ports, times - is printed as one line of JSON.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import socket
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, urlsplit
+
+
+def say(**facts):
+    print(json.dumps({"pid": os.getpid(), **facts}), flush=True)
+
+
+class Handler(BaseHTTPRequestHandler):
+    """GET answers with ``size`` bytes (query); POST with what it was sent."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self):
+        query = parse_qs(urlsplit(self.path).query)
+        self.answer(b"x" * int(query.get("size", ["2"])[0]))
+
+    def do_POST(self):
+        self.answer(self.rfile.read(int(self.headers["Content-Length"])))
+
+    def answer(self, body):
+        self.send_response(200)
+        self.send_header("Content-Type", "text/plain")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+class Server(ThreadingHTTPServer):
+    address_family = socket.AF_INET6  # dual-stack
+    daemon_threads = True
+
+
+def serve():
+    server = Server(("::", 0), Handler)
+    say(port=server.server_port)
+    server.serve_forever()
+
+
+def requests(host, port, *specs):
+    """One connection; each spec is ``METHOD:PATH`` or ``METHOD:PATH:BODY-SIZE``."""
+    connection = http.client.HTTPConnection(host, int(port), timeout=60)
+    before = time.time_ns()
+    connection.connect()
+    local_port = connection.sock.getsockname()[1]
+    for spec in specs:
+        method, path, *size = spec.split(":")
+        body = bytes(97 + i % 26 for i in range(int(size[0]))) if size else None
+        connection.request(method, path, body, {"X-Test": "yes"})
+        connection.getresponse().read()
+    connection.close()
+    say(port=local_port, before=before, after=time.time_ns())
+
+
+def early(host, port, first, second):
+    """Request ``first``; then, when a line comes on standard input, ``second`` on the same connection."""
+    connection = http.client.HTTPConnection(host, int(port), timeout=600)
+    connection.request("GET", first)
+    connection.getresponse().read()
+    say(port=connection.sock.getsockname()[1])
+    sys.stdin.readline()
+    connection.request("GET", second)
+    connection.getresponse().read()
+
+
+def read_all(receive, size):
+    got = b""
+    while len(got) < size:
+        piece = receive(size - len(got))
+        assert piece, "the peer has gone"
+        got += piece
+    return got
+
+
+def receive_vector(sock, size, call):
+    first, second = bytearray(10), bytearray(size)
+    if call == "readv":
+        count = os.readv(sock.fileno(), [first, second])
+    else:
+        count = sock.recvmsg_into([first, second])[0]
+    return (bytes(first) + bytes(second))[:count]
+
+
+SENDERS = {
+    "write": lambda sock, parts: os.write(sock.fileno(), b"".join(parts)),
+    "writev": lambda sock, parts: os.writev(sock.fileno(), parts),
+    "sendto": lambda sock, parts: sock.send(b"".join(parts)),
+    "sendmsg": lambda sock, parts: sock.sendmsg(parts),
+}
+RECEIVERS = {
+    "read": lambda sock, size: os.read(sock.fileno(), size),
+    "readv": lambda sock, size: receive_vector(sock, size, "readv"),
+    "recvfrom": lambda sock, size: sock.recv(size),
+    "recvmsg": lambda sock, size: receive_vector(sock, size, "recvmsg"),
+}
+
+
+def pair():
+    listener = socket.create_server(("127.0.0.1", 0))
+    client = socket.create_connection(listener.getsockname())
+    server, _ = listener.accept()
+    listener.close()
+    return client, server
+
+
+def syscalls(token):
+    """An exchange through each pair of calls, in pieces: empty segments, a split start line."""
+    for send, receive in zip(SENDERS, RECEIVERS):
+        client, server = pair()
+        body = b"b" * 300
+        request = [b"", b"PO", b"ST /%s/%s HTTP/1.1\r\n" % (token.encode(), send.encode()),
+                   b"Host: x\r\nContent-Length: 300\r\n\r\n", b"", body]  # fmt: skip
+        response = [b"HTTP/1.1 200 OK\r\nContent-Length: 300\r\n", b"\r\n", body]
+        SENDERS[send](client, request)
+        read_all(lambda n: RECEIVERS[receive](server, n), sum(map(len, request)))
+        SENDERS[send](server, response)
+        read_all(lambda n: RECEIVERS[receive](client, n), sum(map(len, response)))
+        client.close()
+        server.close()
+    say()
+
+
+def bytewise(token):
+    """A request sent and received one byte at a time."""
+    client, server = pair()
+    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    request = b"GET /%s HTTP/1.1\r\nHost: x\r\n\r\n" % token.encode()
+    for i in range(len(request)):
+        client.send(request[i : i + 1])
+        read_all(server.recv, 1)
+    server.send(b"HTTP/1.1 204 No Content\r\n\r\n")
+    read_all(client.recv, 27)
+    say()
+
+
+def peek(token):
+    """The server peeks at the request before it reads it."""
+    client, server = pair()
+    request = b"GET /%s HTTP/1.1\r\nHost: x\r\n\r\n" % token.encode()
+    client.send(request)
+    for _ in range(3):
+        assert server.recv(1000, socket.MSG_PEEK) == request
+    assert server.recv(1000) == request
+    server.send(b"HTTP/1.1 204 No Content\r\n\r\n")
+    read_all(client.recv, 27)
+    say()
+
+
+def noise(token):
+    """What is not HTTP: other protocols over TCP, look-alikes, and HTTP over UDP."""
+    marker = token.encode()
+    conversations = [
+        [b"\x16\x03\x01\x02\x00" + marker, b"\x16\x03\x03\x00\x7a" + bytes(100)],
+        [b"*2\r\n$3\r\nGET\r\n$%d\r\n%s\r\n" % (len(marker), marker), b"$-1\r\n"],
+        [b"220 mail ready " + marker, b"EHLO client\r\n", b"250 ok\r\n"],
+        [b"LIST /" + marker + b"\r\n", b"200 done\r\n"],
+        [b"cd /" + marker + b"\n" + b"y" * 5000, b"ok\n" * 1000],
+        [bytes(range(256)) + marker] * 4,
+    ]
+    for conversation in conversations:
+        client, server = pair()
+        for number, data in enumerate(conversation):
+            sender, receiver = (client, server) if number % 2 == 0 else (server, client)
+            sender.sendall(data)
+            read_all(receiver.recv, len(data))
+        client.close()
+        server.close()
+    sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    receiver.bind(("127.0.0.1", 0))
+    sender.sendto(b"GET /%s HTTP/1.1\r\nHost: x\r\n\r\n" % marker, receiver.getsockname())
+    assert marker in receiver.recv(1000)
+    say()
+
+
+def cut_off(token):
+    """A request that promises more than comes, and a response that ends with the connection."""
+    client, server = pair()
+    head = b"POST /%s HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n" % token.encode()
+    client.sendall(head + b"only this")
+    read_all(server.recv, len(head) + 9)
+    client.shutdown(socket.SHUT_WR)
+    assert server.recv(1) == b""
+    server.sendall(b"HTTP/1.0 200 OK\r\n\r\nuntil the end")
+    server.close()
+    while client.recv(1000):
+        pass
+    client.close()
+    say()
+
+
+def threads(token, count):
+    """Each of ``count`` threads with a connection of its own to one server, at the same time."""
+    listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+
+    def answer():
+        while True:
+            connection, _ = listener.accept()
+            threading.Thread(target=answer_one, args=(connection,), daemon=True).start()
+
+    def answer_one(connection):
+        data = b""
+        while b"\r\n\r\n" not in data:
+            data += connection.recv(1000)
+        name = data.split(b" ")[1].rpartition(b"/")[2]
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(name), name))
+        connection.close()
+
+    def ask(number):
+        with socket.create_connection(listener.getsockname()) as connection:
+            connection.sendall(b"GET /%s/%d HTTP/1.1\r\nHost: x\r\n\r\n" % (token.encode(), number))
+            while connection.recv(1000):
+                pass
+
+    threading.Thread(target=answer, daemon=True).start()
+    askers = [threading.Thread(target=ask, args=(n,)) for n in range(int(count))]
+    for asker in askers:
+        asker.start()
+    for asker in askers:
+        asker.join()
+    say()
+
+
+if __name__ == "__main__":
+    scenario, *arguments = sys.argv[1:]
+    {
+        f.__name__: f
+        for f in (serve, requests, early, syscalls, bytewise, peek, noise, cut_off, threads)
+    }[scenario](*arguments)
