@@ -24,22 +24,23 @@ enum verdict {
 	VERDICT_OTHER,
 };
 
-static __always_inline u8 judge_response(const u8 *bytes, u32 length)
-{
-	const char expected[] = "HTTP/1.";
+/* "HTTP/1." as the number that its bytes are on a little-endian machine. */
+#define RESPONSE_START  0x2e312f50545448ULL
+#define RESPONSE_LENGTH 7
 
-#pragma unroll
-	for (u32 i = 0; i < sizeof(expected) - 1; i++) {
-		if (i >= length)
-			return VERDICT_OPEN;
-		if (bytes[i] != (u8)expected[i])
-			return VERDICT_OTHER;
-	}
-	return VERDICT_HTTP;
+static __always_inline u8 judge_response(const u8 *bytes, u64 length)
+{
+	u64 known = length < RESPONSE_LENGTH ? length : RESPONSE_LENGTH;
+	u64 mask = (1ULL << (8 * known)) - 1;
+
+	if ((*(const u64 *)bytes ^ RESPONSE_START) & mask)
+		return VERDICT_OTHER;
+	return known == RESPONSE_LENGTH ? VERDICT_HTTP : VERDICT_OPEN;
 }
 
-static __always_inline u8 judge_request(const u8 *bytes, u32 length)
+static __always_inline u8 judge_request(const u8 *bytes, u64 length)
 {
+#pragma clang loop unroll(disable)
 	for (u32 i = 0; i < WINDOW - 1; i++) {
 		if (i >= length)
 			return VERDICT_OPEN;
@@ -62,7 +63,7 @@ static __always_inline u8 judge_request(const u8 *bytes, u32 length)
 	return VERDICT_OTHER;
 }
 
-static __always_inline u8 judge(const u8 *bytes, u32 length)
+static __always_inline u8 judge(const u8 *bytes, u64 length)
 {
 	u8 response = judge_response(bytes, length);
 	if (response == VERDICT_HTTP)

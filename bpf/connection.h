@@ -26,7 +26,7 @@ struct connection {
 	u8 forwarded;         /* user space has heard of this connection */
 	u8 prefix_length[2];
 	u8 unused;
-	u8 prefix[2][PREFIX_SPACE];
+	u8 prefix[2][PREFIX_SPACE]; /* aligned: judge_response() reads 8 bytes at once */
 };
 
 BPF_TABLE("lru_hash", u64, struct connection, connections, CONNECTIONS_MAX);

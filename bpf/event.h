@@ -35,6 +35,8 @@
 #define PAYLOAD_MAX 16383
 /* The most events of one call: data beyond them only advances the stream. */
 #define PIECES_MAX  64
+/* The most empty segments before the first byte of a call. */
+#define LEADING_MAX 4
 
 /* All integers in host byte order; addresses in network byte order. */
 struct event {

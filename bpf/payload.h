@@ -5,6 +5,11 @@
  * A call's data is one range of user memory or an array of them. A walk holds
  * what is left of the range it stands in and where the next range is described;
  * a single range is an array that is never looked at.
+ *
+ * A walk lives in a map, not on the stack, and is volatile: the verifier forgets
+ * what it knew of a value that went through a map, and so finds that all turns of
+ * a loop, and all ways out of it, come to the same. With the values in registers
+ * it follows each way separately, half a million instructions in all.
  */
 #ifndef HTTP_PROFILER_PAYLOAD_H
 #define HTTP_PROFILER_PAYLOAD_H
@@ -16,6 +21,10 @@ struct walk {
 	u64 data;     /* user memory */
 	u64 left;     /* bytes from `data` to the end of its segment */
 	u64 segments; /* address of the next struct segment */
+	u32 done;       /* bytes of the call that were walked over */
+	u32 lost;       /* of these: not delivered */
+	u32 unreadable; /* of these: not copied */
+	u32 readable;   /* the walk stands at the next byte of the call */
 };
 
 #ifdef ROUTE_SOCKET
@@ -26,7 +35,7 @@ struct walk {
 #endif
 
 /* Move on to the next segment. Returns 0, or -1 if its description cannot be read. */
-static __always_inline int next_segment(struct walk *walk)
+static __always_inline int next_segment(volatile struct walk *walk)
 {
 	struct segment segment = {};
 	if (READ_SEGMENT(&segment, walk->segments))
@@ -50,7 +59,7 @@ static __always_inline int next_segment(struct walk *walk)
  * The pointers are read by the helper although a plain load could: a load gives
  * a typed pointer, on which the verifier allows no arithmetic.
  */
-static __always_inline int walk_back(struct walk *walk, u64 msg, u32 size)
+static __always_inline int walk_back(volatile struct walk *walk, u64 msg, u32 size)
 {
 	u32 type = FIELD(ITER_TYPE_T, msg, msghdr_iter_type) & ~ITER_DIRECTION_BIT;
 	u64 offset = FIELD(u64, msg, msghdr_iter_offset);
@@ -65,28 +74,28 @@ static __always_inline int walk_back(struct walk *walk, u64 msg, u32 size)
 	if (type != ITER_IOVEC)
 		return -1;
 
-	u64 segments = READ_KERNEL(u64, msg + OFFSET_msghdr_iter_iov);
-	u64 back = size;
 	struct segment segment = {};
-	if (back <= offset) {
+	u64 segments = READ_KERNEL(u64, msg + OFFSET_msghdr_iter_iov);
+	if (size <= offset) {
 		if (READ_SEGMENT(&segment, segments))
 			return -1;
-		walk->data = segment.base + offset - back;
-		walk->left = back;
+		walk->data = segment.base + offset - size;
+		walk->left = size;
 		return 0;
 	}
-	back -= offset;
+	walk->segments = segments;
+	walk->left = size - offset; /* still to go back */
+#pragma clang loop unroll(disable)
 	for (int i = 0; i < PIECES_MAX; i++) {
-		segments -= sizeof(segment);
-		if (READ_SEGMENT(&segment, segments))
+		walk->segments -= sizeof(segment);
+		if (READ_SEGMENT(&segment, walk->segments))
 			return -1;
-		if (back <= segment.length) {
-			walk->data = segment.base + segment.length - back;
-			walk->left = back;
-			walk->segments = segments + sizeof(segment);
+		if (walk->left <= segment.length) {
+			walk->data = segment.base + segment.length - walk->left;
+			walk->segments += sizeof(segment);
 			return 0;
 		}
-		back -= segment.length;
+		walk->left -= segment.length;
 	}
 	return -1;
 }

@@ -18,22 +18,35 @@
 BPF_RINGBUF_OUTPUT(events, RING_PAGES);
 
 /*
- * Where an event is put together: one for each direction and CPU, for the same
- * reason as the counters; the third is for closing.
+ * Where a call is worked on: one for each direction and CPU, for the same reason
+ * as the counters; the third is for closing.
  */
-#define SCRATCH_CLOSE 2
-BPF_PERCPU_ARRAY(scratch, struct event, 3);
+struct workspace {
+	struct walk walk;
+	struct event event;
+};
+
+#define WORKSPACE_CLOSE 2
+BPF_PERCPU_ARRAY(workspaces, struct workspace, 3);
 
 /* One finished call. */
 struct call {
 	u64 sk;
+	u64 memory;   /* socket route: struct msghdr of the kernel; syscall route: the pointer argument */
 	u64 inode;    /* the socket's when the call began, or 0: take it now */
 	s32 syscall;
 	u32 size;     /* bytes moved */
-	u8 direction;
-	u8 readable;  /* the walk stands at the first byte */
-	u16 unused;
 	u32 msg_flags;
+	u8 direction;
+	u8 payload;   /* syscall route: what `memory` is */
+	u16 unused;
+};
+
+/* What the pointer argument of a system call is. */
+enum payload {
+	PAYLOAD_FLAT,
+	PAYLOAD_IOVEC,
+	PAYLOAD_MSGHDR,
 };
 
 static __always_inline void describe_task(struct event *event)
@@ -63,78 +76,76 @@ static __always_inline int deliver(struct event *event)
 	return events.ringbuf_output(event, EVENT_HEADER + captured_of(event), 0);
 }
 
+/* Deliver the bytes of one segment, or as many of them as one event takes. */
+static __always_inline void
+deliver_piece(struct workspace *work, struct connection *connection, u64 direction, u32 limit)
+{
+	volatile struct walk *walk = &work->walk;
+	struct event *event = &work->event;
+	u64 piece = limit - walk->done;
+
+	if (piece > walk->left)
+		piece = walk->left;
+	if (piece > PAYLOAD_MAX)
+		piece = PAYLOAD_MAX;
+	event->size = piece;
+	event->captured = piece;
+	event->flags = connection->flags;
+	if (connection->after_loss[direction])
+		event->flags |= FLAG_AFTER_LOSS;
+	if (bpf_probe_read_user(event->payload, captured_of(event), (void *)walk->data)) {
+		event->captured = 0;
+		event->flags |= FLAG_UNREADABLE;
+		walk->unreadable += piece;
+	}
+	connection->after_loss[direction] = 0;
+	if (deliver(event)) {
+		connection->after_loss[direction] = 1;
+		if (event->captured) /* else it is lost already */
+			walk->lost += piece;
+	}
+	event->position += piece;
+	walk->data += piece;
+	walk->left -= piece;
+	walk->done += piece;
+}
+
 /* Deliver the call's bytes as chunks, and tally them. */
 static __always_inline void
-forward(struct event *event, struct connection *connection, struct call *call,
-	struct walk *walk, struct counters *counters)
+forward(struct workspace *work, struct connection *connection, struct call *call, u64 direction,
+	struct counters *counters)
 {
-	u64 direction = call->direction & 1;
-	u32 done = 0;
-	u32 lost = 0;
-	u32 unreadable = 0;
+	volatile struct walk *walk = &work->walk;
+	struct event *event = &work->event;
 	u32 limit = call->size < CALL_LIMIT ? call->size : CALL_LIMIT;
 
-	if (!call->readable)
-		limit = 0;
+#pragma clang loop unroll(disable)
 	for (int i = 0; i < PIECES_MAX; i++) {
-		if (done >= limit)
+		if (!walk->readable || walk->done >= limit)
 			break;
-		if (!walk->left) {
-			if (next_segment(walk)) {
-				call->readable = 0;
-				break;
-			}
-			continue;
-		}
-		u64 piece = limit - done;
-		if (piece > walk->left)
-			piece = walk->left;
-		if (piece > PAYLOAD_MAX)
-			piece = PAYLOAD_MAX;
-
-		event->size = piece;
-		event->captured = piece;
-		event->flags = connection->flags;
-		if (connection->after_loss[direction])
-			event->flags |= FLAG_AFTER_LOSS;
-		if (bpf_probe_read_user(event->payload, captured_of(event),
-					(void *)walk->data)) {
-			event->captured = 0;
-			event->flags |= FLAG_UNREADABLE;
-			unreadable += piece;
-		}
-		if (deliver(event)) {
-			/* Unreadable and undelivered is lost once. */
-			if (event->captured)
-				lost += piece;
-			connection->after_loss[direction] = 1;
-		} else {
-			connection->after_loss[direction] = 0;
-		}
-		event->position += piece;
-		walk->data += piece;
-		walk->left -= piece;
-		done += piece;
+		if (walk->left)
+			deliver_piece(work, connection, direction, limit);
+		else if (next_segment(walk))
+			walk->readable = 0;
 	}
 
-	u32 rest = call->size - done;
+	u32 rest = call->size - walk->done;
+	u32 beyond_limit = walk->readable ? rest : 0;
 	if (rest) {
 		/* Not copied: the stream moves on by what is left. */
 		event->size = rest;
 		event->captured = 0;
-		event->flags = connection->flags | (call->readable ? FLAG_LIMIT : FLAG_UNREADABLE);
+		event->flags = connection->flags | (beyond_limit ? FLAG_LIMIT : FLAG_UNREADABLE);
 		if (deliver(event))
 			connection->after_loss[direction] = 1;
-		if (call->readable)
-			counters->filtered[FILTERED_CALL_LIMIT].bytes += rest;
-		else
-			unreadable += rest;
 	}
 
+	u32 lost = walk->lost;
+	u32 unreadable = walk->unreadable + rest - beyond_limit;
+	counters->filtered[FILTERED_CALL_LIMIT].bytes += beyond_limit;
 	counters->lost[LOST_RING_FULL].bytes += lost;
 	counters->lost[LOST_UNREADABLE].bytes += unreadable;
-	counters->forwarded.bytes += call->size - lost - unreadable -
-				     (call->readable ? rest : 0);
+	counters->forwarded.bytes += call->size - lost - unreadable - beyond_limit;
 	if (lost)
 		counters->lost[LOST_RING_FULL].calls++;
 	else if (unreadable)
@@ -143,7 +154,56 @@ forward(struct event *event, struct connection *connection, struct call *call,
 		counters->forwarded.calls++;
 }
 
-static __always_inline void move_data(struct call *call, struct walk *walk)
+/*
+ * Judge a connection that is not decided yet by this call. Returns whether its
+ * bytes are to be forwarded.
+ */
+static __always_inline int
+is_wanted(struct connection *connection, volatile struct walk *walk, u64 direction, u32 size)
+{
+	/* An empty leading segment says nothing about the protocol. */
+#pragma clang loop unroll(disable)
+	for (int i = 0; i < LEADING_MAX; i++) {
+		if (walk->left || !walk->readable)
+			break;
+		if (next_segment(walk))
+			walk->readable = 0;
+	}
+	if (!walk->readable)
+		return 0;
+	u8 verdict = classify(connection, direction, walk->data, walk->left);
+	/* Only the first segment was judged: user space has to look at the others. */
+	if (verdict == VERDICT_OPEN && walk->left < size)
+		connection->verdict = VERDICT_HTTP;
+	return verdict != VERDICT_OTHER;
+}
+
+/* Stand at the first byte of a call. */
+static __always_inline void start_walk(volatile struct walk *walk, struct call *call)
+{
+	walk->left = 0;
+	walk->done = 0;
+	walk->lost = 0;
+	walk->unreadable = 0;
+#ifdef ROUTE_SOCKET
+	walk->readable = walk_back(walk, call->memory, call->size) == 0;
+#else
+	walk->readable = 1;
+	walk->segments = call->memory;
+	if (call->payload == PAYLOAD_FLAT) {
+		walk->data = call->memory;
+		walk->left = call->size;
+	} else if (call->payload == PAYLOAD_MSGHDR) {
+		/* struct user_msghdr: msg_name, msg_namelen, then msg_iov */
+		u64 segments = 0;
+		if (bpf_probe_read_user(&segments, sizeof(segments), (void *)(call->memory + 16)))
+			walk->readable = 0;
+		walk->segments = segments;
+	}
+#endif
+}
+
+static __always_inline void move_data(struct call *call)
 {
 	u64 direction = call->direction & 1;
 	u32 slot = direction;
@@ -188,27 +248,17 @@ static __always_inline void move_data(struct call *call, struct walk *walk)
 		count(&counters->filtered[FILTERED_NOT_HTTP], call->size);
 		return;
 	}
-	if (connection->verdict == VERDICT_OPEN) {
-		/* An empty leading segment says nothing about the protocol. */
-		for (int i = 0; i < 4; i++) {
-			if (walk->left || !call->readable || next_segment(walk))
-				break;
-		}
-		u8 verdict = VERDICT_OTHER;
-		if (call->readable)
-			verdict = classify(connection, direction, walk->data, walk->left);
-		if (verdict == VERDICT_OTHER) {
-			count(&counters->filtered[FILTERED_NOT_HTTP], call->size);
-			return;
-		}
-		/* Only the first segment was judged: user space has to look at the others. */
-		if (verdict == VERDICT_OPEN && walk->left < call->size)
-			connection->verdict = VERDICT_HTTP;
+	struct workspace *work = workspaces.lookup(&slot);
+	if (!work)
+		return;
+	start_walk(&work->walk, call);
+	if (connection->verdict == VERDICT_OPEN &&
+	    !is_wanted(connection, &work->walk, direction, call->size)) {
+		count(&counters->filtered[FILTERED_NOT_HTTP], call->size);
+		return;
 	}
 
-	struct event *event = scratch.lookup(&slot);
-	if (!event)
-		return;
+	struct event *event = &work->event;
 	event->kind = EVENT_CHUNK;
 	event->direction = direction;
 	event->syscall = call->syscall;
@@ -218,7 +268,7 @@ static __always_inline void move_data(struct call *call, struct walk *walk)
 	describe_task(event);
 	describe_socket(event, call->sk);
 	connection->forwarded = 1;
-	forward(event, connection, call, walk, counters);
+	forward(work, connection, call, direction, counters);
 }
 
 static __always_inline void
@@ -250,9 +300,9 @@ static __always_inline void meet_end(u64 sk)
 	if (!connection || !connection->forwarded)
 		return;
 	u32 slot = DIRECTION_RECV;
-	struct event *event = scratch.lookup(&slot);
-	if (event)
-		deliver_end(event, inode, connection, DIRECTION_RECV);
+	struct workspace *work = workspaces.lookup(&slot);
+	if (work)
+		deliver_end(&work->event, inode, connection, DIRECTION_RECV);
 }
 
 /* The last descriptor of a socket was closed. */
@@ -262,11 +312,11 @@ static __always_inline void close_socket(u64 sk)
 	struct connection *connection = connections.lookup(&inode);
 	if (!connection)
 		return;
-	u32 slot = SCRATCH_CLOSE;
-	struct event *event = scratch.lookup(&slot);
-	if (event && connection->forwarded) {
-		deliver_end(event, inode, connection, DIRECTION_SEND);
-		deliver_end(event, inode, connection, DIRECTION_RECV);
+	u32 slot = WORKSPACE_CLOSE;
+	struct workspace *work = workspaces.lookup(&slot);
+	if (work && connection->forwarded) {
+		deliver_end(&work->event, inode, connection, DIRECTION_SEND);
+		deliver_end(&work->event, inode, connection, DIRECTION_RECV);
 	}
 	connections.delete(&inode);
 }
@@ -275,17 +325,19 @@ static __always_inline void close_socket(u64 sk)
 static __always_inline int
 leave_function(u64 sk, u64 msg, u32 msg_flags, s64 result, u8 direction)
 {
-	struct call call = {.sk = sk, .direction = direction, .msg_flags = msg_flags};
-	struct walk walk = {};
-
 	if (result == 0 && direction == DIRECTION_RECV && !(msg_flags & MSG_NOT_STREAM))
 		meet_end(sk);
 	if (result <= 0)
 		return 0;
-	call.size = result;
-	call.syscall = current_syscall();
-	call.readable = walk_back(&walk, msg, call.size) == 0;
-	move_data(&call, &walk);
+	struct call call = {
+		.sk = sk,
+		.memory = msg,
+		.syscall = current_syscall(),
+		.size = result,
+		.msg_flags = msg_flags,
+		.direction = direction,
+	};
+	move_data(&call);
 	return 0;
 }
 #endif
@@ -299,12 +351,6 @@ struct pending {
 	u32 msg_flags;
 	u8 direction;
 	u8 payload;
-};
-
-enum payload {
-	PAYLOAD_FLAT,
-	PAYLOAD_IOVEC,
-	PAYLOAD_MSGHDR,
 };
 
 BPF_HASH(pending, u64, struct pending, 65536);
@@ -359,24 +405,15 @@ int leave_syscall(struct sys_exit *ctx)
 
 	struct call call = {
 		.sk = pending_call.sk,
+		.memory = pending_call.pointer,
 		.inode = pending_call.inode,
 		.syscall = ctx->number,
 		.size = result,
-		.direction = pending_call.direction,
 		.msg_flags = pending_call.msg_flags,
-		.readable = 1,
+		.direction = pending_call.direction,
+		.payload = pending_call.payload,
 	};
-	struct walk walk = {.segments = pending_call.pointer};
-
-	if (pending_call.payload == PAYLOAD_FLAT) {
-		walk.data = pending_call.pointer;
-		walk.left = result;
-	} else if (pending_call.payload == PAYLOAD_MSGHDR) {
-		/* struct user_msghdr: msg_name, msg_namelen, then msg_iov */
-		call.readable = bpf_probe_read_user(&walk.segments, sizeof(walk.segments),
-						    (void *)(pending_call.pointer + 16)) == 0;
-	}
-	move_data(&call, &walk);
+	move_data(&call);
 	return 0;
 }
 #endif
