@@ -11,7 +11,6 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Optional
 
 from profiler import __version__
 from profiler.errors import ProfilerError
@@ -29,7 +28,7 @@ examples:
 """
 
 
-def main(arguments: Optional[Sequence[str]] = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     options = _parser().parse_args(arguments)
     settings = Settings(
@@ -54,7 +53,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     return 0
 
 
-def _output(option: Optional[Path]) -> Optional[Path]:
+def _output(option: Path | None) -> Path | None:
     """The option, else OUTPUT_PATH; ``-`` is standard output."""
     path = option or (Path(os.environ["OUTPUT_PATH"]) if os.environ.get("OUTPUT_PATH") else None)
     return None if path == Path("-") else path

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import Optional, Protocol
+from typing import Protocol
 
 from profiler import syscalls, wire
 from profiler.exchange import exchange_of
@@ -56,7 +56,7 @@ class Pipeline:
         sink: Sink,
         processes: Processes,
         machine: str,
-        recorder: Optional[RecordWriter] = None,
+        recorder: RecordWriter | None = None,
     ) -> None:
         """Read syscall numbers as those of ``machine``; ``recorder`` takes a copy of the wire."""
         self._settings = settings
@@ -68,9 +68,9 @@ class Pipeline:
         self._messages = Messages(settings)
         self._clock_offset = 0
         self.written = Written()
-        self.accounts: Optional[Accounts] = None
+        self.accounts: Accounts | None = None
 
-    def feed(self, record: bytes) -> Optional[int]:
+    def feed(self, record: bytes) -> int | None:
         """Take the next record of the wire; return the inode of a socket that is not HTTP.
 
         Raises CaptureFileError if it is not a record, and what the sink or the
@@ -99,7 +99,7 @@ class Pipeline:
             if isinstance(output, Message):
                 self._write(output)
 
-    def _move(self, item: wire.Chunk | wire.End) -> Optional[int]:
+    def _move(self, item: wire.Chunk | wire.End) -> int | None:
         not_http = None
         for event in self._streams.feed(item):
             for output in self._messages.feed(event):

@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from pathlib import Path
-from typing import Optional
 
 from profiler.wire import Chunk, Process
 
@@ -21,13 +20,13 @@ _KEPT = 4096
 class Processes:
     """The processes that were heard of, the latest ``_KEPT`` of them."""
 
-    def __init__(self, proc: Optional[Path] = Path("/proc")) -> None:
+    def __init__(self, proc: Path | None = Path("/proc")) -> None:
         """Look processes up below ``proc``; ``None`` knows only what :meth:`learn` is told."""
         self._proc = proc
-        self._cmdlines: OrderedDict[tuple[int, int], Optional[str]] = OrderedDict()
+        self._cmdlines: OrderedDict[tuple[int, int], str | None] = OrderedDict()
         self._ticks_per_second = os.sysconf("SC_CLK_TCK")
 
-    def meet(self, chunk: Chunk) -> Optional[Process]:
+    def meet(self, chunk: Chunk) -> Process | None:
         """Look up the process of ``chunk`` if it is new; return what was found, once."""
         key = (chunk.pid, chunk.start_time)
         if key in self._cmdlines:
@@ -44,17 +43,17 @@ class Processes:
         """Take over what is known of a process."""
         self._keep((process.pid, process.start_time), _text(process.cmdline))
 
-    def cmdline(self, pid: int, start_time: int) -> Optional[str]:
+    def cmdline(self, pid: int, start_time: int) -> str | None:
         """The command line, arguments joined by spaces; ``None`` if it is not known."""
         return self._cmdlines.get((pid, start_time))
 
-    def _keep(self, key: tuple[int, int], cmdline: Optional[str]) -> None:
+    def _keep(self, key: tuple[int, int], cmdline: str | None) -> None:
         self._cmdlines[key] = cmdline
         self._cmdlines.move_to_end(key)
         if len(self._cmdlines) > _KEPT:
             self._cmdlines.popitem(last=False)
 
-    def _read_cmdline(self, pid: int, start_time: int) -> Optional[bytes]:
+    def _read_cmdline(self, pid: int, start_time: int) -> bytes | None:
         directory = Path(f"{self._proc}/{pid}")
         try:
             cmdline = (directory / "cmdline").read_bytes()

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import codecs
 from base64 import b64encode
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from functools import lru_cache
-from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 

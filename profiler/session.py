@@ -18,7 +18,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Optional
 
 from profiler import wire
 from profiler.errors import CaptureFileError
@@ -122,7 +121,7 @@ def _stop_signals() -> Iterator[list[int]]:
     numbers = (signal.SIGINT, signal.SIGTERM)
     previous = {number: signal.getsignal(number) for number in numbers}
 
-    def receive(number: int, _frame: Optional[FrameType]) -> None:
+    def receive(number: int, _frame: FrameType | None) -> None:
         received.append(number)
         for each in numbers:
             signal.signal(each, previous[each])
@@ -142,7 +141,7 @@ def _say(text: str) -> None:
         print(f"http-profiler: {text}", file=sys.stderr, flush=True)
 
 
-def _say_summary(written: Written, accounts: Optional[Accounts]) -> None:
+def _say_summary(written: Written, accounts: Accounts | None) -> None:
     incomplete = ", ".join(f"{reason} {n}" for reason, n in sorted(written.incomplete.items()))
     _say(
         f"wrote {written.requests} requests and {written.responses} responses"
@@ -159,7 +158,9 @@ def _say_summary(written: Written, accounts: Optional[Accounts]) -> None:
 
 def _account_line(direction: str, account: Account) -> str:
     def reasons(tallies: dict[str, Tally]) -> str:
-        named = ", ".join(f"{name} {_tally(t)}" for name, t in tallies.items() if t.calls or t.bytes)
+        named = ", ".join(
+            f"{name} {_tally(t)}" for name, t in tallies.items() if t.calls or t.bytes
+        )
         return f" ({named})" if named else ""
 
     return (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional
 
 ROUTES = ("socket", "syscall")
 
@@ -16,7 +15,7 @@ CALL_LIMIT = 64 * 16 * 1024
 class Settings:
     """What to capture and where to put it. Sizes are in bytes."""
 
-    output: Optional[Path] = None
+    output: Path | None = None
     """Where JSON lines go; ``None`` is standard output."""
 
     ports: tuple[int, ...] = ()
@@ -31,10 +30,10 @@ class Settings:
     max_head: int = 64 * 1024
     """Bytes of one message's start line and headers; a longer head is not HTTP."""
 
-    route: Optional[str] = None
+    route: str | None = None
     """``socket`` or ``syscall``; ``None`` takes the better one that the kernel offers."""
 
-    record: Optional[Path] = None
+    record: Path | None = None
     """Where the raw capture is written, to be replayed later."""
 
     ring_bytes: int = 16 * 1024 * 1024

@@ -116,7 +116,7 @@ def decode(record: bytes) -> Item:
                 raise CaptureFileError(
                     f"a chunk of {fields[12]} captured bytes holds {len(payload)}"
                 )
-            return Chunk(*fields, payload)
+            return Chunk._make((*fields, payload))
         if kind == END:
             fields = EVENT.unpack_from(record)
             return End(fields[1], fields[5], fields[9], fields[10])

@@ -17,7 +17,7 @@ class Draft:
     """``content`` is the body without its framing; ``None`` where the body has no framing."""
 
     __slots__ = (
-        "_content", "_cut", "_head_size", "_last_time", "_origin", "_raw", "_reasons", "_room",
+        "_content", "_head_size", "_hole", "_last_time", "_origin", "_raw", "_reasons", "_room",
         "_size", "head",
     )  # fmt: skip
 
@@ -31,17 +31,16 @@ class Draft:
         self._last_time = time
         self._room = room
         self._content = bytearray() if framed else None
-        self._cut = False
+        self._hole = False
         self._reasons: list[str] = []
 
     def add(self, data: bytes, start: int, stop: int, time: int, framing: bool = False) -> None:
         """Append ``data[start:stop]``, which is ``framing`` or content."""
         self._size += stop - start
         self._last_time = time
-        if self._cut:
+        if self._hole:
             return
         if stop - start > self._room:
-            self._cut = True
             self.note(BODY_LIMIT)
             stop = start + self._room
         self._room -= stop - start
@@ -54,7 +53,7 @@ class Draft:
         """Count ``size`` bytes that were not seen."""
         self._size += size
         self._last_time = time
-        self._cut = True
+        self._hole = True
         self.note(reason)
 
     def note(self, reason: str) -> None:

@@ -369,8 +369,6 @@ class Reader:
         self._pending.clear()
         self._searched = 0
         self._step = Reader._skip
-        if self._connection.requests != self._direction:
-            self._connection.missed_responses()
 
 
 _STEPS: dict[int, Step] = {

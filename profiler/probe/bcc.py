@@ -15,6 +15,7 @@ import platform
 import sys
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from profiler.errors import ProbeError, UnsupportedError
@@ -38,6 +39,9 @@ class BccEngine:
     def __init__(self, settings: Settings) -> None:
         _check_privilege()
         self._bcc = _import_bcc()
+        self._bpf: Any = None
+        self._attachments: list[Attachment] = []
+        self._records: list[bytes] = []
         hooks = load_hooks()
         layout = read_layout(tuple(hook.name for hook in hooks.functions))
         routes = (settings.route,) if settings.route else ROUTES
@@ -54,7 +58,6 @@ class BccEngine:
             raise ProbeError("; ".join(failures))
         self.fallback = "; ".join(failures)
         """Why a better route was not taken; empty if the best one was."""
-        self._records: list[bytes] = []
         self._bpf["events"].open_ring_buffer(self._receive)
 
     def __enter__(self) -> BccEngine:
@@ -73,7 +76,7 @@ class BccEngine:
         """Unhook the probe and return what it had already handed over."""
         for attachment in self._attachments:
             self._detach(attachment)
-        self._attachments = ()
+        self._attachments = []
         self._bpf.ring_buffer_consume()
         return self._take()
 
@@ -116,7 +119,7 @@ class BccEngine:
                 text=program.source,
                 cflags=["-Wno-everything"],
             )
-            self._attachments: tuple[Attachment, ...] = ()
+            self._attachments = []
             try:
                 self._attach_all(bpf, program)
             except BaseException:
@@ -128,7 +131,7 @@ class BccEngine:
         self._bpf = bpf
         for attachment in program.attachments:
             self._attach(attachment)
-            self._attachments += (attachment,)
+            self._attachments.append(attachment)
 
     def _attach(self, attachment: Attachment) -> None:
         bpf, kind = self._bpf, attachment.kind
@@ -206,7 +209,7 @@ def _explained(what: str) -> Iterator[None]:
                 f"(the whole log: {log.name})"
             ) from error
         else:
-            os.unlink(log.name)
+            Path(log.name).unlink()
         finally:
             os.dup2(saved, 2)
             os.close(saved)

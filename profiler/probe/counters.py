@@ -25,12 +25,15 @@ class Tally(NamedTuple):
         return Tally(self.calls + other.calls, self.bytes + other.bytes)
 
 
+_NOTHING = Tally()
+
+
 @dataclass(frozen=True)
 class Account:
     """What became of everything that moved in one direction."""
 
-    seen: Tally = Tally()
-    forwarded: Tally = Tally()
+    seen: Tally = _NOTHING
+    forwarded: Tally = _NOTHING
     filtered: dict[str, Tally] = field(default_factory=dict)
     lost: dict[str, Tally] = field(default_factory=dict)
 
@@ -53,8 +56,8 @@ class Account:
 class Accounts:
     """Both directions."""
 
-    send: Account = Account()
-    recv: Account = Account()
+    send: Account
+    recv: Account
 
     def balanced(self) -> bool:
         """Does the equation hold in both directions?"""

@@ -120,9 +120,7 @@ def _any_of(expression: str, values: Iterable[int]) -> str:
     return " || ".join(f"{expression} == {value}" for value in values) or "1"
 
 
-def _socket_route(
-    hooks: Hooks, layout: Layout, machine: str
-) -> tuple[list[str], list[Attachment]]:
+def _socket_route(hooks: Hooks, layout: Layout, machine: str) -> tuple[list[str], list[Attachment]]:
     entries, attachments = [], []
     for hook in hooks.functions:
         parameters = layout.parameters.get(hook.name)

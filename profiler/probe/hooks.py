@@ -9,7 +9,6 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -31,9 +30,9 @@ class FunctionHook:
     name: str
     event: str
     socket: str
-    direction: Optional[str] = None
-    message: Optional[str] = None
-    flags: Optional[str] = None
+    direction: str | None = None
+    message: str | None = None
+    flags: str | None = None
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class SyscallHook:
     direction: str
     payload: str
     pointer: int
-    flags: Optional[int] = None
+    flags: int | None = None
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ import os
 import struct
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Optional
 
 from profiler.errors import UnsupportedError
 
@@ -122,7 +121,7 @@ class Btf:
         self._library.btf__free(self._btf)
         self._btf = None
 
-    def offset(self, path: str) -> Optional[int]:
+    def offset(self, path: str) -> int | None:
         """Bytes from the start of a structure to a member: ``"sock.__sk_common.skc_num"``."""
         name, *members = path.split(".")
         type_id = self._find(name, _STRUCT)
@@ -135,12 +134,12 @@ class Btf:
             total += offset
         return total
 
-    def size(self, name: str) -> Optional[int]:
+    def size(self, name: str) -> int | None:
         """Size of a structure in bytes."""
         type_id = self._find(name, _STRUCT)
         return None if type_id is None else self._header(type_id)[2]
 
-    def parameters(self, function: str) -> Optional[tuple[str, ...]]:
+    def parameters(self, function: str) -> tuple[str, ...] | None:
         """Names of a kernel function's parameters; ``None`` if there is no such function."""
         type_id = self._find(function, _FUNC)
         if type_id is None:
@@ -148,7 +147,7 @@ class Btf:
         prototype = self._header(type_id)[2]
         return tuple(self._name(entry[0]) for entry in self._entries(prototype, "=II"))
 
-    def enumerator(self, enumeration: str, name: str) -> Optional[int]:
+    def enumerator(self, enumeration: str, name: str) -> int | None:
         """Value of one name of an enumeration."""
         type_id = self._find(enumeration, _ENUM)
         if type_id is None:
@@ -158,7 +157,7 @@ class Btf:
                 return int(value)
         return None
 
-    def _find(self, name: str, kind: int) -> Optional[int]:
+    def _find(self, name: str, kind: int) -> int | None:
         type_id = self._library.btf__find_by_name_kind(self._btf, name.encode(), kind)
         return type_id if type_id > 0 else None
 
@@ -179,7 +178,7 @@ class Btf:
         name: bytes = self._library.btf__name_by_offset(self._btf, offset) or b""
         return name.decode()
 
-    def _member(self, type_id: int, name: str) -> Optional[tuple[int, int]]:
+    def _member(self, type_id: int, name: str) -> tuple[int, int] | None:
         """Offset in bytes and type of a member, looked for in anonymous members as well."""
         type_id = self._strip(type_id)
         info = self._header(type_id)[1]

@@ -117,7 +117,7 @@ class Recording:
             if header.pop("format") != FORMAT:
                 raise ValueError
             version = header.pop("version")
-        except (ValueError, KeyError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError):
             raise CaptureFileError(
                 f"{self._path} is not a capture of http-profiler "
                 "(they are written by `http-profiler --record`)"

@@ -46,15 +46,18 @@ def nanoseconds(timestamp: str) -> int:
 @pytest.fixture(scope="module", params=ROUTES)
 def watch(guest: Guest, request: pytest.FixtureRequest) -> Iterator[Watch]:
     route = request.param
-    with background(guest, "serve") as (_, server), background(
-        guest,
-        "early",
-        "127.0.0.1",
-        server["port"],
-        "/before",
-        "/after",
-        stdin=subprocess.PIPE,
-    ) as (client, early):
+    with (
+        background(guest, "serve") as (_, server),
+        background(
+            guest,
+            "early",
+            "127.0.0.1",
+            server["port"],
+            "/before",
+            "/after",
+            stdin=subprocess.PIPE,
+        ) as (client, early),
+    ):
 
         def go_on() -> None:
             client.process.stdin.write(b"\n")
@@ -100,7 +103,10 @@ def test_both_sides_of_an_exchange(watch: Watch, token: str) -> None:
             assert 0 < line["latency_ms"] <= line["duration_ms"] < 60_000
 
     # One exchange as each process saw it, on a socket of its own.
-    ids = {role: {r["exchange"] for r in lines.values() if r["role"] == role} for role in sides.values()}
+    ids = {
+        role: {r["exchange"] for r in lines.values() if r["role"] == role}
+        for role in sides.values()
+    }
     assert len(ids["client"]) == 1
     assert lines["request", "send"]["socket"] != lines["request", "recv"]["socket"]
     # The request is received after it was sent, the response after that.

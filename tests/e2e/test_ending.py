@@ -71,7 +71,15 @@ def test_limits_counts_and_replay(guest: Guest, token: str, route: str, tmp_path
 
     # The recording gives the same lines on another machine, without a kernel.
     replayed = subprocess.run(
-        [sys.executable, "-m", "profiler.cli", "replay", "--max-body", "1000", tmp_path / "capture"],
+        [
+            sys.executable,
+            "-m",
+            "profiler.cli",
+            "replay",
+            "--max-body",
+            "1000",
+            tmp_path / "capture",
+        ],
         capture_output=True,
         text=True,
         check=True,

@@ -13,6 +13,7 @@ import socket
 import sys
 import threading
 import time
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
@@ -71,7 +72,7 @@ def requests(host, port, *specs):
 
 
 def early(host, port, first, second):
-    """Request ``first``; then, when a line comes on standard input, ``second`` on the same connection."""
+    """Request ``first``; when a line comes on standard input, ``second`` on the same connection."""
     connection = http.client.HTTPConnection(host, int(port), timeout=600)
     connection.request("GET", first)
     connection.getresponse().read()
@@ -130,9 +131,9 @@ def syscalls(token):
                    b"Host: x\r\nContent-Length: 300\r\n\r\n", b"", body]  # fmt: skip
         response = [b"HTTP/1.1 200 OK\r\nContent-Length: 300\r\n", b"\r\n", body]
         SENDERS[send](client, request)
-        read_all(lambda n: RECEIVERS[receive](server, n), sum(map(len, request)))
+        read_all(partial(RECEIVERS[receive], server), sum(map(len, request)))
         SENDERS[send](server, response)
-        read_all(lambda n: RECEIVERS[receive](client, n), sum(map(len, response)))
+        read_all(partial(RECEIVERS[receive], client), sum(map(len, response)))
         client.close()
         server.close()
     say()

@@ -1,0 +1,30 @@
+# Thin on purpose: prepares a bare machine, then calls tox. See tox.ini for what runs.
+
+VENV := .venv
+READY := $(VENV)/.ready
+
+.PHONY: setup demo test lint clean
+
+setup: $(READY)
+
+$(READY): provisioning/requirements.txt provisioning/setup-host.sh
+	provisioning/setup-host.sh
+	python3 -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --upgrade pip tox -r provisioning/requirements.txt
+	touch $@
+
+demo: setup
+	$(VENV)/bin/tox run -qq -e demo
+
+# The end-to-end tests come last: they need the others to be right.
+test: setup
+	$(VENV)/bin/tox run -q -e lint,unit,replay
+	$(VENV)/bin/tox run -qq -e e2e
+
+lint: setup
+	$(VENV)/bin/tox run -q -e lint
+
+# Guests that are up, their images, and what the tools keep.
+clean:
+	python3 -m provisioning down --all
+	rm -rf $(VENV) .tox .guests output

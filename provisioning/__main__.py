@@ -1,0 +1,162 @@
+"""``python -m provisioning``: the harness by hand.
+
+Why it exists: what tests do with guests, a person wants to do too. Its rules:
+an error is one line, after whatever console or log explains it; the exit
+status is 0, 2 for a wrong question, 125 for a failure of the harness, 130 for
+Ctrl-C, and for ``ssh`` that of the command in the guest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+from typing import NoReturn
+
+from provisioning import machines
+from provisioning.catalog import load_catalog
+from provisioning.errors import ProvisioningError
+from provisioning.guest import command_line
+from provisioning.image import image_of
+from provisioning.instances import Instance, known_instances
+from provisioning.progress import say
+from provisioning.providers import choose_provider
+
+INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit status."""
+    arguments = parser().parse_args(argv)
+    # A polite end is an interrupt: the same cleaning up, by the same way.
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        choose_provider(arguments.provider)
+        status: int = arguments.run(arguments)
+    except ProvisioningError as error:
+        if error.details:
+            say(error.details)
+        say(f"provisioning: {error}")
+        return error.exit_code
+    except KeyboardInterrupt:
+        say("provisioning: interrupted, nothing is left behind")
+        return INTERRUPTED
+    return status
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    top = argparse.ArgumentParser(
+        prog="python -m provisioning", description="Machines with real kernels, for tests."
+    )
+    top.add_argument("--provider", help="who starts machines (default: $GUEST_PROVIDER, else qemu)")
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+    guest = "a guest of guests.toml, or GUEST@NAME for another machine of the same"
+
+    command = commands.add_parser("list", help="show the guests, and what is built and up")
+    command.set_defaults(run=_list)
+
+    command = commands.add_parser("build", help="build the image of a guest")
+    command.add_argument("guest", nargs="?", metavar="GUEST", help=guest)
+    command.set_defaults(run=_build)
+
+    command = commands.add_parser("up", help="boot a guest, building its image if needed")
+    command.add_argument("guest", nargs="?", metavar="GUEST", help=guest)
+    command.add_argument("--append", default="", help="more arguments for the guest's kernel")
+    command.set_defaults(run=_up)
+
+    command = commands.add_parser("ssh", help="run a command in a guest, or log in")
+    command.add_argument("guest", metavar="GUEST", help=guest)
+    command.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND")
+    command.set_defaults(run=_ssh)
+
+    command = commands.add_parser("push", help="copy a file or directory into a guest")
+    command.add_argument("guest", metavar="GUEST", help=guest)
+    command.add_argument("local", metavar="LOCAL")
+    command.add_argument("remote", metavar="REMOTE")
+    command.set_defaults(run=_push)
+
+    command = commands.add_parser("pull", help="copy a file or directory out of a guest")
+    command.add_argument("guest", metavar="GUEST", help=guest)
+    command.add_argument("remote", metavar="REMOTE")
+    command.add_argument("local", metavar="LOCAL")
+    command.set_defaults(run=_pull)
+
+    command = commands.add_parser("down", help="end a guest and forget it")
+    which = command.add_mutually_exclusive_group(required=True)
+    which.add_argument("guest", nargs="?", metavar="GUEST", help=guest)
+    which.add_argument("--all", action="store_true", help="every machine of this repository")
+    command.set_defaults(run=_down)
+    return top
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    machines_up = {one.name for one in known_instances() if one.pid() is not None}
+    for spec in load_catalog().values():
+        built = "built" if image_of(spec).exists else "not built"
+        print(
+            f"{spec.name:14} {spec.distribution:7} {spec.suite:9} Linux {spec.kernel + 'x':7}"
+            f" Python {spec.python:5} {spec.memory} MiB  {spec.cpus} CPUs  {built}"
+        )
+        for name in sorted(machines_up):
+            if name.partition("@")[0] == spec.name:
+                print(f"  {name} is up, process {Instance(name).pid()}")
+    return 0
+
+
+def _build(arguments: argparse.Namespace) -> int:
+    print(machines.build(arguments.guest).directory)
+    return 0
+
+
+def _up(arguments: argparse.Namespace) -> int:
+    guest, fresh = machines.up(
+        arguments.guest, provider=arguments.provider, append=arguments.append
+    )
+    say(
+        f"{guest.name} is {'up' if fresh else 'up already'}:"
+        f" python -m provisioning ssh {guest.name}"
+    )
+    return 0
+
+
+def _ssh(arguments: argparse.Namespace) -> int:
+    guest = machines.attach(arguments.guest)
+    command = list(arguments.command)
+    if command[:1] == ["--"]:
+        command = command[1:]
+    argv = guest.ssh()
+    # One argument is a line for the guest's shell, as with ssh itself; several
+    # are one command with its arguments, whatever is in them.
+    if command:
+        argv.append(command[0] if len(command) == 1 else command_line(command))
+    sys.stdout.flush()
+    os.execv(argv[0], argv)
+
+
+def _push(arguments: argparse.Namespace) -> int:
+    machines.attach(arguments.guest).push(arguments.local, arguments.remote)
+    return 0
+
+
+def _pull(arguments: argparse.Namespace) -> int:
+    machines.attach(arguments.guest).pull(arguments.remote, arguments.local)
+    return 0
+
+
+def _down(arguments: argparse.Namespace) -> int:
+    names = [one.name for one in known_instances()] if arguments.all else [arguments.guest]
+    for name in names:
+        say(f"{name} is down" if machines.down(name) else f"{name} was not up")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,147 @@
+"""Where made things are kept, and how they come to be there: whole, once, or not at all.
+
+Why it exists: an image takes a minute to make and a second to reuse, and test
+workers want it at the same time. Its rules: a thing is named by the hash of
+what made it; it is written beside its place under another name and renamed
+when it is whole, so what has its name is whole; a lock makes the second worker
+wait and then find the first one's result.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+HASH_DIGITS = 16
+
+
+def cache_directory() -> Path:
+    """Return the directory of everything that is kept between runs."""
+    chosen = os.environ.get("HTTP_PROFILER_CACHE")
+    if chosen:
+        return Path(chosen).expanduser().resolve()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "http-profiler"
+
+
+def digest(recipe: Any) -> str:
+    """Return the name of what ``recipe``, any JSON value, makes."""
+    text = json.dumps(recipe, sort_keys=True, ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:HASH_DIGITS]
+
+
+def digest_files(root: Path, paths: Iterable[Path]) -> dict[str, str]:
+    """Return path, mode and content hash of each file at or below ``paths``; missing is empty."""
+    found: dict[str, str] = {}
+    for path in paths:
+        for file in source_files(path):
+            content = hashlib.sha256(file.read_bytes()).hexdigest()
+            executable = "x" if os.access(file, os.X_OK) else "-"
+            found[str(file.relative_to(root))] = f"{executable}{content}"
+    return found
+
+
+def source_files(path: Path) -> list[Path]:
+    """List the files at or below ``path`` that a person wrote: no bytecode, no hidden files."""
+    if path.is_file():
+        return [path]
+    return sorted(
+        file
+        for file in path.rglob("*")
+        if file.is_file()
+        and file.suffix != ".pyc"
+        and not any(part.startswith(".") for part in file.relative_to(path).parts)
+    )
+
+
+@contextmanager
+def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
+    """Hold the lock file ``path``; with ``wait=False`` raise BlockingIOError when it is taken.
+
+    The file is removed on the way out, so whoever gets the lock checks that the
+    file it locked is still the one of that name.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            if _is_file(descriptor, path):
+                break
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _is_file(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+@contextmanager
+def made_aside(final: Path) -> Iterator[Path]:
+    """Yield a new directory that becomes ``final`` when the block ends well, else vanishes."""
+    final.parent.mkdir(parents=True, exist_ok=True)
+    aside = final.with_name(f".{final.name}.{os.getpid()}.tmp")
+    remove_tree(aside)
+    aside.mkdir()
+    try:
+        yield aside
+        aside.rename(final)
+    except BaseException:
+        remove_tree(aside)
+        raise
+
+
+def remove_leftovers(directory: Path, prefix: str) -> None:
+    """Remove what a killed run left aside. Call it under the lock that ``prefix`` belongs to."""
+    for leftover in directory.glob(f".{prefix}-*.tmp"):
+        remove_tree(leftover)
+
+
+def prune(directory: Path, prefix: str, keep: int) -> list[Path]:
+    """Remove all but the ``keep`` newest things of that prefix; return what was removed."""
+    made = [
+        path
+        for path in directory.glob(f"{prefix}-*")
+        if len(path.name) == len(prefix) + 1 + HASH_DIGITS
+    ]
+    made.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+    for old in made[keep:]:
+        # Renamed first: a removal that is interrupted must not leave half of it by its name.
+        aside = old.with_name(f".{old.name}.{os.getpid()}.tmp")
+        old.rename(aside)
+        remove_tree(aside)
+    return made[keep:]
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a small file so that a reader sees the old text or the new, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        aside.write_text(text, "utf-8")
+        aside.rename(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a directory with all that is in it; one that does not exist is fine."""
+    if path.exists():
+        shutil.rmtree(path)

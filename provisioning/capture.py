@@ -1,0 +1,119 @@
+"""The product at work in a guest: started, waited for, read, stopped.
+
+Why it exists: demo and end-to-end tests need the same four steps. Its rule: a
+condition is waited for, never a time; and when the profiler does not do what is
+waited for, what it said is in the error.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Callable
+
+from provisioning.errors import GuestError
+from provisioning.guest import Guest, Running
+
+# Compiling the probe takes 10 s in an emulated guest that has the host for itself.
+START_TIMEOUT = 180.0
+STOP_TIMEOUT = 60.0
+POLL_SECONDS = 0.3
+
+Record = dict[str, Any]
+
+
+class Capture:
+    """``http-profiler`` in a guest, writing to a file there; a context manager.
+
+    ``exit_code`` and ``said`` (its standard error) are final after :meth:`stop`.
+    """
+
+    def __init__(self, guest: Guest, *options: str, output: str = "/tmp/capture.jsonl") -> None:
+        self.guest = guest
+        self.output = output
+        self.exit_code: int | None = None
+        self._options = options
+        # Open as long as the capture is: __exit__ closes it.
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115
+        self._running: Running | None = None
+        self._records: list[Record] = []
+        self._read = 0
+
+    @property
+    def said(self) -> str:
+        """What the profiler has printed to standard error so far."""
+        self._errors.seek(0)
+        return self._errors.read().decode(errors="replace")
+
+    def __enter__(self) -> Capture:
+        self.guest.exec(["sudo", "rm", "-f", self.output])
+        self._running = self.guest.popen(
+            ["sudo", "http-profiler", "--output", self.output, *self._options],
+            stdout=None,
+            stderr=self._errors,
+        )
+        deadline = time.monotonic() + START_TIMEOUT
+        while "capturing" not in self.said:
+            if self._running.poll() is not None:
+                raise GuestError(f"{self.guest.name}: http-profiler ended: {self.said.strip()}")
+            if time.monotonic() > deadline:
+                self._running.__exit__(None, None, None)
+                raise GuestError(f"{self.guest.name}: http-profiler does not start: {self.said}")
+            time.sleep(POLL_SECONDS)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        assert self._running is not None
+        self._running.__exit__(kind, error, traceback)
+        self._errors.close()
+
+    def stop(self, signal: str = "INT") -> str:
+        """End the profiler in order; return all that it said."""
+        assert self._running is not None
+        self._running.signal(signal)
+        self.exit_code = self._running.wait(STOP_TIMEOUT)
+        return self.said
+
+    def records(self) -> list[Record]:
+        """Return every record written so far."""
+        new = self.guest.exec(f"sudo tail -c +{self._read + 1} {self.output}").stdout
+        whole = new[: new.rfind("\n") + 1]
+        self._read += len(whole.encode())
+        self._records += [json.loads(line) for line in whole.splitlines()]
+        return self._records
+
+    def wait_for(
+        self, wanted: Callable[[Record], bool], count: int = 1, timeout: float = 60.0
+    ) -> list[Record]:
+        """Return the ``wanted`` records as soon as there are ``count``; else GuestError."""
+        deadline = time.monotonic() + timeout
+        while True:
+            found = [record for record in self.records() if wanted(record)]
+            if len(found) >= count:
+                return found
+            if time.monotonic() > deadline:
+                raise GuestError(
+                    f"{len(found)} of {count} records after {timeout:.0f} s, among "
+                    f"{len(self._records)}: {[_short(record) for record in self._records[-20:]]}; "
+                    f"the profiler said: {self.said}"
+                )
+            time.sleep(POLL_SECONDS)
+
+    def fetch(self, path: Path) -> None:
+        """Copy the output to the host."""
+        text = self.guest.exec(["sudo", "cat", self.output]).stdout
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+def _short(record: Record) -> str:
+    what = record.get("url") or record.get("status_code")
+    return f"{record['comm']} {record['direction']} {record['type']} {what}"

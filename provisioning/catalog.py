@@ -1,0 +1,191 @@
+"""guests.toml as frozen values, and which of its guests to take when none is named.
+
+Why it exists: the table is data that people edit, and a typing mistake in it
+must not become a strange guest. Its rule: every key is known, present and of
+its type, or the error names the key and the guest. The default guest is
+``ubuntu-24.04`` where its archive answers, else ``debian-12``; whoever asks
+gets the reason with it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from provisioning.architecture import Architecture, host_architecture
+from provisioning.errors import CatalogError, UnknownGuest
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+CATALOG = Path(__file__).with_name("guests.toml")
+
+PREFERRED, FALLBACK = "ubuntu-24.04", "debian-12"
+
+ARCHIVE_TIMEOUT = 8.0
+"""Seconds for an archive to answer; a person is waiting for the answer."""
+
+
+@dataclass(frozen=True)
+class GuestSpec:
+    """One guest, as guests.toml describes it for this host's architecture."""
+
+    name: str
+    architecture: str
+    distribution: str
+    suite: str
+    components: tuple[str, ...]
+    kernel: str
+    kernel_package: str
+    python: str
+    memory: int
+    cpus: int
+
+
+KEYS: Mapping[str, type] = {
+    "distribution": str,
+    "suite": str,
+    "components": list,
+    "kernel": str,
+    "kernel_package": str,
+    "python": str,
+    "memory": int,
+    "cpus": int,
+}
+
+# Of each distribution the smallest component: what stands for the whole archive
+# when it is only asked whether it answers.
+DISTRIBUTIONS = {"debian": "contrib", "ubuntu": "multiverse"}
+
+
+def parse_catalog(text: str, architecture: Architecture) -> dict[str, GuestSpec]:
+    """Turn the text of guests.toml into guests, in the order of the file."""
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise CatalogError(f"guests.toml is not TOML: {error}") from None
+    return {name: _parse_guest(name, row, architecture) for name, row in table.items()}
+
+
+def _parse_guest(name: str, row: Any, architecture: Architecture) -> GuestSpec:
+    if not isinstance(row, dict):
+        raise CatalogError(f"guests.toml: {name} is outside any guest: write it under [GUEST]")
+    for key, value in row.items():
+        if key not in KEYS:
+            raise CatalogError(
+                f"guests.toml: unknown key {key!r} of guest {name}: known are {', '.join(KEYS)}"
+            )
+        if not isinstance(value, KEYS[key]) or isinstance(value, bool):
+            raise CatalogError(
+                f"guests.toml: {key} of guest {name} is {value!r}, not a {KEYS[key].__name__}"
+            )
+    missing = [key for key in KEYS if key not in row]
+    if missing:
+        raise CatalogError(f"guests.toml: guest {name} has no {', '.join(missing)}")
+    if row["distribution"] not in DISTRIBUTIONS:
+        raise CatalogError(
+            f"guests.toml: distribution of guest {name} is {row['distribution']!r},"
+            f" not one of {', '.join(DISTRIBUTIONS)}"
+        )
+    for key in ("memory", "cpus"):
+        if row[key] < 1:
+            raise CatalogError(f"guests.toml: {key} of guest {name} is {row[key]}, not above 0")
+    values = dict(row)
+    values["components"] = tuple(row["components"])
+    values["kernel_package"] = row["kernel_package"].replace("{arch}", architecture.debian)
+    return GuestSpec(name=name, architecture=architecture.debian, **values)
+
+
+@functools.cache
+def load_catalog() -> dict[str, GuestSpec]:
+    """Read the guests of this repository."""
+    return parse_catalog(CATALOG.read_text("utf-8"), host_architecture())
+
+
+def find_guest(name: str) -> GuestSpec:
+    """Return the guest of that name; an instance such as ``debian-12@gw0`` is its guest's."""
+    catalog = load_catalog()
+    try:
+        return catalog[name.partition("@")[0]]
+    except KeyError:
+        raise UnknownGuest(name.partition("@")[0], list(catalog)) from None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A guest and the sentence that says why it was taken."""
+
+    spec: GuestSpec
+    reason: str
+
+
+def default_guest() -> Choice:
+    """Choose the guest to take when none is named, and say why."""
+    preferred = find_guest(PREFERRED)
+    trouble = archive_trouble(preferred)
+    if trouble is None:
+        return Choice(preferred, f"taking {PREFERRED}: the default guest, its archive answers")
+    reason = f"taking {FALLBACK}: {PREFERRED} is unreachable ({trouble})"
+    return Choice(find_guest(FALLBACK), reason)
+
+
+@functools.cache
+def archive_trouble(spec: GuestSpec) -> str | None:
+    """Say why the archive of a guest cannot be used from here; ``None`` when it can.
+
+    mmdebstrap itself is asked, with the mirror and keys that a build would take.
+    """
+    mmdebstrap = shutil.which("mmdebstrap")
+    if mmdebstrap is None:
+        return "mmdebstrap is not installed"
+    command = [
+        mmdebstrap,
+        "--simulate",
+        "--variant=custom",
+        f"--components={DISTRIBUTIONS[spec.distribution]}",
+        '--aptopt=Acquire::Languages "none"',
+        '--aptopt=Acquire::Retries "0"',
+        '--aptopt=Acquire::http::Timeout "4"',
+        '--aptopt=Acquire::https::Timeout "4"',
+        spec.suite,
+        "/dev/null",
+    ]
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    try:
+        output = process.communicate(timeout=ARCHIVE_TIMEOUT)[0].decode("utf-8", "replace")
+    except subprocess.TimeoutExpired:
+        return f"no answer within {ARCHIVE_TIMEOUT:.0f} s"
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+    if process.returncode == 0:
+        return None
+    if "NO_PUBKEY" in output or "is not signed" in output:
+        return f"the key of the {spec.distribution} archive is not installed on this host"
+    lines = [line for line in output.splitlines() if line.startswith(("E:", "Err:", "W:"))]
+    return lines[0].split(":", 1)[1].strip() if lines else "mmdebstrap cannot read its archive"
+
+
+def recipe(spec: GuestSpec) -> dict[str, Any]:
+    """Return what of a guest shapes its image; memory and processors do not."""
+    values = dataclasses.asdict(spec)
+    del values["memory"], values["cpus"]
+    return values

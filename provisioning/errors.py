@@ -1,0 +1,84 @@
+"""Everything that can go wrong with a machine, told apart from a test that fails.
+
+Why it exists: a guest that dies is a fault of the harness and must never look
+like a fault of the product. Its rule: every error is one line that says what
+happened, to what, and what to do; what a reader needs beside it (a console, a
+log) travels in ``details``. The command line exits with ``exit_code``: 125 for
+the harness, so that the status of a command run in a guest stays readable.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from provisioning.guest import Result
+
+
+class ProvisioningError(Exception):
+    """Base of every error of the harness."""
+
+    exit_code = 125
+
+    def __init__(self, message: str, details: str = "") -> None:
+        super().__init__(message)
+        self.details = details
+
+
+class CatalogError(ProvisioningError):
+    """guests.toml says something that cannot be."""
+
+    exit_code = 2
+
+
+class UnknownGuest(CatalogError):
+    """A guest was asked for that guests.toml does not have."""
+
+    def __init__(self, name: str, known: list[str]) -> None:
+        super().__init__(f"unknown guest {name!r}: guests.toml has {', '.join(known)}")
+
+
+class ToolMissing(ProvisioningError):
+    """A program of the host is needed and is not there."""
+
+    def __init__(self, tool: str, remedy: str) -> None:
+        super().__init__(f"{tool} is not installed: {remedy}")
+
+
+class ProviderUnavailable(ProvisioningError):
+    """The provider that was asked for cannot start a machine here."""
+
+
+class ArchiveUnreachable(ProvisioningError):
+    """A guest cannot be made here because the archive of its packages cannot be used."""
+
+
+class BuildFailed(ProvisioningError):
+    """A step on the way to an image failed; ``details`` is the end of its log."""
+
+
+class GuestError(ProvisioningError):
+    """Something about a running guest: not up, busy, or a file that cannot be moved."""
+
+
+class CommandFailed(GuestError):
+    """A command in a guest ended with a status that is not 0."""
+
+    def __init__(self, command: str, result: Result) -> None:
+        super().__init__(
+            f"{command}: exit status {result.returncode} in the guest",
+            (result.stdout + result.stderr).rstrip(),
+        )
+        self.result = result
+
+
+class CommandTimeout(GuestError):
+    """A command in a guest did not end in time."""
+
+
+class MachineLost(ProvisioningError):
+    """The machine itself is gone or does not answer; ``details`` is the end of its console."""
+
+
+class BootFailed(MachineLost):
+    """The machine never came up; ``details`` is the end of its console."""

@@ -1,0 +1,107 @@
+"""Programs run on the host: found or named, logged, and ended with all their children.
+
+Why it exists: a build is a chain of long programs that start others. Its
+rules: a program that is missing is an error that says which package has it;
+output goes to a log whose end is shown when the program fails; and whatever
+interrupts us, the program's whole process group is gone before we go on.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from provisioning.errors import BuildFailed, ToolMissing
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+SETUP_HOST = "run provisioning/setup-host.sh (or install {package})"
+
+LOG_TAIL = 40
+
+
+def find_tool(name: str, package: str) -> str:
+    """Return the path of a program of the host; ``package`` is what Debian calls its package."""
+    # mke2fs and its like are in sbin, which an ordinary user's PATH may lack.
+    found = shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin")
+    if found is None:
+        raise ToolMissing(name, SETUP_HOST.format(package=package))
+    return found
+
+
+def find_ansible() -> str:
+    """Return ansible-playbook: beside this Python, in the repository's .venv, or on PATH."""
+    for folder in (Path(sys.executable).parent, REPOSITORY / ".venv" / "bin"):
+        candidate = folder / "ansible-playbook"
+        if os.access(candidate, os.X_OK):
+            return str(candidate)
+    found = shutil.which("ansible-playbook")
+    if found is None:
+        raise ToolMissing("ansible-playbook", "run `make setup`")
+    return found
+
+
+def run(
+    command: Sequence[str],
+    *,
+    doing: str,
+    log: Path,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+) -> None:
+    """Run a program to its end, its output appended to ``log``; raise when it fails."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as output:
+        output.write(f"\n$ {' '.join(command)}\n".encode())
+        output.flush()
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=None if env is None else {**os.environ, **env},
+            cwd=cwd,
+            start_new_session=True,
+        )
+        try:
+            status = process.wait()
+        finally:
+            end_group(process)
+    if status != 0:
+        raise BuildFailed(
+            f"{doing}: {Path(command[0]).name} failed with status {status}; all of it is in {log}",
+            tail(log),
+        )
+
+
+def end_group(process: subprocess.Popen[bytes], grace: float = 10.0) -> None:
+    """End a process that leads a group, and the group: politely, then surely."""
+    if process.poll() is not None:
+        return
+    for signum in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, signum)
+            process.wait(timeout=grace)
+            return
+        except ProcessLookupError:
+            process.wait()
+            return
+        except subprocess.TimeoutExpired:
+            continue
+
+
+def tail(path: Path, lines: int = LOG_TAIL) -> str:
+    """Return the last lines of a text file that may hold anything, or may not exist."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - 64 * 1024))
+            text = file.read().decode("utf-8", "replace")
+    except FileNotFoundError:
+        return ""
+    return "\n".join(text.replace("\r", "").splitlines()[-lines:])

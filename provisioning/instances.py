@@ -1,0 +1,162 @@
+"""What is known of a machine between two runs of ours: a directory per instance.
+
+Why it exists: ``up`` ends and the machine goes on; ``ssh`` and ``down`` come
+later, in other processes. Its rules: what runs is what ``/proc`` says runs,
+never what a file says; a process is ours only if its command line names our
+instance, so a reused process id is never ended; and one process at a time
+changes an instance.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from provisioning.cache import locked, write_whole
+from provisioning.errors import GuestError, UnknownGuest
+from provisioning.guest import Address
+from provisioning.host import REPOSITORY
+
+STATE = REPOSITORY / ".guests"
+
+NAME = re.compile(r"[a-z0-9.-]+(@[A-Za-z0-9_.-]+)?")
+
+
+@dataclass(frozen=True)
+class Access:
+    """How to reach an instance that is up: the part of its state that ssh needs."""
+
+    host: str
+    port: int
+    user: str
+    key: str
+    control: str
+
+    def address(self) -> Address:
+        """Return it as the guest wants it."""
+        return Address(self.host, self.port, self.user, Path(self.key), Path(self.control))
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One machine by name: a guest's name, or ``guest@anything`` for another of the same."""
+
+    name: str
+
+    def __post_init__(self) -> None:
+        if not NAME.fullmatch(self.name):
+            raise UnknownGuest(self.name, ["names such as debian-12 or debian-12@gw0"])
+
+    @property
+    def directory(self) -> Path:
+        """Where everything about it is kept."""
+        return STATE / self.name
+
+    @property
+    def overlay(self) -> Path:
+        """Its throw-away disk."""
+        return self.directory / "overlay.qcow2"
+
+    @property
+    def pid_file(self) -> Path:
+        """Written by QEMU itself, so there is no moment at which it runs unrecorded."""
+        return self.directory / "pid"
+
+    @property
+    def console(self) -> Path:
+        """All that the kernel and the boot wrote to the serial line."""
+        return self.directory / "console.log"
+
+    @property
+    def log(self) -> Path:
+        """What QEMU itself had to say."""
+        return self.directory / "qemu.log"
+
+    @property
+    def access_file(self) -> Path:
+        """Present once the machine is up."""
+        return self.directory / "access.json"
+
+    def pid(self) -> int | None:
+        """Return the process that is this machine, if it runs."""
+        with suppress(FileNotFoundError, ValueError):
+            pid = int(self.pid_file.read_text("ascii"))
+            if self.is_process(pid):
+                return pid
+        return None
+
+    def is_process(self, pid: int) -> bool:
+        """Whether that process is this machine, and alive (a zombie has no command line)."""
+        try:
+            arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        except OSError:
+            return False
+        return os.fsencode(self.pid_file) in arguments
+
+    def access(self) -> Access | None:
+        """Return how to reach it, if it was brought up."""
+        try:
+            return Access(**json.loads(self.access_file.read_text("utf-8")))
+        except FileNotFoundError:
+            return None
+
+    def record(self, access: Access) -> None:
+        """Note that it is up."""
+        write_whole(self.access_file, json.dumps(asdict(access)))
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Be the only one to change it."""
+        try:
+            with locked(STATE / f"{self.name}.lock", wait=False):
+                yield
+        except BlockingIOError:
+            raise GuestError(
+                f"{self.name} is in use by another run: wait for it, or use another name"
+            ) from None
+
+    def end(self, grace: float = 10.0) -> bool:
+        """End its process; return whether there was one."""
+        pid = self.pid()
+        if pid is None:
+            return False
+        for signum in (signal.SIGTERM, signal.SIGKILL):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signum)
+            if self._ended(pid, grace):
+                return True
+        raise GuestError(f"{self.name}: process {pid} does not end, not even by SIGKILL")
+
+    def _ended(self, pid: int, grace: float) -> bool:
+        deadline = time.monotonic() + grace
+        while time.monotonic() < deadline:
+            if not self.is_process(pid):
+                # A child of ours stays as a zombie until it is waited for.
+                with suppress(ChildProcessError):
+                    os.waitpid(pid, 0)
+                return True
+            time.sleep(0.05)
+        return False
+
+    def forget(self) -> None:
+        """Remove all that is known of it. Its process must have ended."""
+        access = self.access()
+        if access is not None:
+            shutil.rmtree(Path(access.control).parent, ignore_errors=True)
+        if self.directory.exists():
+            shutil.rmtree(self.directory)
+
+
+def known_instances() -> list[Instance]:
+    """Return the instances that left a directory, running or not."""
+    if not STATE.is_dir():
+        return []
+    return [Instance(path.name) for path in sorted(STATE.iterdir()) if path.is_dir()]

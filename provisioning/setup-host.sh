@@ -1,0 +1,74 @@
+#!/bin/sh
+# Installs what a host needs to build and boot guests, and nothing that is
+# there already: silent and quick when there is nothing to do.
+set -eu
+
+machine=$(uname -m)
+case $machine in
+x86_64) qemu=qemu-system-x86_64 qemu_package=qemu-system-x86 ;;
+aarch64) qemu=qemu-system-aarch64 qemu_package=qemu-system-arm ;;
+*)
+    echo "setup-host: no guests are described for a $machine host" >&2
+    exit 1
+    ;;
+esac
+
+# Programs of the system administrator, which an ordinary user's PATH may lack.
+PATH=$PATH:/usr/sbin:/sbin
+missing=
+
+need() { # need PACKAGE FILE-OR-PROGRAM
+    case $2 in
+    /*) [ -e "$2" ] || missing="$missing $1" ;;
+    *) command -v "$2" >/dev/null || missing="$missing $1" ;;
+    esac
+}
+
+need "$qemu_package" "$qemu"
+need qemu-utils qemu-img
+need mmdebstrap mmdebstrap
+need e2fsprogs mke2fs
+need openssh-client ssh
+need gpg gpg
+need debian-archive-keyring /usr/share/keyrings/debian-archive-keyring.gpg
+python3 -c 'import ensurepip, venv' 2>/dev/null || missing="$missing python3-venv"
+
+# Guests of Ubuntu need its key, which not every release of Debian has as a package.
+ubuntu=
+if [ ! -e /usr/share/keyrings/ubuntu-archive-keyring.gpg ] && command -v apt-cache >/dev/null; then
+    # `show` says nothing about a package that the archive does not have.
+    ubuntu=$(apt-cache show ubuntu-keyring 2>/dev/null | sed -n '/^Package:/{s/^Package: *//p;q}')
+fi
+
+if [ -z "$missing$ubuntu" ]; then
+    exit 0
+fi
+
+if ! command -v apt-get >/dev/null; then
+    echo "setup-host: this system has no apt-get; install what provides:$missing" >&2
+    exit 1
+fi
+
+as_root=
+if [ "$(id -u)" -ne 0 ]; then
+    if ! command -v sudo >/dev/null; then
+        echo "setup-host: neither root nor sudo; as root: apt-get install$missing $ubuntu" >&2
+        exit 1
+    fi
+    as_root=sudo
+fi
+
+install() {
+    # shellcheck disable=SC2086 # package names are words
+    $as_root env DEBIAN_FRONTEND=noninteractive \
+        apt-get install --yes --quiet --no-install-recommends "$@"
+}
+
+echo "setup-host: installing$missing${ubuntu:+ $ubuntu}" >&2
+# shellcheck disable=SC2086 # package names are words
+if ! install $missing $ubuntu; then
+    # Only now: lists that are fresh enough need no minute of fetching.
+    $as_root apt-get update --quiet
+    # shellcheck disable=SC2086 # package names are words
+    install $missing $ubuntu
+fi

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from profiler import cli
+from profiler.errors import ProbeError
+from profiler.settings import Settings
+from profiler.sinks.jsonl import OutputClosed
+
+
+@pytest.fixture
+def called(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What the command line asks for, instead of a capture (which needs a guest)."""
+    calls: list[Any] = []
+    monkeypatch.setattr(cli, "capture", lambda settings: calls.append(("capture", settings)))
+    monkeypatch.setattr(cli, "replay", lambda path, s: calls.append(("replay", path, s)))
+    monkeypatch.delenv("OUTPUT_PATH", raising=False)
+    return calls
+
+
+def test_defaults(called: list[Any]) -> None:
+    assert cli.main([]) == 0
+    assert called == [("capture", Settings())]
+
+
+def test_every_option(called: list[Any]) -> None:
+    line = "--output o --port 80 --port 81 --pid 7 --max-body 9 --route syscall --record r"
+    assert cli.main(line.split()) == 0
+    expected = Settings(
+        output=Path("o"),
+        ports=(80, 81),
+        pids=(7,),
+        max_body=9,
+        route="syscall",
+        record=Path("r"),
+    )
+    assert called == [("capture", expected)]
+
+
+@pytest.mark.parametrize("line", ["replay c --max-body 9", "--max-body 9 replay c"])
+def test_replay(called: list[Any], line: str) -> None:
+    assert cli.main(line.split()) == 0
+    assert called == [("replay", Path("c"), Settings(max_body=9))]
+
+
+def test_output_path_of_the_environment(called: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OUTPUT_PATH", "/tmp/from-environment")
+    cli.main([])
+    cli.main(["--output", "given"])
+    cli.main(["--output", "-"])
+    outputs = [settings.output for _, settings in called]
+    assert outputs == [Path("/tmp/from-environment"), Path("given"), None]
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["--port 0", "--port 65536", "--port http", "--pid 0", "--pid -1", "--max-body -1",
+     "--max-body 1k", "--route tcp", "--nonsense", "replay"],
+)  # fmt: skip
+def test_wrong_arguments(called: list[Any], line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(line.split())
+    assert exit_.value.code == 2
+    assert line.split()[0] in capsys.readouterr().err
+    assert called == []
+
+
+def test_an_error_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(_: Settings) -> None:
+        raise ProbeError("what, where and what to do")
+
+    monkeypatch.setattr(cli, "capture", fail)
+    assert cli.main([]) == 1
+    assert capsys.readouterr().err == "http-profiler: what, where and what to do\n"
+
+
+def test_a_reader_that_has_gone_is_no_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def close(_: Settings) -> None:
+        raise OutputClosed("standard output was closed by its reader")
+
+    monkeypatch.setattr(cli, "capture", close)
+    assert cli.main([]) == 0
+    assert capsys.readouterr().err == ""

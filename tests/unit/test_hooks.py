@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from profiler.probe.hooks import load_hooks
+from profiler.syscalls import NAMES
+
+
+def test_the_table_of_hooks() -> None:
+    hooks = load_hooks()
+    assert [hook.name for hook in hooks.functions] == ["tcp_sendmsg", "tcp_recvmsg", "tcp_close"]
+    by_direction = {
+        direction: {hook.name for hook in hooks.syscalls if hook.direction == direction}
+        for direction in ("send", "recv")
+    }
+    assert by_direction == {
+        "send": {"write", "writev", "sendto", "sendmsg"},
+        "recv": {"read", "readv", "recvfrom", "recvmsg"},
+    }
+
+
+def test_every_hooked_syscall_has_a_number_on_every_architecture() -> None:
+    for names in NAMES.values():
+        assert {hook.name for hook in load_hooks().syscalls} <= set(names.values())
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('[[syscal]]\nname = "read"', "unknown table 'syscal'"),
+        ('[[function]]\nname = "f"\nevent = "data"\nsocket = "sk"\nmesage = "m"', "mesage"),
+        ('[[syscall]]\nname = "read"', "payload"),
+    ],
+)
+def test_a_misspelt_key_is_an_error(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "hooks.toml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=said):
+        load_hooks(path)

@@ -1,0 +1,891 @@
+"""The HTTP stage, as scripts: what the two sides say, and the messages that must come out.
+
+A script is a list of turns. Each is replayed whole (a turn is a chunk), byte by
+byte, and, by hypothesis, in any split: the messages must be the same.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import NamedTuple, Union
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from profiler.http import Message, Messages, NotHttp
+from profiler.http.connection import WAITING_MAX, Connection
+from profiler.http.fields import CHUNKED, FAULTY, UNTIL_CLOSE, parse_fields
+from profiler.settings import Settings
+from profiler.stream import Streams
+from profiler.wire import FLAG_AFTER_LOSS, FLAG_LIMIT, RECV, SEND, Chunk, End
+from tests.unit.wires import SOCKET, Wire
+
+SETTINGS = Settings(max_head=1024, max_body=256)
+
+
+class Seen(NamedTuple):
+    """A message without what depends on how the stream was cut."""
+
+    start: str
+    body: bytes = b""
+    incomplete: tuple[str, ...] = ()
+    number: int | None = None
+    bytes: int | None = None
+    raw: bytes | None = None
+
+
+def seen(message: Message) -> Seen:
+    head = message.head
+    start = (
+        f"{head.method} {head.target}" if head.method else f"{head.status} {head.reason}".strip()
+    )
+    number = head.request.number if head.request else None
+    return Seen(start, message.body, message.incomplete, number, message.bytes, message.raw)
+
+
+class Ask(NamedTuple):
+    """The client's turn."""
+
+    data: bytes
+
+
+class Say(NamedTuple):
+    """The server's turn."""
+
+    data: bytes
+
+
+class Lose(NamedTuple):
+    """A hole of so many bytes; ``None``: of unknown size."""
+
+    direction: int
+    size: int | None
+
+
+class Close(NamedTuple):
+    direction: int
+
+
+Turn = Union[Ask, Say, Lose, Close]
+
+
+def play(
+    turns: Iterable[Turn], cut: int | None = None, settings: Settings = SETTINGS
+) -> list[Message | NotHttp]:
+    """Replay ``turns`` as the client's socket; chunks are of ``cut`` bytes at most."""
+    wire, streams, messages = Wire(), Streams(), Messages(settings)
+    out: list[Message | NotHttp] = []
+
+    def feed(item: Chunk | End) -> None:
+        for event in streams.feed(item):
+            out.extend(messages.feed(event))
+
+    after_loss: set[int] = set()
+    for turn in turns:
+        if isinstance(turn, Close):
+            feed(wire.end(turn.direction))
+        elif isinstance(turn, Lose):
+            if turn.size is not None:
+                wire.lose(turn.direction, turn.size)
+            else:
+                wire.position[turn.direction] = 0
+            after_loss.add(turn.direction)
+        else:
+            direction = SEND if isinstance(turn, Ask) else RECV
+            step = cut or max(1, len(turn.data))
+            for at in range(0, len(turn.data), step):
+                move = wire.send if direction == SEND else wire.recv
+                flags = FLAG_AFTER_LOSS if direction in after_loss else 0
+                feed(move(turn.data[at : at + step], flags=flags))
+                after_loss.discard(direction)
+    out.extend(messages.finish())
+    assert len(messages) == 0
+    return out
+
+
+def messages_of(
+    turns: Iterable[Turn], cut: int | None = None, settings: Settings = SETTINGS
+) -> list[Seen]:
+    played = play(turns, cut, settings)
+    return [seen(message) for message in played if isinstance(message, Message)]
+
+
+GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+POST = b"POST /p HTTP/1.1\r\nContent-Length: 5\r\n\r\nhello"
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+EMPTY = b"HTTP/1.1 204 No Content\r\n\r\n"
+CHUNKED_OK = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+ENDS = [Close(SEND), Close(RECV)]
+
+
+def whole(start: str, raw: bytes, body: bytes = b"", number: int | None = 1) -> Seen:
+    return Seen(start, body, (), number, len(raw), raw)
+
+
+CONNECT = b"CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n"
+HEAD = b"HEAD /h HTTP/1.1\r\n\r\n"
+OPTIONS = b"OPTIONS * HTTP/1.1\r\n\r\n"
+CASES: dict[str, tuple[list[Turn], list[Seen]]] = {
+    "request and response": (
+        [Ask(GET), Say(OK)],
+        [whole("GET /", GET), whole("200 OK", OK, b"ok")],
+    ),
+    "keep-alive": (
+        [Ask(GET), Say(OK), Ask(POST), Say(EMPTY)],
+        [
+            whole("GET /", GET),
+            whole("200 OK", OK, b"ok"),
+            whole("POST /p", POST, b"hello", 2),
+            whole("204 No Content", EMPTY, b"", 2),
+        ],
+    ),
+    "pipelining": (
+        [Ask(GET + POST + GET), Say(OK + EMPTY + OK)],
+        [
+            whole("GET /", GET, b"", 1),
+            whole("POST /p", POST, b"hello", 2),
+            whole("GET /", GET, b"", 3),
+            whole("200 OK", OK, b"ok", 1),
+            whole("204 No Content", EMPTY, b"", 2),
+            whole("200 OK", OK, b"ok", 3),
+        ],
+    ),
+    "a response before its request is complete": (
+        [Ask(POST[:-2]), Say(OK), Ask(POST[-2:])],
+        [whole("200 OK", OK, b"ok"), whole("POST /p", POST, b"hello")],
+    ),
+    "an answer to HEAD has no body": (
+        [Ask(HEAD), Say(OK[:-2]), Ask(GET), Say(OK)],
+        [
+            whole("HEAD /h", HEAD),
+            whole("200 OK", OK[:-2]),
+            whole("GET /", GET, b"", 2),
+            whole("200 OK", OK, b"ok", 2),
+        ],
+    ),
+    "304 has no body, whatever its length says": (
+        [Ask(GET), Say(OK[:-2].replace(b"200 OK", b"304 X")), Ask(GET), Say(OK)],
+        [
+            whole("GET /", GET),
+            whole("304 X", OK[:-2].replace(b"200 OK", b"304 X")),
+            whole("GET /", GET, b"", 2),
+            whole("200 OK", OK, b"ok", 2),
+        ],
+    ),
+    "interim responses belong to the exchange and do not end it": (
+        [
+            Ask(GET),
+            Say(b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n"),
+            Say(b"HTTP/1.1 100 Continue\r\n\r\n" + OK),
+        ],
+        [
+            whole("GET /", GET),
+            whole("103 Early Hints", b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n"),
+            whole("100 Continue", b"HTTP/1.1 100 Continue\r\n\r\n"),
+            whole("200 OK", OK, b"ok"),
+        ],
+    ),
+    "chunked, with extensions and trailers": (
+        [
+            Ask(GET),
+            Say(CHUNKED_OK + b'3;a="b"\r\nabc\r\n0A\r\n0123456789\r\n0\r\nX: y\r\nZ: z\r\n\r\n'),
+            Ask(GET),
+            Say(OK),
+        ],
+        [
+            whole("GET /", GET),
+            whole(
+                "200 OK",
+                CHUNKED_OK + b'3;a="b"\r\nabc\r\n0A\r\n0123456789\r\n0\r\nX: y\r\nZ: z\r\n\r\n',
+                b"abc0123456789",
+            ),
+            whole("GET /", GET, b"", 2),
+            whole("200 OK", OK, b"ok", 2),
+        ],
+    ),
+    "Transfer-Encoding wins over Content-Length": (
+        [
+            Ask(b"POST / HTTP/1.1\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n"),
+            Ask(b"1\r\nx\r\n0\r\n\r\n" + GET),
+        ],
+        [
+            whole(
+                "POST /",
+                b"POST / HTTP/1.1\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n"
+                b"1\r\nx\r\n0\r\n\r\n",
+                b"x",
+            ),
+            whole("GET /", GET, b"", 2),
+        ],
+    ),
+    "until the close": (
+        [Ask(GET), Say(b"HTTP/1.0 200 OK\r\n\r\nall"), Say(b" of it"), *ENDS],
+        [
+            whole("GET /", GET),
+            whole("200 OK", b"HTTP/1.0 200 OK\r\n\r\nall of it", b"all of it"),
+        ],
+    ),
+    "the same Content-Length twice": (
+        [Ask(POST.replace(b"Content-Length: 5", b"Content-Length: 5\r\ncontent-length: 5, 5"))],
+        [
+            whole(
+                "POST /p",
+                POST.replace(b"Content-Length: 5", b"Content-Length: 5\r\ncontent-length: 5, 5"),
+                b"hello",
+            )
+        ],
+    ),
+    "blanks behind the version": (
+        [Ask(b"GET /x HTTP/1.1 \t\r\n\r\n")],
+        [whole("GET /x", b"GET /x HTTP/1.1 \t\r\n\r\n")],
+    ),
+    "a request that would last until the close": (
+        [Ask(b"POST / HTTP/1.1\r\nTransfer-Encoding: gzip\r\n\r\nx"), *ENDS],
+        [
+            Seen(
+                "POST /",
+                b"",
+                ("undecodable",),
+                1,
+                44,
+                b"POST / HTTP/1.1\r\nTransfer-Encoding: gzip\r\n\r\n",
+            )
+        ],
+    ),
+    "contradicting lengths": (
+        [Ask(POST.replace(b": 5", b": 5\r\nContent-Length: 6"))],
+        [
+            Seen(
+                "POST /p",
+                b"",
+                ("undecodable",),
+                1,
+                len(POST) + 14,
+                POST[:-5].replace(b": 5", b": 5\r\nContent-Length: 6"),
+            )
+        ],
+    ),
+    "a broken chunk size": (
+        [Ask(GET), Say(CHUNKED_OK + b"2\r\nab\r\nxyz\r\n")],
+        [
+            whole("GET /", GET),
+            Seen(
+                "200 OK",
+                b"ab",
+                ("undecodable",),
+                1,
+                len(CHUNKED_OK) + 7,
+                CHUNKED_OK + b"2\r\nab\r\n",
+            ),
+        ],
+    ),
+    "chunk data that is too long": (
+        [Ask(GET), Say(CHUNKED_OK + b"2\r\nabc\r\n0\r\n\r\n")],
+        [
+            whole("GET /", GET),
+            Seen(
+                "200 OK", b"ab", ("undecodable",), 1, len(CHUNKED_OK) + 5, CHUNKED_OK + b"2\r\nab"
+            ),
+        ],
+    ),
+    "empty lines before a start line": (
+        [Ask(b"\r\n\n" + GET + b"\r\n\r\n" + GET)],
+        [whole("GET /", GET), whole("GET /", GET, b"", 2)],
+    ),
+    "bare LF": (
+        [Ask(b"GET /x HTTP/1.1\nHost: a\n\n"), Say(b"HTTP/1.1 200 OK\nContent-Length: 2\n\nok")],
+        [
+            whole("GET /x", b"GET /x HTTP/1.1\nHost: a\n\n"),
+            whole("200 OK", b"HTTP/1.1 200 OK\nContent-Length: 2\n\nok", b"ok"),
+        ],
+    ),
+    "no reason, no fields": (
+        [Ask(b"GET /x HTTP/1.0\r\n\r\n"), Say(b"HTTP/1.1 404\r\nContent-Length:0\r\n\r\n")],
+        [
+            whole("GET /x", b"GET /x HTTP/1.0\r\n\r\n"),
+            whole("404", b"HTTP/1.1 404\r\nContent-Length:0\r\n\r\n"),
+        ],
+    ),
+    "any method and form of target": (
+        [
+            Ask(OPTIONS),
+            Ask(b"X-!pur_ge http://h/p?q HTTP/1.1\r\n\r\n"),
+            Ask("GET /a b/\u00e4 HTTP/1.1\r\n\r\n".encode()),
+        ],
+        [
+            whole("OPTIONS *", OPTIONS),
+            whole("X-!pur_ge http://h/p?q", b"X-!pur_ge http://h/p?q HTTP/1.1\r\n\r\n", b"", 2),
+            whole("GET /a b/\u00e4", "GET /a b/\u00e4 HTTP/1.1\r\n\r\n".encode(), b"", 3),
+        ],
+    ),
+    "CONNECT ends HTTP when it is granted": (
+        [Ask(CONNECT), Say(b"HTTP/1.1 200 Yes\r\n\r\n"), Ask(GET), Say(OK)],
+        [whole("CONNECT a:443", CONNECT), whole("200 Yes", b"HTTP/1.1 200 Yes\r\n\r\n")],
+    ),
+    "CONNECT that is refused does not": (
+        [Ask(CONNECT), Say(OK.replace(b"200 OK", b"407 No")), Ask(GET), Say(OK)],
+        [
+            whole("CONNECT a:443", CONNECT),
+            whole("407 No", OK.replace(b"200 OK", b"407 No"), b"ok"),
+            whole("GET /", GET, b"", 2),
+            whole("200 OK", OK, b"ok", 2),
+        ],
+    ),
+    "101 ends HTTP": (
+        [Ask(GET), Say(b"HTTP/1.1 101 Switching\r\n\r\n" + OK), Ask(GET), Say(OK)],
+        [whole("GET /", GET), whole("101 Switching", b"HTTP/1.1 101 Switching\r\n\r\n")],
+    ),
+    "a body beyond max_body is counted, and the next message is right": (
+        [
+            Ask(b"PUT / HTTP/1.1\r\nContent-Length: 1000\r\n\r\n" + b"x" * 1000 + GET),
+        ],
+        [
+            Seen(
+                "PUT /",
+                b"x" * 256,
+                ("body_limit",),
+                1,
+                1040,
+                b"PUT / HTTP/1.1\r\nContent-Length: 1000\r\n\r\n" + b"x" * 256,
+            ),
+            whole("GET /", GET, b"", 2),
+        ],
+    ),
+    "a chunked body beyond max_body": (
+        [Ask(GET), Say(CHUNKED_OK + b"12c\r\n" + b"y" * 300 + b"\r\n0\r\n\r\n"), Ask(GET), Say(OK)],
+        [
+            whole("GET /", GET),
+            Seen(
+                "200 OK",
+                b"y" * 251,
+                ("body_limit",),
+                1,
+                len(CHUNKED_OK) + 312,
+                CHUNKED_OK + b"12c\r\n" + b"y" * 251,
+            ),
+            whole("GET /", GET, b"", 2),
+            whole("200 OK", OK, b"ok", 2),
+        ],
+    ),
+    "a request that is never answered": ([Ask(GET), *ENDS], [whole("GET /", GET)]),
+    "a body cut off by the close": (
+        [Ask(POST[:-2]), *ENDS],
+        [Seen("POST /p", b"hel", ("closed_early",), 1, len(POST) - 2, POST[:-2])],
+    ),
+    "a chunked body cut off inside a size line": (
+        [Ask(GET), Say(CHUNKED_OK + b"2\r\nab\r\n1"), *ENDS],
+        [
+            whole("GET /", GET),
+            Seen(
+                "200 OK",
+                b"ab",
+                ("closed_early",),
+                1,
+                len(CHUNKED_OK) + 8,
+                CHUNKED_OK + b"2\r\nab\r\n1",
+            ),
+        ],
+    ),
+    "a head cut off by the close": (
+        [Ask(b"GET /cut HTTP/1.1\r\nHost: a\r\nAcc"), *ENDS],
+        [Seen("GET /cut", b"", ("closed_early",), 1, 31, b"GET /cut HTTP/1.1\r\nHost: a\r\nAcc")],
+    ),
+    "a start line cut off is not sure to be HTTP": ([Ask(b"GET /cut HTTP/1"), *ENDS], []),
+    "a response until the close, open at the end of the capture": (
+        [Say(b"HTTP/1.1 200 OK\r\n\r\npart")],
+        [
+            Seen(
+                "200 OK",
+                b"part",
+                ("closed_early",),
+                None,
+                23,
+                b"HTTP/1.1 200 OK\r\n\r\npart",
+            )
+        ],
+    ),
+    "a response whose request was not seen": (
+        [Say(OK), Ask(GET), Say(EMPTY)],
+        [
+            whole("200 OK", OK, b"ok", None),
+            whole("GET /", GET),
+            whole("204 No Content", EMPTY),
+        ],
+    ),
+    "a hole inside a body of known length": (
+        [Ask(POST[:-4]), Lose(SEND, 3), Ask(b"o" + GET), Say(OK + EMPTY)],
+        [
+            Seen("POST /p", b"h", ("lost",), 1, len(POST), POST[:-4]),
+            whole("GET /", GET, b"", 2),
+            whole("200 OK", OK, b"ok", 1),
+            whole("204 No Content", EMPTY, b"", 2),
+        ],
+    ),
+    "a hole up to the end of a body": (
+        [Ask(POST[:-4]), Lose(SEND, 4), Ask(GET)],
+        [
+            Seen("POST /p", b"h", ("lost",), 1, len(POST), POST[:-4]),
+            whole("GET /", GET, b"", 2),
+        ],
+    ),
+    "a hole inside chunk data": (
+        [Ask(GET), Say(CHUNKED_OK + b"5\r\nab"), Lose(RECV, 2), Say(b"e\r\n0\r\n\r\n" + OK)],
+        [
+            whole("GET /", GET),
+            Seen("200 OK", b"ab", ("lost",), 1, len(CHUNKED_OK) + 15, CHUNKED_OK + b"5\r\nab"),
+            whole("200 OK", OK, b"ok", None),
+        ],
+    ),
+    "a hole in a body until the close": (
+        [Ask(GET), Say(b"HTTP/1.0 200 OK\r\n\r\nab"), Lose(RECV, 9), Say(b"cd"), *ENDS],
+        [
+            whole("GET /", GET),
+            Seen("200 OK", b"ab", ("lost",), 1, 32, b"HTTP/1.0 200 OK\r\n\r\nab"),
+        ],
+    ),
+}
+
+IN_ANY_SPLIT = [pytest.param(*case, id=name) for name, case in CASES.items()]
+
+
+@pytest.mark.parametrize(("turns", "expected"), IN_ANY_SPLIT)
+def test_whole(turns: list[Turn], expected: list[Seen]) -> None:
+    assert messages_of(turns) == expected
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3, 7])
+@pytest.mark.parametrize(("turns", "expected"), IN_ANY_SPLIT)
+def test_byte_by_byte(turns: list[Turn], expected: list[Seen], cut: int) -> None:
+    assert messages_of(turns, cut) == expected
+
+
+def split(turn: Turn, data: st.DataObject) -> list[Turn]:
+    if not isinstance(turn, (Ask, Say)):
+        return [turn]
+    places = data.draw(st.lists(st.integers(0, len(turn.data)), max_size=6).map(sorted))
+    edges = [0, *places, len(turn.data)]
+    return [type(turn)(turn.data[a:b]) for a, b in zip(edges, edges[1:])]
+
+
+@settings(max_examples=25)
+@pytest.mark.parametrize(("turns", "expected"), IN_ANY_SPLIT)
+@given(data=st.data())
+def test_any_split(turns: list[Turn], expected: list[Seen], data: st.DataObject) -> None:
+    assert messages_of(piece for turn in turns for piece in split(turn, data)) == expected
+
+
+# ---- holes where the reader must start anew
+
+
+def test_a_hole_in_a_chunked_body_starts_anew_at_the_next_start_line() -> None:
+    turns = [
+        Ask(GET),
+        Say(CHUNKED_OK + b"2\r\nab"),
+        Lose(RECV, 50),
+        Say(b"c\r\n0\r\n\r\n"),
+        Ask(GET),
+        Say(OK),
+        Ask(GET),
+        Say(OK),
+    ]
+    assert messages_of(turns) == [
+        whole("GET /", GET),
+        Seen("200 OK", b"ab", ("lost",), 1, len(CHUNKED_OK) + 5, CHUNKED_OK + b"2\r\nab"),
+        whole("GET /", GET, b"", 2),
+        # Others may have been in the hole: this one's request is not sure, the next one's is.
+        whole("200 OK", OK, b"ok", None),
+        whole("GET /", GET, b"", 3),
+        whole("200 OK", OK, b"ok", 3),
+    ]
+
+
+def test_a_hole_in_a_head_gives_what_is_known_of_it() -> None:
+    turns = [Ask(GET[:-6]), Lose(SEND, 6), Say(EMPTY), Ask(GET), Say(OK)]
+    assert messages_of(turns) == [
+        # The hole shows itself only with the next request: the answer was there before.
+        whole("204 No Content", EMPTY, b"", None),
+        Seen("GET /", b"", ("lost",), 1, len(GET) - 6, GET[:-6]),
+        whole("GET /", GET, b"", 2),
+        whole("200 OK", OK, b"ok", 2),
+    ]
+
+
+def test_a_hole_beyond_the_end_of_a_body_starts_anew() -> None:
+    turns = [Ask(POST[:-4]), Lose(SEND, 30), Ask(b"tail of another"), Ask(GET)]
+    assert messages_of(turns) == [
+        Seen("POST /p", b"h", ("lost",), 1, len(POST), POST[:-4]),
+        whole("GET /", GET, b"", 2),
+    ]
+
+
+def test_a_hole_of_unknown_size_ends_the_message() -> None:
+    turns = [Ask(POST[:-4]), Lose(SEND, None), Ask(b"ello"), Ask(GET)]
+    assert messages_of(turns) == [
+        Seen("POST /p", b"h", ("lost",), 1, len(POST) - 4, POST[:-4]),
+        whole("GET /", GET, b"", 2),
+    ]
+
+
+def test_responses_behind_a_hole_get_no_wrong_request() -> None:
+    turns = [Ask(GET + POST), Lose(RECV, 0), Say(b"HTTP/1.1 200"), Lose(RECV, 9), Say(EMPTY)]
+    assert [(m.start, m.number) for m in messages_of(turns)] == [
+        ("GET /", 1),
+        ("POST /p", 2),
+        ("204 No Content", None),
+    ]
+
+
+def test_requests_pipelined_across_a_hole_get_no_wrong_response() -> None:
+    turns = [Ask(GET), Lose(SEND, 40), Ask(POST), Say(OK + EMPTY), Ask(GET), Say(OK)]
+    assert [(m.start, m.number) for m in messages_of(turns)] == [
+        ("GET /", 1),
+        ("POST /p", 2),
+        ("200 OK", 1),
+        ("204 No Content", None),
+        ("GET /", 3),
+        ("200 OK", None),
+    ]
+
+
+def test_a_call_limit_inside_a_body_is_named() -> None:
+    wire, streams, stage = Wire(), Streams(), Messages(SETTINGS)
+    first = wire.send(POST[:-4], size=len(POST), flags=FLAG_LIMIT)
+    out = [m for item in (first, wire.send(GET)) for e in streams.feed(item) for m in stage.feed(e)]
+    assert [seen(m) for m in out if isinstance(m, Message)] == [
+        Seen("POST /p", b"h", ("body_limit",), 1, len(POST), POST[:-4]),
+        whole("GET /", GET, b"", 2),
+    ]
+
+
+def test_a_direction_that_begins_in_a_body_is_skipped_until_a_start_line() -> None:
+    turns = [Ask(GET), Say(b"rest of a body"), Say(b" and more"), Say(OK)]
+    assert messages_of(turns) == [whole("GET /", GET), whole("200 OK", OK, b"ok", None)]
+
+
+def test_a_stream_that_begins_with_a_loss_is_not_taken_for_something_else() -> None:
+    wire, streams, stage = Wire(), Streams(), Messages(SETTINGS)
+    items = [wire.send(b"\x00\x01 tail", flags=FLAG_AFTER_LOSS), wire.send(GET)]
+    out = [m for item in items for event in streams.feed(item) for m in stage.feed(event)]
+    assert [seen(m) for m in out if isinstance(m, Message)] == [whole("GET /", GET)]
+    assert len(out) == 1
+
+
+@pytest.mark.parametrize("separate", [True, False])
+def test_an_unseen_request_may_have_been_head(separate: bool) -> None:
+    bodiless = OK[:-2]
+    turns = [Say(bodiless), Say(EMPTY)] if separate else [Say(bodiless + EMPTY)]
+    assert messages_of(turns) == [
+        whole("200 OK", bodiless, b"", None),
+        whole("204 No Content", EMPTY, b"", None),
+    ]
+
+
+def test_a_client_that_expects_100_may_be_told_to_keep_its_body() -> None:
+    expect = POST[:-5].replace(b"\r\n\r\n", b"\r\nExpect: 100-continue\r\n\r\n")
+    refused = b"HTTP/1.1 417 No\r\nContent-Length: 0\r\n\r\n"
+    assert messages_of([Ask(expect), Say(refused), Ask(GET), Say(OK)]) == [
+        whole("417 No", refused),
+        whole("POST /p", expect),
+        whole("GET /", GET, b"", 2),
+        whole("200 OK", OK, b"ok", 2),
+    ]
+    granted = b"HTTP/1.1 100 Continue\r\n\r\n"
+    for cut in (None, 1):
+        assert messages_of([Ask(expect), Say(granted), Ask(b"hello"), Say(OK)], cut) == [
+            whole("100 Continue", granted),
+            whole("POST /p", expect + b"hello", b"hello"),
+            whole("200 OK", OK, b"ok"),
+        ]
+
+
+# ---- what is not HTTP
+
+LOOK_ALIKES = {
+    "no version": b"GET /\r\n",
+    "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "another protocol": b"RTSP/1.0 200 OK\r\n\r\n",
+    "a request of another protocol": b"DESCRIBE /x RTSP/1.0\r\n\r\n",
+    "memcached": b"get /key\r\n",
+    "FTP": b"CWD /pub\r\n",
+    "a long line without version": b"GET /" + b"x" * 100 + b"\r\n",
+    "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+    "a method that is no token": b"G(T / HTTP/1.1\r\n\r\n",
+    "a status that is no number": b"HTTP/1.1 2x0 OK\r\n\r\n",
+    "a start line without end": b"GET /" + b"x" * 2000,
+}
+
+
+@pytest.mark.parametrize("cut", [None, 1, 5])
+@pytest.mark.parametrize("data", LOOK_ALIKES.values(), ids=LOOK_ALIKES.keys())
+def test_what_is_not_http_is_said_once_and_makes_no_message(data: bytes, cut: int | None) -> None:
+    turns = [Ask(data), Ask(data), Say(data), Ask(GET), Say(OK)]
+    assert play(turns, cut) == [NotHttp(SOCKET)]
+
+
+def test_a_binary_protocol_is_told_by_its_first_bytes() -> None:
+    wire, streams, stage = Wire(), Streams(), Messages(SETTINGS)
+    out = [m for e in streams.feed(wire.send(b"\x16\x03")) for m in stage.feed(e)]
+    assert out == [NotHttp(SOCKET)]
+
+
+@pytest.mark.parametrize("answer", [b"HTTP/1.1 101 S\r\n\r\n", b"HTTP/1.1 299 T\r\n\r\n"])
+def test_a_switch_of_protocol_is_said_after_its_message(answer: bytes) -> None:
+    out = play([Ask(CONNECT), Say(answer + b"\x16\x03")])
+    assert [type(item) for item in out] == [Message, Message, NotHttp]
+
+
+def test_other_bytes_on_a_connection_that_is_http_are_skipped() -> None:
+    assert play([Ask(GET), Say(b"\x00\x01\x02"), Ask(b"\xff" * 9), Ask(GET)])[1:] == [
+        play([Ask(GET), Say(b"\x00\x01\x02"), Ask(b"\xff" * 9), Ask(GET)])[-1]
+    ]
+
+
+def test_a_head_that_is_too_long_is_given_up_and_the_next_is_read() -> None:
+    long = b"GET /long HTTP/1.1\r\nX: " + b"x" * 2000 + b"\r\n\r\n"
+    for turns in (
+        [Ask(GET), Ask(long), Ask(GET)],
+        [Ask(GET), *map(Ask, (long[:900], long[900:])), Ask(GET)],
+    ):
+        assert messages_of(turns) == [whole("GET /", GET), whole("GET /", GET, b"", 2)]
+
+
+def test_a_socket_that_was_not_http_is_forgotten_with_its_end() -> None:
+    wire, streams, stage = Wire(), Streams(), Messages(SETTINGS)
+
+    def feed(item: Chunk | End) -> list[Message | NotHttp]:
+        return [m for event in streams.feed(item) for m in stage.feed(event)]
+
+    assert feed(wire.send(b"\x00")) == [NotHttp(SOCKET)]
+    assert feed(wire.send(GET)) == []
+    assert feed(wire.end(SEND)) == []
+    assert len(feed(wire.send(GET))) == 1
+
+
+def test_a_connection_takes_no_memory_once_both_directions_have_ended() -> None:
+    wire, streams, stage = Wire(), Streams(), Messages(SETTINGS)
+    sizes = []
+    for item in (wire.send(GET), wire.end(SEND), wire.recv(OK), wire.end(RECV)):
+        for event in streams.feed(item):
+            stage.feed(event)
+        sizes.append(len(stage))
+    assert sizes == [1, 1, 1, 0]
+
+
+# ---- origin and times
+
+
+def test_a_message_knows_the_chunk_of_its_first_byte_and_the_time_of_its_last() -> None:
+    wire, streams, stage = Wire(), Streams(), Messages(SETTINGS)
+    chunks = [wire.send(d) for d in (b"\r", b"\nPO", POST[2:20], POST[20:-1], POST[-1:] + GET)]
+    out = [m for c in chunks for event in streams.feed(c) for m in stage.feed(event)]
+    post, get = (m for m in out if isinstance(m, Message))
+    assert (post.origin, post.last_time) == (chunks[1], chunks[4].time)
+    assert (get.origin, get.last_time) == (chunks[4], chunks[4].time)
+    assert post.head.request is not None
+    assert post.head.request.time == chunks[1].time
+    chunks = [wire.send(d) for d in (GET[:5], GET[5:] + GET)]
+    out = [m for c in chunks for event in streams.feed(c) for m in stage.feed(event)]
+    assert [m.origin for m in out if isinstance(m, Message)] == chunks
+
+
+# ---- fields
+
+
+def test_fields_as_sent() -> None:
+    fields = parse_fields(b"Host: a\r\nX-Empty:\r\nX-Colon: a:b\t \r\nNo Colon Here\r\n\r\n")
+    assert fields.headers == {"Host": "a", "X-Empty": "", "X-Colon": "a:b"}
+    assert fields.length is None
+
+
+def test_a_repeated_field_is_a_list_under_its_first_spelling() -> None:
+    fields = parse_fields(b"Set-Cookie: a\r\nX: 1\r\nset-cookie: b\r\nSET-COOKIE: c\r\n\r\n")
+    assert fields.headers == {"Set-Cookie": ["a", "b", "c"], "X": "1"}
+    assert list(fields.headers) == ["Set-Cookie", "X"]
+    assert fields.by_name == {"set-cookie": "a, b, c", "x": "1"}
+
+
+def test_a_folded_field_is_one_value() -> None:
+    assert parse_fields(b"A: one\r\n  two\r\n\tthree\r\nB: x\r\n\r\n").headers == {
+        "A": "one two three",
+        "B": "x",
+    }
+
+
+def test_a_space_before_the_colon_is_not_part_of_the_name() -> None:
+    assert parse_fields(b"Content-Length : 7\r\n\r\n").length == 7
+
+
+def test_each_line_is_utf8_or_else_latin1() -> None:
+    block = "A: \u00e4\u20ac\r\n".encode() + "B: \u00e4\x85\u00e4\r\n".encode("iso-8859-1")
+    assert parse_fields(block).headers == {"A": "\u00e4\u20ac", "B": "\u00e4\x85\u00e4"}
+
+
+@pytest.mark.parametrize(
+    ("block", "length"),
+    [
+        (b"Content-Length: 12\r\n", 12),
+        (b"Content-Length: 12, 12\r\n", 12),
+        (b"Content-Length: 12, 13\r\n", FAULTY),
+        (b"Content-Length: +1\r\n", FAULTY),
+        (b"Content-Length: 1_0\r\n", FAULTY),
+        (b"Content-Length:\r\n", FAULTY),
+        ("Content-Length: \u0663\r\n".encode(), FAULTY),
+        (b"Content-Length: " + b"9" * 5000 + b"\r\n", FAULTY),
+        (b"Transfer-Encoding: Chunked\r\n", CHUNKED),
+        (b"Transfer-Encoding: gzip, chunked\r\n", CHUNKED),
+        (b"Transfer-Encoding: chunked\r\nContent-Length: 12\r\n", CHUNKED),
+        (b"Transfer-Encoding: gzip\r\n", UNTIL_CLOSE),
+        (b"Transfer-Encoding: identity\r\nContent-Length: 3\r\n", 3),
+        (b"Host: a\r\n", None),
+    ],
+)
+def test_length(block: bytes, length: int | None) -> None:
+    assert parse_fields(block + b"\r\n").length == length
+
+
+def test_codings_come_in_the_order_of_their_application() -> None:
+    block = b"Content-Encoding: GZip, x\r\nTransfer-Encoding: deflate, chunked\r\n\r\n"
+    assert parse_fields(block).codings == ("gzip", "x", "deflate")
+
+
+# ---- requests that wait
+
+
+def test_requests_without_any_response_take_bounded_memory_and_no_wrong_response() -> None:
+    connection = Connection()
+    first = connection.ask("GET", "/", 1)
+    for n in range(WAITING_MAX - 1):
+        connection.ask("GET", "/", n + 2)
+    assert connection.answer(200, 5000) is first
+    for n in range(2):
+        connection.ask("GET", "/", n + 6000)
+    assert connection.answer(200, 7000) is None
+
+
+def test_a_request_that_was_answered_before_it_was_read_waits_for_nobody() -> None:
+    turns = [Ask(GET[:-3]), Say(EMPTY), Ask(GET[-3:]), Ask(POST), Say(OK)]
+    assert [(m.start, m.number) for m in messages_of(turns)] == [
+        ("204 No Content", None),
+        ("GET /", 1),
+        ("POST /p", 2),
+        ("200 OK", 2),
+    ]
+
+
+@pytest.mark.parametrize(
+    "pipelined",
+    [
+        # told by several requests in one chunk, though no answer was seen
+        [Ask(GET + GET + GET), Lose(RECV, 9)],
+        # told by an answer for which more than one waited
+        [Ask(GET), Ask(GET), Ask(GET), Say(CHUNKED_OK), Lose(RECV, 9)],
+    ],
+)
+def test_pipelined_responses_behind_a_hole_are_never_paired_again(pipelined: list[Turn]) -> None:
+    found = messages_of([*pipelined, Say(OK), Ask(POST), Say(EMPTY)])
+    assert [m.number for m in found if m.start in ("200 OK", "204 No Content")][-2:] == [None, None]
+
+
+def test_words_before_a_request_line_are_no_start() -> None:
+    turns = [Ask(GET[:-2]), Lose(SEND, 9), Ask(b"1 2 " + POST), Ask(GET)]
+    assert [m.start for m in messages_of(turns)] == ["GET /", "GET /"]
+    assert [m.number for m in messages_of(turns)] == [1, 2]
+
+
+# ---- anything at all
+
+
+def damage(turns: list[Turn], data: st.DataObject) -> list[Turn]:
+    """Cut ``turns`` anywhere and punch holes into them."""
+    pieces = [piece for turn in turns for piece in split(turn, data)]
+    holes = data.draw(st.sets(st.integers(0, max(0, len(pieces) - 1)), max_size=4))
+    return [
+        Lose(SEND if isinstance(piece, Ask) else RECV, len(piece.data))
+        if index in holes and isinstance(piece, (Ask, Say))
+        else piece
+        for index, piece in enumerate(pieces)
+    ]
+
+
+def numbered(n: int) -> list[Turn]:
+    """Exchange ``n``: every part of it carries its number."""
+    body = b"%d " % n * 9
+    part = b"%x\r\n%b\r\n" % (len(body), body)
+    return [
+        Ask(b"POST /%d HTTP/1.1\r\nN: %d\r\nContent-Length: %d\r\n\r\n" % (n, n, len(body)) + body),
+        Say(b"HTTP/1.1 200 %d\r\nN: %d\r\nTransfer-Encoding: chunked\r\n\r\n" % (n, n))
+        if n % 2
+        else Say(b"HTTP/1.1 200 %d\r\nN: %d\r\nContent-Length: %d\r\n\r\n" % (n, n, len(body))),
+        Say(part + part + b"0\r\n\r\n" if n % 2 else body),
+    ]
+
+
+@settings(max_examples=300)
+@given(data=st.data(), ended=st.booleans())
+def test_holes_never_mix_messages(data: st.DataObject, ended: bool) -> None:
+    turns = damage([turn for n in range(1, 6) for turn in numbered(n)], data)
+    for message in play([*turns, *(ENDS if ended else [])]):
+        assert isinstance(message, Message)
+        head = message.head
+        number = (head.target or "").strip("/") or head.reason
+        assert set(message.body.decode().split()) <= {number}
+        assert head.fields.headers.get("N", number) == number
+        if head.request is not None and head.type == "response":
+            assert head.request.target == f"/{number}"
+        if not message.incomplete:
+            assert message.bytes == len(message.raw)
+        assert len(message.raw) <= message.bytes
+
+
+FRAGMENTS = st.sampled_from(
+    [
+        *(GET, POST, OK, EMPTY, CHUNKED_OK, HEAD, CONNECT),
+        *(b"\r\n", b"\n", b"\r", b"5\r\nhello\r\n", b"0\r\n\r\n", b"A:b\r\n c\r\n"),
+        *(b"POST / HTTP/1.1\r\n", b"HTTP/1.1 ", b"HTTP/1.1 100 C\r\n\r\n", b"Expect: x\r\n"),
+        *(b"Content-Length: 3\r\n", b"Transfer-Encoding: chunked\r\n"),
+    ]
+)
+BYTES = st.one_of(st.binary(max_size=40), FRAGMENTS, st.lists(FRAGMENTS).map(b"".join))
+ANYTHING = st.lists(
+    st.one_of(
+        st.builds(Ask, BYTES),
+        st.builds(Say, BYTES),
+        st.builds(Lose, st.sampled_from([SEND, RECV]), st.one_of(st.none(), st.integers(0, 50))),
+        st.builds(Close, st.sampled_from([SEND, RECV])),
+    ),
+    max_size=30,
+)
+
+
+@settings(max_examples=500)
+@given(ANYTHING)
+def test_nothing_raises_and_every_message_is_sound(turns: list[Turn]) -> None:
+    for message in play(turns, settings=Settings(max_head=100, max_body=20)):
+        if isinstance(message, NotHttp):
+            continue
+        assert message.raw
+        assert len(message.raw) <= min(message.bytes, 120)
+        assert message.incomplete or message.bytes == len(message.raw)
+        assert set(message.incomplete) <= {"lost", "body_limit", "closed_early", "undecodable"}
+        assert message.last_time >= message.origin.time
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"GET" + b" " * 60000,
+        b"GET /" + b" x" * 30000 + b"\r\n",
+        b"HTTP/1.1 200" + b" " * 60000 + b"\rx\n",
+        b"GET / HTTP/1.1\r\n" + b"a" + b" " * 60000 + b"\r\n\r\n",
+        b"GET / HTTP/1.1\r\n" + b"a:b\r\n" * 12000 + b"\r\n",
+        b"GET / HTTP/1.1\r\n" + b"a:b\r\n " * 10000 + b"\r\n\r\n",
+        CHUNKED_OK + b"1" + b" " * 60000 + b"\rx",
+    ],
+)
+@pytest.mark.parametrize("cut", [None, 40])
+def test_a_hostile_head_costs_no_more_than_its_length(data: bytes, cut: int | None) -> None:
+    started = time.process_time()
+    play([Ask(data)], cut, settings=Settings())
+    assert time.process_time() - started < 1

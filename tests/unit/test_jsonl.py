@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+import orjson
+import pytest
+
+from profiler.errors import OutputError
+from profiler.sinks import Sink
+from profiler.sinks.jsonl import JsonLines, OutputClosed
+
+
+def lines(path: Path) -> list[object]:
+    data = path.read_bytes()
+    assert data == b"" or data.endswith(b"\n")
+    return [orjson.loads(line) for line in data.splitlines()]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "out.jsonl"
+
+
+def test_records_become_lines(path: Path) -> None:
+    sink: Sink = JsonLines(path)
+    sink.write({"a": 1, "text": "\u00e4\n"})
+    sink.write({"b": [2]})
+    sink.close()
+    assert path.read_bytes() == '{"a":1,"text":"\u00e4\\n"}\n{"b":[2]}\n'.encode()
+
+
+def test_lines_are_written_with_flush_and_not_before(path: Path) -> None:
+    sink = JsonLines(path)
+    sink.write({"a": 1})
+    assert lines(path) == []
+    sink.flush()
+    assert lines(path) == [{"a": 1}]
+    sink.close()
+    assert lines(path) == [{"a": 1}]
+
+
+def test_a_full_batch_is_written_by_itself(path: Path) -> None:
+    sink = JsonLines(path)
+    sink.write({"a": "x" * 70_000})
+    assert len(lines(path)) == 1
+    sink.close()
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022])
+def test_the_file_is_for_its_owner_alone(path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        JsonLines(path).close()
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_an_existing_file_is_appended_to(path: Path) -> None:
+    path.write_bytes(b'{"old":1}\n')
+    sink = JsonLines(path)
+    sink.write({"new": 2})
+    sink.close()
+    assert lines(path) == [{"old": 1}, {"new": 2}]
+
+
+def test_a_half_line_of_an_earlier_crash_is_not_glued_to(path: Path) -> None:
+    path.write_bytes(b'{"old":1}\n{"ha')
+    sink = JsonLines(path)
+    sink.write({"new": 2})
+    sink.close()
+    assert path.read_bytes() == b'{"old":1}\n{"ha\n{"new":2}\n'
+
+
+class Disk:
+    """``os.write`` on a disk with room for so many bytes, a few at a time."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, room: int, at_once: int = 7) -> None:
+        self.room, self.at_once = room, at_once
+        self._write = os.write
+        monkeypatch.setattr("profiler.sinks.jsonl.os.write", self.write)
+
+    def write(self, fd: int, data: bytes) -> int:
+        if self.room == 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        size = min(len(data), self.at_once, self.room)
+        self.room -= size
+        return self._write(fd, data[:size])
+
+
+def test_short_writes_are_continued(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sink = JsonLines(path)
+    Disk(monkeypatch, room=1000)
+    for n in range(20):
+        sink.write({"n": n})
+    sink.close()
+    assert lines(path) == [{"n": n} for n in range(20)]
+
+
+@pytest.mark.parametrize("room", range(30))
+def test_a_full_disk_leaves_whole_lines_only(
+    path: Path, monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    path.write_bytes(b'{"old":1}\n')
+    sink = JsonLines(path)
+    disk = Disk(monkeypatch, room)
+    for n in range(4):
+        sink.write({"n": n})  # eight bytes each
+    lost = 4 - room // 8
+    with pytest.raises(
+        OutputError, match=f"No space left on device.*not written: {lost}\\b"
+    ) as caught:
+        sink.flush()
+    assert str(path) in str(caught.value)
+    assert lines(path) == [{"old": 1}, *({"n": n} for n in range(room // 8))]
+    disk.room = 1000
+    sink.write({"later": 1})
+    sink.close()
+    assert lines(path)[-1] == {"later": 1}
+    assert len(lines(path)) == 2 + room // 8
+
+
+def test_closing_on_a_full_disk_says_so_once_and_releases_the_file(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sink = JsonLines(path)
+    Disk(monkeypatch, room=3)
+    sink.write({"n": 1})
+    opened = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 (of this process, at this moment)
+    with pytest.raises(OutputError):
+        sink.close()
+    assert len(os.listdir("/proc/self/fd")) == opened - 1  # noqa: PTH208
+    sink.close()
+    assert lines(path) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [("missing/out.jsonl", "create the directory"), (".", "name a file in it")],
+)
+def test_a_path_that_cannot_be_opened(tmp_path: Path, name: str, advice: str) -> None:
+    with pytest.raises(OutputError, match=advice) as caught:
+        JsonLines(tmp_path / name)
+    assert str(tmp_path / name) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def stdout(monkeypatch: pytest.MonkeyPatch) -> int:
+    """Put a pipe in the place of standard output; return its reading end."""
+    reading, writing = os.pipe()
+    monkeypatch.setattr("profiler.sinks.jsonl._STDOUT", writing)
+    return reading
+
+
+def test_standard_output_stays_open(stdout: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    for n in range(2):
+        sink = JsonLines(None)
+        sink.write({"n": n})
+        sink.close()
+    assert os.read(stdout, 100) == b'{"n":0}\n{"n":1}\n'
+
+
+def test_a_reader_that_has_gone(stdout: int) -> None:
+    sink = JsonLines(None)
+    os.close(stdout)
+    sink.write({"n": 1})
+    with pytest.raises(OutputClosed, match="standard output"):
+        sink.flush()
+    sink.close()
+
+
+def test_a_pipe_that_does_not_block_is_waited_for(stdout: int) -> None:
+    from threading import Thread
+
+    from profiler.sinks import jsonl
+
+    os.set_blocking(jsonl._STDOUT, False)
+    sink = JsonLines(None)
+    received = bytearray()
+
+    def receive() -> None:
+        while len(received) < 200_000:
+            received.extend(os.read(stdout, 65536))
+
+    thread = Thread(target=receive)
+    sink.write({"x": "y" * 10})
+    for _ in range(10):
+        sink._lines.append(b"z" * 20_000 + b"\n")
+    thread.start()
+    sink.close()
+    thread.join(10)
+    assert len(received) >= 200_000

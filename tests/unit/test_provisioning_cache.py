@@ -1,0 +1,208 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from provisioning import cache, image, sources
+from provisioning.cache import (
+    digest,
+    digest_files,
+    locked,
+    made_aside,
+    prune,
+    remove_leftovers,
+    source_files,
+    write_whole,
+)
+from provisioning.catalog import find_guest
+from provisioning.host import REPOSITORY
+
+
+def contents(directory):
+    return [path.name for path in directory.iterdir()]
+
+
+def test_a_thing_has_its_name_only_when_it_is_whole(tmp_path):
+    final = tmp_path / "images" / "thing"
+    with made_aside(final) as aside:
+        (aside / "disk").write_text("whole")
+        assert not final.exists()
+        assert aside.parent == final.parent
+    assert (final / "disk").read_text() == "whole"
+    assert contents(tmp_path / "images") == ["thing"]
+
+
+@pytest.mark.parametrize("end", [ValueError, KeyboardInterrupt, SystemExit])
+def test_nothing_is_left_of_a_thing_that_failed(tmp_path, end):
+    with pytest.raises(end), made_aside(tmp_path / "thing") as aside:
+        (aside / "disk").write_text("half")
+        raise end
+    assert contents(tmp_path) == []
+
+
+def test_what_a_killed_run_left_is_not_reused_and_goes_with_the_next(tmp_path):
+    script = (
+        "import os, pathlib, sys; from provisioning.cache import made_aside\n"
+        "with made_aside(pathlib.Path(sys.argv[1])) as aside:\n"
+        "    (aside / 'disk').write_text('half'); os.kill(os.getpid(), 9)\n"
+    )
+    final = tmp_path / "debian-12-0123456789abcdef"
+    subprocess.run([sys.executable, "-c", script, str(final)], cwd=REPOSITORY, check=False)
+    assert len(contents(tmp_path)) == 1
+    assert not final.exists()
+    remove_leftovers(tmp_path, "debian-12")
+    assert contents(tmp_path) == []
+
+
+def test_old_images_of_one_guest_go(tmp_path):
+    names = [f"debian-12-{n:016x}" for n in range(4)] + ["debian-12-x", f"debian-13-{0:016x}"]
+    for age, name in enumerate(names):
+        (tmp_path / name).mkdir()
+        os.utime(tmp_path / name, (1000 - age, 1000 - age))
+    assert sorted(prune(tmp_path, "debian-12", 2)) == [tmp_path / names[2], tmp_path / names[3]]
+    assert sorted(contents(tmp_path)) == sorted([*names[:2], *names[4:]])
+
+
+def test_a_file_is_replaced_whole(tmp_path):
+    path = tmp_path / "sub" / "file"
+    write_whole(path, "one")
+    write_whole(path, "two")
+    assert path.read_text() == "two"
+    assert contents(path.parent) == ["file"]
+
+
+def test_a_lock_is_held_by_one_and_leaves_no_file(tmp_path):
+    path = tmp_path / "lock"
+    with locked(path), pytest.raises(BlockingIOError), locked(path, wait=False):
+        pytest.fail("held twice")
+    assert not path.exists()
+
+
+def test_workers_that_wait_for_a_lock_come_one_after_the_other(tmp_path):
+    script = (
+        "import pathlib, sys, time; from provisioning.cache import locked\n"
+        "log = pathlib.Path(sys.argv[1]) / 'log'\n"
+        "for _ in range(20):\n"
+        "    with locked(log.with_name('lock')):\n"
+        "        with log.open('a') as file: file.write('in\\n')\n"
+        "        time.sleep(0.001)\n"
+        "        with log.open('a') as file: file.write('out\\n')\n"
+    )
+    workers = [
+        subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], cwd=REPOSITORY)
+        for _ in range(3)
+    ]
+    assert [worker.wait(30) for worker in workers] == [0, 0, 0]
+    assert (tmp_path / "log").read_text().split() == ["in", "out"] * 60
+    assert contents(tmp_path) == ["log"]
+
+
+def test_the_name_follows_the_recipe_and_nothing_else():
+    assert digest({"a": 1, "b": [2]}) == digest({"b": [2], "a": 1})
+    assert digest({"a": 1}) != digest({"a": 2})
+
+
+def test_files_count_by_name_mode_and_content_but_not_by_time(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("text")
+    first = digest_files(tmp_path, [tmp_path])
+    os.utime(file, (1, 1))
+    assert digest_files(tmp_path, [tmp_path]) == first
+    file.chmod(0o755)
+    assert digest_files(tmp_path, [tmp_path]) != first
+    file.chmod(0o644)
+    file.write_text("other")
+    assert digest_files(tmp_path, [tmp_path]) != first
+
+
+def test_what_python_or_an_editor_leaves_does_not_count(tmp_path):
+    for name in ("code.py", "__pycache__/code.cpython-311.pyc", ".swap", ".mypy_cache/x"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert source_files(tmp_path) == [tmp_path / "code.py"]
+    assert source_files(tmp_path / "missing") == []
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    """A small copy of the repository, with a cache of its own."""
+    root = tmp_path / "repository"
+    for name in ("profiler", "bpf", "demo", "loadtest"):
+        (root / name).mkdir(parents=True)
+        (root / name / "code").write_text(name)
+    for name in ("demo", "loadtest"):
+        (root / name / "requirements.txt").write_text("flask\n")
+    (root / "pyproject.toml").write_text('[project]\nversion = "1"\ndependencies = ["orjson"]\n')
+    monkeypatch.setenv("HTTP_PROFILER_CACHE", str(tmp_path / "cache"))
+    for module in (sources, image):
+        monkeypatch.setattr(module, "REPOSITORY", root)
+    monkeypatch.setattr(sources, "PYPROJECT", root / "pyproject.toml")
+    monkeypatch.setattr(image, "public_key", lambda: "key")
+    monkeypatch.setattr(image, "find_tool", lambda name, package: name)
+    return root
+
+
+def names(repository):
+    spec = find_guest("debian-12")
+    return image.system_tree(spec).name, image.image_of(spec, repository).directory.name
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "rebuilds"),
+    [
+        ("profiler/code", "changed", "the image"),
+        ("bpf/code", "changed", "the image"),
+        ("demo/code", "changed", "the image"),
+        ("pyproject.toml", '[project]\nversion = "2"\ndependencies = ["orjson"]\n', "the image"),
+        ("pyproject.toml", '[project]\nversion = "1"\ndependencies = []\n', "both"),
+        ("demo/requirements.txt", "flask>2\n", "both"),
+        ("notes", "changed", "nothing"),
+    ],
+)
+def test_a_change_rebuilds_what_it_must(repository, file, text, rebuilds):
+    system, whole = names(repository)
+    (repository / file).write_text(text)
+    changed = tuple(a != b for a, b in zip(names(repository), (system, whole)))
+    assert (
+        changed
+        == {
+            "nothing": (False, False),
+            "the image": (False, True),
+            "both": (True, True),
+        }[rebuilds]
+    )
+
+
+def test_a_copy_of_the_product_gives_the_same_name(repository, tmp_path):
+    copy = sources.copy_product(tmp_path / "copy")
+    assert sources.product_inputs(copy) == sources.product_inputs(repository)
+
+
+def test_the_image_that_exists_is_taken_without_a_build(repository, monkeypatch):
+    monkeypatch.setattr(image, "_build", lambda spec: pytest.fail("built"))
+    monkeypatch.setattr(image, "_build_as_root", lambda spec: pytest.fail("built"))
+    spec = find_guest("debian-12")
+    made = image.image_of(spec, repository).directory
+    made.mkdir(parents=True)
+    monkeypatch.setattr(image, "image_of", lambda spec: image.Image(made))
+    os.utime(made, (1, 1))
+    assert image.ensure_image(spec).directory == made
+    assert made.stat().st_mtime > time.time() - 60
+
+
+def test_a_build_that_fails_leaves_nothing_to_reuse(repository, monkeypatch, tmp_path):
+    def half(spec, tree, log):
+        with cache.made_aside(tree) as aside:
+            (aside / "half").touch()
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(image, "_build_system", half)
+    with pytest.raises(image.BuildFailed, match="No space left on device"):
+        image._build(find_guest("debian-12"))
+    kept = [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+    assert kept == []
+    assert contents(tmp_path / "cache" / "systems") == []

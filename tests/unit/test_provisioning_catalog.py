@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import pytest
+
+from provisioning import catalog
+from provisioning.architecture import KNOWN, host_architecture
+from provisioning.catalog import default_guest, find_guest, load_catalog, parse_catalog
+from provisioning.errors import CatalogError, ProvisioningError, UnknownGuest
+
+GUEST = """
+[debian-12]
+distribution = "debian"
+suite = "bookworm"
+components = ["main"]
+kernel = "6.1."
+kernel_package = "linux-image-cloud-{arch}"
+python = "3.11"
+memory = 2048
+cpus = 2
+"""
+
+
+@pytest.fixture(autouse=True)
+def no_remembered_archives():
+    catalog.archive_trouble.cache_clear()
+
+
+@pytest.mark.parametrize("machine", KNOWN)
+def test_the_kernel_package_follows_the_architecture(machine):
+    architecture = host_architecture(machine)
+    spec = parse_catalog(GUEST, architecture)["debian-12"]
+    assert spec.kernel_package == f"linux-image-cloud-{architecture.debian}"
+    assert spec.components == ("main",)
+
+
+def test_the_guests_that_issue_2_asks_for():
+    kernels = {name: spec.kernel for name, spec in load_catalog().items()}
+    assert kernels["debian-12"] == "6.1."
+    assert kernels["debian-13"] == "6.12."
+    assert kernels["ubuntu-24.04"] == "6.8."
+    assert kernels["ubuntu-22.04"] == "5.15."
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (("cpus = 2", "cpus = 2\ncores = 2"), "unknown key 'cores' of guest debian-12"),
+        (("cpus = 2", 'cpus = "2"'), "cpus of guest debian-12 is '2', not a int"),
+        (("cpus = 2", "cpus = true"), "cpus of guest debian-12 is True"),
+        (("cpus = 2", "cpus = 0"), "cpus of guest debian-12 is 0, not above 0"),
+        (("cpus = 2", ""), "guest debian-12 has no cpus"),
+        (('"debian"', '"fedora"'), "distribution of guest debian-12 is 'fedora'"),
+        (("[debian-12]", "[debian-12"), "is not TOML"),
+        (("[debian-12]", ""), "distribution is outside any guest"),
+    ],
+)
+def test_a_mistake_in_the_table_is_named(change, says):
+    with pytest.raises(CatalogError) as caught:
+        parse_catalog(GUEST.replace(*change), host_architecture("x86_64"))
+    assert says in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+def test_an_unknown_guest_is_told_the_known_ones():
+    with pytest.raises(UnknownGuest, match=r"unknown guest 'debian-99'.*debian-12"):
+        find_guest("debian-99")
+
+
+def test_an_instance_is_of_its_guest():
+    assert find_guest("debian-12@gw0") == find_guest("debian-12")
+
+
+def test_an_unknown_processor_is_an_error():
+    with pytest.raises(ProvisioningError, match="no guests for a s390x host"):
+        host_architecture("s390x")
+
+
+def test_ubuntu_is_the_default_where_its_archive_answers(monkeypatch):
+    monkeypatch.setattr(catalog, "archive_trouble", lambda spec: None)
+    choice = default_guest()
+    assert choice.spec.name == "ubuntu-24.04"
+    assert "its archive answers" in choice.reason
+
+
+def test_debian_is_the_default_elsewhere_and_it_is_said_why(monkeypatch):
+    monkeypatch.setattr(catalog, "archive_trouble", lambda spec: "no answer within 8 s")
+    choice = default_guest()
+    assert choice.spec.name == "debian-12"
+    assert choice.reason == "taking debian-12: ubuntu-24.04 is unreachable (no answer within 8 s)"
+
+
+def stand_in(monkeypatch, tmp_path, script):
+    program = tmp_path / "mmdebstrap"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(catalog.shutil, "which", lambda name: str(program))
+
+
+def test_an_archive_that_answers(monkeypatch, tmp_path):
+    stand_in(monkeypatch, tmp_path, "exit 0")
+    assert catalog.archive_trouble(find_guest("ubuntu-24.04")) is None
+
+
+def test_an_archive_without_its_key(monkeypatch, tmp_path):
+    stand_in(monkeypatch, tmp_path, "echo 'E: The repository ... is not signed.'; exit 1")
+    trouble = catalog.archive_trouble(find_guest("ubuntu-24.04"))
+    assert trouble == "the key of the ubuntu archive is not installed on this host"
+
+
+def test_an_archive_that_says_no(monkeypatch, tmp_path):
+    stand_in(monkeypatch, tmp_path, "echo 'I: running'; echo 'E: Could not resolve it'; exit 1")
+    assert catalog.archive_trouble(find_guest("ubuntu-24.04")) == "Could not resolve it"
+
+
+def test_an_archive_that_does_not_answer_is_given_up_with_all_its_processes(monkeypatch, tmp_path):
+    monkeypatch.setattr(catalog, "ARCHIVE_TIMEOUT", 0.3)
+    stand_in(monkeypatch, tmp_path, "sleep 60 & wait")
+    assert "no answer within" in catalog.archive_trouble(find_guest("ubuntu-24.04"))
+
+
+def test_without_mmdebstrap_no_archive_can_be_used(monkeypatch):
+    monkeypatch.setattr(catalog.shutil, "which", lambda name: None)
+    trouble = catalog.archive_trouble(find_guest("ubuntu-24.04"))
+    assert trouble == "mmdebstrap is not installed"

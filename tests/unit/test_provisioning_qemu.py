@@ -1,0 +1,220 @@
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from provisioning import instances
+from provisioning.architecture import host_architecture
+from provisioning.catalog import find_guest
+from provisioning.errors import ProvisioningError
+from provisioning.image import Image
+from provisioning.instances import Access, Instance
+from provisioning.providers import choose_provider, qemu
+
+IMAGE = Image(Path("/images/one"))
+
+
+@pytest.fixture(autouse=True)
+def state(tmp_path, monkeypatch):
+    monkeypatch.setattr(instances, "STATE", tmp_path / "guests")
+    return tmp_path / "guests"
+
+
+def command(machine="x86_64", accelerator=None, append="", instance="debian-12"):
+    hardware = host_architecture(machine)
+    return qemu.command_line(
+        find_guest("debian-12"),
+        IMAGE,
+        Instance(instance),
+        2299,
+        qemu=hardware.qemu,
+        hardware=hardware,
+        accelerator=accelerator or qemu.TCG[machine],
+        append=append,
+    )
+
+
+def option(line, name):
+    return line[line.index(name) + 1]
+
+
+def test_the_machine_of_a_guest():
+    line = command()
+    assert line[0] == "qemu-system-x86_64"
+    assert {"-nodefaults", "-nographic", "-no-reboot"} < set(line)
+    assert option(line, "-accel") == "tcg,thread=multi"
+    assert option(line, "-smp") == "2"
+    assert option(line, "-m") == "2048"
+    assert option(line, "-kernel") == "/images/one/vmlinuz"
+    assert option(line, "-initrd") == "/images/one/initrd"
+
+
+def test_the_disk_is_the_overlay_and_never_the_image():
+    line = command()
+    assert f"file={Instance('debian-12').overlay}" in option(line, "-drive")
+    assert "cache=unsafe" in option(line, "-drive")
+    assert not any("disk.raw" in argument for argument in line)
+
+
+def test_the_guest_sees_only_this_host_which_sees_its_ssh():
+    assert option(command(), "-netdev") == (
+        "user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:2299-:22"
+    )
+
+
+def test_a_panic_ends_the_machine_and_what_is_appended_comes_last():
+    arguments = option(command(append="init=/none"), "-append").split()
+    assert {"root=/dev/vda", "rw", "console=ttyS0", "panic=-1", "net.ifnames=0"} < set(arguments)
+    assert arguments[-1] == "init=/none"
+
+
+def test_the_other_architecture_differs_by_its_table_only():
+    line = command("aarch64")
+    assert line[0] == "qemu-system-aarch64"
+    assert option(line, "-machine") == "virt"
+    assert "console=ttyAMA0" in option(line, "-append")
+
+
+def test_a_comma_in_a_path_does_not_start_an_option(monkeypatch, tmp_path):
+    monkeypatch.setattr(instances, "STATE", tmp_path / "a,b")
+    assert f"file={tmp_path}/a,,b/debian-12/overlay.qcow2" in option(command(), "-drive")
+
+
+def test_without_kvm_there_is_no_probe(monkeypatch, tmp_path):
+    monkeypatch.setattr(qemu, "KVM_DEVICE", tmp_path / "kvm")
+    trouble = qemu.kvm_trouble("/bin/sh", host_architecture("x86_64"), IMAGE)
+    assert trouble == f"{tmp_path}/kvm cannot be used by this user"
+
+
+def stand_in(tmp_path, script):
+    """A QEMU that writes what ``script`` says to the console, whose path is $console."""
+    program = tmp_path / "qemu"
+    program.write_text(
+        "#!/bin/sh\n"
+        "for argument; do\n"
+        "case $argument in file,id=console,path=*) console=${argument##*=};; esac; done\n"
+        f"{script}\n"
+    )
+    program.chmod(0o755)
+    return str(program)
+
+
+@pytest.fixture
+def kvm_device(monkeypatch, tmp_path):
+    monkeypatch.setenv("HTTP_PROFILER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(qemu, "KVM_DEVICE", tmp_path / "kvm")
+    monkeypatch.setattr(qemu, "KVM_TIMEOUT", 1.0)
+    (tmp_path / "kvm").touch()
+
+
+@pytest.mark.parametrize(
+    ("script", "trouble"),
+    [
+        ('echo "VFS: Unable to mount root fs on unknown" > $console; exit 0', None),
+        ("exit 6", "QEMU with KVM ended with status 6"),
+        ('echo "Linux version 6" > $console; exec sleep 60', "did not boot within"),
+    ],
+)
+def test_kvm_is_used_only_where_a_kernel_booted(kvm_device, tmp_path, script, trouble):
+    program = stand_in(tmp_path, f"echo run >> {tmp_path}/runs\n{script}")
+    hardware = host_architecture("x86_64")
+    for _ in range(2):
+        said = qemu.kvm_trouble(program, hardware, IMAGE)
+        assert said is None if trouble is None else trouble in said
+    assert (tmp_path / "runs").read_text() == "run\n", "the answer is remembered"
+
+
+def fake_machine(instance):
+    """A process whose command line is that of an instance."""
+    instance.directory.mkdir(parents=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(60)", "-pidfile", str(instance.pid_file)]
+    )
+    instance.pid_file.write_text(f"{process.pid}\n")
+    while not instance.is_process(process.pid):
+        assert process.poll() is None
+    return process
+
+
+def test_a_machine_is_ended_by_its_process(state):
+    instance = Instance("debian-12@gw0")
+    process = fake_machine(instance)
+    assert instance.pid() == process.pid
+    assert qemu.stop(instance)
+    assert not instance.directory.exists()
+    assert not Path(f"/proc/{process.pid}").exists()
+    assert not qemu.stop(instance), "a second time there is nothing"
+    process.wait()
+
+
+def test_a_machine_that_ignores_the_polite_signal_is_ended_too(state):
+    instance = Instance("debian-12")
+    instance.directory.mkdir(parents=True)
+    ready = instance.directory / "ready"
+    script = (
+        "import pathlib, signal, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
+        " pathlib.Path(sys.argv[1]).touch(); time.sleep(60)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script, str(ready), str(instance.pid_file)])
+    while not ready.exists():
+        assert process.poll() is None
+    instance.pid_file.write_text(str(process.pid))
+    assert instance.end(grace=0.3)
+    process.wait()
+
+
+def test_a_process_that_only_has_the_recorded_number_is_left_alone(state):
+    instance = Instance("debian-12")
+    instance.directory.mkdir(parents=True)
+    with subprocess.Popen(["sleep", "60"]) as other:
+        instance.pid_file.write_text(str(other.pid))
+        assert instance.pid() is None
+        assert not qemu.stop(instance)
+        assert other.poll() is None
+        other.send_signal(signal.SIGKILL)
+
+
+def test_an_instance_remembers_how_it_is_reached(state, tmp_path):
+    instance = Instance("debian-12@gw1")
+    control = tmp_path / "control"
+    control.mkdir()
+    access = Access("127.0.0.1", 2299, "tester", "/key", str(control / "ssh"))
+    instance.record(access)
+    assert instance.access() == access
+    assert instance.access().address().port == 2299
+    instance.forget()
+    assert not control.exists()
+    assert instance.access() is None
+
+
+def test_two_runs_do_not_change_one_instance(state):
+    busy = pytest.raises(ProvisioningError, match="in use by another run")
+    with Instance("debian-12").lock(), busy, Instance("debian-12").lock():
+        pytest.fail("held twice")
+    assert list(state.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["../x", "debian-12@a/b", "", "@gw0", "debian-12@"])
+def test_a_name_that_would_leave_its_directory_is_refused(name):
+    with pytest.raises(ProvisioningError):
+        Instance(name)
+
+
+def test_the_provider(monkeypatch):
+    monkeypatch.delenv("GUEST_PROVIDER", raising=False)
+    assert choose_provider() == "qemu"
+    monkeypatch.setenv("GUEST_PROVIDER", "lima")
+    with pytest.raises(ProvisioningError, match="provider lima is not supported yet: use qemu"):
+        choose_provider()
+    assert choose_provider("qemu") == "qemu"
+    with pytest.raises(ProvisioningError, match="unknown provider 'xen'"):
+        choose_provider("xen")
+
+
+def test_no_qemu_says_what_to_install(monkeypatch):
+    monkeypatch.setattr("provisioning.host.shutil.which", lambda name, path=None: None)
+    assert "is not installed: run provisioning/setup-host.sh" in qemu.unavailable()

@@ -1,0 +1,292 @@
+from __future__ import annotations
+
+import base64
+import gzip
+import re
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from profiler import syscalls
+from profiler.exchange import exchange_of
+from profiler.http import Message
+from profiler.record import address, comm, record_of, timestamp
+from profiler.wire import AF_INET, AF_INET6, FLAG_LIMIT
+from tests.unit.messages import read, request, response
+from tests.unit.wires import SECOND, SOCKET, Wire
+
+# 2026-11-22T16:00:00Z, when the monotonic clock said 0
+SYSCALLS = syscalls.NAMES["x86_64"]
+OFFSET = 1_795_363_200 * SECOND
+POST = b"POST /p?q=1 HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello"
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+# The keys in the order of the table in docs/output-format.md.
+KEYS = [
+    *("timestamp", "pid", "comm", "cmdline", "direction"),
+    *("source_ip", "source_port", "dest_ip", "dest_port", "bytes"),
+    *("method", "url", "status_code", "reason", "http_version", "headers", "body", "raw_payload"),
+    *("body_encoding", "raw_payload_encoding", "type", "role", "exchange", "request"),
+    *("latency_ms", "duration_ms", "syscall", "socket", "netns", "captured", "incomplete"),
+]
+
+
+def record(
+    message: Message, cmdline: str | None = "curl x", max_content: int = 1000
+) -> dict[str, Any]:
+    return record_of(message, exchange_of(message), cmdline, OFFSET, max_content, SYSCALLS)
+
+
+def test_a_request() -> None:
+    found = record(request(POST, time=5))
+    assert found == {
+        "timestamp": "2026-11-22T16:00:00.000000005Z",
+        "pid": 100,
+        "comm": "curl",
+        "cmdline": "curl x",
+        "direction": "send",
+        "source_ip": "127.0.0.1",
+        "source_port": 50000,
+        "dest_ip": "127.0.0.2",
+        "dest_port": 80,
+        "bytes": len(POST),
+        "method": "POST",
+        "url": "/p?q=1",
+        "http_version": "1.1",
+        "headers": {"Host": "a", "Content-Length": "5"},
+        "body": "hello",
+        "raw_payload": POST.decode(),
+        "type": "request",
+        "role": "client",
+        "exchange": f"{SOCKET}-1",
+        "socket": SOCKET,
+        "netns": 4026531840,
+        "captured": len(POST),
+    }
+
+
+def test_a_response() -> None:
+    wire = Wire()
+    _, message = read(wire.send(POST, time=SECOND), wire.recv(OK, time=SECOND + 2_500_000))
+    assert record(message) == {
+        "timestamp": "2026-11-22T16:00:01.002500000Z",
+        "pid": 100,
+        "comm": "curl",
+        "cmdline": "curl x",
+        "direction": "recv",
+        "source_ip": "127.0.0.2",
+        "source_port": 80,
+        "dest_ip": "127.0.0.1",
+        "dest_port": 50000,
+        "bytes": len(OK),
+        "status_code": 200,
+        "reason": "OK",
+        "http_version": "1.1",
+        "headers": {"Content-Length": "2"},
+        "body": "ok",
+        "raw_payload": OK.decode(),
+        "type": "response",
+        "role": "client",
+        "exchange": f"{SOCKET}-1",
+        "request": {"method": "POST", "url": "/p?q=1"},
+        "latency_ms": 2.5,
+        "duration_ms": 2.5,
+        "socket": SOCKET,
+        "netns": 4026531840,
+        "captured": len(OK),
+    }
+
+
+def test_the_server_is_who_receives_requests_and_sends_responses() -> None:
+    wire = Wire()
+    asked, answered = (record(m) for m in read(wire.recv(POST), wire.send(OK)))
+    assert (asked["role"], asked["direction"], asked["source_port"]) == ("server", "recv", 80)
+    assert (answered["role"], answered["direction"], answered["source_port"]) == (
+        "server",
+        "send",
+        50000,
+    )
+
+
+def test_what_is_not_known_is_absent() -> None:
+    found = record(response(), cmdline=None)
+    for key in ("cmdline", "exchange", "request", "latency_ms", "syscall", "incomplete", "method"):
+        assert key not in found
+    assert found["body"] == ""
+    assert record(request(b"GET / HTTP/1.1\r\n\r\n"), cmdline="")["cmdline"] == ""
+
+
+def test_the_keys_come_in_the_order_of_the_table() -> None:
+    binary = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n\xff\xfe\xfd\xfc"
+    wire = Wire()
+    seen = set()
+    for message in read(wire.send(POST, syscall=1), wire.recv(binary, syscall=1)):
+        keys = list(record(message))
+        assert keys == [key for key in KEYS if key in keys]
+        seen.update(keys)
+    assert seen == set(KEYS)
+
+
+def test_the_keys_are_those_of_the_documentation() -> None:
+    document = Path(__file__).parents[2] / "docs" / "output-format.md"
+    if not document.exists():
+        pytest.skip("docs/output-format.md is not written yet")
+    text = document.read_text()
+    assert [key for key in KEYS if f"`{key}`" not in text] == []
+
+
+def test_a_message_that_is_not_whole() -> None:
+    found = record(request(POST[:-2]))
+    assert (found["bytes"], found["captured"]) == (len(POST) - 2, len(POST) - 2)
+    assert found["incomplete"] == ["closed_early"]
+    assert list(found)[-2:] == ["captured", "incomplete"]
+
+
+def test_a_repeated_header_is_an_array() -> None:
+    found = record(request(b"GET / HTTP/1.1\r\nAccept: a\r\nX: y\r\naccept: b\r\n\r\n"))
+    assert found["headers"] == {"Accept": ["a", "b"], "X": "y"}
+
+
+# ---- text and bytes
+
+
+def body_of(body: bytes, fields: bytes = b"", **options: Any) -> dict[str, Any]:
+    head = b"POST / HTTP/1.1\r\nContent-Length: %d\r\n%b\r\n" % (len(body), fields)
+    return record(request(head + body), **options)
+
+
+@given(st.text(max_size=50))
+def test_utf8_is_text(text: str) -> None:
+    found = body_of(text.encode())
+    assert found["body"] == text
+    assert found["raw_payload"].endswith(text)
+    assert "body_encoding" not in found
+    assert "raw_payload_encoding" not in found
+
+
+@given(st.binary(max_size=50))
+def test_any_bytes_come_back(body: bytes) -> None:
+    found = body_of(body)
+    for key, expected in (("body", body), ("raw_payload", None)):
+        encoding = found.get(f"{key}_encoding")
+        data = base64.b64decode(found[key]) if encoding == "base64" else found[key].encode()
+        assert encoding in (None, "base64")
+        if expected is None:
+            assert data.endswith(body)
+            assert len(data) == found["captured"]
+        else:
+            assert data == expected
+    assert orjson.loads(orjson.dumps(found))["body"] == found["body"]
+
+
+def test_bytes_that_are_not_utf8_are_base64() -> None:
+    found = body_of(b"\xff\x00")
+    assert (found["body"], found["body_encoding"]) == ("/wA=", "base64")
+    assert found["raw_payload_encoding"] == "base64"
+
+
+def test_a_body_cut_off_inside_a_character_is_text_as_far_as_it_goes() -> None:
+    head = b"POST / HTTP/1.1\r\nContent-Length: 9\r\n\r\n"
+    found = record(request(head + "ab\u20ac".encode()[:-1]))
+    assert found["body"] == "ab"
+    assert "body_encoding" not in found
+    assert base64.b64decode(found["raw_payload"]) == head + "ab\u20ac".encode()[:-1]
+
+
+def test_a_content_coding_is_removed_from_the_body_only() -> None:
+    found = body_of(gzip.compress(b"plain"), b"Content-Encoding: gzip\r\n")
+    assert found["body"] == "plain"
+    assert found["raw_payload_encoding"] == "base64"
+    assert "incomplete" not in found
+
+
+def test_a_broken_content_coding_is_named() -> None:
+    found = body_of(b"not gzip", b"Content-Encoding: gzip\r\n")
+    assert (found["body"], found["incomplete"]) == ("not gzip", ["undecodable"])
+
+
+def test_content_beyond_the_limit_is_named() -> None:
+    found = body_of(gzip.compress(b"x" * 99), b"Content-Encoding: gzip\r\n", max_content=10)
+    assert (found["body"], found["incomplete"]) == ("x" * 10, ["body_limit"])
+
+
+def test_a_reason_is_named_once() -> None:
+    body = gzip.compress(bytes(5000))
+    head = b"POST / HTTP/1.1\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(body)
+    sent = (head + body)[:-4]
+    message = request(sent, size=len(sent) + 4, flags=FLAG_LIMIT)
+    assert message.incomplete == ("body_limit",)
+    assert record(message, max_content=10)["incomplete"] == ["body_limit"]
+
+
+# ---- times, addresses, names
+
+
+@pytest.mark.parametrize(
+    ("realtime", "text"),
+    [
+        (0, "1970-01-01T00:00:00.000000000Z"),
+        (1_795_363_199 * SECOND + 999_999_999, "2026-11-22T15:59:59.999999999Z"),
+        (1_709_164_800 * SECOND + 120, "2024-02-29T00:00:00.000000120Z"),
+    ],
+)
+def test_timestamp(realtime: int, text: str) -> None:
+    assert timestamp(realtime) == text
+
+
+@given(st.integers(0, 2**62))
+def test_timestamps_order_like_their_times(realtime: int) -> None:
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z", timestamp(realtime))
+    assert timestamp(realtime) < timestamp(realtime + 1)
+
+
+@pytest.mark.parametrize(
+    ("family", "packed", "text"),
+    [
+        (AF_INET, bytes([10, 0, 0, 1]), "10.0.0.1"),
+        (AF_INET6, ip_address("::1").packed, "::1"),
+        (AF_INET6, ip_address("2001:db8:0:0:1:0:0:1").packed, "2001:db8::1:0:0:1"),
+        (AF_INET6, ip_address("::ffff:192.0.2.7").packed, "192.0.2.7"),
+        (AF_INET6, bytes(16), "::"),
+    ],
+)
+def test_address(family: int, packed: bytes, text: str) -> None:
+    assert address(family, packed.ljust(16, b"\0")) == text
+
+
+def test_comm_ends_at_its_nul() -> None:
+    assert comm(b"curl\0junk\0\0\0\0\0\0\0") == "curl"
+    assert comm(b"sixteen-bytes-xx") == "sixteen-bytes-xx"
+    assert comm(b"\xff\0") == "\ufffd"
+
+
+@pytest.mark.parametrize(
+    ("machine", "number", "name"),
+    [
+        ("x86_64", 0, "read"),
+        ("x86_64", 44, "sendto"),
+        ("x86_64", 47, "recvmsg"),
+        ("aarch64", 63, "read"),
+        ("aarch64", 206, "sendto"),
+        ("aarch64", 212, "recvmsg"),
+    ],
+)
+def test_syscall_names(machine: str, number: int, name: str) -> None:
+    assert syscalls.names(machine)[number] == name
+
+
+def test_machines_have_the_same_syscalls() -> None:
+    listed = {tuple(sorted(table.values())) for table in syscalls.NAMES.values()}
+    assert len(listed) == 1
+    assert syscalls.names("vax") == {}
+
+
+def test_a_known_syscall_is_named_and_an_unknown_one_absent() -> None:
+    assert record(request(syscall=44))["syscall"] == "sendto"
+    assert "syscall" not in record(request(syscall=9999))
+    assert "syscall" not in record(request(syscall=-1))

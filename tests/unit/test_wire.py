@@ -1,0 +1,136 @@
+"""wire.py mirrors bpf/event.h: compared by parsing the header, so no compiler is needed."""
+
+from __future__ import annotations
+
+import re
+import struct
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from profiler import wire
+from profiler.errors import CaptureFileError
+from profiler.wire import Chunk, Clock, Counters, End, Process, decode, encode
+from tests.unit.wires import chunk
+
+HEADER = (Path(__file__).parents[2] / "bpf" / "event.h").read_text()
+
+DEFINES = {
+    name: int(value) for name, value in re.findall(r"^#define\s+(\w+)\s+(\d+)\b", HEADER, re.M)
+}
+
+TYPES = {"u8": "B", "u16": "H", "u32": "I", "s32": "i", "u64": "Q"}
+
+# What wire.py calls differently, in words that suit Python.
+RENAMED = {"local_address": "local", "remote_address": "remote"}
+
+
+def members() -> list[tuple[str, str, int]]:
+    """(name, struct code, count) of each member of ``struct event``."""
+    body = re.search(r"struct event \{(.*?)\n\};", HEADER, re.S)
+    assert body is not None
+    found = re.findall(r"^\s*(\w+)\s+(\w+)(?:\[([^]]+)\])?;", body[1], re.M)
+    return [
+        (RENAMED.get(name, name), TYPES[type_], length(count) if count else 1)
+        for type_, name, count in found
+    ]
+
+
+def length(expression: str) -> int:
+    return sum(DEFINES.get(term) or int(term) for term in expression.split(" + "))
+
+
+def test_chunk_has_the_members_of_struct_event_in_order() -> None:
+    assert [name for name, _, _ in members()] == list(Chunk._fields)
+
+
+def test_every_member_lies_where_a_compiler_puts_it() -> None:
+    header = members()[:-1]
+    codes = [f"{count}s" if count > 1 else code for _, code, count in header]
+    assert wire.EVENT.format == "=" + "".join(codes)
+    # "@" aligns as the compiler does, "=" packs: there must be no padding to tell them apart.
+    for n in range(1, len(codes) + 1):
+        layout = "".join(codes[:n])
+        assert struct.calcsize("@" + layout) == struct.calcsize("=" + layout), header[n - 1]
+
+
+@pytest.mark.parametrize(
+    ("define", "constant"),
+    [
+        ("EVENT_CHUNK", wire.CHUNK),
+        ("EVENT_END", wire.END),
+        ("DIRECTION_SEND", wire.SEND),
+        ("DIRECTION_RECV", wire.RECV),
+        ("FLAG_JOINED", wire.FLAG_JOINED),
+        ("FLAG_AFTER_LOSS", wire.FLAG_AFTER_LOSS),
+        ("FLAG_UNREADABLE", wire.FLAG_UNREADABLE),
+        ("FLAG_LIMIT", wire.FLAG_LIMIT),
+    ],
+)
+def test_constants(define: str, constant: int) -> None:
+    assert DEFINES[define] == constant
+
+
+def test_every_flag_of_the_kernel_is_known() -> None:
+    kernel = {name for name in DEFINES if name.startswith(("FLAG_", "DIRECTION_"))}
+    assert kernel == {f"FLAG_{f}" for f in ("JOINED", "AFTER_LOSS", "UNREADABLE", "LIMIT")} | {
+        "DIRECTION_SEND",
+        "DIRECTION_RECV",
+    }
+
+
+U32, U64 = st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1)
+CHUNKS = st.builds(
+    chunk,
+    payload=st.binary(max_size=64),
+    direction=st.sampled_from([wire.SEND, wire.RECV]),
+    syscall=st.integers(-1, 500),
+    time=U64,
+    pid=U32,
+    socket=U64,
+    position=U64,
+    size=U32,
+    local_port=st.integers(0, 65535),
+)
+ITEMS = st.one_of(
+    CHUNKS,
+    st.builds(End, direction=st.sampled_from([0, 1]), time=U64, socket=U64, position=U64),
+    st.builds(Clock, monotonic=U64, realtime=U64),
+    st.builds(Process, pid=U32, start_time=U64, cmdline=st.binary(max_size=64)),
+    st.builds(Counters, document=st.binary(max_size=64)),
+)
+
+
+@given(ITEMS)
+def test_decode_is_the_inverse_of_encode(item: wire.Item) -> None:
+    decoded = decode(encode(item))
+    assert decoded == item
+    assert type(decoded) is type(item)
+
+
+@given(CHUNKS, st.data())
+def test_a_truncated_chunk_is_an_error(item: Chunk, data: st.DataObject) -> None:
+    record = encode(item)
+    cut = data.draw(st.integers(0, len(record) - 1))
+    with pytest.raises(CaptureFileError):
+        decode(record[:cut])
+
+
+def test_bytes_behind_the_payload_are_not_part_of_it() -> None:
+    assert decode(encode(chunk(b"abc")) + b"padding") == chunk(b"abc")
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_decode_or_are_refused(record: bytes) -> None:
+    try:
+        item = decode(record)
+    except CaptureFileError:
+        return
+    assert isinstance(item, (Chunk, End, Clock, Process, Counters))
+
+
+def test_an_unknown_kind_is_named() -> None:
+    with pytest.raises(CaptureFileError, match="unknown kind 77"):
+        decode(bytes([77]) + bytes(200))
