@@ -8,7 +8,7 @@ from pathlib import Path
 ROUTES = ("socket", "syscall")
 
 # What one syscall may hand over; see PIECES_MAX and PAYLOAD_MAX in bpf/event.h.
-CALL_LIMIT = 64 * 16 * 1024
+CALL_LIMIT = 64 * 16383
 
 
 @dataclass(frozen=True)

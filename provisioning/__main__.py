@@ -31,8 +31,10 @@ INTERRUPTED = 130
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status."""
     arguments = parser().parse_args(argv)
-    # A polite end is an interrupt: the same cleaning up, by the same way.
-    signal.signal(signal.SIGTERM, _interrupt)
+    # A polite end is an interrupt: the same cleaning up, by the same way. A shell
+    # starts what runs in the background with interrupts ignored; not so here.
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, _interrupt)
     try:
         choose_provider(arguments.provider)
         status: int = arguments.run(arguments)
@@ -48,6 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:
+    # Once: what is being cleaned up is not to be interrupted again.
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
@@ -100,7 +105,9 @@ def parser() -> argparse.ArgumentParser:
 def _list(arguments: argparse.Namespace) -> int:
     machines_up = {one.name for one in known_instances() if one.pid() is not None}
     for spec in load_catalog().values():
-        built = "built" if image_of(spec).exists else "not built"
+        image = image_of(spec)
+        older = any(image.directory.parent.glob(f"{spec.name}-*"))
+        built = "built" if image.exists else "built from older sources" if older else "not built"
         print(
             f"{spec.name:14} {spec.distribution:7} {spec.suite:9} Linux {spec.kernel + 'x':7}"
             f" Python {spec.python:5} {spec.memory} MiB  {spec.cpus} CPUs  {built}"

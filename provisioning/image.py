@@ -204,7 +204,8 @@ def _build_system(spec: GuestSpec, tree: Path, log: Path) -> None:
     trouble = archive_trouble(spec)
     if trouble is not None:
         raise ArchiveUnreachable(f"{spec.name} is unreachable: {trouble}")
-    ansible = find_ansible()
+    # Missed now rather than after a minute.
+    find_ansible()
     with made_aside(tree) as aside:
         # Whoever runs programs of the tree enters it as somebody, root or not.
         aside.chmod(0o755)
@@ -215,13 +216,12 @@ def _build_system(spec: GuestSpec, tree: Path, log: Path) -> None:
             resolv.unlink(missing_ok=True)
             resolv.touch()
         with step(f"{spec.name}: kernel, BCC, bpftrace and Python packages (Ansible)"):
-            _play(spec, ansible, aside, "system", {}, log)
+            play(spec, aside, "system", {}, log)
         if system_tree(spec) != tree:
             raise BuildFailed(f"{spec.name}: the playbook was changed while it ran: build again")
 
 
 def _build_image(spec: GuestSpec, tree: Path, sources: Path, image: Image, log: Path) -> None:
-    ansible = find_ansible()
     mke2fs = find_tool("mke2fs", "e2fsprogs")
     with made_aside(image.directory) as aside:
         with tempfile.TemporaryDirectory(dir=aside) as scratch:
@@ -236,7 +236,7 @@ def _build_image(spec: GuestSpec, tree: Path, sources: Path, image: Image, log: 
                 )
             with step(f"{spec.name}: profiler, demo and load test (Ansible)"):
                 product = {"profiler_wheel": str(wheel), "demo_sources": str(sources)}
-                _play(spec, ansible, root, "product", product, log)
+                play(spec, root, "product", product, log)
             with step(f"{spec.name}: writing the disk"):
                 for kind, copy in (("vmlinuz", image.kernel), ("initrd.img", image.initrd)):
                     shutil.copyfile(_boot_file(spec, root, kind), aside / copy.name)
@@ -273,14 +273,21 @@ def _mmdebstrap(spec: GuestSpec, tree: Path) -> list[str]:
     ]
 
 
-def _play(
-    spec: GuestSpec, ansible: str, tree: Path, tag: str, extra: Mapping[str, str], log: Path
-) -> None:
+def play(spec: GuestSpec, tree: Path, tag: str, extra: Mapping[str, str], log: Path) -> None:
+    """Run the playbook's part ``tag`` in a tree, through a chroot."""
     with tempfile.TemporaryDirectory() as home:
         variables = Path(home) / "variables.json"
         variables.write_text(json.dumps({**_variables(spec), **extra}), "utf-8")
+        command = [
+            find_ansible(),
+            "--connection=community.general.chroot",
+            f"--inventory={tree},",
+            f"--tags={tag}",
+            f"--extra-vars=@{variables}",
+            str(ANSIBLE / "site.yml"),
+        ]
         run(
-            with_tree(tree, playbook(ansible, tree, tag, variables)),
+            with_tree(tree, command),
             doing=f"{spec.name}: playbook, tag {tag}",
             log=log,
             env={
@@ -291,18 +298,6 @@ def _play(
             },
             cwd=ANSIBLE,
         )
-
-
-def playbook(ansible: str, tree: Path, tag: str, variables: Path) -> list[str]:
-    """Return the command that runs the playbook's part ``tag`` in a tree."""
-    return [
-        ansible,
-        "--connection=community.general.chroot",
-        f"--inventory={tree},",
-        f"--tags={tag}",
-        f"--extra-vars=@{variables}",
-        str(ANSIBLE / "site.yml"),
-    ]
 
 
 def _variables(spec: GuestSpec) -> dict[str, Any]:

@@ -39,6 +39,8 @@ class Access:
     user: str
     key: str
     control: str
+    ready: bool = False
+    """Whether it took a command since it was started."""
 
     def address(self) -> Address:
         """Return it as the guest wants it."""
@@ -82,7 +84,7 @@ class Instance:
 
     @property
     def access_file(self) -> Path:
-        """Present once the machine is up."""
+        """How it is reached, written before it is started."""
         return self.directory / "access.json"
 
     def pid(self) -> int | None:
@@ -102,14 +104,14 @@ class Instance:
         return os.fsencode(self.pid_file) in arguments
 
     def access(self) -> Access | None:
-        """Return how to reach it, if it was brought up."""
+        """Return how to reach it, if it was started."""
         try:
             return Access(**json.loads(self.access_file.read_text("utf-8")))
         except FileNotFoundError:
             return None
 
     def record(self, access: Access) -> None:
-        """Note that it is up."""
+        """Note how it is reached, and whether it is up."""
         write_whole(self.access_file, json.dumps(asdict(access)))
 
     @contextmanager

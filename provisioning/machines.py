@@ -46,22 +46,24 @@ def up(
     """Bring a guest up; return it and whether it was not up before."""
     _check(provider)
     spec, instance = resolve(name)
+    running = _running(instance)
+    if running is not None:
+        return running, False
     image = ensure_image(spec)
     with instance.lock():
-        access = instance.access()
-        if instance.pid() is not None and access is not None:
-            return qemu.guest_of(instance, access), False
+        running = _running(instance)
+        if running is not None:
+            return running, False
         return qemu.start(spec, image, instance, append=append, timeout=timeout), True
 
 
 def attach(name: str) -> Guest:
     """Return a guest that is up."""
     find_guest(name)
-    instance = Instance(name)
-    access = instance.access()
-    if access is None or not access.port or instance.pid() is None:
+    running = _running(Instance(name))
+    if running is None:
         raise GuestError(f"{name} is not up: run `python -m provisioning up {name}`")
-    return qemu.guest_of(instance, access)
+    return running
 
 
 def down(name: str) -> bool:
@@ -111,6 +113,13 @@ def machine(
             yield guest
         finally:
             qemu.stop(own)
+
+
+def _running(instance: Instance) -> Guest | None:
+    access = instance.access()
+    if access is None or not access.ready or instance.pid() is None:
+        return None
+    return qemu.guest_of(instance, access)
 
 
 def _check(provider: str | None) -> None:

@@ -35,7 +35,7 @@ from profiler.http.message import (
 )
 from profiler.settings import Settings
 from profiler.stream import Gap
-from profiler.wire import Chunk
+from profiler.wire import FLAG_JOINED, Chunk
 
 # The LF of a line and the empty line behind it; RFC 9112, 2.2 allows a bare LF.
 _END_OF_HEAD = re.compile(rb"\n\r?\n")
@@ -177,6 +177,10 @@ class Reader:
         connection = self._connection
         type_ = connection.type_in(self._direction)
         start = start_line(data, at, type_)
+        if type_ is None and self._chunk.flags & FLAG_JOINED and not _is_sure(start):
+            # Not the beginning of the connection: it may be the middle of a body.
+            self._start_anew()
+            return len(data)
         if start is None:
             if len(data) - at <= self._max_head and may_become_start_line(data, at, type_):
                 return None
@@ -294,12 +298,9 @@ class Reader:
     def _skip(self, data: bytes, at: int) -> int:
         """Nothing is known of what comes: wait for a chunk that begins with a sure start line."""
         start = self._start_line(data, at)
-        if start is None:
+        if start is None or not _is_sure(start):
             return len(data)
         if start.re is REQUEST_LINE:
-            # Words of a text may precede what looks like a request line.
-            if b" " in start[2]:
-                return len(data)
             self._connection.missed_requests()
         else:
             self._connection.missed_responses()
@@ -369,6 +370,11 @@ class Reader:
         self._pending.clear()
         self._searched = 0
         self._step = Reader._skip
+
+
+def _is_sure(start: re.Match[bytes] | None) -> bool:
+    """Whether a message begins here; words of a text may precede what looks like a request line."""
+    return start is not None and not (start.re is REQUEST_LINE and b" " in start[2])
 
 
 _STEPS: dict[int, Step] = {

@@ -268,6 +268,7 @@ def _boot_once(machine: _Machine, port: int, deadline: float) -> Guest:
         _wait_until_ready(instance, process, deadline)
         guest = guest_of(instance, access)
         guest.wait(deadline, alive=lambda: _check_running(instance, process))
+        instance.record(replace(access, ready=True))
     except BaseException:
         # Its pid file may not be written yet, and then stop() would not know it.
         if process.poll() is None:

@@ -26,6 +26,9 @@ class Handler(BaseHTTPRequestHandler):
     """GET answers with ``size`` bytes (query); POST with what it was sent."""
 
     protocol_version = "HTTP/1.1"
+    # With a timeout Python waits in poll(): a recv that already waits in the kernel
+    # when the profiler attaches is one that it cannot see.
+    timeout = 600
 
     def do_GET(self):
         query = parse_qs(urlsplit(self.path).query)

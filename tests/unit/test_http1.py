@@ -19,7 +19,7 @@ from profiler.http.connection import WAITING_MAX, Connection
 from profiler.http.fields import CHUNKED, FAULTY, UNTIL_CLOSE, parse_fields
 from profiler.settings import Settings
 from profiler.stream import Streams
-from profiler.wire import FLAG_AFTER_LOSS, FLAG_LIMIT, RECV, SEND, Chunk, End
+from profiler.wire import FLAG_AFTER_LOSS, FLAG_JOINED, FLAG_LIMIT, RECV, SEND, Chunk, End
 from tests.unit.wires import SOCKET, Wire
 
 SETTINGS = Settings(max_head=1024, max_body=256)
@@ -628,6 +628,15 @@ def test_a_binary_protocol_is_told_by_its_first_bytes() -> None:
     wire, streams, stage = Wire(), Streams(), Messages(SETTINGS)
     out = [m for e in streams.feed(wire.send(b"\x16\x03")) for m in stage.feed(e)]
     assert out == [NotHttp(SOCKET)]
+
+
+def test_a_connection_that_was_joined_late_may_begin_inside_a_body() -> None:
+    """Nothing is said of it until a message begins."""
+    wire, streams, stage = Wire(), Streams(), Messages(SETTINGS)
+    pieces = [b"list /of things", b"\x00\x01", GET, GET]
+    chunks = [wire.send(piece, flags=FLAG_JOINED) for piece in pieces]
+    out = [m for c in chunks for e in streams.feed(c) for m in stage.feed(e)]
+    assert [m.origin for m in out] == chunks[2:]
 
 
 @pytest.mark.parametrize("answer", [b"HTTP/1.1 101 S\r\n\r\n", b"HTTP/1.1 299 T\r\n\r\n"])

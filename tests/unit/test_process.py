@@ -5,16 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import wires
 
 from profiler.process import Processes
 from profiler.wire import Chunk, Process
+from tests.unit.wires import chunk as wire_chunk
 
 TICK = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 
 
 def chunk(pid: int, start_time: int) -> Chunk:
-    return wires.chunk(b"x", pid=pid, start_time=start_time)
+    return wire_chunk(b"x", pid=pid, start_time=start_time)
 
 
 @pytest.fixture
