@@ -15,12 +15,13 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
 from profiler import wire
-from profiler.errors import CaptureFileError
+from profiler.errors import CaptureFileError, ProfilerError
 from profiler.pipeline import Pipeline, Written
 from profiler.probe.bcc import BccEngine
 from profiler.probe.counters import Account, Accounts, Tally
@@ -99,12 +100,20 @@ def _feed_all(engine: BccEngine, pipeline: Pipeline, records: list[bytes]) -> No
 
 
 def _end(engine: BccEngine, pipeline: Pipeline, sink: JsonLines) -> None:
-    for record in engine.stop():
-        pipeline.feed(record)
+    """Do every step, even behind one that fails: a full disk must not hide the counts."""
+    records = engine.stop()
     document = json.dumps(engine.accounts().to_json()).encode()
-    pipeline.feed(wire.encode(wire.Counters(document)))
-    pipeline.finish()
-    sink.flush()
+    records.append(wire.encode(wire.Counters(document)))
+    steps: list[Callable[[], object]] = [partial(pipeline.feed, record) for record in records]
+    steps += [pipeline.finish, sink.flush]
+    failure = None
+    for step in steps:
+        try:
+            step()
+        except ProfilerError as error:
+            failure = failure or error
+    if failure:
+        raise failure
 
 
 def _read_clocks() -> wire.Clock:

@@ -49,6 +49,8 @@ from provisioning.sources import (
 
 # What must be there before Ansible can work in the tree, and what makes it boot.
 BASE_PACKAGES = (
+    # Of itself in Debian, not in Ubuntu.
+    "apt",
     "systemd-sysv",
     "udev",
     "openssh-server",

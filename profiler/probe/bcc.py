@@ -219,7 +219,7 @@ def _telling_line(log: str, error: Exception) -> str:
     lines = [line.strip() for line in log.splitlines() if line.strip()]
     if "Operation not permitted" in log or getattr(error, "errno", None) == 1:
         return "the kernel does not permit BPF here (a container without CAP_BPF, or lockdown)"
-    if any("Unable to find kernel headers" in line for line in lines):
+    if any("kernel headers" in line or "chdir(/lib/modules" in line for line in lines):
         return (
             "BCC needs this kernel's headers: install the linux-headers package of the running "
             "kernel"

@@ -26,13 +26,8 @@ ROUTES = ("socket", "syscall")
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "guest" in metafunc.fixturenames:
         names = metafunc.config.getoption("--guest") or DEFAULT_GUESTS
-        metafunc.parametrize("guest", names, indirect=True, scope="session")
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if "guest" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group(item.callspec.params["guest"]))
+        guests = [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in names]
+        metafunc.parametrize("guest", guests, indirect=True, scope="session")
 
 
 @pytest.fixture(scope="session")

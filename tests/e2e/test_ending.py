@@ -90,7 +90,10 @@ def test_limits_counts_and_replay(guest: Guest, token: str, route: str, tmp_path
 
 def test_sigterm_and_filters(guest: Guest, token: str) -> None:
     with background(guest, "serve") as (_, wanted), background(guest, "serve") as (_, other):
-        options = ("--port", str(wanted["port"]), "--pid", str(wanted["pid"]))
+        # The clients fail the one filter, the other server the other.
+        options = ("--port", str(wanted["port"]))
+        for server in (wanted, other):
+            options += ("--pid", str(server["pid"]))
         with Capture(guest, *options) as capture:
             for server in (other, wanted):
                 traffic(guest, "requests", "127.0.0.1", server["port"], f"GET:/{token}")

@@ -1,0 +1,56 @@
+"""Makes a case: ``python -m tests.replay.record GUEST CASE SCENARIO [ARGUMENTS]``.
+
+Boots the guest, records while a scenario of ``tests/e2e/traffic.py`` runs (or
+``demo``, which asks each endpoint of the Flask demo), and writes ``capture``
+and the lines that it gives today as ``expected.jsonl``. Read those before you
+commit them: from then on they are what must come out.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from profiler.session import replay
+from profiler.settings import Settings
+from provisioning import machine
+from provisioning.capture import Capture
+
+CASES = Path(__file__).parent / "cases"
+TRAFFIC = Path(__file__).parents[1] / "e2e" / "traffic.py"
+
+DEMO = [
+    "import json, urllib.request as u",
+    "base = 'http://127.0.0.1:8080'",
+    "for path in ('/', '/healthz', '/slow', '/missing'):",
+    "    try: u.urlopen(base + path).read()",
+    "    except u.HTTPError as error: error.read()",
+    "headers = {'Content-Type': 'application/json'}",
+    "body = json.dumps({'message': 'héllo'}).encode()",
+    "u.urlopen(u.Request(base + '/echo', body, headers)).read()",
+]
+
+
+def main(name: str, case: str, scenario: str, *arguments: str) -> None:
+    """Record one case."""
+    directory = CASES / case
+    directory.mkdir(parents=True, exist_ok=True)
+    with machine(name) as guest:
+        guest.push(TRAFFIC, "/tmp/traffic.py")
+        guest.exec("sudo systemctl start http-profiler-demo")
+        with Capture(guest, "--record", "/tmp/capture") as capture:
+            if scenario == "demo":
+                guest.exec(["python3", "-c", "\n".join(DEMO)])
+            else:
+                guest.exec(["python3", "/tmp/traffic.py", scenario, *arguments])
+            capture.stop()
+            guest.exec("sudo chmod a+r /tmp/capture")
+            guest.pull("/tmp/capture", directory / "capture")
+    expected = directory / "expected.jsonl"
+    expected.unlink(missing_ok=True)
+    replay(directory / "capture", Settings(output=expected))
+    expected.chmod(0o644)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

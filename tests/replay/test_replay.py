@@ -1,0 +1,96 @@
+"""Captures recorded on real kernels give the lines that were read and found right.
+
+A case is a folder: ``capture`` and ``expected.jsonl``. Adding one is adding
+files (``record.py`` makes them).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from profiler import wire
+from profiler.errors import CaptureFileError
+from profiler.pipeline import Pipeline
+from profiler.probe.recording import Recording
+from profiler.process import Processes
+from profiler.record import Record
+from profiler.session import replay
+from profiler.settings import Settings
+
+CASES = sorted((Path(__file__).parent / "cases").iterdir())
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture(params=CASES, ids=lambda case: case.name)
+def case(request: pytest.FixtureRequest) -> Path:
+    return request.param
+
+
+def test_the_expected_lines(case: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    replay(case / "capture", Settings(output=output))
+    assert lines(output) == lines(case / "expected.jsonl")
+
+
+def run(case: Path, records: list[bytes]) -> list[Record]:
+    """Run records that stand in for the capture's through the pipeline."""
+    written: list[Record] = []
+
+    class Sink:
+        write = staticmethod(written.append)
+
+    pipeline = Pipeline(
+        Settings(), Sink(), Processes(None), Recording(case / "capture").origin.machine
+    )
+    for record in records:
+        pipeline.feed(record)
+    pipeline.finish()
+    return written
+
+
+def test_the_same_messages_byte_by_byte(case: Path) -> None:
+    """Cutting every chunk into bytes changes nothing that is said of a message's content."""
+    records = list(Recording(case / "capture").records())
+    cut = []
+    for record in records:
+        item = wire.decode(record)
+        if not isinstance(item, wire.Chunk):
+            cut.append(record)
+            continue
+        for i in range(len(item.payload)):
+            piece = item.payload[i : i + 1]
+            cut.append(
+                wire.encode(
+                    item._replace(position=item.position + i, size=1, captured=1, payload=piece)
+                )
+            )
+    assert run(case, cut) == run(case, records)
+
+
+def test_any_one_record_may_be_missing(case: Path) -> None:
+    """Then no message is made up: each one that comes is a beginning of one of the whole run's."""
+    records = list(Recording(case / "capture").records())
+    whole = [record["raw_payload"] for record in run(case, records)]
+    chunks = [i for i, r in enumerate(records) if isinstance(wire.decode(r), wire.Chunk)]
+    for missing in chunks:
+        for message in run(case, records[:missing] + records[missing + 1 :]):
+            assert any(raw.startswith(message["raw_payload"]) for raw in whole)
+
+
+def test_a_cut_off_capture_gives_what_is_whole(
+    case: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output, cut = tmp_path / "out.jsonl", tmp_path / "cut"
+    data = (case / "capture").read_bytes()
+    cut.write_bytes(data[:-10])  # inside the final counts
+    with pytest.raises(CaptureFileError, match="cut off"):
+        replay(cut, Settings(output=output))
+    assert lines(output) == lines(case / "expected.jsonl")
+    assert "wrote" in capsys.readouterr().err
