@@ -11,6 +11,7 @@ import re
 import sys
 import time
 from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
 
 from provisioning import Guest, ProvisioningError, default_guest, machine
@@ -51,15 +52,16 @@ def main() -> int:
 def run(guest: Guest, name: str, requests: int, started: float) -> int:
     """Capture ``requests`` requests in a guest that is up, and say what was seen."""
     guest.exec("sudo systemctl start http-profiler-demo")
-    with step("starting the profiler"):
-        capture = Capture(guest, "--port", str(PORT)).__enter__()
-    with capture:
+    capture = Capture(guest, "--port", str(PORT))
+    with ExitStack() as stack:
+        with step("starting the profiler"):
+            stack.enter_context(capture)
         with step(f"Locust sends {requests} requests to the Flask demo"):
             locust = (
                 f"TOTAL_REQUESTS={requests} REQUEST_DELAY_MS=100 HTTP_PORT={PORT} "
                 f"{LOCUST} --locustfile {LOCUSTFILE} --headless --users 2 --only-summary 2>&1"
             )
-            report = guest.exec(locust, check=False, timeout=600)
+            report = guest.exec(locust, check=False, timeout=300)
         with step("ending the profiler"):
             said = capture.stop()
         records = capture.records()

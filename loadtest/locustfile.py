@@ -16,6 +16,7 @@ from __future__ import annotations
 import itertools
 import os
 
+import gevent
 from locust import HttpUser, constant, events, task
 from locust.env import Environment
 
@@ -39,7 +40,9 @@ class DemoUser(HttpUser):
         """Send the next request of the loop, or end the run."""
         number = next(_numbers)
         if TOTAL_REQUESTS and number > TOTAL_REQUESTS:
-            self.environment.runner.quit()
+            # In a greenlet of its own: quitting stops this user's.
+            gevent.spawn(self.environment.runner.quit)
+            self.stop()
             return
         send = (self.index, self.healthz, self.echo, self.slow)[(number - 1) % 4]
         send(number)
