@@ -23,6 +23,7 @@
 #define FLAG_AFTER_LOSS 2 /* an earlier event of this stream could not be delivered */
 #define FLAG_UNREADABLE 4 /* the bytes moved but could not be read (captured is 0) */
 #define FLAG_LIMIT      8 /* size exceeds captured because of the per-call limit */
+#define FLAG_CONTINUED 16 /* not the first event of its call */
 
 #define COMM_SIZE    16
 #define ADDRESS_SIZE 16

@@ -90,7 +90,7 @@ deliver_piece(struct workspace *work, struct connection *connection, u64 directi
 		piece = PAYLOAD_MAX;
 	event->size = piece;
 	event->captured = piece;
-	event->flags = connection->flags;
+	event->flags = connection->flags | (walk->done ? FLAG_CONTINUED : 0);
 	if (connection->after_loss[direction])
 		event->flags |= FLAG_AFTER_LOSS;
 	if (bpf_probe_read_user(event->payload, captured_of(event), (void *)walk->data)) {

@@ -27,7 +27,11 @@ static __always_inline u64 socket_inode(u64 sk)
 
 static __always_inline u16 local_port(u64 sk)
 {
-	return FIELD(u16, sk, sock___sk_common_skc_num);
+	u16 port = FIELD(u16, sk, sock___sk_common_skc_num);
+	/* Both ends have closed and unread data is read: the port is given back already. */
+	if (!port)
+		port = __builtin_bswap16(READ_KERNEL(u16, sk + OFFSET_inet_sock_inet_sport));
+	return port;
 }
 
 static __always_inline u16 remote_port(u64 sk)

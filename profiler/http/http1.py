@@ -9,8 +9,8 @@ chunk is made in a single step; any other grows in a :class:`Draft`.
 Nothing raises. Where the bytes cannot be followed (a hole that is not inside
 data of known length, or bytes that break the rules) the message is handed out
 as far as it is known, with the reason, and the reader skips ahead to the next
-*sure start*: a chunk that begins with a whole start line. A chunk is what one
-syscall moved, and programs begin a message with a syscall.
+*sure start*: a syscall whose first chunk begins with a whole start line, since
+programs begin a message with a syscall.
 
 The chunks of RFC 9112, 7.1 are called *parts* here: a chunk is what crossed the wire.
 """
@@ -35,7 +35,7 @@ from profiler.http.message import (
 )
 from profiler.settings import Settings
 from profiler.stream import Gap
-from profiler.wire import FLAG_JOINED, Chunk
+from profiler.wire import FLAG_CONTINUED, FLAG_JOINED, Chunk
 
 # The LF of a line and the empty line behind it; RFC 9112, 2.2 allows a bare LF.
 _END_OF_HEAD = re.compile(rb"\n\r?\n")
@@ -177,7 +177,7 @@ class Reader:
         connection = self._connection
         type_ = connection.type_in(self._direction)
         start = start_line(data, at, type_)
-        if type_ is None and self._chunk.flags & FLAG_JOINED and not _is_sure(start):
+        if type_ is None and self._chunk.flags & FLAG_JOINED and not self._is_sure(start):
             # Not the beginning of the connection: it may be the middle of a body.
             self._start_anew()
             return len(data)
@@ -298,7 +298,7 @@ class Reader:
     def _skip(self, data: bytes, at: int) -> int:
         """Nothing is known of what comes: wait for a chunk that begins with a sure start line."""
         start = self._start_line(data, at)
-        if start is None or not _is_sure(start):
+        if start is None or not self._is_sure(start):
             return len(data)
         if start.re is REQUEST_LINE:
             self._connection.missed_requests()
@@ -311,6 +311,14 @@ class Reader:
 
     def _start_line(self, data: bytes, at: int) -> re.Match[bytes] | None:
         return start_line(data, at, self._connection.type_in(self._direction))
+
+    def _is_sure(self, start: re.Match[bytes] | None) -> bool:
+        """Whether a message begins at this start line of the chunk at hand."""
+        # The segment of a call before this one may have held the true beginning.
+        if start is None or self._chunk.flags & FLAG_CONTINUED:
+            return False
+        # Words of a text may precede what looks like a request line.
+        return not (start.re is REQUEST_LINE and b" " in start[2])
 
     def _origin_at(self, at: int) -> Chunk:
         return self._chunk if at else self._origin
@@ -370,11 +378,6 @@ class Reader:
         self._pending.clear()
         self._searched = 0
         self._step = Reader._skip
-
-
-def _is_sure(start: re.Match[bytes] | None) -> bool:
-    """Whether a message begins here; words of a text may precede what looks like a request line."""
-    return start is not None and not (start.re is REQUEST_LINE and b" " in start[2])
 
 
 _STEPS: dict[int, Step] = {

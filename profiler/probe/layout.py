@@ -51,6 +51,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
         "sock.__sk_common.skc_v6_daddr",
         "sock.__sk_common.skc_net",
         "net.ns.inum",
+        "inet_sock.inet_sport",
         "tcp_sock.bytes_received",
         "tcp_sock.bytes_acked",
         "tcp_sock.rcv_nxt",

@@ -199,6 +199,10 @@ def test_a_message_cut_off_says_so(watch: Watch, token: str) -> None:
         # Ended by the connection, as HTTP/1.0 does: whole.
         assert lines["response", direction]["body"] == "until the end"
         assert "incomplete" not in lines["response", direction]
+    # Also of data that is read when the kernel has taken the connection down already.
+    ports = {(line["source_port"], line["dest_port"]) for line in lines.values()}
+    assert len(ports) == 2
+    assert ports == {(destination, source) for source, destination in ports}
 
 
 def test_other_protocols_leave_no_line(watch: Watch, token: str) -> None:

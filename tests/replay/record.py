@@ -1,4 +1,4 @@
-"""Makes a case: ``python -m tests.replay.record GUEST CASE SCENARIO [ARGUMENTS]``.
+"""Makes the cases: ``python -m tests.replay.record GUEST [CASE ...]``.
 
 Boots the guest, records while a scenario of ``tests/e2e/traffic.py`` runs (or
 ``demo``, which asks each endpoint of the Flask demo), and writes ``capture``
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from profiler.session import replay
 from profiler.settings import Settings
-from provisioning import machine
+from provisioning import Guest, machine
 from provisioning.capture import Capture
 
 CASES = Path(__file__).parent / "cases"
@@ -31,21 +31,37 @@ DEMO = [
 ]
 
 
-def main(name: str, case: str, scenario: str, *arguments: str) -> None:
-    """Record one case."""
-    directory = CASES / case
-    directory.mkdir(parents=True, exist_ok=True)
+SCENARIOS = {
+    "bytewise": ["bytewise", "token"],
+    "cut-off": ["cut_off", "token"],
+    "demo": ["demo"],
+    "noise": ["noise", "token"],
+    "syscalls": ["syscalls", "token"],
+    "threads": ["threads", "token", "5"],
+}
+
+
+def main(name: str, *cases: str) -> None:
+    """Record ``cases``, or all of them."""
     with machine(name) as guest:
         guest.push(TRAFFIC, "/tmp/traffic.py")
         guest.exec("sudo systemctl start http-profiler-demo")
-        with Capture(guest, "--record", "/tmp/capture") as capture:
-            if scenario == "demo":
-                guest.exec(["python3", "-c", "\n".join(DEMO)])
-            else:
-                guest.exec(["python3", "/tmp/traffic.py", scenario, *arguments])
-            capture.stop()
-            guest.exec("sudo chmod a+r /tmp/capture")
-            guest.pull("/tmp/capture", directory / "capture")
+        for case in cases or SCENARIOS:
+            record(guest, CASES / case, *SCENARIOS[case])
+
+
+def record(guest: Guest, directory: Path, scenario: str, *arguments: str) -> None:
+    """Record one scenario into a folder."""
+    directory.mkdir(parents=True, exist_ok=True)
+    with Capture(guest, "--record", "/tmp/capture") as capture:
+        if scenario == "demo":
+            guest.exec(["python3", "-c", "\n".join(DEMO)])
+        else:
+            guest.exec(["python3", "/tmp/traffic.py", scenario, *arguments])
+        capture.stop()
+    guest.exec("sudo chmod a+r /tmp/capture")
+    guest.pull("/tmp/capture", directory / "capture")
+    (directory / "capture").chmod(0o644)
     expected = directory / "expected.jsonl"
     expected.unlink(missing_ok=True)
     replay(directory / "capture", Settings(output=expected))

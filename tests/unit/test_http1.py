@@ -19,7 +19,16 @@ from profiler.http.connection import WAITING_MAX, Connection
 from profiler.http.fields import CHUNKED, FAULTY, UNTIL_CLOSE, parse_fields
 from profiler.settings import Settings
 from profiler.stream import Streams
-from profiler.wire import FLAG_AFTER_LOSS, FLAG_JOINED, FLAG_LIMIT, RECV, SEND, Chunk, End
+from profiler.wire import (
+    FLAG_AFTER_LOSS,
+    FLAG_CONTINUED,
+    FLAG_JOINED,
+    FLAG_LIMIT,
+    RECV,
+    SEND,
+    Chunk,
+    End,
+)
 from tests.unit.wires import SOCKET, Wire
 
 SETTINGS = Settings(max_head=1024, max_body=256)
@@ -637,6 +646,17 @@ def test_a_connection_that_was_joined_late_may_begin_inside_a_body() -> None:
     chunks = [wire.send(piece, flags=FLAG_JOINED) for piece in pieces]
     out = [m for c in chunks for e in streams.feed(c) for m in stage.feed(e)]
     assert [m.origin for m in out] == chunks[2:]
+
+
+def test_a_segment_in_the_middle_of_a_call_is_no_sure_start() -> None:
+    """Of a call that sent "PO" and "ST / ..." the first segment was lost."""
+    wire, streams, stage = Wire(), Streams(), Messages(SETTINGS)
+    chunks = [
+        wire.send(b"ST / HTTP/1.1\r\n\r\n", flags=FLAG_AFTER_LOSS | FLAG_CONTINUED),
+        wire.send(GET),
+    ]
+    out = [m for c in chunks for e in streams.feed(c) for m in stage.feed(e)]
+    assert [m.origin for m in out] == chunks[1:]
 
 
 @pytest.mark.parametrize("answer", [b"HTTP/1.1 101 S\r\n\r\n", b"HTTP/1.1 299 T\r\n\r\n"])

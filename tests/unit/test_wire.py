@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from profiler import wire
 from profiler.errors import CaptureFileError
+from profiler.settings import CALL_LIMIT
 from profiler.wire import Chunk, Clock, Counters, End, Process, decode, encode
 from tests.unit.wires import chunk
 
@@ -67,15 +68,22 @@ def test_every_member_lies_where_a_compiler_puts_it() -> None:
         ("FLAG_AFTER_LOSS", wire.FLAG_AFTER_LOSS),
         ("FLAG_UNREADABLE", wire.FLAG_UNREADABLE),
         ("FLAG_LIMIT", wire.FLAG_LIMIT),
+        ("FLAG_CONTINUED", wire.FLAG_CONTINUED),
     ],
 )
 def test_constants(define: str, constant: int) -> None:
     assert DEFINES[define] == constant
 
 
+def test_the_call_limit_is_what_the_pieces_of_a_call_hold() -> None:
+    assert DEFINES["PIECES_MAX"] * DEFINES["PAYLOAD_MAX"] == CALL_LIMIT
+
+
 def test_every_flag_of_the_kernel_is_known() -> None:
     kernel = {name for name in DEFINES if name.startswith(("FLAG_", "DIRECTION_"))}
-    assert kernel == {f"FLAG_{f}" for f in ("JOINED", "AFTER_LOSS", "UNREADABLE", "LIMIT")} | {
+    assert kernel == {
+        f"FLAG_{f}" for f in ("JOINED", "AFTER_LOSS", "UNREADABLE", "LIMIT", "CONTINUED")
+    } | {
         "DIRECTION_SEND",
         "DIRECTION_RECV",
     }
