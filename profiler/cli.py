@@ -38,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         max_body=options.max_body,
         route=getattr(options, "route", None),
         record=getattr(options, "record", None),
+        ring_bytes=getattr(options, "ring_size", _DEFAULTS.ring_bytes),
     )
     try:
         if options.command == "replay":
@@ -97,6 +98,14 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help="also write the raw capture to PATH, for `http-profiler replay`",
     )
+    how.add_argument(
+        "--ring-size",
+        type=_ring_size,
+        default=_DEFAULTS.ring_bytes,
+        metavar="BYTES",
+        help="size of the buffer between kernel and profiler, a power of two from 65536 on: "
+        "what it cannot hold in a burst is lost, and said (default: %(default)s)",
+    )
     commands = parser.add_subparsers(dest="command", metavar="command")
     replayed = commands.add_parser(
         "replay",
@@ -133,6 +142,13 @@ def _size(text: str) -> int:
     value = int(text) if text.isascii() and text.isdigit() else -1
     if value < 0:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of bytes")
+    return value
+
+
+def _ring_size(text: str) -> int:
+    value = _size(text)
+    if value & (value - 1) or not 64 * 1024 <= value <= 1024**3:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a power of two from 65536 to 1073741824")
     return value
 
 

@@ -147,10 +147,12 @@ class BccEngine:
             bpf.detach_tracepoint(tp=attachment.target)
         elif kind == "kprobe":
             bpf.detach_kprobe(event=attachment.target, fn_name=attachment.function)
-        elif kind == "fentry":
-            bpf.detach_kfunc(fn_name=attachment.function)
         else:
-            bpf.detach_kretfunc(fn_name=attachment.function)
+            # Programs of a name of BCC's own choosing: all there are, the first time round.
+            for name in list(bpf.kfunc_entry_fds):
+                bpf.detach_kfunc(fn_name=name)
+            for name in list(bpf.kfunc_exit_fds):
+                bpf.detach_kretfunc(fn_name=name)
 
 
 def _account(table: Any, direction: int) -> Account:

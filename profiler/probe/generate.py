@@ -130,12 +130,11 @@ def _socket_route(hooks: Hooks, layout: Layout, machine: str) -> tuple[list[str]
             kind, body = "fentry", f"close_socket({_parameter(hook, parameters, hook.socket)});"
         else:
             kind, body = "fexit", _leave_function(hook, parameters)
-        # BCC takes the kind of a program from the beginning of its name.
-        prefix = {"fentry": "kfunc__", "fexit": "kretfunc__"}[kind]
-        entries.append(
-            f"int {prefix}{hook.name}(unsigned long long *ctx)\n{{\n\t{body}\n\treturn 0;\n}}"
-        )
-        attachments.append(Attachment(kind, hook.name, prefix + hook.name))
+        # BCC takes the kind of a program from the beginning of its name, and each
+        # version expects another beginning; only its macros know which.
+        macro = {"fentry": "KFUNC_PROBE", "fexit": "KRETFUNC_PROBE"}[kind]
+        entries.append(f"{macro}({hook.name}, void *{hook.socket})\n{{\n\t{body}\n\treturn 0;\n}}")
+        attachments.append(Attachment(kind, hook.name, hook.name))
     return entries, attachments
 
 

@@ -20,6 +20,9 @@ LINE = re.compile(
     rf"\+ lost {TALLY}"
 )
 
+# Matches the profiler, but not the shell that looks for it.
+PROFILER = "[/]usr/local/bin/http-profiler"
+
 
 def accounts(said: str) -> dict[str, list[int]]:
     """Direction -> seen, forwarded, filtered and lost, calls and bytes of each."""
@@ -127,3 +130,66 @@ def test_a_message_under_way_is_written_at_the_end(guest: Guest, token: str) -> 
     assert {r["direction"] for r in lines} == {"send", "recv"}
     assert all(r["body"] == "half" and "incomplete" in r for r in lines)
     assert "incomplete" in said
+
+
+def test_what_the_ring_cannot_hold_is_said(guest: Guest, token: str) -> None:
+    """The profiler is stopped while more than its ring moves over one connection."""
+    with background(guest, "serve") as (_, server):
+        options = ("--ring-size", "65536", "--port", str(server["port"]))
+        with Capture(guest, *options) as capture:
+            profiler = f"$(pgrep -f '{PROFILER}')"
+            guest.exec(f"sudo kill -STOP {profiler}")
+            specs = [f"POST:/{token}/{n}:50000" for n in range(5)]
+            traffic(guest, "requests", "127.0.0.1", server["port"], *specs)
+            guest.exec(f"sudo kill -CONT {profiler}")
+            after = f"/{token}/after"
+            traffic(guest, "requests", "127.0.0.1", server["port"], f"GET:{after}")
+            capture.wait_for(lambda r: r.get("request", {}).get("url") == after, 2)
+            said = capture.stop()
+            records = capture.records()
+
+    assert re.search(r"lost \d+/\d+ \(ring_full \d+/\d+\)", said)
+    for seen_calls, seen_bytes, *fates in accounts(said).values():
+        assert seen_calls == fates[0] + fates[2] + fates[4]
+        assert seen_bytes == fates[1] + fates[3] + fates[5]
+    # What was lost is missing or marked; what is whole is right; nothing is mixed up.
+    sent = bytes(97 + i % 26 for i in range(50000)).decode()
+    hit = [r for r in records if after not in (r.get("url"), r.get("request", {}).get("url"))]
+    assert 0 < len(hit) < 20 or any("incomplete" in r for r in hit)
+    for record in hit:
+        if "incomplete" in record:
+            # Whose end was lost as well, nothing told before the capture ended.
+            assert set(record["incomplete"]) <= {"lost", "closed_early"}
+            assert sent.startswith(record["body"])
+        else:
+            assert record["body"] == sent
+    # Another connection is not touched by it.
+    whole = [r for r in records if r not in hit]
+    assert len(whole) == 4
+    assert all("incomplete" not in r for r in whole)
+
+
+def test_the_profiler_does_not_see_itself(guest: Guest, token: str) -> None:
+    """Its lines go over a TCP connection and would feed back."""
+    script = (
+        "import socket, subprocess, sys\n"
+        "listener = socket.create_server(('127.0.0.1', 0))\n"
+        "out = socket.create_connection(listener.getsockname())\n"
+        "reader, _ = listener.accept()\n"
+        "subprocess.Popen(['http-profiler'], stdout=out, stderr=open('/tmp/said', 'w'))\n"
+        "out.close()\n"
+        "for line in reader.makefile(): print(line, end='', flush=True)\n"
+    )
+    with background(guest, "serve") as (_, server):
+        guest.exec("sudo rm -f /tmp/said")
+        with guest.popen(["sudo", "python3", "-c", script], stderr=None) as running:
+            while "capturing" not in guest.exec("cat /tmp/said", check=False).stdout:
+                assert running.poll() is None
+            traffic(guest, "requests", "127.0.0.1", server["port"], f"GET:/{token}")
+            lines = [json.loads(running.stdout.readline()) for _ in range(4)]
+            guest.exec(f"sudo pkill -INT -f '{PROFILER}'")
+            assert running.wait(60) == 0
+            assert running.stdout.read() == b""
+        said = guest.exec("cat /tmp/said").stdout
+    assert len({(r["type"], r["direction"]) for r in lines}) == 4
+    assert re.search(r"self \d+/\d+", said)

@@ -27,7 +27,8 @@ def test_defaults(called: list[Any]) -> None:
 
 
 def test_every_option(called: list[Any]) -> None:
-    line = "--output o --port 80 --port 81 --pid 7 --max-body 9 --route syscall --record r"
+    line = "--output o --port 80 --port 81 --pid 7 --max-body 9 --route syscall --record r "
+    line += "--ring-size 65536"
     assert cli.main(line.split()) == 0
     expected = Settings(
         output=Path("o"),
@@ -36,6 +37,7 @@ def test_every_option(called: list[Any]) -> None:
         max_body=9,
         route="syscall",
         record=Path("r"),
+        ring_bytes=65536,
     )
     assert called == [("capture", expected)]
 
@@ -58,7 +60,8 @@ def test_output_path_of_the_environment(called: list[Any], monkeypatch: pytest.M
 @pytest.mark.parametrize(
     "line",
     ["--port 0", "--port 65536", "--port http", "--pid 0", "--pid -1", "--max-body -1",
-     "--max-body 1k", "--route tcp", "--nonsense", "replay"],
+     "--max-body 1k", "--ring-size 1000000", "--ring-size 4096",
+     "--route tcp", "--nonsense", "replay"],
 )  # fmt: skip
 def test_wrong_arguments(called: list[Any], line: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
