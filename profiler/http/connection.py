@@ -74,6 +74,9 @@ class Connection:
                 self._unasked_time = time
             return None
         request = waiting[0]
+        if request is not None and request.time > time:
+            # Its head was cut off and is only now given up: it cannot answer what came later.
+            return None
         if request is not None and final:
             waiting.popleft()
             if waiting:

@@ -803,6 +803,15 @@ def test_a_request_that_was_answered_before_it_was_read_waits_for_nobody() -> No
     ]
 
 
+def test_a_response_that_is_given_up_late_is_not_paired_with_a_later_request() -> None:
+    """Its head lacks its end, which shows when the next response comes."""
+    turns = [Say(OK[:-4]), Ask(GET), Lose(RECV, 4), Say(EMPTY)]
+    assert [(m.start, m.number) for m in messages_of(turns) if m.start != "GET /"] == [
+        ("200 OK", None),
+        ("204 No Content", None),
+    ]
+
+
 @pytest.mark.parametrize(
     "pipelined",
     [
