@@ -58,6 +58,8 @@ class Capture:
         deadline = time.monotonic() + START_TIMEOUT
         while "capturing" not in self.said:
             if self._running.poll() is not None:
+                # If it is the machine that ended, this says so, with its console.
+                self.guest.exec(["true"], timeout=60)
                 raise GuestError(f"{self.guest.name}: http-profiler ended: {self.said.strip()}")
             if time.monotonic() > deadline:
                 self._running.__exit__(None, None, None)

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from provisioning import Guest, Running, machine
+from provisioning import Guest, ProvisioningError, Running, machine
 from tests.conftest import DEFAULT_GUESTS
 
 TRAFFIC = "/tmp/traffic.py"
@@ -28,6 +28,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         names = metafunc.config.getoption("--guest") or DEFAULT_GUESTS
         guests = [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in names]
         metafunc.parametrize("guest", guests, indirect=True, scope="session")
+
+
+def pytest_exception_interact(
+    call: pytest.CallInfo[Any], report: pytest.CollectReport | pytest.TestReport
+) -> None:
+    """Show the console when it was the machine that failed, not the test."""
+    error = call.excinfo.value if call.excinfo else None
+    if isinstance(error, ProvisioningError) and error.details:
+        report.sections.append(("console of the machine", error.details))
 
 
 @pytest.fixture(scope="session")
