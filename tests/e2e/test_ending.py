@@ -137,11 +137,11 @@ def test_what_the_ring_cannot_hold_is_said(guest: Guest, token: str) -> None:
     with background(guest, "serve") as (_, server):
         options = ("--ring-size", "65536", "--port", str(server["port"]))
         with Capture(guest, *options) as capture:
-            profiler = f"$(pgrep -f '{PROFILER}')"
-            guest.exec(f"sudo kill -STOP {profiler}")
+            guest.exec(f"sudo pkill -STOP -f '{PROFILER}'")
             specs = [f"POST:/{token}/{n}:50000" for n in range(5)]
             traffic(guest, "requests", "127.0.0.1", server["port"], *specs)
-            guest.exec(f"sudo kill -CONT {profiler}")
+            # Both: sudo stops itself when its command is stopped.
+            guest.exec("sudo pkill -CONT -f 'http-profiler --outpu[t]'")
             after = f"/{token}/after"
             traffic(guest, "requests", "127.0.0.1", server["port"], f"GET:{after}")
             capture.wait_for(lambda r: r.get("request", {}).get("url") == after, 2)
