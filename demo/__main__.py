@@ -20,6 +20,11 @@ from provisioning.progress import say, step
 
 OUTPUT = Path(__file__).resolve().parent.parent / "output"
 PORT = 8080
+WAIT_FOR_PORT = f"""
+import socket, time
+while socket.socket().connect_ex(("127.0.0.1", {PORT})):
+    time.sleep(0.1)
+"""
 LOCUST = "/opt/http-profiler-demo/bin/locust"
 LOCUSTFILE = "/opt/http-profiler-demo/src/loadtest/locustfile.py"
 
@@ -51,7 +56,9 @@ def main() -> int:
 
 def run(guest: Guest, name: str, requests: int, started: float) -> int:
     """Capture ``requests`` requests in a guest that is up, and say what was seen."""
-    guest.exec("sudo systemctl start http-profiler-demo")
+    with step("starting the Flask demo"):
+        guest.exec("sudo systemctl start http-profiler-demo")
+        guest.exec(["python3", "-c", WAIT_FOR_PORT], timeout=60)
     capture = Capture(guest, "--port", str(PORT))
     with ExitStack() as stack:
         with step("starting the profiler"):
