@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from profiler.errors import UnsupportedError
 from profiler.probe.hooks import BPF_DIRECTORY, FunctionHook, Hooks, SyscallHook
 from profiler.probe.layout import Layout
-from profiler.settings import CALL_LIMIT, Settings
+from profiler.settings import Settings
 from profiler.syscalls import NAMES
 
 CONNECTIONS_MAX = 32768
@@ -110,7 +110,7 @@ def _settings_macros(settings: Settings, self_pid: int) -> list[str]:
             if settings.ports
             else "(1)"
         ),
-        f"#define CALL_LIMIT {min(settings.call_limit, CALL_LIMIT)}",
+        f"#define CALL_LIMIT {settings.call_limit}",
         f"#define CONNECTIONS_MAX {CONNECTIONS_MAX}",
         f"#define RING_PAGES {settings.ring_bytes // PAGE_SIZE}",
     ]
