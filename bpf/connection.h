@@ -25,13 +25,21 @@ struct connection {
 	u8 after_loss[2];
 	u8 forwarded;         /* user space has heard of this connection */
 	u8 prefix_length[2];
-	u8 unused;
+	u8 named;             /* user space has heard of its names (Unix) */
 	u8 prefix[2][PREFIX_SPACE]; /* aligned: judge_response() reads 8 bytes at once */
 };
 
 BPF_TABLE("lru_hash", u64, struct connection, connections, CONNECTIONS_MAX);
 /* Never written: a new connection is a copy of it (a program's stack is too small for one). */
 BPF_ARRAY(blank_connection, struct connection, 1);
+
+static __always_inline void remember_connection(u64 inode)
+{
+	u32 zero = 0;
+	struct connection *blank = blank_connection.lookup(&zero);
+	if (blank)
+		connections.update(&inode, blank);
+}
 
 static __always_inline struct connection *
 find_connection(u64 inode, u64 sk, u8 direction, u32 size)
@@ -40,11 +48,7 @@ find_connection(u64 inode, u64 sk, u8 direction, u32 size)
 	if (connection)
 		return connection;
 
-	u32 zero = 0;
-	struct connection *blank = blank_connection.lookup(&zero);
-	if (!blank)
-		return 0;
-	connections.update(&inode, blank);
+	remember_connection(inode);
 	connection = connections.lookup(&inode);
 	if (connection && carried_bytes_before(sk, direction, size))
 		connection->flags = FLAG_JOINED;

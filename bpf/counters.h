@@ -21,12 +21,14 @@ enum filtered {
 	FILTERED_NOT_HTTP,   /* another protocol */
 	FILTERED_NOT_STREAM, /* peeked, urgent or error-queue data */
 	FILTERED_CALL_LIMIT, /* beyond what one call may hand over */
+	FILTERED_KERNEL,     /* a socket of the kernel's own: no process has a descriptor of it */
+	FILTERED_DISCARDED,  /* the process had the kernel throw the bytes away (MSG_TRUNC) */
 	FILTERED_REASONS,
 };
 
 enum lost {
 	LOST_RING_FULL,   /* no room in the ring buffer */
-	LOST_UNREADABLE,  /* the process's memory could not be read */
+	LOST_UNREADABLE,  /* the memory could not be read, or is pages of a file (sendfile, splice) */
 	LOST_NO_SOCKET,   /* the socket was gone before it could be identified */
 	LOST_TABLE_FULL,  /* no room in a table of the probe */
 	LOST_REASONS,

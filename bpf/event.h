@@ -5,14 +5,18 @@
  * them).
  *
  * An event is self-contained: it names its socket, its process and both
- * addresses, so that losing one event never makes the next one unreadable.
+ * addresses, so that losing one event never makes the next one unreadable. What
+ * would be too long to repeat - a process's arguments, a Unix socket's paths - is
+ * sent before the first event that needs it, and again until it got through.
  */
 #ifndef HTTP_PROFILER_EVENT_H
 #define HTTP_PROFILER_EVENT_H
 
-/* event.kind */
-#define EVENT_CHUNK 1 /* bytes of one stream: `size` of them from `position`, `captured` follow */
-#define EVENT_END   2 /* no byte comes after `position`: end of file or close */
+/* The first byte of each record. */
+#define EVENT_CHUNK   1 /* bytes of one stream: `size` of them from `position`, `captured` follow */
+#define EVENT_END     2 /* no byte comes after `position`: end of file or close */
+#define EVENT_PROCESS 4 /* struct process_event */
+#define EVENT_NAMES   6 /* struct names_event */
 
 /* event.direction, as the process sees it; also an array index */
 #define DIRECTION_SEND 0
@@ -43,13 +47,13 @@
 struct event {
 	u8  kind;
 	u8  direction;
-	u8  family;          /* AF_INET or AF_INET6 */
+	u8  family;          /* AF_UNIX, AF_INET or AF_INET6 */
 	u8  flags;
 	s32 syscall;         /* number on this architecture; -1: not known */
-	u64 time;            /* CLOCK_MONOTONIC, nanoseconds, when the call returned */
+	u64 time;            /* nanoseconds when the call returned: CLOCK_BOOTTIME, before 5.8 CLOCK_MONOTONIC */
 	u32 pid;             /* thread group id */
 	u32 tid;
-	u64 start_time;      /* of the thread group leader: CLOCK_BOOTTIME, nanoseconds */
+	u64 start_time;      /* of the thread group leader, by the same clock */
 	u64 socket;          /* inode of the socket */
 	u64 position;        /* bytes of this direction before this event, since first seen */
 	u32 size;            /* bytes of the stream that this event stands for */
@@ -57,12 +61,41 @@ struct event {
 	u32 netns;           /* inode of the network namespace */
 	u16 local_port;
 	u16 remote_port;
-	u8  local_address[ADDRESS_SIZE];  /* AF_INET: the first four bytes */
+	u8  local_address[ADDRESS_SIZE];  /* AF_INET: the first four bytes; AF_UNIX: none */
 	u8  remote_address[ADDRESS_SIZE];
 	u8  comm[COMM_SIZE]; /* of the thread that made the call */
 	u8  payload[PAYLOAD_MAX + 1];
 };
 
 #define EVENT_HEADER __builtin_offsetof(struct event, payload)
+
+/* What is said of a process at its first event, and at the first one after each exec. */
+#define CMDLINE_MAX 4095 /* a mask as well */
+
+struct process_event {
+	u8  kind;
+	u8  unused[3];
+	u32 pid;
+	u64 start_time;
+	u64 cgroup;          /* inode of the directory in the cgroup2 hierarchy */
+	u32 uid;             /* as the initial user namespace sees it */
+	u32 size;            /* bytes of cmdline */
+	u8  cmdline[CMDLINE_MAX + 1]; /* the arguments, each with its NUL */
+};
+
+#define PROCESS_HEADER __builtin_offsetof(struct process_event, cmdline)
+
+/* The paths that the two ends of a Unix socket are bound to (unix(7)). */
+#define SUN_PATH_SIZE 108
+
+struct names_event {
+	u8  kind;
+	u8  local_size;      /* bytes of sun_path that count; 0: unnamed */
+	u8  remote_size;
+	u8  unused[5];
+	u64 socket;
+	u8  local[SUN_PATH_SIZE];
+	u8  remote[SUN_PATH_SIZE];
+};
 
 #endif

@@ -10,17 +10,22 @@
 #ifndef HTTP_PROFILER_KERNEL_H
 #define HTTP_PROFILER_KERNEL_H
 
+#define AF_UNIX     1
 #define AF_INET     2
 #define AF_INET6    10
+#define SOCK_STREAM 1
 #define IPPROTO_TCP 6
 #define S_IFMT      0170000
 #define S_IFSOCK    0140000
 
 #define MSG_OOB      0x1
 #define MSG_PEEK     0x2
+#define MSG_TRUNC    0x20
 #define MSG_ERRQUEUE 0x2000
 /* A call with one of these does not move bytes of the stream. */
 #define MSG_NOT_STREAM (MSG_OOB | MSG_PEEK | MSG_ERRQUEUE)
+
+#define RCV_SHUTDOWN 1
 
 #define READ_KERNEL(type, address)                                             \
 	({                                                                     \
@@ -65,6 +70,39 @@ static __always_inline s32 current_syscall(void)
 #endif
 }
 #endif
+
+/*
+ * Nanoseconds of the clock that goes on while the machine is suspended, where the
+ * kernel can tell it (5.8); START_TIME is a task's, by the same clock.
+ */
+#ifdef HELPER_ktime_get_boot_ns
+static u64 (*const ktime_get_boot_ns)(void) = (void *)HELPER_ktime_get_boot_ns;
+#define now() ktime_get_boot_ns()
+#define OFFSET_start_time OFFSET_task_struct_start_boottime
+#else
+#define now() bpf_ktime_get_ns()
+#define OFFSET_start_time OFFSET_task_struct_start_time
+#endif
+
+/*
+ * Add to a shared number and return what it was. Kernels before 5.12 cannot do
+ * both at once: there, two threads that send on one socket at the same moment may
+ * get the same answer. The compiler of BCC does not know the newer instruction,
+ * so it is told that the older one changes its operand, and profiler/probe/load.py
+ * makes it the newer one.
+ */
+static __always_inline u64 fetch_and_add(u64 *number, u64 added)
+{
+/* Both came with 5.12. */
+#ifdef HELPER_check_mtu
+	asm volatile("lock *(u64 *)(%1 + 0) += %0" : "+r"(added) : "r"(number) : "memory");
+	return added;
+#else
+	u64 old = *number;
+	*number = old + added;
+	return old;
+#endif
+}
 
 /*
  * Show the verifier that `value` is within `mask`. Clang, which knows it already,

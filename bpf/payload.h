@@ -2,9 +2,10 @@
 /*
  * Walking the memory that a call moved, piece by piece.
  *
- * A call's data is one range of user memory or an array of them. A walk holds
- * what is left of the range it stands in and where the next range is described;
- * a single range is an array that is never looked at.
+ * A call's data is one range of user memory, an array of them, or an array of
+ * messages each with such an array. A walk holds what is left of the range it
+ * stands in, and where the next range and the next message are described; what a
+ * call does not have is never looked at.
  *
  * A walk lives in a map, not on the stack, and is volatile: the verifier forgets
  * what it knew of a value that went through a map, and so finds that all turns of
@@ -17,10 +18,15 @@
 #include "event.h"
 #include "kernel.h"
 
+/* UIO_MAXIOV: no call takes more segments, or messages. */
+#define SEGMENTS_MAX 1024
+
 struct walk {
 	u64 data;     /* user memory */
 	u64 left;     /* bytes from `data` to the end of its segment */
 	u64 segments; /* address of the next struct segment */
+	u64 messages; /* address of the next struct mmsghdr; 0: there is but one message */
+	u64 message_left; /* bytes of the current message behind the current segment */
 	u32 done;       /* bytes of the call that were walked over */
 	u32 lost;       /* of these: not delivered */
 	u32 unreadable; /* of these: not copied */
@@ -34,14 +40,43 @@ struct walk {
 #define READ_SEGMENT(to, from) bpf_probe_read_user(to, sizeof(*(to)), (void *)(from))
 #endif
 
+#ifdef ROUTE_SYSCALL
+/* User space's struct msghdr and struct mmsghdr (recvmsg(2), recvmmsg(2)). */
+#define MSGHDR_IOV     16
+#define MMSGHDR_LENGTH 56
+#define MMSGHDR_SIZE   64
+
+static __always_inline int next_message(volatile struct walk *walk)
+{
+	u64 message = walk->messages;
+	u64 segments;
+	u32 length;
+
+	if (bpf_probe_read_user(&segments, sizeof(segments), (void *)(message + MSGHDR_IOV)) ||
+	    bpf_probe_read_user(&length, sizeof(length), (void *)(message + MMSGHDR_LENGTH)))
+		return -1;
+	walk->messages = message + MMSGHDR_SIZE;
+	walk->segments = segments;
+	walk->message_left = length;
+	return 0;
+}
+#endif
+
 /* Move on to the next segment. Returns 0, or -1 if its description cannot be read. */
 static __always_inline int next_segment(volatile struct walk *walk)
 {
 	struct segment segment = {};
+#ifdef ROUTE_SYSCALL
+	if (walk->messages && !walk->message_left)
+		return next_message(walk);
+#endif
 	if (READ_SEGMENT(&segment, walk->segments))
 		return -1;
+	if (segment.length > walk->message_left)
+		segment.length = walk->message_left;
 	walk->data = segment.base;
 	walk->left = segment.length;
+	walk->message_left -= segment.length;
 	walk->segments += sizeof(struct segment);
 	return 0;
 }
@@ -54,7 +89,7 @@ static __always_inline int next_segment(volatile struct walk *walk)
  * back, in an ITER_IOVEC perhaps some segments back. (A call that used up its
  * last segment stands at the beginning of the one after it, which may not exist
  * and is not read.) Returns 0, or -1 if the data is not in user memory, as with
- * sendfile and splice, or more than PIECES_MAX segments back.
+ * sendfile and splice.
  *
  * The pointers are read by the helper although a plain load could: a load gives
  * a typed pointer, on which the verifier allows no arithmetic.
@@ -86,13 +121,14 @@ static __always_inline int walk_back(volatile struct walk *walk, u64 msg, u32 si
 	walk->segments = segments;
 	walk->left = size - offset; /* still to go back */
 #pragma clang loop unroll(disable)
-	for (int i = 0; i < PIECES_MAX; i++) {
+	for (int i = 0; i < SEGMENTS_MAX; i++) {
 		walk->segments -= sizeof(segment);
 		if (READ_SEGMENT(&segment, walk->segments))
 			return -1;
 		if (walk->left <= segment.length) {
 			walk->data = segment.base + segment.length - walk->left;
 			walk->segments += sizeof(segment);
+			walk->message_left = size - walk->left;
 			return 0;
 		}
 		walk->left -= segment.length;

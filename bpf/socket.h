@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * From a struct sock, or a file descriptor, to who it is: inode, addresses,
+ * From a struct socket, or a file descriptor, to who it is: inode, addresses,
  * network namespace. Read when data moves, so it does not matter when or by
  * whom the connection was opened.
  */
@@ -10,12 +10,9 @@
 #include "event.h"
 #include "kernel.h"
 
-/* The inode number of the socket, or 0 when no file refers to it any more. */
-static __always_inline u64 socket_inode(u64 sk)
+/* The inode number of a socket, or 0 when no file refers to it. */
+static __always_inline u64 socket_inode(u64 socket)
 {
-	u64 socket = FIELD(u64, sk, sock_sk_socket);
-	if (!socket)
-		return 0;
 	u64 file = FIELD(u64, socket, socket_file);
 	if (!file)
 		return 0;
@@ -23,6 +20,22 @@ static __always_inline u64 socket_inode(u64 sk)
 	if (!inode)
 		return 0;
 	return FIELD(u64, inode, inode_i_ino);
+}
+
+/* Does a struct sock carry a byte stream: TCP, MPTCP, with or without kernel TLS, or Unix? */
+static __always_inline int is_stream(u64 sk)
+{
+	u16 family = FIELD(u16, sk, sock___sk_common_skc_family);
+
+	if (family != AF_INET && family != AF_INET6 && family != AF_UNIX)
+		return 0;
+	return FIELD(u16, sk, sock_sk_type) == SOCK_STREAM;
+}
+
+static __always_inline int is_tcp(u64 sk)
+{
+	return FIELD(u16, sk, sock___sk_common_skc_family) != AF_UNIX &&
+	       FIELD(SK_PROTOCOL_T, sk, sock_sk_protocol) == IPPROTO_TCP;
 }
 
 static __always_inline u16 local_port(u64 sk)
@@ -46,29 +59,68 @@ static __always_inline void describe_socket(struct event *event, u64 sk)
 	u64 *remote = (u64 *)event->remote_address;
 
 	event->family = family;
-	event->local_port = local_port(sk);
-	event->remote_port = remote_port(sk);
+	event->local_port = 0;
+	event->remote_port = 0;
+	local[0] = local[1] = remote[0] = remote[1] = 0;
 	if (family == AF_INET6) {
 		local[0] = FIELD(u64, sk, sock___sk_common_skc_v6_rcv_saddr);
 		local[1] = FIELD(u64, sk + 8, sock___sk_common_skc_v6_rcv_saddr);
 		remote[0] = FIELD(u64, sk, sock___sk_common_skc_v6_daddr);
 		remote[1] = FIELD(u64, sk + 8, sock___sk_common_skc_v6_daddr);
-	} else {
+	} else if (family == AF_INET) {
 		local[0] = FIELD(u32, sk, sock___sk_common_skc_rcv_saddr);
-		local[1] = 0;
 		remote[0] = FIELD(u32, sk, sock___sk_common_skc_daddr);
-		remote[1] = 0;
+	}
+	if (family != AF_UNIX) {
+		event->local_port = local_port(sk);
+		event->remote_port = remote_port(sk);
 	}
 	u64 net = FIELD(u64, sk, sock___sk_common_skc_net);
 	event->netns = FIELD(u32, net, net_ns_inum);
 }
 
 /*
- * Did the connection carry bytes before this call, which moved `size` in
+ * The path that a Unix socket is bound to (an abstract one begins with a NUL), into
+ * SUN_PATH_SIZE bytes at `path`. Returns how many of them count; 0: it has none.
+ */
+static __always_inline u8 read_unix_path(u8 *path, u64 sk)
+{
+	u64 address = READ_KERNEL(u64, sk + OFFSET_unix_sock_addr);
+	if (!address)
+		return 0;
+	/* The length counts sun_family, the two bytes before sun_path. */
+	u32 size = READ_KERNEL(u32, address + OFFSET_unix_address_len) - 2;
+	if (size > SUN_PATH_SIZE)
+		return 0;
+	SHOW_BOUND(size, 127);
+	if (bpf_probe_read_kernel(path, size, (void *)(address + OFFSET_unix_address_name + 2)))
+		return 0;
+	return size;
+}
+
+static __always_inline void name_socket(struct names_event *names, u64 inode, u64 sk)
+{
+	u64 peer = READ_KERNEL(u64, sk + OFFSET_unix_sock_peer);
+
+#pragma unroll
+	for (u32 i = 0; i < sizeof(*names) / sizeof(u64); i++)
+		((volatile u64 *)names)[i] = 0;
+	names->kind = EVENT_NAMES;
+	names->socket = inode;
+	names->local_size = read_unix_path(names->local, sk);
+	names->remote_size = peer ? read_unix_path(names->remote, peer) : 0;
+}
+
+/*
+ * Did a connection carry bytes before this call, which moved `size` in
  * `direction`? bytes_acked counts an active opener's SYN, hence one to spare.
+ * Only plain TCP keeps count; of another kind it is assumed (the beginning of a
+ * Unix connection is seen by itself, see open_socket).
  */
 static __always_inline int carried_bytes_before(u64 sk, u8 direction, u32 size)
 {
+	if (!is_tcp(sk))
+		return 1;
 	u64 received = READ_KERNEL(u64, sk + OFFSET_tcp_sock_bytes_received);
 	u32 unread = READ_KERNEL(u32, sk + OFFSET_tcp_sock_rcv_nxt) -
 		     READ_KERNEL(u32, sk + OFFSET_tcp_sock_copied_seq);
@@ -86,8 +138,8 @@ static __always_inline int carried_bytes_before(u64 sk, u8 direction, u32 size)
 }
 
 #ifdef ROUTE_SYSCALL
-/* The struct sock of a TCP socket behind `fd` of the current process, or 0. */
-static __always_inline u64 tcp_socket_of(u64 fd)
+/* The struct socket of a stream behind `fd` of the current process, or 0. */
+static __always_inline u64 stream_socket_of(u64 fd)
 {
 	u64 task = bpf_get_current_task();
 	u64 files = FIELD(u64, task, task_struct_files);
@@ -102,13 +154,7 @@ static __always_inline u64 tcp_socket_of(u64 fd)
 	if ((FIELD(u16, inode, inode_i_mode) & S_IFMT) != S_IFSOCK)
 		return 0;
 	u64 socket = FIELD(u64, file, file_private_data);
-	u64 sk = FIELD(u64, socket, socket_sk);
-	u16 family = FIELD(u16, sk, sock___sk_common_skc_family);
-	if (family != AF_INET && family != AF_INET6)
-		return 0;
-	if (FIELD(u16, sk, sock_sk_protocol) != IPPROTO_TCP)
-		return 0;
-	return sk;
+	return is_stream(FIELD(u64, socket, socket_sk)) ? socket : 0;
 }
 #endif
 

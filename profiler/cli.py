@@ -15,7 +15,7 @@ from pathlib import Path
 from profiler import __version__
 from profiler.errors import ProfilerError
 from profiler.session import capture, replay
-from profiler.settings import ROUTES, Settings
+from profiler.settings import BUFFERS, ROUTES, Settings
 
 _DEFAULTS = Settings()
 
@@ -39,6 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         route=getattr(options, "route", None),
         record=getattr(options, "record", None),
         ring_bytes=getattr(options, "ring_size", _DEFAULTS.ring_bytes),
+        buffer=getattr(options, "buffer", None),
+        stats=getattr(options, "stats", None),
+        stats_seconds=getattr(options, "stats_interval", _DEFAULTS.stats_seconds),
     )
     try:
         if options.command == "replay":
@@ -106,6 +109,26 @@ def _parser() -> argparse.ArgumentParser:
         help="size of the buffer between kernel and profiler, a power of two from 65536 on: "
         "what it cannot hold in a burst is lost, and said (default: %(default)s)",
     )
+    how.add_argument(
+        "--buffer",
+        choices=BUFFERS,
+        help="what carries the records: the ring buffer, or the perf buffer of kernels before 5.8 "
+        "(default: the ring buffer where there is one)",
+    )
+    how.add_argument(
+        "--stats",
+        type=Path,
+        metavar="PATH",
+        help="append the counts to PATH as JSON lines, at an interval and at the end "
+        "(SIGUSR1 prints them)",
+    )
+    how.add_argument(
+        "--stats-interval",
+        type=_positive_seconds,
+        default=_DEFAULTS.stats_seconds,
+        metavar="SECONDS",
+        help="that interval (default: %(default)g)",
+    )
     commands = parser.add_subparsers(dest="command", metavar="command")
     replayed = commands.add_parser(
         "replay",
@@ -149,6 +172,16 @@ def _ring_size(text: str) -> int:
     value = _size(text)
     if value & (value - 1) or not 64 * 1024 <= value <= 1024**3:
         raise argparse.ArgumentTypeError(f"{text!r} is not a power of two from 65536 to 1073741824")
+    return value
+
+
+def _positive_seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0.1 <= value <= 86400:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds (0.1 to 86400)")
     return value
 
 

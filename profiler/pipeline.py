@@ -1,7 +1,7 @@
 """The stages, wired in their order: records of the wire in, JSON records into a sink.
 
 The same pipeline serves a live capture and a replay. It asks the machine for
-nothing but the command line of a process, and that through
+nothing but the path of a cgroup, and that through
 :class:`~profiler.process.Processes`; what it learns there goes into the
 recording like any other record, so a replay needs no machine at all.
 """
@@ -9,6 +9,7 @@ recording like any other record, so a replay needs no machine at all.
 from __future__ import annotations
 
 import json
+from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -20,7 +21,9 @@ from profiler.probe.counters import Accounts
 from profiler.process import Processes
 from profiler.record import Record, record_of
 from profiler.settings import Settings
-from profiler.stream import Streams
+from profiler.stream import Event, Streams
+
+_NAMES_KEPT = 4096
 
 
 class Sink(Protocol):
@@ -66,6 +69,7 @@ class Pipeline:
         self._recorder = recorder
         self._streams = Streams()
         self._messages = Messages(settings)
+        self._names: OrderedDict[int, wire.Names] = OrderedDict()
         self._clock_offset = 0
         self.written = Written()
         self.accounts: Accounts | None = None
@@ -77,24 +81,28 @@ class Pipeline:
         recorder raises.
         """
         item = wire.decode(record)
-        if isinstance(item, wire.Chunk):
-            process = self._processes.meet(item)
-            if process and self._recorder:
-                self._recorder.write(wire.encode(process))
         if self._recorder:
             self._recorder.write(record)
         if isinstance(item, (wire.Chunk, wire.End)):
             return self._move(item)
         if isinstance(item, wire.Clock):
-            self._clock_offset = item.realtime - item.monotonic
+            self._clock_offset = item.realtime - item.kernel
         elif isinstance(item, wire.Process):
-            self._processes.learn(item)
+            cgroup = self._processes.learn(item)
+            if cgroup and self._recorder:
+                self._recorder.write(wire.encode(cgroup))
+        elif isinstance(item, wire.Names):
+            self._remember_names(item)
+        elif isinstance(item, wire.Cgroup):
+            self._processes.learn_cgroup(item)
         else:
             self.accounts = Accounts.from_json(json.loads(item.document))
         return None
 
     def finish(self) -> None:
         """The capture is over: write the messages that are still open."""
+        for event in self._streams.finish():
+            self._read(event)
         for output in self._messages.finish():
             if isinstance(output, Message):
                 self._write(output)
@@ -102,20 +110,32 @@ class Pipeline:
     def _move(self, item: wire.Chunk | wire.End) -> int | None:
         not_http = None
         for event in self._streams.feed(item):
-            for output in self._messages.feed(event):
-                if isinstance(output, NotHttp):
-                    self._streams.forget(output.socket)
-                    not_http = output.socket
-                else:
-                    self._write(output)
+            not_http = self._read(event) or not_http
         return not_http
+
+    def _read(self, event: Event) -> int | None:
+        not_http = None
+        for output in self._messages.feed(event):
+            if isinstance(output, NotHttp):
+                self._streams.forget(output.socket)
+                not_http = output.socket
+            else:
+                self._write(output)
+        return not_http
+
+    def _remember_names(self, names: wire.Names) -> None:
+        self._names[names.socket] = names
+        self._names.move_to_end(names.socket)
+        if len(self._names) > _NAMES_KEPT:
+            self._names.popitem(last=False)
 
     def _write(self, message: Message) -> None:
         origin = message.origin
         record = record_of(
             message,
             exchange_of(message),
-            self._processes.cmdline(origin.pid, origin.start_time),
+            self._processes.identity(origin.pid, origin.start_time),
+            self._names.get(origin.socket),
             self._clock_offset,
             self._settings.max_body,
             self._syscalls,

@@ -1,9 +1,10 @@
-"""Who a process is: its command line, looked up once and kept.
+"""Who a process is: command line, user, cgroup.
 
-The kernel's records name a process by pid and start time, so a pid that is used
-again is another process. ``/proc`` is asked when a process is first heard of -
-a process that is gone by then stays without a command line, never with another
-one's. In a replay the capture brings what was known, and ``/proc`` is not asked.
+The kernel says who a process is before the first record that names it, and
+again when the process has run another program; so this is right for a process
+that is gone by now, and a pid that is used again is another process. Only the
+cgroup comes as a number, whose path is looked up here, once; in a replay the
+capture brings the path as well.
 """
 
 from __future__ import annotations
@@ -11,61 +12,100 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from pathlib import Path
+from typing import NamedTuple
 
-from profiler.wire import Chunk, Process
+from profiler.wire import Cgroup, Process
 
 _KEPT = 4096
+
+
+class Identity(NamedTuple):
+    """What is known of a process; ``cmdline`` and ``cgroup`` are ``None`` if they are not.
+
+    ``cmdline`` is the arguments joined by spaces; ``cgroup`` the path in the
+    cgroup2 hierarchy, as in ``/proc/PID/cgroup``.
+    """
+
+    cmdline: str | None
+    uid: int
+    cgroup: str | None
 
 
 class Processes:
     """The processes that were heard of, the latest ``_KEPT`` of them."""
 
-    def __init__(self, proc: Path | None = Path("/proc")) -> None:
-        """Look processes up below ``proc``; ``None`` knows only what :meth:`learn` is told."""
+    def __init__(self, proc: Path | None = Path("/proc"), cgroups: Path | None = None) -> None:
+        """Look cgroups up in ``proc`` and below ``cgroups``, by default where they are mounted.
+
+        With ``proc`` ``None`` only what :meth:`learn_cgroup` is told is known.
+        """
         self._proc = proc
-        self._cmdlines: OrderedDict[tuple[int, int], str | None] = OrderedDict()
-        self._ticks_per_second = os.sysconf("SC_CLK_TCK")
+        self._root = (cgroups or _cgroup_root(proc)) if proc else None
+        self._known: OrderedDict[tuple[int, int], Process] = OrderedDict()
+        self._paths: OrderedDict[int, str | None] = OrderedDict()
 
-    def meet(self, chunk: Chunk) -> Process | None:
-        """Look up the process of ``chunk`` if it is new; return what was found, once."""
-        key = (chunk.pid, chunk.start_time)
-        if key in self._cmdlines:
+    def learn(self, process: Process) -> Cgroup | None:
+        """Take over who a process is; return its cgroup if that was found out just now."""
+        _keep(self._known, (process.pid, process.start_time), process)
+        if process.cgroup in self._paths or self._root is None:
             return None
-        cmdline = self._read_cmdline(*key) if self._proc else None
-        if cmdline is None:
-            self._keep(key, None)
+        path = self._find_cgroup(process.pid, process.cgroup)
+        _keep(self._paths, process.cgroup, path)
+        return None if path is None else Cgroup(process.cgroup, os.fsencode(path))
+
+    def learn_cgroup(self, cgroup: Cgroup) -> None:
+        """Take over the path of a cgroup."""
+        _keep(self._paths, cgroup.id, os.fsdecode(cgroup.path))
+
+    def identity(self, pid: int, start_time: int) -> Identity | None:
+        """Who this process is; ``None`` if it was never introduced."""
+        process = self._known.get((pid, start_time))
+        if process is None:
             return None
-        process = Process(chunk.pid, chunk.start_time, cmdline)
-        self.learn(process)
-        return process
+        cmdline = _text(process.cmdline) if process.cmdline else None
+        return Identity(cmdline, process.uid, self._paths.get(process.cgroup))
 
-    def learn(self, process: Process) -> None:
-        """Take over what is known of a process."""
-        self._keep((process.pid, process.start_time), _text(process.cmdline))
+    def _find_cgroup(self, pid: int, inode: int) -> str | None:
+        assert self._root is not None
+        path = self._cgroup_of(pid)
+        if path is not None and _inode(self._root / path.lstrip("/")) == inode:
+            return path
+        # The process is gone or has moved.
+        for directory, _, _ in os.walk(self._root):
+            if _inode(Path(directory)) == inode:
+                return "/" + os.path.relpath(directory, self._root).lstrip(".")
+        return None
 
-    def cmdline(self, pid: int, start_time: int) -> str | None:
-        """The command line, arguments joined by spaces; ``None`` if it is not known."""
-        return self._cmdlines.get((pid, start_time))
-
-    def _keep(self, key: tuple[int, int], cmdline: str | None) -> None:
-        self._cmdlines[key] = cmdline
-        self._cmdlines.move_to_end(key)
-        if len(self._cmdlines) > _KEPT:
-            self._cmdlines.popitem(last=False)
-
-    def _read_cmdline(self, pid: int, start_time: int) -> bytes | None:
-        directory = Path(f"{self._proc}/{pid}")
+    def _cgroup_of(self, pid: int) -> str | None:
         try:
-            cmdline = (directory / "cmdline").read_bytes()
-            # Read second: if this is still the same process, so was the one before.
-            stat = (directory / "stat").read_bytes()
+            lines = Path(f"{self._proc}/{pid}/cgroup").read_text().splitlines()
         except OSError:
             return None
-        # proc(5): field 22 is the start time in clock ticks; comm, field 2, may hold anything.
-        ticks = int(stat.rpartition(b")")[2].split()[19])
-        if ticks != start_time * self._ticks_per_second // 1_000_000_000:
-            return None
-        return cmdline
+        return next((line[3:] for line in lines if line.startswith("0::")), None)
+
+
+def _keep(table: OrderedDict, key: object, value: object) -> None:  # type: ignore[type-arg]
+    table[key] = value
+    table.move_to_end(key)
+    if len(table) > _KEPT:
+        table.popitem(last=False)
+
+
+def _cgroup_root(proc: Path) -> Path | None:
+    """Where the cgroup2 hierarchy is mounted."""
+    try:
+        mounts = (proc / "mounts").read_text().splitlines()
+    except OSError:
+        return None
+    fields = (line.split() for line in mounts)
+    return next((Path(mount[1]) for mount in fields if mount[2] == "cgroup2"), None)
+
+
+def _inode(path: Path) -> int | None:
+    try:
+        return path.stat().st_ino
+    except OSError:
+        return None
 
 
 def _text(cmdline: bytes) -> str:

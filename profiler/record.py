@@ -18,7 +18,8 @@ from typing import Any
 from profiler.exchange import Exchange
 from profiler.http import content
 from profiler.http.message import REQUEST, Message
-from profiler.wire import AF_INET, SEND
+from profiler.process import Identity
+from profiler.wire import AF_INET, AF_UNIX, SEND, Names
 
 Record = dict[str, Any]
 
@@ -26,22 +27,22 @@ Record = dict[str, Any]
 def record_of(
     message: Message,
     exchange: Exchange | None,
-    cmdline: str | None,
+    process: Identity | None,
+    names: Names | None,
     clock_offset: int,
     max_content: int,
     syscalls: Mapping[int, str],
 ) -> Record:
     """Return the record of ``message``.
 
-    ``clock_offset`` is CLOCK_REALTIME minus CLOCK_MONOTONIC in nanoseconds;
+    ``names`` are those of a Unix socket; ``clock_offset`` is CLOCK_REALTIME minus
+    the kernel's clock in nanoseconds;
     ``max_content`` limits what decoding a content coding may yield; ``syscalls``
     names the syscalls of the captured machine by number.
     """
     origin, head = message.origin, message.head
     sent = origin.direction == SEND
     is_request = head.type == REQUEST
-    local = address(origin.family, origin.local)
-    remote = address(origin.family, origin.remote)
     body, incomplete = message.body, message.incomplete
     if head.fields.codings:
         body, reason = content.decode(body, head.fields.codings, max_content, not incomplete)
@@ -53,20 +54,17 @@ def record_of(
         "pid": origin.pid,
         "comm": comm(origin.comm),
     }
-    if cmdline is not None:
-        record["cmdline"] = cmdline
-    if sent:
-        record["direction"] = "send"
-        record["source_ip"] = local
-        record["source_port"] = origin.local_port
-        record["dest_ip"] = remote
-        record["dest_port"] = origin.remote_port
+    if process is not None and process.cmdline is not None:
+        record["cmdline"] = process.cmdline
+    record["direction"] = "send" if sent else "recv"
+    local, remote = ("source", "dest") if sent else ("dest", "source")
+    if origin.family == AF_UNIX:
+        _add_paths(record, local, remote, names)
     else:
-        record["direction"] = "recv"
-        record["source_ip"] = remote
-        record["source_port"] = origin.remote_port
-        record["dest_ip"] = local
-        record["dest_port"] = origin.local_port
+        record[f"{local}_ip"] = address(origin.family, origin.local)
+        record[f"{local}_port"] = origin.local_port
+        record[f"{remote}_ip"] = address(origin.family, origin.remote)
+        record[f"{remote}_port"] = origin.remote_port
     record["bytes"] = message.bytes
     if is_request:
         record["method"] = head.method
@@ -98,10 +96,31 @@ def record_of(
         record["syscall"] = syscall
     record["socket"] = origin.socket
     record["netns"] = origin.netns
+    record["tid"] = origin.tid
+    record["process_start"] = timestamp(origin.start_time + clock_offset)
+    if process is not None:
+        record["uid"] = process.uid
+        if process.cgroup is not None:
+            record["cgroup"] = process.cgroup
     record["captured"] = len(message.raw)
     if incomplete:
         record["incomplete"] = list(incomplete)
     return record
+
+
+def _add_paths(record: Record, local: str, remote: str, names: Names | None) -> None:
+    if names is None:
+        return
+    for end, path in ((local, names.local), (remote, names.remote)):
+        if path:
+            record[f"{end}_path"] = unix_path(path)
+
+
+def unix_path(path: bytes) -> str:
+    """Return a ``sun_path`` as ss(8) shows it: an abstract one begins with ``@``."""
+    if path.startswith(b"\0"):
+        return path.replace(b"\0", b"@").decode(errors="replace")
+    return path.partition(b"\0")[0].decode(errors="replace")
 
 
 def timestamp(realtime: int) -> str:

@@ -16,6 +16,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -29,19 +30,25 @@ from profiler.probe.recording import Origin, Recorder, Recording
 from profiler.process import Processes
 from profiler.settings import Settings
 from profiler.sinks.jsonl import JsonLines
+from profiler.stats import Stats
 
 _CLOCK_SECONDS = 1.0
+# The wall clock was set, not just disciplined, if it moved by more than this between two polls.
+_CLOCK_STEP_NS = 1_000_000
 
 
 def capture(settings: Settings) -> None:
     """Capture on this machine until SIGINT or SIGTERM. Raises ProfilerError."""
     started = time.monotonic()
-    with _stop_signals() as stopping, contextlib.ExitStack() as stack:
+    with _signals() as received, contextlib.ExitStack() as stack:
         sink = JsonLines(settings.output)
         stack.callback(sink.close)
         _say("loading the probe ...")
         engine = stack.enter_context(BccEngine(settings))
-        recorder = None
+        recorder = stats = None
+        if settings.stats:
+            stats = Stats(settings.stats, settings.stats_seconds)
+            stack.callback(stats.close)
         if settings.record:
             origin = Origin(platform.machine(), os.uname().release, engine.route)
             recorder = Recorder(settings.record, origin)
@@ -56,9 +63,11 @@ def capture(settings: Settings) -> None:
         # Whatever ends the loop, the summary is the last word before the error.
         stack.callback(lambda: _say_summary(pipeline.written, pipeline.accounts))
         try:
-            _run(engine, pipeline, sink, stopping)
+            _run(engine, pipeline, sink, stats, received)
         finally:
             _end(engine, pipeline, sink)
+            if stats:
+                stats.write(pipeline.written, pipeline.accounts, final=True)
 
 
 def replay(path: Path, settings: Settings) -> None:
@@ -79,16 +88,30 @@ def replay(path: Path, settings: Settings) -> None:
         raise damage
 
 
-def _run(engine: BccEngine, pipeline: Pipeline, sink: JsonLines, stopping: list[int]) -> None:
-    clock_due = 0.0
+def _run(
+    engine: BccEngine,
+    pipeline: Pipeline,
+    sink: JsonLines,
+    stats: Stats | None,
+    received: Signals,
+) -> None:
+    clock_due, offset = 0.0, 0
     for records in engine.batches():
-        # NTP and the administrator move the wall clock against the monotonic one.
-        if time.monotonic() >= clock_due:
-            pipeline.feed(wire.encode(_read_clocks()))
+        # NTP disciplines the wall clock, and an administrator sets it.
+        clocks = _read_clocks(engine.clock)
+        moved = abs(clocks.realtime - clocks.kernel - offset)
+        if time.monotonic() >= clock_due or moved > _CLOCK_STEP_NS:
+            pipeline.feed(wire.encode(clocks))
             clock_due = time.monotonic() + _CLOCK_SECONDS
+            offset = clocks.realtime - clocks.kernel
         _feed_all(engine, pipeline, records)
         sink.flush()
-        if stopping:
+        if received.asked:
+            received.asked = False
+            _say_summary(pipeline.written, engine.accounts(), final=False)
+        if stats and stats.due():
+            stats.write(pipeline.written, engine.accounts())
+        if received.stop:
             return
 
 
@@ -116,32 +139,46 @@ def _end(engine: BccEngine, pipeline: Pipeline, sink: JsonLines) -> None:
         raise failure
 
 
-def _read_clocks() -> wire.Clock:
-    before = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+def _read_clocks(kernel: int) -> wire.Clock:
+    before = time.clock_gettime_ns(kernel)
     realtime = time.clock_gettime_ns(time.CLOCK_REALTIME)
-    after = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+    after = time.clock_gettime_ns(kernel)
     return wire.Clock((before + after) // 2, realtime)
 
 
+@dataclass
+class Signals:
+    """What was asked of the profiler since it last looked."""
+
+    stop: bool = False
+    """SIGINT or SIGTERM: end in order. A second one acts as usual."""
+
+    asked: bool = False
+    """SIGUSR1: state the counts and go on."""
+
+
 @contextlib.contextmanager
-def _stop_signals() -> Iterator[list[int]]:
-    """A list that SIGINT and SIGTERM put their number into; a second signal acts as usual."""
-    received: list[int] = []
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    previous = {number: signal.getsignal(number) for number in numbers}
+def _signals() -> Iterator[Signals]:
+    received = Signals()
+    stopping = (signal.SIGINT, signal.SIGTERM)
+    previous = {number: signal.getsignal(number) for number in (*stopping, signal.SIGUSR1)}
 
-    def receive(number: int, _frame: FrameType | None) -> None:
-        received.append(number)
-        for each in numbers:
-            signal.signal(each, previous[each])
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        received.stop = True
+        for number in stopping:
+            signal.signal(number, previous[number])
 
-    for number in numbers:
-        signal.signal(number, receive)
+    def ask(_number: int, _frame: FrameType | None) -> None:
+        received.asked = True
+
+    for number in stopping:
+        signal.signal(number, stop)
+    signal.signal(signal.SIGUSR1, ask)
     try:
         yield received
     finally:
-        for number in numbers:
-            signal.signal(number, previous[number])
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _say(text: str) -> None:
@@ -150,7 +187,7 @@ def _say(text: str) -> None:
         print(f"http-profiler: {text}", file=sys.stderr, flush=True)
 
 
-def _say_summary(written: Written, accounts: Accounts | None) -> None:
+def _say_summary(written: Written, accounts: Accounts | None, final: bool = True) -> None:
     incomplete = ", ".join(f"{reason} {n}" for reason, n in sorted(written.incomplete.items()))
     _say(
         f"wrote {written.requests} requests and {written.responses} responses"
@@ -159,7 +196,8 @@ def _say_summary(written: Written, accounts: Accounts | None) -> None:
     if accounts:
         _say(_account_line("send", accounts.send))
         _say(_account_line("recv", accounts.recv))
-        if not accounts.balanced():
+        # In between, a call may be counted as seen whose fate is not decided yet.
+        if final and not accounts.balanced():
             _say("the counts do not add up: please report this as a bug of http-profiler")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     _say(f"peak resident memory {peak} MiB")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROUTES = ("socket", "syscall")
+BUFFERS = ("ring", "perf")
 
 # What one syscall may hand over; see PIECES_MAX and PAYLOAD_MAX in bpf/event.h.
 CALL_LIMIT = 64 * 16383
@@ -33,11 +34,20 @@ class Settings:
     route: str | None = None
     """``socket`` or ``syscall``; ``None`` takes the better one that the kernel offers."""
 
+    buffer: str | None = None
+    """``ring`` or ``perf``; ``None`` takes the ring buffer where the kernel has one."""
+
     record: Path | None = None
     """Where the raw capture is written, to be replayed later."""
 
     ring_bytes: int = 16 * 1024 * 1024
     """Size of the ring buffer between kernel and profiler; a power of two."""
+
+    stats: Path | None = None
+    """Where the counts are written at an interval, as JSON lines."""
+
+    stats_seconds: float = 10.0
+    """That interval."""
 
     @property
     def call_limit(self) -> int:

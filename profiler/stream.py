@@ -11,13 +11,23 @@ positions again. What comes out of :meth:`Streams.feed` is
 
 The first chunk of a direction sets the base: whatever came before was never
 ours to show.
+
+Threads that move data of one socket at the same time may hand their records
+over in another order than that of their positions. So a record that comes too
+early is held back until the missing ones have come - unless the kernel says
+that it lost some, or too many are held.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from operator import attrgetter
 from typing import NamedTuple, Union
 
 from profiler.wire import FLAG_AFTER_LOSS, FLAG_LIMIT, Chunk, End
+
+# Chunks of one direction that wait for an earlier one.
+_HELD_MAX = 64
 
 BODY_LIMIT = "body_limit"
 LOST = "lost"
@@ -54,31 +64,70 @@ class Streams:
     def __init__(self) -> None:
         # One integer names a direction (see _key): this table is used for every chunk.
         self._expected: dict[int, int] = {}
+        # Chunks that came too early, by direction; hardly ever any.
+        self._held: dict[int, list[Chunk]] = {}
 
-    def feed(self, item: Chunk | End) -> tuple[Event, ...]:
+    def feed(self, item: Chunk | End) -> Sequence[Event]:
         """Return what ``item`` means for its stream."""
         if isinstance(item, End):
             return self._end(item)
         key = _key(item.socket, item.direction)
         position, size = item.position, item.size
         expected = self._expected.get(key)
-        self._expected[key] = position + size
-        if expected == position and item.captured == size:
+        if expected == position and item.captured == size and not self._held:
+            self._expected[key] = position + size
             return (item,)
-        return self._chunk(item, expected)
+        return self._chunk(key, item, expected)
+
+    def finish(self) -> Sequence[Event]:
+        """The capture ends: return what is still held back."""
+        return [event for key in list(self._held) for event in self._release(key)]
 
     def forget(self, socket: int) -> None:
         """Drop what is known of ``socket``: nobody wants its bytes any more."""
         for direction in (0, 1):
             self._expected.pop(_key(socket, direction), None)
+            self._held.pop(_key(socket, direction), None)
 
     def __len__(self) -> int:
         """Directions that are open."""
         return len(self._expected)
 
+    def _chunk(self, key: int, chunk: Chunk, expected: int | None) -> Sequence[Event]:
+        """A chunk that may not simply continue its stream."""
+        held = self._held.get(key, [])
+        early = expected is not None and chunk.position > expected
+        if early and not chunk.flags & FLAG_AFTER_LOSS and len(held) < _HELD_MAX:
+            self._held.setdefault(key, []).append(chunk)
+            return ()
+        if early and held:
+            self._held[key].append(chunk)
+            return self._release(key)
+        events = [*self._take(key, chunk, expected)]
+        while held:
+            following = min(held, key=attrgetter("position"))
+            if following.position > self._expected[key]:
+                break
+            held.remove(following)
+            events += self._take(key, following, self._expected[key])
+        if not held:
+            self._held.pop(key, None)
+        return events
+
+    def _release(self, key: int) -> Sequence[Event]:
+        """What is held back of a direction, in order: what it waited for will not come."""
+        events: list[Event] = []
+        for chunk in sorted(self._held.pop(key, ()), key=attrgetter("position")):
+            events += self._take(key, chunk, self._expected.get(key))
+        return events
+
+    def _take(self, key: int, chunk: Chunk, expected: int | None) -> Sequence[Event]:
+        self._expected[key] = chunk.position + chunk.size
+        return self._events_of(chunk, expected)
+
     @staticmethod
-    def _chunk(chunk: Chunk, expected: int | None) -> tuple[Event, ...]:
-        """The rarer chunks: the first of a stream, one behind a gap, one that is not whole."""
+    def _events_of(chunk: Chunk, expected: int | None) -> Sequence[Event]:
+        """A chunk, and the gaps before and behind it."""
         events: list[Event] = []
         if expected is not None:
             if chunk.position != expected:
@@ -91,14 +140,16 @@ class Streams:
         if missing:
             reason = BODY_LIMIT if chunk.flags & FLAG_LIMIT else LOST
             events.append(Gap(chunk.socket, chunk.direction, chunk.time, missing, reason))
-        return tuple(events)
+        return events
 
-    def _end(self, end: End) -> tuple[Event, ...]:
-        expected = self._expected.pop(_key(end.socket, end.direction), None)
-        finish = Finish(end.socket, end.direction, end.time)
-        if expected is None or expected == end.position:
-            return (finish,)
-        return (_hole(end, expected), finish)
+    def _end(self, end: End) -> Sequence[Event]:
+        key = _key(end.socket, end.direction)
+        events = [*self._release(key)] if key in self._held else []
+        expected = self._expected.pop(key, None)
+        if expected is not None and expected != end.position:
+            events.append(_hole(end, expected))
+        events.append(Finish(end.socket, end.direction, end.time))
+        return events
 
 
 def _key(socket: int, direction: int) -> int:

@@ -1,13 +1,14 @@
 """One record of the wire, as bytes and as a value.
 
 The *wire* is the sequence of records that leaves the kernel, to which user
-space adds three kinds of its own (:class:`Clock`, :class:`Process`,
+space adds three kinds of its own (:class:`Clock`, :class:`Cgroup`,
 :class:`Counters`) so that the sequence explains itself: a recorded capture is
 exactly these bytes, and replaying them needs neither the machine's clock nor
-its ``/proc``.
+its ``/sys``.
 
 The layout of :class:`Chunk` and :class:`End` is ``struct event`` in
-``bpf/event.h``. All integers are in host byte order.
+``bpf/event.h``, that of :class:`Process` ``struct process_event`` and that of
+:class:`Names` ``struct names_event``. All integers are in host byte order.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from typing import NamedTuple, Union
 
 from profiler.errors import CaptureFileError
 
-CHUNK, END, CLOCK, PROCESS, COUNTERS = 1, 2, 3, 4, 5
+CHUNK, END, CLOCK, PROCESS, COUNTERS, NAMES, CGROUP = 1, 2, 3, 4, 5, 6, 7
 
 SEND, RECV = 0, 1
 
-AF_INET, AF_INET6 = 2, 10
+AF_UNIX, AF_INET, AF_INET6 = 1, 2, 10
 
 FLAG_JOINED = 1
 FLAG_AFTER_LOSS = 2
@@ -31,7 +32,9 @@ FLAG_CONTINUED = 16
 
 EVENT = struct.Struct("=BBBBiQIIQQQIIIHH16s16s16s")
 CLOCK_RECORD = struct.Struct("=B7xQQ")
-PROCESS_RECORD = struct.Struct("=B3xIQ")
+PROCESS_RECORD = struct.Struct("=B3xIQQII")
+NAMES_RECORD = struct.Struct("=BBB5xQ108s108s")
+CGROUP_RECORD = struct.Struct("=B7xQ")
 
 
 class Chunk(NamedTuple):
@@ -39,9 +42,10 @@ class Chunk(NamedTuple):
 
     ``size`` bytes of the stream from ``position`` on; ``payload`` holds the
     first ``captured`` of them (fewer than ``size`` if the per-call limit or a
-    fault cut it off; see ``flags``). ``time`` is CLOCK_MONOTONIC in
-    nanoseconds. ``local`` and ``remote`` are packed addresses of 16 bytes, of
-    which AF_INET uses the first four. ``comm`` is padded with NULs.
+    fault cut it off; see ``flags``). ``time`` and ``start_time`` are nanoseconds
+    of the kernel's clock (see :class:`Clock`). ``local`` and ``remote`` are packed
+    addresses of 16 bytes, of which AF_INET uses the first four and AF_UNIX none
+    (see :class:`Names`). ``comm`` is padded with NULs.
     """
 
     kind: int
@@ -76,21 +80,46 @@ class End(NamedTuple):
 
 
 class Clock(NamedTuple):
-    """What CLOCK_REALTIME and CLOCK_MONOTONIC said at one moment, in nanoseconds."""
+    """What the clock of the kernel's records and CLOCK_REALTIME said at one moment, in ns.
 
-    monotonic: int
+    The former is CLOCK_BOOTTIME, or CLOCK_MONOTONIC on kernels before 5.8.
+    """
+
+    kernel: int
     realtime: int
 
 
 class Process(NamedTuple):
-    """Who a pid was: ``start_time`` (CLOCK_BOOTTIME, ns) tells reuses of the pid apart.
+    """Who a pid is from now on: ``start_time`` tells reuses of the pid apart.
 
-    ``cmdline`` is the arguments, each ended by a NUL, as in ``/proc/PID/cmdline``.
+    ``cgroup`` is the inode of its directory in the cgroup2 hierarchy; ``uid`` is
+    as the initial user namespace sees it; ``cmdline`` is the arguments, each ended
+    by a NUL, as in ``/proc/PID/cmdline``, empty if they could not be read.
     """
 
     pid: int
     start_time: int
+    cgroup: int
+    uid: int
     cmdline: bytes
+
+
+class Names(NamedTuple):
+    """What the ends of a Unix socket are bound to (``sun_path``, unix(7)); empty: unnamed.
+
+    The path of an abstract socket begins with a NUL.
+    """
+
+    socket: int
+    local: bytes
+    remote: bytes
+
+
+class Cgroup(NamedTuple):
+    """The path, in the cgroup2 hierarchy, of the directory with inode ``id``."""
+
+    id: int
+    path: bytes
 
 
 class Counters(NamedTuple):
@@ -99,7 +128,7 @@ class Counters(NamedTuple):
     document: bytes
 
 
-Item = Union[Chunk, End, Clock, Process, Counters]
+Item = Union[Chunk, End, Clock, Process, Names, Cgroup, Counters]
 
 
 def decode(record: bytes) -> Item:
@@ -124,8 +153,14 @@ def decode(record: bytes) -> Item:
         if kind == CLOCK:
             return Clock(*CLOCK_RECORD.unpack_from(record)[1:])
         if kind == PROCESS:
-            _, pid, start_time = PROCESS_RECORD.unpack_from(record)
-            return Process(pid, start_time, record[PROCESS_RECORD.size :])
+            _, *process, size = PROCESS_RECORD.unpack_from(record)
+            start = PROCESS_RECORD.size
+            return Process._make((*process, record[start : start + size]))
+        if kind == NAMES:
+            _, local_size, remote_size, socket, local, remote = NAMES_RECORD.unpack_from(record)
+            return Names(socket, local[:local_size], remote[:remote_size])
+        if kind == CGROUP:
+            return Cgroup(CGROUP_RECORD.unpack_from(record)[1], record[CGROUP_RECORD.size :])
         if kind == COUNTERS:
             return Counters(record[1:])
     except (struct.error, IndexError):
@@ -146,5 +181,10 @@ def encode(item: Item) -> bytes:
     if isinstance(item, Clock):
         return CLOCK_RECORD.pack(CLOCK, *item)
     if isinstance(item, Process):
-        return PROCESS_RECORD.pack(PROCESS, item.pid, item.start_time) + item.cmdline
+        return PROCESS_RECORD.pack(PROCESS, *item[:-1], len(item.cmdline)) + item.cmdline
+    if isinstance(item, Names):
+        sizes = len(item.local), len(item.remote)
+        return NAMES_RECORD.pack(NAMES, *sizes, item.socket, item.local, item.remote)
+    if isinstance(item, Cgroup):
+        return CGROUP_RECORD.pack(CGROUP, item.id) + item.path
     return bytes([COUNTERS]) + item.document

@@ -14,15 +14,25 @@ import os
 import platform
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from profiler.errors import ProbeError, UnsupportedError
 from profiler.probe.counters import FILTERED, LOST, Account, Accounts, Tally
-from profiler.probe.generate import Attachment, Program, generate
+from profiler.probe.generate import (
+    PAGE_SIZE,
+    Attachment,
+    Program,
+    can_fetch_and_add,
+    generate,
+    uses_boot_time,
+    uses_ring_buffer,
+)
 from profiler.probe.hooks import Hooks, load_hooks
 from profiler.probe.layout import Layout, read_layout
+from profiler.probe.load import attach, load, target_id, with_fetch
 from profiler.settings import ROUTES, Settings
 
 POLL_MS = 100
@@ -40,16 +50,19 @@ class BccEngine:
         _check_privilege()
         self._bcc = _import_bcc()
         self._bpf: Any = None
-        self._attachments: list[Attachment] = []
+        self._attached: list[int] = []
         self._records: list[bytes] = []
         hooks = load_hooks()
-        layout = read_layout(tuple(hook.name for hook in hooks.functions))
+        layout = read_layout({hook.name for hook in hooks.functions})
+        self.clock = time.CLOCK_BOOTTIME if uses_boot_time(layout) else time.CLOCK_MONOTONIC
+        """The clock of the records' times."""
         routes = (settings.route,) if settings.route else ROUTES
         failures = []
         for route in routes:
             try:
-                self._bpf = self._load(route, hooks, layout, settings)
+                self._start(route, hooks, layout, settings)
             except ProbeError as error:
+                self.detach()
                 failures.append(str(error))
             else:
                 self.route = route
@@ -58,7 +71,6 @@ class BccEngine:
             raise ProbeError("; ".join(failures))
         self.fallback = "; ".join(failures)
         """Why a better route was not taken; empty if the best one was."""
-        self._bpf["events"].open_ring_buffer(self._receive)
 
     def __enter__(self) -> BccEngine:
         return self
@@ -69,15 +81,13 @@ class BccEngine:
     def batches(self) -> Iterator[list[bytes]]:
         """Yield the records of each poll, an empty list where there were none, until detached."""
         while self._bpf is not None:
-            self._bpf.ring_buffer_poll(POLL_MS)
+            self._poll(POLL_MS)
             yield self._take()
 
     def stop(self) -> list[bytes]:
         """Unhook the probe and return what it had already handed over."""
-        for attachment in self._attachments:
-            self._detach(attachment)
-        self._attachments = []
-        self._bpf.ring_buffer_consume()
+        self._close_attached()
+        self._poll(0)
         return self._take()
 
     def accounts(self) -> Accounts:
@@ -98,62 +108,64 @@ class BccEngine:
 
     def detach(self) -> None:
         """Unhook the probe and free its tables."""
+        self._close_attached()
         if self._bpf is not None:
             self._bpf.cleanup()
             self._bpf = None
+
+    def _start(self, route: str, hooks: Hooks, layout: Layout, settings: Settings) -> None:
+        program = generate(
+            route, hooks, layout, settings, self_pid=os.getpid(), machine=platform.machine()
+        )
+        self._bpf = self._compile(program)
+        events = self._bpf["events"]
+        if uses_ring_buffer(layout, settings):
+            events.open_ring_buffer(self._receive)
+            self._poll = self._bpf.ring_buffer_poll
+        else:
+            pages = max(8, settings.ring_bytes // PAGE_SIZE // (os.cpu_count() or 1))
+            events.open_perf_buffer(self._receive_on_cpu, page_cnt=pages)
+            self._poll = self._bpf.perf_buffer_poll
+        self._attach_all(program, layout)
+
+    def _compile(self, program: Program) -> Any:
+        # Nobody reads the debug information, and it is a seventh of the compiler's work.
+        with _explained(f"the {program.route} route cannot be compiled"):
+            return self._bcc.BPF(text=program.source, cflags=["-Wno-everything", "-g0"])
+
+    def _attach_all(self, program: Program, layout: Layout) -> None:
+        with contextlib.ExitStack() as stack:
+            # One that is bound to a kernel function when it is loaded serves only that.
+            loaded: dict[tuple[str, int | None], int] = {}
+            for attachment in program.attachments:
+                target = target_id(attachment, layout)
+                key = attachment.function, target
+                if key not in loaded:
+                    loaded[key] = self._load(attachment, target, layout)
+                    stack.callback(os.close, loaded[key])
+                self._attached.append(attach(loaded[key], attachment))
+
+    def _load(self, attachment: Attachment, target: int | None, layout: Layout) -> int:
+        code = self._bpf.dump_func(attachment.function.encode())
+        if can_fetch_and_add(layout):
+            code = with_fetch(code)
+        return load(code, attachment, target)
+
+    def _close_attached(self) -> None:
+        while self._attached:
+            os.close(self._attached.pop())
 
     def _receive(self, _context: Any, data: int, size: int) -> int:
         self._records.append(ctypes.string_at(data, size))
         return 0
 
+    def _receive_on_cpu(self, _cpu: int, data: int, size: int) -> None:
+        # A record of the perf buffer is padded: its true size is in its head.
+        self._records.append(ctypes.string_at(data, size))
+
     def _take(self) -> list[bytes]:
         records, self._records = self._records, []
         return records
-
-    def _load(self, route: str, hooks: Hooks, layout: Layout, settings: Settings) -> Any:
-        program = generate(
-            route, hooks, layout, settings, self_pid=os.getpid(), machine=platform.machine()
-        )
-        with _explained(f"the {route} route cannot be loaded"):
-            bpf = self._bcc.BPF(
-                text=program.source,
-                # Nobody reads the debug information, and it is a seventh of the compiler's work.
-                cflags=["-Wno-everything", "-g0"],
-            )
-            self._attachments = []
-            try:
-                self._attach_all(bpf, program)
-            except BaseException:
-                bpf.cleanup()
-                raise
-            return bpf
-
-    def _attach_all(self, bpf: Any, program: Program) -> None:
-        self._bpf = bpf
-        for attachment in program.attachments:
-            self._attach(attachment)
-            self._attachments.append(attachment)
-
-    def _attach(self, attachment: Attachment) -> None:
-        bpf, kind = self._bpf, attachment.kind
-        if kind == "tracepoint":
-            bpf.attach_tracepoint(tp=attachment.target, fn_name=attachment.function)
-        elif kind == "kprobe":
-            bpf.attach_kprobe(event=attachment.target, fn_name=attachment.function)
-        # BCC attaches fentry and fexit programs by itself when it loads them.
-
-    def _detach(self, attachment: Attachment) -> None:
-        bpf, kind = self._bpf, attachment.kind
-        if kind == "tracepoint":
-            bpf.detach_tracepoint(tp=attachment.target)
-        elif kind == "kprobe":
-            bpf.detach_kprobe(event=attachment.target, fn_name=attachment.function)
-        else:
-            # Programs of a name of BCC's own choosing: all there are, the first time round.
-            for name in list(bpf.kfunc_entry_fds):
-                bpf.detach_kfunc(fn_name=name)
-            for name in list(bpf.kfunc_exit_fds):
-                bpf.detach_kretfunc(fn_name=name)
 
 
 def _account(table: Any, direction: int) -> Account:

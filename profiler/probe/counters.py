@@ -10,7 +10,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-FILTERED = ("self", "pid", "port", "not_http", "not_stream", "call_limit")
+FILTERED = (
+    "self",
+    "pid",
+    "port",
+    "not_http",
+    "not_stream",
+    "call_limit",
+    "kernel",
+    "discarded",
+)
 LOST = ("ring_full", "unreadable", "no_socket", "table_full")
 
 

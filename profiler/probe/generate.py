@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from profiler.errors import UnsupportedError
 from profiler.probe.hooks import BPF_DIRECTORY, FunctionHook, Hooks, SyscallHook
@@ -23,17 +23,27 @@ from profiler.settings import Settings
 from profiler.syscalls import NAMES
 
 CONNECTIONS_MAX = 32768
+PROCESSES_MAX = 8192
 PAGE_SIZE = 4096
+
+# A Unix socket has no port.
+_PORT_OF_EITHER_END = (
+    "(FIELD(u16, sk, sock___sk_common_skc_family) != AF_UNIX && "
+    "(WANTED_PORT(local_port(sk)) || WANTED_PORT(remote_port(sk))))"
+)
 
 _INCLUDE = re.compile(r'#include "(.+)"')
 
 
-@dataclass(frozen=True)
-class Attachment:
+# Kinds of attachment: where a program hooks on.
+FENTRY, FEXIT, KPROBE, TRACEPOINT = "fentry", "fexit", "kprobe", "tracepoint"
+
+
+class Attachment(NamedTuple):
     """One function of the program and where it hooks on.
 
-    ``kind`` is ``fentry``, ``fexit``, ``kprobe`` (``target`` is a kernel
-    function) or ``tracepoint`` (``target`` is ``category:name``).
+    ``target`` is a kernel function for ``fentry``, ``fexit`` and ``kprobe``, and
+    ``category:name`` for ``tracepoint``. Several targets may share a function.
     """
 
     kind: str
@@ -41,8 +51,7 @@ class Attachment:
     function: str
 
 
-@dataclass(frozen=True)
-class Program:
+class Program(NamedTuple):
     """The source for BCC, and what to attach where."""
 
     route: str
@@ -64,12 +73,27 @@ def generate(
     lines = [
         f"#define ROUTE_{route.upper()} 1",
         *_layout_macros(layout),
-        *_settings_macros(settings, self_pid),
+        *_settings_macros(settings, layout, self_pid),
         *_with_includes("probe.bpf.c", set()),
         '#line 1 "entry points"',
         *entries,
     ]
     return Program(route, "\n".join(lines) + "\n", tuple(attachments))
+
+
+def uses_ring_buffer(layout: Layout, settings: Settings) -> bool:
+    """Is it the ring buffer (Linux 5.8) that carries the records, not the perf buffer?"""
+    return "ringbuf_output" in layout.helpers and settings.buffer != "perf"
+
+
+def uses_boot_time(layout: Layout) -> bool:
+    """Are times CLOCK_BOOTTIME (Linux 5.8), not CLOCK_MONOTONIC?"""
+    return "ktime_get_boot_ns" in layout.helpers
+
+
+def can_fetch_and_add(layout: Layout) -> bool:
+    """Can the kernel add to a number and tell what it was, at once (Linux 5.12)?"""
+    return "check_mtu" in layout.helpers
 
 
 def _with_includes(name: str, seen: set[str]) -> list[str]:
@@ -88,8 +112,11 @@ def _with_includes(name: str, seen: set[str]) -> list[str]:
 
 
 def _layout_macros(layout: Layout) -> list[str]:
+    offsets = layout.offsets
+    # Before 5.6 it was the byte before the type.
+    protocol_bits = 8 if offsets["sock_sk_type"] - offsets["sock_sk_protocol"] == 1 else 16
     return [
-        *(f"#define OFFSET_{name} {value}" for name, value in sorted(layout.offsets.items())),
+        *(f"#define OFFSET_{name} {value}" for name, value in sorted(offsets.items())),
         *(f"#define {name} {value}" for name, value in sorted(layout.enumerators.items())),
         *(f"#define HELPER_{name} {value}" for name, value in sorted(layout.helpers.items())),
         f"#define SIZE_pt_regs {layout.pt_regs_size}",
@@ -97,22 +124,21 @@ def _layout_macros(layout: Layout) -> list[str]:
         "#define THREAD_SIZE 16384",
         f"#define ITER_TYPE_T {'u32' if layout.iter_type_has_direction else 'u8'}",
         f"#define ITER_DIRECTION_BIT {int(layout.iter_type_has_direction)}",
+        f"#define SK_PROTOCOL_T u{protocol_bits}",
     ]
 
 
-def _settings_macros(settings: Settings, self_pid: int) -> list[str]:
+def _settings_macros(settings: Settings, layout: Layout, self_pid: int) -> list[str]:
     return [
         f"#define SELF_PID {self_pid}",
         f"#define FILTER_PID(pid) ({_any_of('(pid)', settings.pids)})",
-        "#define FILTER_PORT(local, remote) "
-        + (
-            f"({_any_of('(local)', settings.ports)} || {_any_of('(remote)', settings.ports)})"
-            if settings.ports
-            else "(1)"
-        ),
+        "#define FILTER_PORT(sk) " + (_PORT_OF_EITHER_END if settings.ports else "1"),
+        f"#define WANTED_PORT(port) ({_any_of('(port)', settings.ports)})",
         f"#define CALL_LIMIT {settings.call_limit}",
         f"#define CONNECTIONS_MAX {CONNECTIONS_MAX}",
+        f"#define PROCESSES_MAX {PROCESSES_MAX}",
         f"#define RING_PAGES {settings.ring_bytes // PAGE_SIZE}",
+        *(["#define HAS_RING_BUFFER 1"] if uses_ring_buffer(layout, settings) else []),
     ]
 
 
@@ -121,38 +147,50 @@ def _any_of(expression: str, values: Iterable[int]) -> str:
 
 
 def _socket_route(hooks: Hooks, layout: Layout, machine: str) -> tuple[list[str], list[Attachment]]:
-    entries, attachments = [], []
+    # Functions with the same parameters share one program: it is compiled once.
+    programs: dict[str, str] = {}
+    attachments = []
     for hook in hooks.functions:
         parameters = layout.parameters.get(hook.name)
         if parameters is None:
+            if hook.optional:
+                continue
             raise UnsupportedError(f"the socket route needs {hook.name}, which this kernel lacks")
-        if hook.event == "close":
-            kind, body = "fentry", f"close_socket({_parameter(hook, parameters, hook.socket)});"
+        if hook.event in _AT_ENTRY:
+            kind = FENTRY
+            body = _at_entry(hook, _parameter(hook, parameters, hook.socket))
         else:
-            kind, body = "fexit", _leave_function(hook, parameters)
-        # BCC takes the kind of a program from the beginning of its name, and each
-        # version expects another beginning; only its macros know which.
-        macro = {"fentry": "KFUNC_PROBE", "fexit": "KRETFUNC_PROBE"}[kind]
-        entries.append(f"{macro}({hook.name}, void *{hook.socket})\n{{\n\t{body}\n\treturn 0;\n}}")
-        attachments.append(Attachment(kind, hook.name, hook.name))
+            kind, body = FEXIT, _leave_function(hook, parameters)
+        function = programs.setdefault(body, f"{kind}_{hook.name}")
+        attachments.append(Attachment(kind, hook.name, function))
+    entries = [f"int {name}(u64 *ctx)\n{{\n{body}\n}}" for body, name in programs.items()]
     return entries, attachments
 
 
+_AT_ENTRY = {
+    "open": "open_socket({socket});",
+    "close": "close_socket(ctx, {socket});",
+}
+
+
+def _at_entry(hook: FunctionHook, socket: str) -> str:
+    return f"\t{_AT_ENTRY[hook.event].format(socket=socket)}\n\treturn 0;"
+
+
 def _leave_function(hook: FunctionHook, parameters: tuple[str, ...]) -> str:
-    message = _parameter(hook, parameters, hook.message)
-    flags = (
-        _parameter(hook, parameters, hook.flags)
-        if hook.flags
-        else f"FIELD(u32, {message}, msghdr_msg_flags)"
-    )
+    message = _parameter(hook, parameters, hook.message) if hook.message else "0"
+    if hook.flags:
+        flags = _parameter(hook, parameters, hook.flags)
+    else:
+        flags = f"FIELD(u32, {message}, msghdr_msg_flags)" if hook.message else "0"
     # At the exit of a function its result follows its parameters.
     return (
-        f"leave_function({_parameter(hook, parameters, hook.socket)}, {message}, {flags}, "
-        f"(int)ctx[{len(parameters)}], DIRECTION_{str(hook.direction).upper()});"
+        f"\tleave_function(ctx, {_parameter(hook, parameters, hook.socket)}, {message}, {flags}, "
+        f"(int)ctx[{len(parameters)}], DIRECTION_{str(hook.direction).upper()});\n\treturn 0;"
     )
 
 
-def _parameter(hook: FunctionHook, parameters: tuple[str, ...], name: str | None) -> str:
+def _parameter(hook: FunctionHook, parameters: tuple[str, ...], name: str) -> str:
     if name not in parameters:
         raise UnsupportedError(
             f"{hook.name} of this kernel has no parameter {name!r} "
@@ -171,43 +209,68 @@ def _syscall_route(
             f"the syscall route does not know the system calls of {machine} "
             f"(it knows those of {', '.join(NAMES)})"
         ) from None
-    cases = "\n".join(_case(hook, numbers[hook.name]) for hook in hooks.syscalls)
+    rows: dict[str, list[SyscallHook]] = {}
+    for hook in hooks.syscalls:
+        rows.setdefault(hook.name, []).append(hook)
+    cases = "\n".join(_case(hooks_of, numbers[name]) for name, hooks_of in rows.items())
     entries = [
         "int enter_hooked(struct sys_enter *ctx)\n{\n"
-        "\tstruct pending call = {};\n"
+        "\tstruct pending call = {}, other = {};\n"
+        "\tu64 descriptor = ctx->arguments[0], other_descriptor = -1;\n"
         "\tswitch ((u32)ctx->number) {\n"
         f"{cases}\n"
         "\tdefault:\n\t\treturn 0;\n\t}\n"
-        "\treturn enter_syscall(&call, ctx->arguments[0]);\n}"
+        "\tif (!enter_syscall(&call, descriptor) && other_descriptor != -1)\n"
+        "\t\tenter_syscall(&other, other_descriptor);\n"
+        "\treturn 0;\n}"
     ]
     attachments = []
-    for hook in hooks.syscalls:
+    for name, (hook, *_) in rows.items():
+        tracepoint = hook.tracepoint or name
         attachments += [
-            Attachment("tracepoint", f"syscalls:sys_exit_{hook.name}", "leave_syscall"),
-            Attachment("tracepoint", f"syscalls:sys_enter_{hook.name}", "enter_hooked"),
+            Attachment(TRACEPOINT, f"syscalls:sys_exit_{tracepoint}", "leave_syscall"),
+            Attachment(TRACEPOINT, f"syscalls:sys_enter_{tracepoint}", "enter_hooked"),
         ]
     for function in hooks.functions:
-        if function.event == "close":
-            name = f"enter_{function.name}"
-            entries.append(
-                f"int {name}(void *registers)\n{{\n"
-                "\tclose_socket(*(u64 *)(registers + OFFSET_pt_regs_argument));\n"
-                "\treturn 0;\n}"
-            )
-            attachments.append(Attachment("kprobe", function.name, name))
+        if function.event not in _AT_ENTRY:
+            continue
+        parameters = layout.parameters.get(function.name)
+        if parameters is None:
+            raise UnsupportedError(f"this kernel lacks {function.name}")
+        number = parameters.index(function.socket)
+        socket = f"*(u64 *)((u64)ctx + OFFSET_pt_regs_argument{number})"
+        entry = f"kprobe_{function.event}_{number}"
+        source = f"int {entry}(void *ctx)\n{{\n{_at_entry(function, socket)}\n}}"
+        if source not in entries:
+            entries.append(source)
+        attachments.append(Attachment(KPROBE, function.name, entry))
     return entries, attachments
 
 
-def _case(hook: SyscallHook, number: int) -> str:
+def _case(hooks: list[SyscallHook], number: int) -> str:
+    lines = [f"\tcase {number}: /* {hooks[0].name} */"]
+    # A call that moves data either way has a second row.
+    for variable, descriptor, hook in zip(("call", "other"), _DESCRIPTORS, hooks):
+        lines += [
+            f"\t\t{variable}.direction = DIRECTION_{hook.direction.upper()};",
+            f"\t\t{variable}.payload = PAYLOAD_{hook.payload.upper()};",
+        ]
+        if hook.pointer is not None:
+            lines.append(f"\t\t{variable}.pointer = {_argument(hook.pointer)};")
+        if hook.flags is not None:
+            lines.append(f"\t\t{variable}.msg_flags = {_argument(hook.flags)};")
+        if variable == "other" or hook.descriptor:
+            lines.append(f"\t\t{descriptor} = {_argument(hook.descriptor)};")
+    return "\n".join([*lines, "\t\tbreak;"])
+
+
+_DESCRIPTORS = ("descriptor", "other_descriptor")
+
+
+def _argument(number: int) -> str:
     # The kernel refuses to attach a program to a tracepoint whose context ends before
     # the last byte that the program loads from it. One program serves them all, so
     # arguments that some calls do not have are read by the helper instead.
-    lines = [
-        f"\tcase {number}: /* {hook.name} */",
-        f"\t\tcall.direction = DIRECTION_{hook.direction.upper()};",
-        f"\t\tcall.payload = PAYLOAD_{hook.payload.upper()};",
-        f"\t\tcall.pointer = ctx->arguments[{hook.pointer}];",
-    ]
-    if hook.flags is not None:
-        lines.append(f"\t\tcall.msg_flags = READ_KERNEL(u64, &ctx->arguments[{hook.flags}]);")
-    return "\n".join([*lines, "\t\tbreak;"])
+    if number < 2:
+        return f"ctx->arguments[{number}]"
+    return f"READ_KERNEL(u64, &ctx->arguments[{number}])"

@@ -25,7 +25,10 @@ BPF_DIRECTORY = next(
 
 @dataclass(frozen=True)
 class FunctionHook:
-    """A kernel function; ``socket``, ``message`` and ``flags`` name its parameters."""
+    """A kernel function; ``socket``, ``message`` and ``flags`` name its parameters.
+
+    ``optional``: some kernels lack it and do not need it.
+    """
 
     name: str
     event: str
@@ -33,20 +36,23 @@ class FunctionHook:
     direction: str | None = None
     message: str | None = None
     flags: str | None = None
+    optional: bool = False
 
 
 @dataclass(frozen=True)
 class SyscallHook:
-    """A system call; ``pointer`` and ``flags`` are positions of its arguments, from 0.
+    """A system call; ``pointer``, ``flags`` and ``descriptor`` are positions of arguments, from 0.
 
-    The descriptor is argument 0 in all of them.
+    ``tracepoint`` is the name in ``syscalls:sys_enter_*``, where it is another.
     """
 
     name: str
     direction: str
     payload: str
-    pointer: int
+    pointer: int | None = None
     flags: int | None = None
+    descriptor: int = 0
+    tracepoint: str | None = None
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,7 +28,11 @@ FIELDS: dict[str, tuple[str, ...]] = {
     path.replace(".", "_"): (path,)
     for path in (
         "task_struct.group_leader",
-        "task_struct.start_boottime",
+        "task_struct.start_time",
+        "task_struct.self_exec_id",
+        "task_struct.mm",
+        "mm_struct.arg_start",
+        "mm_struct.arg_end",
         "task_struct.stack",
         "task_struct.files",
         "files_struct.fdt",
@@ -39,10 +44,12 @@ FIELDS: dict[str, tuple[str, ...]] = {
         "inode.i_ino",
         "socket.sk",
         "socket.file",
+        "socket_alloc.vfs_inode",
         "sock.sk_socket",
+        "sock.sk_type",
         "sock.sk_protocol",
+        "sock.sk_shutdown",
         "sock.__sk_common.skc_family",
-        "sock.__sk_common.skc_state",
         "sock.__sk_common.skc_num",
         "sock.__sk_common.skc_dport",
         "sock.__sk_common.skc_rcv_saddr",
@@ -59,6 +66,10 @@ FIELDS: dict[str, tuple[str, ...]] = {
         "tcp_sock.write_seq",
         "tcp_sock.snd_una",
         "msghdr.msg_flags",
+        "unix_sock.addr",
+        "unix_sock.peer",
+        "unix_address.len",
+        "unix_address.name",
     )
 }
 FIELDS.update(
@@ -70,15 +81,27 @@ FIELDS.update(
         "msghdr_iter_iov": ("msghdr.msg_iter.__iov", "msghdr.msg_iter.iov"),
         # x86, arm64
         "pt_regs_syscall": ("pt_regs.orig_ax", "pt_regs.syscallno"),
-        # the first argument of a function
-        "pt_regs_argument": ("pt_regs.di", "pt_regs.regs"),
+        "pt_regs_argument0": ("pt_regs.di", "pt_regs.regs"),
+        "pt_regs_argument1": ("pt_regs.si", "pt_regs.regs+8"),
+        # `real_start_time` before 5.5
+        "task_struct_start_boottime": (
+            "task_struct.start_boottime",
+            "task_struct.real_start_time",
+        ),
     }
 )
 # Added in 6.0.
 OPTIONAL_FIELDS: dict[str, tuple[str, ...]] = {"msghdr_iter_ubuf": ("msghdr.msg_iter.ubuf",)}
 
 ENUMERATORS = {"ITER_IOVEC": "iter_type", "ITER_UBUF": "iter_type"}
-HELPERS = ("get_current_task_btf", "task_pt_regs")
+HELPERS = (
+    "get_current_task_btf",
+    "task_pt_regs",
+    "ktime_get_boot_ns",
+    "ringbuf_output",
+    # not called: it tells a kernel that can add and fetch at once
+    "check_mtu",
+)
 
 # Kinds of BTF types (include/uapi/linux/btf.h).
 _STRUCT, _UNION, _ENUM, _TYPEDEF, _VOLATILE, _CONST = 4, 5, 6, 8, 9, 10
@@ -100,6 +123,9 @@ class Layout:
     iter_type_has_direction: bool
     parameters: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Kernel function -> names of its parameters, in order."""
+
+    functions: dict[str, int] = field(default_factory=dict)
+    """Kernel function -> its BTF id, by which a program is attached to it."""
 
 
 class Btf:
@@ -123,10 +149,14 @@ class Btf:
         self._btf = None
 
     def offset(self, path: str) -> int | None:
-        """Bytes from the start of a structure to a member: ``"sock.__sk_common.skc_num"``."""
+        """Bytes from the start of a structure to a member: ``"sock.__sk_common.skc_num"``.
+
+        ``"pt_regs.regs+8"`` is 8 bytes behind the member's start.
+        """
+        path, _, behind = path.partition("+")
         name, *members = path.split(".")
         type_id = self._find(name, _STRUCT)
-        total = 0
+        total = int(behind or 0)
         for member in members:
             found = self._member(type_id, member) if type_id is not None else None
             if found is None:
@@ -147,6 +177,10 @@ class Btf:
             return None
         prototype = self._header(type_id)[2]
         return tuple(self._name(entry[0]) for entry in self._entries(prototype, "=II"))
+
+    def function(self, name: str) -> int | None:
+        """The id by which a program is attached to a kernel function."""
+        return self._find(name, _FUNC)
 
     def enumerator(self, enumeration: str, name: str) -> int | None:
         """Value of one name of an enumeration."""
@@ -231,7 +265,7 @@ def _load_libbpf() -> ctypes.CDLL:
     )
 
 
-def read_layout(functions: tuple[str, ...] = (), path: Path = VMLINUX) -> Layout:
+def read_layout(functions: Collection[str] = (), path: Path = VMLINUX) -> Layout:
     """Read what the probe needs of the kernel at hand; ``functions`` are looked up by name.
 
     Functions that the kernel lacks are left out of :attr:`Layout.parameters`.
@@ -252,6 +286,7 @@ def read_layout(functions: tuple[str, ...] = (), path: Path = VMLINUX) -> Layout
         enumerators = {name: btf.enumerator(enum, name) for name, enum in ENUMERATORS.items()}
         helpers = {name: btf.enumerator("bpf_func_id", f"BPF_FUNC_{name}") for name in HELPERS}
         parameters = {name: btf.parameters(name) for name in functions}
+        ids = {name: btf.function(name) for name in functions}
         return Layout(
             offsets=offsets,
             enumerators={k: v for k, v in enumerators.items() if v is not None},
@@ -259,6 +294,7 @@ def read_layout(functions: tuple[str, ...] = (), path: Path = VMLINUX) -> Layout
             pt_regs_size=btf.size("pt_regs") or 0,
             iter_type_has_direction=btf.offset("msghdr.msg_iter.iter_type") is None,
             parameters={k: v for k, v in parameters.items() if v is not None},
+            functions={k: v for k, v in ids.items() if v is not None},
         )
     finally:
         btf.close()

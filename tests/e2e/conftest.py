@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,13 +30,19 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("guest", guests, indirect=True, scope="session")
 
 
-def pytest_exception_interact(
-    call: pytest.CallInfo[Any], report: pytest.CollectReport | pytest.TestReport
-) -> None:
-    """Show the console when it was the machine that failed, not the test."""
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[Any]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show the console when it was the machine that failed, not the test.
+
+    Here and not later: a worker sends the report away as soon as it is made.
+    """
+    report = yield
     error = call.excinfo.value if call.excinfo else None
     if isinstance(error, ProvisioningError) and error.details:
         report.sections.append(("console of the machine", error.details))
+    return report
 
 
 @pytest.fixture(scope="session")
