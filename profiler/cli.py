@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from profiler import __version__
+from profiler.doctor.examine import examine
 from profiler.errors import ProfilerError
 from profiler.session import capture, replay
 from profiler.settings import BUFFERS, ROUTES, Settings
@@ -46,6 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.command == "replay":
             replay(options.capture, settings)
+        elif options.command == "doctor":
+            return examine(settings.route, options.engine, options.json)
         else:
             capture(settings)
     except ProfilerError as error:
@@ -138,7 +141,25 @@ def _parser() -> argparse.ArgumentParser:
     replayed.add_argument("capture", type=Path, metavar="CAPTURE")
     # Left out unless given, so that an option before the command is not overwritten.
     _add_output_options(replayed, argparse.SUPPRESS)
+    _add_doctor(
+        commands.add_parser(
+            "doctor",
+            help="say what this machine has, and try what is captured on it",
+            description="Prints the facts of this machine that matter to the profiler. Then sends "
+            "known HTTP messages over every path and kind of socket, captures them, and says which "
+            "were captured, partial or missed, and why. Exit code 1 if anything is worse than this "
+            "kernel should give.",
+        )
+    )
     return parser
+
+
+def _add_doctor(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.add_argument(
+        "--route", choices=ROUTES, default=argparse.SUPPRESS, help="try only this one"
+    )
+    parser.add_argument("--engine", metavar="NAME", help="try this engine (default: the usual one)")
 
 
 def _add_output_options(parser: argparse.ArgumentParser, max_body: int | str) -> None:
