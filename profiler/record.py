@@ -57,14 +57,13 @@ def record_of(
     if process is not None and process.cmdline is not None:
         record["cmdline"] = process.cmdline
     record["direction"] = "send" if sent else "recv"
-    local, remote = ("source", "dest") if sent else ("dest", "source")
     if origin.family == AF_UNIX:
-        _add_paths(record, local, remote, names)
+        _add_paths(record, names, sent)
     else:
-        record[f"{local}_ip"] = address(origin.family, origin.local)
-        record[f"{local}_port"] = origin.local_port
-        record[f"{remote}_ip"] = address(origin.family, origin.remote)
-        record[f"{remote}_port"] = origin.remote_port
+        local = address(origin.family, origin.local), origin.local_port
+        remote = address(origin.family, origin.remote), origin.remote_port
+        record["source_ip"], record["source_port"] = local if sent else remote
+        record["dest_ip"], record["dest_port"] = remote if sent else local
     record["bytes"] = message.bytes
     if is_request:
         record["method"] = head.method
@@ -108,12 +107,14 @@ def record_of(
     return record
 
 
-def _add_paths(record: Record, local: str, remote: str, names: Names | None) -> None:
+def _add_paths(record: Record, names: Names | None, sent: bool) -> None:
     if names is None:
         return
-    for end, path in ((local, names.local), (remote, names.remote)):
-        if path:
-            record[f"{end}_path"] = unix_path(path)
+    source, dest = (names.local, names.remote) if sent else (names.remote, names.local)
+    if source:
+        record["source_path"] = unix_path(source)
+    if dest:
+        record["dest_path"] = unix_path(dest)
 
 
 def unix_path(path: bytes) -> str:

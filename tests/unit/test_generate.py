@@ -12,6 +12,8 @@ from profiler.probe.layout import FIELDS, Layout
 from profiler.settings import Settings
 
 DEFAULTS = Settings()
+SENDERS = ("inet_sendmsg", "inet6_sendmsg", "unix_stream_sendmsg")
+RECEIVERS = ("inet_recvmsg", "inet6_recvmsg", "unix_stream_recvmsg")
 LAYOUT = Layout(
     offsets={name: 8 * i for i, name in enumerate([*FIELDS, "msghdr_iter_ubuf"])},
     enumerators={"ITER_IOVEC": 1, "ITER_UBUF": 0},
@@ -19,9 +21,15 @@ LAYOUT = Layout(
     pt_regs_size=168,
     iter_type_has_direction=False,
     parameters={
-        "tcp_sendmsg": ("sk", "msg", "size"),
-        "tcp_recvmsg": ("sk", "msg", "len", "flags", "addr_len"),
-        "tcp_close": ("sk", "timeout"),
+        **dict.fromkeys(SENDERS, ("sock", "msg", "size")),
+        **dict.fromkeys(RECEIVERS, ("sock", "msg", "size", "flags")),
+        "tcp_splice_read": ("sock", "ppos", "pipe", "len", "flags"),
+        "unix_stream_splice_read": ("sock", "ppos", "pipe", "size", "flags"),
+        "inet_release": ("sock",),
+        "unix_release": ("sock",),
+        "unix_stream_connect": ("sock", "uaddr", "addr_len", "flags"),
+        "unix_accept": ("sock", "newsock", "arg"),
+        "unix_socketpair": ("socka", "sockb"),
     },
 )
 
@@ -54,27 +62,57 @@ def test_the_source_stands_alone(route: str) -> None:
 
 def test_parameters_of_functions_are_found_by_name() -> None:
     source = program("socket").source
-    assert "leave_function(ctx[0], ctx[1], ctx[3], (int)ctx[5], DIRECTION_RECV)" in source
-    older = replace(
-        LAYOUT,
-        parameters={
-            **LAYOUT.parameters,
-            "tcp_recvmsg": ("sk", "msg", "len", "nonblock", "flags", "addr_len"),
-        },
-    )
-    assert (
-        "leave_function(ctx[0], ctx[1], ctx[4], (int)ctx[6],"
-        in program("socket", layout=older).source
-    )
+    assert "leave_function(ctx, ctx[0], ctx[1], ctx[3], (int)ctx[4], DIRECTION_RECV)" in source
+    other = {**LAYOUT.parameters, "inet_recvmsg": ("flags", "sock", "size", "new", "msg")}
+    source = program("socket", layout=replace(LAYOUT, parameters=other)).source
+    assert "leave_function(ctx, ctx[1], ctx[4], ctx[0], (int)ctx[5], DIRECTION_RECV)" in source
+
+
+def test_functions_that_are_called_alike_share_a_program() -> None:
+    functions = {a.target: a.function for a in program("socket").attachments}
+    assert len({functions[name] for name in SENDERS}) == 1
+    assert len({functions[name] for name in RECEIVERS}) == 1
+    assert functions["inet_sendmsg"] != functions["inet_recvmsg"]
+    assert functions["unix_stream_connect"] != functions["unix_accept"]
 
 
 def test_a_kernel_without_a_hooked_function_or_parameter_is_refused() -> None:
-    without = {k: v for k, v in LAYOUT.parameters.items() if k != "tcp_recvmsg"}
-    with pytest.raises(UnsupportedError, match="tcp_recvmsg"):
+    without = {k: v for k, v in LAYOUT.parameters.items() if k != "inet_recvmsg"}
+    with pytest.raises(UnsupportedError, match="inet_recvmsg"):
         program("socket", layout=replace(LAYOUT, parameters=without))
-    renamed = {**LAYOUT.parameters, "tcp_sendmsg": ("sk", "message", "size")}
+    renamed = {**LAYOUT.parameters, "inet_sendmsg": ("sock", "message", "size")}
     with pytest.raises(UnsupportedError, match="no parameter 'msg'"):
         program("socket", layout=replace(LAYOUT, parameters=renamed))
+
+
+def test_a_function_that_not_every_kernel_has_is_hooked_where_it_is() -> None:
+    def targets(layout: Layout) -> set[str]:
+        return {a.target for a in program("socket", layout=layout).attachments}
+
+    pages = ("sock", "page", "offset", "size", "flags")
+    older = replace(LAYOUT, parameters={**LAYOUT.parameters, "inet_sendpage": pages})
+    assert targets(older) - targets(LAYOUT) == {"inet_sendpage"}
+
+
+@pytest.mark.parametrize(
+    ("kernel_has", "asked", "ring"),
+    [(True, None, True), (True, "perf", False), (False, None, False)],
+)
+def test_the_buffer(kernel_has: bool, asked: str | None, ring: bool) -> None:
+    helpers = {"ringbuf_output": 130} if kernel_has else {}
+    source = program("socket", Settings(buffer=asked), replace(LAYOUT, helpers=helpers)).source
+    assert ("#define HAS_RING_BUFFER 1" in source) == ring
+
+
+def test_the_protocol_of_a_socket_was_a_byte_once() -> None:
+    def width(kind: int, protocol: int) -> str:
+        offsets = {**LAYOUT.offsets, "sock_sk_type": kind, "sock_sk_protocol": protocol}
+        source = program("socket", layout=replace(LAYOUT, offsets=offsets)).source
+        return source.split("#define SK_PROTOCOL_T ")[1].split()[0]
+
+    assert width(538, 540) == "u16"  # 5.10
+    assert width(542, 540) == "u16"  # 7.2
+    assert width(522, 521) == "u8"  # 5.4
 
 
 def test_the_syscall_route_uses_the_machine_s_numbers() -> None:
@@ -86,17 +124,21 @@ def test_the_syscall_route_uses_the_machine_s_numbers() -> None:
 
 def test_attachments() -> None:
     targets = {(a.kind, a.target) for a in program("socket").attachments}
+    opens = {"unix_stream_connect", "unix_accept", "unix_socketpair"}
     assert targets == {
-        ("fexit", "tcp_sendmsg"),
-        ("fexit", "tcp_recvmsg"),
-        ("fentry", "tcp_close"),
+        *(("fexit", f) for f in (*SENDERS, *RECEIVERS)),
+        *(("fexit", f) for f in ("tcp_splice_read", "unix_stream_splice_read")),
+        *(("fentry", f) for f in ("inet_release", "unix_release", *opens)),
     }
+    # Both ends of a pair.
+    assert [a.target for a in program("socket").attachments].count("unix_socketpair") == 2
     syscall = program("syscall")
     targets = {(a.kind, a.target) for a in syscall.attachments}
     assert ("tracepoint", "syscalls:sys_enter_readv") in targets
     assert ("tracepoint", "syscalls:sys_exit_sendmsg") in targets
-    assert ("kprobe", "tcp_close") in targets
-    assert len(targets) == 2 * 8 + 1
+    assert ("tracepoint", "syscalls:sys_enter_sendfile64") in targets
+    assert ("kprobe", "inet_release") in targets
+    assert len(targets) == 2 * 14 + 5
     for attachment in syscall.attachments:
         assert f"int {attachment.function}(" in syscall.source
     # An exit is hooked before its entry: no call is left half seen.
@@ -108,9 +150,18 @@ def test_settings_reach_the_program() -> None:
     source = program("socket", Settings(ports=(80, 8080), pids=(7,), max_body=1000)).source
     assert "#define SELF_PID 4711" in source
     assert "#define FILTER_PID(pid) ((pid) == 7)" in source
-    assert "(local) == 80 || (local) == 8080" in source
-    assert "(remote) == 80 || (remote) == 8080" in source
+    assert "#define WANTED_PORT(port) ((port) == 80 || (port) == 8080)" in source
+    assert "#define FILTER_PORT(sk) (FIELD(" in source
     assert f"#define CALL_LIMIT {64 * 1024 + 1000}" in source
     everything = program("socket").source
     assert "#define FILTER_PID(pid) (1)" in everything
-    assert "#define FILTER_PORT(local, remote) (1)" in everything
+    assert "#define FILTER_PORT(sk) 1" in everything
+
+
+def test_a_call_that_moves_data_either_way_is_tried_both_ways() -> None:
+    source = program("syscall").source
+    splice = source[source.index("/* splice */") :].split("break;")[0]
+    assert "call.direction = DIRECTION_RECV" in splice
+    assert "other.direction = DIRECTION_SEND" in splice
+    assert "other_descriptor = READ_KERNEL(u64, &ctx->arguments[2])" in splice
+    assert source.count("/* splice */") == 1

@@ -10,14 +10,28 @@ from profiler.syscalls import NAMES
 
 def test_the_table_of_hooks() -> None:
     hooks = load_hooks()
-    assert [hook.name for hook in hooks.functions] == ["tcp_sendmsg", "tcp_recvmsg", "tcp_close"]
+    moving = {hook.name: hook.direction for hook in hooks.functions if hook.direction}
+    assert moving == {
+        **{f"{family}_sendmsg": "send" for family in ("inet", "inet6", "unix_stream")},
+        **{f"{family}_recvmsg": "recv" for family in ("inet", "inet6", "unix_stream")},
+        **{f"{family}_sendpage": "send" for family in ("inet", "unix_stream")},
+        **{f"{family}_splice_read": "recv" for family in ("tcp", "unix_stream")},
+    }
+    # A connection is forgotten when it is over, on both routes.
+    assert {h.name for h in hooks.functions if h.event == "close"} == {
+        "inet_release",
+        "unix_release",
+    }
     by_direction = {
         direction: {hook.name for hook in hooks.syscalls if hook.direction == direction}
         for direction in ("send", "recv")
     }
     assert by_direction == {
-        "send": {"write", "writev", "sendto", "sendmsg"},
-        "recv": {"read", "readv", "recvfrom", "recvmsg"},
+        "send": {
+            *("write", "writev", "pwritev2", "sendto", "sendmsg", "sendmmsg"),
+            *("sendfile", "splice"),
+        },
+        "recv": {"read", "readv", "preadv2", "recvfrom", "recvmsg", "recvmmsg", "splice"},
     }
 
 

@@ -1,74 +1,114 @@
 from __future__ import annotations
 
-import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from profiler.process import Processes
-from profiler.wire import Chunk, Process
-from tests.unit.wires import chunk as wire_chunk
-
-TICK = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
-
-
-def chunk(pid: int, start_time: int) -> Chunk:
-    return wire_chunk(b"x", pid=pid, start_time=start_time)
+from profiler.process import Identity, Processes
+from profiler.wire import Cgroup, Process
 
 
 @pytest.fixture
-def proc(tmp_path: Path) -> Any:
-    def add(pid: int, cmdline: bytes, start_ticks: int, comm: str = "a (b) c") -> None:
-        directory = tmp_path / str(pid)
-        directory.mkdir(exist_ok=True)
-        (directory / "cmdline").write_bytes(cmdline)
-        fields = ["S", *(str(n) for n in range(4, 22)), str(start_ticks), "23"]
-        (directory / "stat").write_text(f"{pid} ({comm}) {' '.join(fields)}\n")
-
-    add.directory = tmp_path  # type: ignore[attr-defined]
-    return add
+def cgroups(tmp_path: Path) -> Path:
+    root = tmp_path / "cgroup"
+    (root / "system.slice" / "nginx.service").mkdir(parents=True)
+    (root / "user.slice").mkdir()
+    return root
 
 
-def test_a_process_is_looked_up_once(proc: Any) -> None:
-    proc(7, b"nginx:\0worker\0", 500)
-    processes = Processes(proc.directory)
-    found = processes.meet(chunk(7, 500 * TICK + 3))
-    assert found == Process(7, 500 * TICK + 3, b"nginx:\0worker\0")
-    assert processes.cmdline(7, 500 * TICK + 3) == "nginx: worker"
-    proc(7, b"changed\0", 500)
-    assert processes.meet(chunk(7, 500 * TICK + 3)) is None
-    assert processes.cmdline(7, 500 * TICK + 3) == "nginx: worker"
+@pytest.fixture
+def proc(tmp_path: Path) -> Path:
+    proc = tmp_path / "proc"
+    (proc / "7").mkdir(parents=True)
+    (proc / "7" / "cgroup").write_text("1:name=systemd:/x\n0::/system.slice/nginx.service\n")
+    return proc
 
 
-def test_a_pid_that_is_used_again_is_another_process(proc: Any) -> None:
-    proc(7, b"new\0", 900)
-    processes = Processes(proc.directory)
-    assert processes.meet(chunk(7, 500 * TICK)) is None
-    assert processes.cmdline(7, 500 * TICK) is None
-    assert processes.meet(chunk(7, 900 * TICK)) is not None
-    assert processes.cmdline(7, 900 * TICK) == "new"
+def inode(path: Path) -> int:
+    return path.stat().st_ino
 
 
-def test_a_process_that_is_gone_stays_unknown(tmp_path: Path) -> None:
-    processes = Processes(tmp_path)
-    assert processes.meet(chunk(1, 0)) is None
-    assert processes.cmdline(1, 0) is None
+def process(cgroup: int = 0, pid: int = 7, start_time: int = 500, cmdline: bytes = b"") -> Process:
+    return Process(pid, start_time, cgroup, 33, cmdline)
 
 
-def test_a_replay_knows_what_it_is_told_and_does_not_look(proc: Any) -> None:
-    proc(7, b"on this machine\0", 500)
-    processes = Processes(proc=None)
-    processes.learn(Process(7, 500 * TICK, b"recorded\xff\0"))
-    assert processes.meet(chunk(7, 500 * TICK)) is None
-    assert processes.cmdline(7, 500 * TICK) == "recorded\ufffd"
+def test_who_a_process_is(proc: Path, cgroups: Path) -> None:
+    processes = Processes(proc, cgroups)
+    number = inode(cgroups / "system.slice" / "nginx.service")
+    found = processes.learn(process(number, cmdline=b"nginx:\0worker\xff\0"))
+    assert found == Cgroup(number, b"/system.slice/nginx.service")
+    assert processes.identity(7, 500) == Identity(
+        "nginx: worker\ufffd", 33, "/system.slice/nginx.service"
+    )
+    assert processes.learn(process(number)) is None  # said once
 
 
-def test_the_real_proc() -> None:
-    """This process, with the start time that the kernel tells for it."""
-    stat = Path("/proc/self/stat").read_text()
-    ticks = int(stat.rpartition(")")[2].split()[19])
-    processes = Processes()
-    assert processes.meet(chunk(os.getpid(), ticks * TICK)) is not None
-    own = Path("/proc/self/cmdline").read_bytes().rstrip(b"\0").replace(b"\0", b" ").decode()
-    assert processes.cmdline(os.getpid(), ticks * TICK) == own
+def test_a_process_that_is_not_introduced_is_unknown(proc: Path, cgroups: Path) -> None:
+    processes = Processes(proc, cgroups)
+    processes.learn(process(start_time=500))
+    assert processes.identity(7, 501) is None
+    assert processes.identity(8, 500) is None
+
+
+def test_a_process_that_runs_another_program_is_introduced_again(proc: Path, cgroups: Path) -> None:
+    processes = Processes(proc, cgroups)
+    processes.learn(process(cmdline=b"sh\0"))
+    processes.learn(process(cmdline=b"curl\0x\0"))
+    identity = processes.identity(7, 500)
+    assert identity is not None
+    assert identity.cmdline == "curl x"
+
+
+def test_a_cmdline_that_could_not_be_read_is_not_known(proc: Path, cgroups: Path) -> None:
+    processes = Processes(proc, cgroups)
+    processes.learn(process(cmdline=b""))
+    assert processes.identity(7, 500) == Identity(None, 33, None)
+
+
+@pytest.mark.parametrize("pid", [7, 9])
+def test_the_cgroup_of_a_process_that_has_gone_or_moved(
+    proc: Path, cgroups: Path, pid: int
+) -> None:
+    """/proc names another cgroup than the kernel did, or none: the number decides."""
+    processes = Processes(proc, cgroups)
+    assert processes.learn(process(inode(cgroups / "user.slice"), pid)) is not None
+    identity = processes.identity(pid, 500)
+    assert identity is not None
+    assert identity.cgroup == "/user.slice"
+
+
+def test_the_root_and_an_unknown_cgroup(proc: Path, cgroups: Path) -> None:
+    processes = Processes(proc, cgroups)
+    processes.learn(process(inode(cgroups), pid=1))
+    processes.learn(process(2**60, pid=2))
+    assert processes.identity(1, 500) == Identity(None, 33, "/")
+    assert processes.identity(2, 500) == Identity(None, 33, None)
+
+
+def test_a_replay_knows_what_it_is_told_and_does_not_look(proc: Path, cgroups: Path) -> None:
+    processes = Processes(proc=None, cgroups=cgroups)
+    number = inode(cgroups / "user.slice")
+    assert processes.learn(process(number)) is None
+    assert processes.identity(7, 500) == Identity(None, 33, None)
+    processes.learn_cgroup(Cgroup(number, b"/elsewhere"))
+    assert processes.identity(7, 500) == Identity(None, 33, "/elsewhere")
+
+
+def test_where_the_hierarchy_is_mounted(proc: Path, cgroups: Path) -> None:
+    (proc / "mounts").write_text(f"proc /proc proc rw 0 0\ncgroup2 {cgroups} cgroup2 rw 0 0\n")
+    processes = Processes(proc)
+    assert processes.learn(process(inode(cgroups / "user.slice"))) is not None
+
+
+def test_a_machine_without_cgroups(proc: Path) -> None:
+    processes = Processes(proc)
+    assert processes.learn(process(5)) is None
+    assert processes.identity(7, 500) == Identity(None, 33, None)
+
+
+def test_memory_is_bounded(proc: Path, cgroups: Path) -> None:
+    processes = Processes(proc, cgroups)
+    for pid in range(5000):
+        processes.learn(process(pid=pid))
+    assert processes.identity(0, 500) is None
+    assert processes.identity(4999, 500) is not None

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from profiler import syscalls
 from profiler.exchange import exchange_of
 from profiler.http import Message
+from profiler.process import Identity
 from profiler.record import address, comm, record_of, timestamp
-from profiler.wire import AF_INET, AF_INET6, FLAG_LIMIT
+from profiler.wire import AF_INET, AF_INET6, AF_UNIX, FLAG_LIMIT, Names
 from tests.unit.messages import read, request, response
 from tests.unit.wires import SECOND, SOCKET, Wire
 
@@ -32,14 +33,22 @@ KEYS = [
     *("source_ip", "source_port", "dest_ip", "dest_port", "bytes"),
     *("method", "url", "status_code", "reason", "http_version", "headers", "body", "raw_payload"),
     *("body_encoding", "raw_payload_encoding", "type", "role", "exchange", "request"),
-    *("latency_ms", "duration_ms", "syscall", "socket", "netns", "captured", "incomplete"),
+    *("latency_ms", "duration_ms", "syscall", "socket", "netns"),
+    *("tid", "process_start", "uid", "cgroup", "captured", "incomplete"),
 ]
 
 
+CURL = Identity("curl x", 1000, "/user.slice")
+
+
 def record(
-    message: Message, cmdline: str | None = "curl x", max_content: int = 1000
+    message: Message,
+    process: Identity | None = CURL,
+    max_content: int = 1000,
+    names: Names | None = None,
 ) -> dict[str, Any]:
-    return record_of(message, exchange_of(message), cmdline, OFFSET, max_content, SYSCALLS)
+    exchange = exchange_of(message)
+    return record_of(message, exchange, process, names, OFFSET, max_content, SYSCALLS)
 
 
 def test_a_request() -> None:
@@ -66,6 +75,10 @@ def test_a_request() -> None:
         "exchange": f"{SOCKET}-1",
         "socket": SOCKET,
         "netns": 4026531840,
+        "tid": 101,
+        "process_start": "2026-11-22T16:00:00.000000007Z",
+        "uid": 1000,
+        "cgroup": "/user.slice",
         "captured": len(POST),
     }
 
@@ -98,6 +111,10 @@ def test_a_response() -> None:
         "duration_ms": 2.5,
         "socket": SOCKET,
         "netns": 4026531840,
+        "tid": 101,
+        "process_start": "2026-11-22T16:00:00.000000007Z",
+        "uid": 1000,
+        "cgroup": "/user.slice",
         "captured": len(OK),
     }
 
@@ -114,11 +131,37 @@ def test_the_server_is_who_receives_requests_and_sends_responses() -> None:
 
 
 def test_what_is_not_known_is_absent() -> None:
-    found = record(response(), cmdline=None)
-    for key in ("cmdline", "exchange", "request", "latency_ms", "syscall", "incomplete", "method"):
+    found = record(response(), process=None)
+    for key in (
+        "cmdline",
+        "uid",
+        "cgroup",
+        "exchange",
+        "request",
+        "latency_ms",
+        "syscall",
+        "incomplete",
+        "method",
+    ):
         assert key not in found
     assert found["body"] == ""
-    assert record(request(b"GET / HTTP/1.1\r\n\r\n"), cmdline="")["cmdline"] == ""
+    nameless = record(request(b"GET / HTTP/1.1\r\n\r\n"), process=Identity(None, 0, None))
+    assert nameless["uid"] == 0
+    assert "cmdline" not in nameless
+    assert "cgroup" not in nameless
+
+
+def test_a_unix_socket_has_paths_instead_of_addresses() -> None:
+    wire = Wire()
+    asked, answered = read(wire.send(POST, family=AF_UNIX), wire.recv(OK, family=AF_UNIX))
+    names = Names(SOCKET, b"\0client\0x", b"/run/app.sock\0")
+    found = record(asked, names=names)
+    assert (found["source_path"], found["dest_path"]) == ("@client@x", "/run/app.sock")
+    found = record(answered, names=names)
+    assert (found["source_path"], found["dest_path"]) == ("/run/app.sock", "@client@x")
+    assert not {"source_ip", "source_port", "dest_ip", "dest_port"} & set(found)
+    for unnamed in (None, Names(SOCKET, b"", b"")):
+        assert not {"source_path", "dest_path"} & set(record(asked, names=unnamed))
 
 
 def test_the_keys_come_in_the_order_of_the_table() -> None:

@@ -24,45 +24,75 @@ def gap(size: int | None, reason: str = "lost", time: int = SECOND, direction: i
 def test_chunks_in_order_pass_unchanged() -> None:
     streams, wire = Streams(), Wire()
     for item in (wire.send(b"ab"), wire.recv(b"x"), wire.send(b"c"), wire.recv(b"yz")):
-        assert streams.feed(item) == (item,)
+        assert list(streams.feed(item)) == [item]
 
 
 def test_the_first_chunk_sets_the_base() -> None:
     first = chunk(b"ab", position=1000, flags=FLAG_JOINED)
     second = chunk(b"c", position=1002)
     streams = Streams()
-    assert streams.feed(first) == (first,)
-    assert streams.feed(second) == (second,)
+    assert list(streams.feed(first)) == [first]
+    assert list(streams.feed(second)) == [second]
 
 
 def test_the_first_chunk_after_a_loss_follows_a_gap_of_unknown_size() -> None:
     first = chunk(b"ab", position=1000, flags=FLAG_AFTER_LOSS)
-    assert Streams().feed(first) == (gap(None), first)
+    assert list(Streams().feed(first)) == [gap(None), first]
 
 
 def test_a_later_chunk_after_a_loss_follows_a_gap_of_known_size_only() -> None:
     streams = Streams()
     streams.feed(chunk(b"ab"))
     later = chunk(b"c", position=7, flags=FLAG_AFTER_LOSS)
-    assert streams.feed(later) == (gap(5), later)
+    assert list(streams.feed(later)) == [gap(5), later]
 
 
-def test_a_position_ahead_is_a_gap() -> None:
+def test_a_position_ahead_without_a_loss_waits_for_what_is_missing() -> None:
+    """As when two threads send on one socket at once."""
     streams = Streams()
     streams.feed(chunk(b"ab"))
-    later = chunk(b"c", position=12)
-    assert streams.feed(later) == (gap(10), later)
-    after = chunk(b"d", position=13)
-    assert streams.feed(after) == (after,)
+    third, second = chunk(b"ef", position=4), chunk(b"cd", position=2)
+    assert list(streams.feed(third)) == []
+    assert list(streams.feed(second)) == [second, third]
+    after = chunk(b"g", position=6)
+    assert list(streams.feed(after)) == [after]
+
+
+def test_what_never_comes_is_a_gap_in_the_end() -> None:
+    for over in ("end", "finish"):
+        streams, wire = Streams(), Wire()
+        streams.feed(wire.send(b"ab"))
+        later = chunk(b"c", position=12)
+        assert list(streams.feed(later)) == []
+        end = wire.end(SEND)._replace(position=13)
+        events = streams.feed(end) if over == "end" else streams.finish()
+        assert list(events)[:2] == [gap(10), later]
+        assert list(streams.finish()) == []
+
+
+def test_not_too_many_are_held() -> None:
+    streams = Streams()
+    streams.feed(chunk(b"a"))
+    held = [chunk(b"x", position=2 + i) for i in range(65)]
+    events = [event for item in held for event in streams.feed(item)]
+    assert events == [gap(1), *held]
+
+
+def test_one_direction_that_waits_does_not_stop_another() -> None:
+    streams = Streams()
+    streams.feed(chunk(b"ab"))
+    streams.feed(chunk(b"ef", position=4))
+    other = chunk(b"x", direction=RECV)
+    assert list(streams.feed(other)) == [other]
 
 
 def test_a_position_that_goes_back_is_a_gap_of_unknown_size() -> None:
     streams = Streams()
     streams.feed(chunk(b"abcdef"))
     again = chunk(b"g", position=0)
-    assert streams.feed(again) == (gap(None), again)
+    assert list(streams.feed(again)) == [gap(None), again]
     after = chunk(b"h", position=1)
-    assert streams.feed(after) == (after,)
+    assert list(streams.feed(after)) == [after]
 
 
 @pytest.mark.parametrize(
@@ -72,20 +102,20 @@ def test_a_position_that_goes_back_is_a_gap_of_unknown_size() -> None:
 def test_a_chunk_that_is_not_whole_is_followed_by_a_gap(flags: int, reason: str) -> None:
     streams = Streams()
     item = chunk(b"abc", size=10, captured=3, flags=flags)
-    assert streams.feed(item) == (item, gap(7, reason))
+    assert list(streams.feed(item)) == [item, gap(7, reason)]
     after = chunk(b"d", position=10)
-    assert streams.feed(after) == (after,)
+    assert list(streams.feed(after)) == [after]
 
 
 def test_a_chunk_without_payload_is_a_gap() -> None:
-    assert Streams().feed(chunk(b"", size=9, flags=FLAG_UNREADABLE)) == (gap(9),)
+    assert list(Streams().feed(chunk(b"", size=9, flags=FLAG_UNREADABLE))) == [gap(9)]
 
 
 def test_an_end_finishes_the_stream() -> None:
     streams, wire = Streams(), Wire()
     streams.feed(wire.send(b"ab"))
     end = wire.end(SEND)
-    assert streams.feed(end) == (Finish(SOCKET, SEND, end.time),)
+    assert list(streams.feed(end)) == [Finish(SOCKET, SEND, end.time)]
 
 
 def test_bytes_lost_before_the_end_are_a_gap() -> None:
@@ -93,17 +123,17 @@ def test_bytes_lost_before_the_end_are_a_gap() -> None:
     streams.feed(wire.recv(b"ab"))
     wire.lose(RECV, 5)
     end = wire.end(RECV)
-    assert streams.feed(end) == (
+    assert list(streams.feed(end)) == [
         gap(5, time=end.time, direction=RECV),
         Finish(SOCKET, RECV, end.time),
-    )
+    ]
 
 
 def test_the_end_of_a_direction_that_was_never_seen_is_no_gap() -> None:
     wire = Wire()
     wire.lose(SEND, 100)
     end = wire.end(SEND)
-    assert Streams().feed(end) == (Finish(SOCKET, SEND, end.time),)
+    assert list(Streams().feed(end)) == [Finish(SOCKET, SEND, end.time)]
 
 
 def test_sockets_and_directions_do_not_mix() -> None:
@@ -116,7 +146,7 @@ def test_sockets_and_directions_do_not_mix() -> None:
         chunk(b"d", socket=2, position=3),
         chunk(b"e", socket=1, position=4, direction=RECV),
     ):
-        assert streams.feed(item) == (item,)
+        assert list(streams.feed(item)) == [item]
 
 
 def test_ended_and_forgotten_sockets_take_no_memory() -> None:
@@ -135,10 +165,12 @@ def test_ended_and_forgotten_sockets_take_no_memory() -> None:
 def test_every_byte_is_either_handed_on_or_in_a_gap(pieces: list[tuple[bytes, bool]]) -> None:
     streams, wire = Streams(), Wire()
     events: list[Event] = list(streams.feed(wire.send(b"first")))
+    lost = 0
     for payload, delivered in pieces:
-        item = wire.send(payload)
+        item = wire.send(payload, flags=lost)
         if delivered:
             events += streams.feed(item)
+        lost = 0 if delivered else FLAG_AFTER_LOSS
     events += streams.feed(wire.end(SEND))
     at = 0
     for event in events[:-1]:
@@ -152,3 +184,13 @@ def test_every_byte_is_either_handed_on_or_in_a_gap(pieces: list[tuple[bytes, bo
             at += event.size
     assert at == wire.position[SEND]
     assert isinstance(events[-1], Finish)
+
+
+@given(st.permutations(range(1, 8)))
+def test_any_order_of_arrival_gives_the_stream(order: list[int]) -> None:
+    streams = Streams()
+    events = list(streams.feed(chunk(b"0")))
+    for position in order:
+        events += streams.feed(chunk(b"%d" % position, position=position))
+    assert b"".join(e.payload for e in events if isinstance(e, Chunk)) == b"01234567"
+    assert not any(isinstance(e, Gap) for e in events)

@@ -13,7 +13,17 @@ from hypothesis import strategies as st
 from profiler import wire
 from profiler.errors import CaptureFileError
 from profiler.settings import CALL_LIMIT
-from profiler.wire import Chunk, Clock, Counters, End, Process, decode, encode
+from profiler.wire import (
+    Cgroup,
+    Chunk,
+    Clock,
+    Counters,
+    End,
+    Names,
+    Process,
+    decode,
+    encode,
+)
 from tests.unit.wires import chunk
 
 HEADER = (Path(__file__).parents[2] / "bpf" / "event.h").read_text()
@@ -28,9 +38,9 @@ TYPES = {"u8": "B", "u16": "H", "u32": "I", "s32": "i", "u64": "Q"}
 RENAMED = {"local_address": "local", "remote_address": "remote"}
 
 
-def members() -> list[tuple[str, str, int]]:
-    """(name, struct code, count) of each member of ``struct event``."""
-    body = re.search(r"struct event \{(.*?)\n\};", HEADER, re.S)
+def members(struct_name: str = "event") -> list[tuple[str, str, int]]:
+    """(name, struct code, count) of each member of a structure."""
+    body = re.search(rf"struct {struct_name} \{{(.*?)\n\}};", HEADER, re.S)
     assert body is not None
     found = re.findall(r"^\s*(\w+)\s+(\w+)(?:\[([^]]+)\])?;", body[1], re.M)
     return [
@@ -58,8 +68,30 @@ def test_every_member_lies_where_a_compiler_puts_it() -> None:
 
 
 @pytest.mark.parametrize(
+    ("struct_name", "own", "skipped"),
+    [
+        ("process_event", wire.PROCESS_RECORD, "cmdline"),
+        ("names_event", wire.NAMES_RECORD, None),
+    ],
+)
+def test_the_other_records_lie_alike(
+    struct_name: str, own: struct.Struct, skipped: str | None
+) -> None:
+    codes = []
+    for name, code, count in members(struct_name):
+        if name == "unused":
+            codes.append(f"{count}x")
+        elif name != skipped:
+            codes.append(f"{count}s" if count > 1 else code)
+    assert own.format == "=" + "".join(codes)
+    assert struct.calcsize("@" + "".join(codes)) == own.size
+
+
+@pytest.mark.parametrize(
     ("define", "constant"),
     [
+        ("EVENT_PROCESS", wire.PROCESS),
+        ("EVENT_NAMES", wire.NAMES),
         ("EVENT_CHUNK", wire.CHUNK),
         ("EVENT_END", wire.END),
         ("DIRECTION_SEND", wire.SEND),
@@ -105,8 +137,12 @@ CHUNKS = st.builds(
 ITEMS = st.one_of(
     CHUNKS,
     st.builds(End, direction=st.sampled_from([0, 1]), time=U64, socket=U64, position=U64),
-    st.builds(Clock, monotonic=U64, realtime=U64),
-    st.builds(Process, pid=U32, start_time=U64, cmdline=st.binary(max_size=64)),
+    st.builds(Clock, kernel=U64, realtime=U64),
+    st.builds(
+        Process, pid=U32, start_time=U64, cgroup=U64, uid=U32, cmdline=st.binary(max_size=64)
+    ),
+    st.builds(Names, socket=U64, local=st.binary(max_size=108), remote=st.binary(max_size=108)),
+    st.builds(Cgroup, id=U64, path=st.binary(max_size=64)),
     st.builds(Counters, document=st.binary(max_size=64)),
 )
 
@@ -136,7 +172,7 @@ def test_any_bytes_decode_or_are_refused(record: bytes) -> None:
         item = decode(record)
     except CaptureFileError:
         return
-    assert isinstance(item, (Chunk, End, Clock, Process, Counters))
+    assert isinstance(item, (Chunk, End, Clock, Process, Names, Cgroup, Counters))
 
 
 def test_an_unknown_kind_is_named() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from profiler.wire import AF_INET, CHUNK, RECV, SEND, Chunk, End
+from profiler.wire import AF_INET, CHUNK, FLAG_AFTER_LOSS, RECV, SEND, Chunk, End
 
 SOCKET = 4242
 SECOND = 1_000_000_000
@@ -42,6 +42,7 @@ class Wire:
         self.socket = socket
         self.time = SECOND
         self.position = {SEND: 0, RECV: 0}
+        self._after_loss = {SEND: 0, RECV: 0}
 
     def send(self, payload: bytes, **fields: object) -> Chunk:
         return self._chunk(SEND, payload, fields)
@@ -52,6 +53,7 @@ class Wire:
     def lose(self, direction: int, size: int) -> None:
         """Move ``size`` bytes that nobody reports."""
         self.position[direction] += size
+        self._after_loss[direction] = FLAG_AFTER_LOSS
 
     def end(self, direction: int) -> End:
         self.time += SECOND
@@ -67,8 +69,10 @@ class Wire:
                 "time": self.time,
                 "socket": self.socket,
                 "position": position,
+                "flags": self._after_loss[direction],
                 **fields,
             },
         )
         self.position[direction] += item.size
+        self._after_loss[direction] = 0
         return item

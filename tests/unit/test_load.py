@@ -1,0 +1,49 @@
+"""What can be tested of loading without a kernel that loads."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+
+from profiler.errors import ProbeError
+from profiler.probe import load
+from profiler.probe.generate import FENTRY, KPROBE, TRACEPOINT, Attachment
+from profiler.probe.layout import Layout
+
+# opcode, registers, offset, immediate
+ADD = struct.pack("=BBhi", 0xDB, 0x12, 8, 0)
+FETCH_ADD = struct.pack("=BBhi", 0xDB, 0x12, 8, 1)
+ADD_32 = struct.pack("=BBhi", 0xC3, 0x12, 8, 0)
+EXIT = struct.pack("=BBhi", 0x95, 0, 0, 0)
+
+
+def test_atomic_additions_are_made_to_return_what_was_there() -> None:
+    assert load.with_fetch(ADD + EXIT + ADD) == FETCH_ADD + EXIT + FETCH_ADD
+
+
+def test_other_instructions_stay() -> None:
+    # The second half of a 64-bit constant may look like anything but an atomic addition:
+    # its opcode is 0.
+    constant = struct.pack("=BBhi", 0x18, 1, 0, 0xDB) + struct.pack("=BBhi", 0, 0, 0, 0xDB)
+    code = ADD_32 + constant + EXIT
+    assert load.with_fetch(code) == code
+
+
+def test_only_programs_of_kernel_functions_are_bound_when_they_are_loaded() -> None:
+    layout = Layout({}, {}, {}, 168, False, functions={"inet_release": 4711})
+    assert load.target_id(Attachment(FENTRY, "inet_release", "f"), layout) == 4711
+    assert load.target_id(Attachment(KPROBE, "inet_release", "f"), layout) is None
+    assert load.target_id(Attachment(TRACEPOINT, "syscalls:sys_enter_read", "f"), layout) is None
+
+
+def test_the_attributes_are_as_long_as_the_kernel_s() -> None:
+    """union bpf_attr and struct perf_event_attr (include/uapi/linux/bpf.h, perf_event.h)."""
+    assert load._LOAD.size == 120
+    assert load._OPEN.size == 16
+    assert load._EVENT.size == 72
+
+
+def test_a_tracepoint_that_is_not_there_is_named() -> None:
+    with pytest.raises(ProbeError, match="no tracepoint syscalls:sys_enter_nothing"):
+        load.attach(-1, Attachment(TRACEPOINT, "syscalls:sys_enter_nothing", "f"))
