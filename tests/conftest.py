@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 # One kernel of each generation that the socket route distinguishes.
@@ -15,4 +17,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="NAME",
         help="guest of the end-to-end tests, may be repeated; see `python -m provisioning list` "
         f"(default: {' and '.join(DEFAULT_GUESTS)})",
+    )
+    parser.addoption(
+        "--doctor-to",
+        type=Path,
+        metavar="DIRECTORY",
+        help="keep what the doctor says of each guest and route in DIRECTORY (tests/matrix.py)",
     )

@@ -11,7 +11,7 @@ from typing import Any, Callable
 
 from profiler.doctor import paths, sockets
 from profiler.doctor.scene import Scene
-from profiler.doctor.script import RECV, SEND
+from profiler.doctor.script import ENDS, RECV, SEND
 
 PATH, SOCKET = "path", "socket"
 
@@ -69,7 +69,7 @@ def _lost(end: str, why: str) -> tuple[Less]:
     return (Less(PARTIAL, why, (end,), _FIRST, ("lost",)),)
 
 
-_URING = (Less(MISSED, _NO_SYSCALL, (SEND, RECV), route="syscall"),)
+_URING = (Less(MISSED, _NO_SYSCALL, ENDS, route="syscall"),)
 
 CASES = (
     # First, so that they wait for as short a time as possible with a second thread.
@@ -160,7 +160,21 @@ CASES = (
     Case(PATH, "eagain", "EAGAIN before there is data", paths.eagain),
     Case(PATH, "partial-writes", "non-blocking writes that take a part", paths.partial_writes),
     Case(PATH, "empty-segments", "empty segments in writev, readv", paths.empty_segments),
-    Case(PATH, "many-segments", "more than 64 segments in one call", paths.many_segments),
+    Case(
+        PATH,
+        "many-segments",
+        "more than 64 segments in one call",
+        paths.many_segments,
+        less=(
+            Less(
+                PARTIAL,
+                "of one call's segments the probe walks the first 64",
+                ENDS,
+                _FIRST,
+                ("body_limit",),
+            ),
+        ),
+    ),
     Case(PATH, "threads", "several threads write to one socket", paths.threads),
     Case(PATH, "zerocopy", "MSG_ZEROCOPY", paths.zerocopy),
     Case(PATH, "mptcp", "Multipath TCP", paths.mptcp, since=(5, 6)),

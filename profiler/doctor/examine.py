@@ -35,6 +35,8 @@ LINES_TIMEOUT = 30.0
 STOP_TIMEOUT = 60.0
 POLL_SECONDS = 0.1
 
+CANARY_ERRORS = "canary-errors"
+
 # Where `python -m profiler...` finds this very package, installed or not.
 _ROOT = Path(__file__).resolve().parents[2]
 
@@ -85,12 +87,12 @@ def _play(
     options = ["--output", str(output), "--route", route]
     if engine:
         options += ["--engine", engine]
-    with _started(["-m", "profiler.doctor.canary", token], directory / "canary") as canary:
-        _hear(canary)
+    with _started(["-m", "profiler.doctor.canary", token], directory / CANARY_ERRORS) as canary:
+        _hear(canary, directory)
         with _started(["-m", "profiler.cli", *options], printed) as profiler:
             try:
                 _wait_for_start(profiler, printed)
-                outcomes = _play_cases(canary)
+                outcomes = _play_cases(canary, directory)
                 _wait_for_end(output, token)
                 profiler.send_signal(signal.SIGINT)
                 profiler.wait(STOP_TIMEOUT)
@@ -138,25 +140,26 @@ def _wait_for_start(profiler: subprocess.Popen[str], printed: Path) -> None:
         time.sleep(POLL_SECONDS)
 
 
-def _play_cases(canary: subprocess.Popen[str]) -> dict[str, Outcome]:
+def _play_cases(canary: subprocess.Popen[str], directory: Path) -> dict[str, Outcome]:
     """Have every case played; the canary itself bounds the time of each."""
     assert canary.stdin
     canary.stdin.write("\n")
     canary.stdin.flush()
     outcomes = {}
     while END.name not in outcomes:
-        line = _hear(canary)
+        line = _hear(canary, directory)
         said = tuple(map(Said.from_json, line["said"]))
         outcomes[line["case"]] = Outcome(said, line["unavailable"])
     return outcomes
 
 
-def _hear(canary: subprocess.Popen[str]) -> dict[str, Any]:
+def _hear(canary: subprocess.Popen[str], directory: Path) -> dict[str, Any]:
     """The next line of the canary."""
     assert canary.stdout
     line = canary.stdout.readline()
     if not line:
-        raise ExaminationError("the canary ended too early: please report this as a bug")
+        complaint = _last_line((directory / CANARY_ERRORS).read_text(errors="replace"))
+        raise ExaminationError(f"the canary ended too early: {complaint}")
     return dict(json.loads(line))
 
 

@@ -246,7 +246,7 @@ def name_of(record: Mapping[str, Any]) -> str | None:
 
 
 def _short(record: Mapping[str, Any]) -> str:
-    return f"{record['type']} {name_of(record) or record['raw_payload'][:40]!r}"
+    return f"{record['type']} {name_of(record) or repr(record['raw_payload'][:40])}"
 
 
 def _reasons(verdicts: list[_Verdict]) -> str:

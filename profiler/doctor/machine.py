@@ -20,6 +20,8 @@ from profiler.errors import UnsupportedError
 from profiler.probe.hooks import load_hooks
 from profiler.probe.layout import Btf
 
+AVAILABLE = "available"
+
 RINGBUF_HELPER = "BPF_FUNC_ringbuf_output"
 
 _TRACEPOINTS = (
@@ -67,19 +69,18 @@ class Machine:
         return kernel_version(self.kernel)
 
     def engines(self) -> dict[str, str]:
-        """Engine -> why it cannot be used, empty if it can."""
+        """Engine -> :data:`AVAILABLE`, or why it cannot be used."""
         return {
-            "bcc": "" if self.bcc else "BCC is not installed for this Python",
-            "bpftrace": "" if self.bpftrace else "bpftrace is not installed",
+            "bcc": AVAILABLE if self.bcc else "BCC is not installed for this Python",
+            "bpftrace": AVAILABLE if self.bpftrace else "bpftrace is not installed",
         }
 
     def routes(self) -> dict[str, str]:
-        """Route -> why the kernel does not offer it, empty if it does or that is not known."""
-        no_types = "" if self.btf else "the kernel does not describe its types (no BTF)"
-        return {
-            "socket": no_types or _lacking("function", self.functions),
-            "syscall": no_types or _lacking("tracepoint", self.tracepoints),
-        }
+        """Route -> :data:`AVAILABLE`, or what the kernel lacks for it."""
+        hooks = {"socket": self.functions, "syscall": self.tracepoints}
+        if not self.btf:
+            return dict.fromkeys(hooks, "the kernel does not describe its types (no BTF)")
+        return {route: _verdict(there) for route, there in hooks.items()}
 
 
 def read_machine() -> Machine:
@@ -117,13 +118,15 @@ def read_machine() -> Machine:
 
 def kernel_version(release: str) -> tuple[int, int]:
     """``6.1.0-56-cloud-amd64`` -> (6, 1)."""
-    major, minor = release.split(".")[:2]
-    return int(major), int("".join(c for c in minor if c.isdigit()) or 0)
+    found = re.match(r"(\d+)\.(\d+)", release)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
-def _lacking(what: str, found: dict[str, bool | None]) -> str:
-    missing = [name for name, there in found.items() if there is False]
-    return f"the kernel has no {what} {', '.join(missing)}" if missing else ""
+def _verdict(hooks: dict[str, bool | None]) -> str:
+    if None in hooks.values():
+        return "unknown: the kernel's tracepoints are not readable without root"
+    missing = [name for name, there in hooks.items() if not there]
+    return f"the kernel has no {', '.join(missing)}" if missing else AVAILABLE
 
 
 def _distribution() -> str | None:

@@ -38,8 +38,8 @@ def to_json(machine: Machine, runs: Sequence[Run]) -> dict[str, Any]:
         "ok": all(run.ok for run in runs),
         "machine": {
             **asdict(machine),
-            "engines": _offers(machine.engines()),
-            "routes": _offers(machine.routes()),
+            "engines": machine.engines(),
+            "routes": machine.routes(),
         },
         "runs": [
             {"route": run.route, "ok": run.ok, "error": run.error, "said": list(run.said)}
@@ -53,13 +53,6 @@ def to_text(machine: Machine, runs: Sequence[Run]) -> str:
     """Return everything as lines of text."""
     parts = [_machine_text(machine), *map(_run_text, runs)]
     return "\n\n".join(parts)
-
-
-def _offers(reasons: dict[str, str]) -> dict[str, Any]:
-    return {
-        name: {"available": not reason, "reason": reason or None}
-        for name, reason in reasons.items()
-    }
 
 
 def _machine_text(machine: Machine) -> str:
@@ -76,8 +69,8 @@ def _machine_text(machine: Machine) -> str:
         ("bpftrace", machine.bpftrace or "not found"),
         ("functions", _hooks(machine.functions)),
         ("tracepoints", _hooks(machine.tracepoints)),
-        *((f"{name} engine", reason or "there") for name, reason in machine.engines().items()),
-        *((f"{name} route", reason or "offered") for name, reason in machine.routes().items()),
+        *((f"{name} engine", verdict) for name, verdict in machine.engines().items()),
+        *((f"{name} route", verdict) for name, verdict in machine.routes().items()),
     ]
     return "This machine\n" + _aligned(("  ", *row) for row in rows)
 
@@ -89,14 +82,11 @@ def _known(value: bool | str | None) -> str:
 
 
 def _hooks(there: dict[str, bool | None]) -> str:
-    missing = [name for name, value in there.items() if value is False]
-    unknown = [name for name, value in there.items() if value is None]
-    found = f"{len(there) - len(missing) - len(unknown)} of {len(there)}"
-    return (
-        found
-        + (f", missing: {', '.join(missing)}" if missing else "")
-        + (f", unknown: {len(unknown)} (not readable without root)" if unknown else "")
-    )
+    if None in there.values():
+        return "unknown"
+    missing = [name for name, value in there.items() if not value]
+    found = f"{len(there) - len(missing)} of {len(there)}"
+    return f"{found}, missing: {', '.join(missing)}" if missing else found
 
 
 def _run_text(run: Run) -> str:

@@ -1,0 +1,142 @@
+"""What the doctor finds on a real kernel is what this table says, case by case.
+
+The doctor knows by itself what is right (profiler/doctor/cases.py); here it is
+said once more, so that neither can become lenient unnoticed.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from provisioning import Guest
+from provisioning.catalog import find_guest
+from tests.e2e.conftest import ROUTES
+
+PATHS = """
+    write-read writev-readv pwritev2-preadv2 sendto-recvfrom sendmsg-recvmsg sendmmsg-recvmmsg
+    sendfile splice-to-socket splice-from-socket io_uring-send-recv io_uring-write-read
+    peek trunc oob eagain partial-writes empty-segments many-segments threads zerocopy
+    mptcp ktls bytewise large-body
+""".split()
+SOCKETS = """
+    before-idle before-waiting ipv4 ipv6 v4-mapped unix-path unix-abstract socketpair
+    fork fork-exec dup passed reused netns pidns gone
+""".split()
+
+# All else is captured whole, at both ends, on both routes: (case, end) -> result, messages.
+FIRST = "(request 1, response 1)"
+LESS = {
+    ("sendfile", "send"): ("partial", f"lost {FIRST}"),
+    ("splice-to-socket", "send"): ("partial", f"lost {FIRST}"),
+    ("splice-from-socket", "recv"): ("partial", f"lost {FIRST}"),
+    ("trunc", "recv"): ("partial", f"lost {FIRST}"),
+    ("many-segments", "send"): ("partial", f"body_limit {FIRST}"),
+    ("many-segments", "recv"): ("partial", f"body_limit {FIRST}"),
+    ("before-waiting", "recv"): ("missed", "no line (request 1)"),
+}
+LESS_ON = {
+    "socket": LESS,
+    "syscall": {
+        **LESS,
+        # There is no system call for each of them. One that receives is sent to in a plain way.
+        ("io_uring-send-recv", "send"): ("missed", "no line (request 2, response 2)"),
+        ("io_uring-send-recv", "recv"): ("missed", "no line"),
+        ("io_uring-write-read", "send"): ("missed", "no line (request 2, response 2)"),
+        ("io_uring-write-read", "recv"): ("missed", "no line"),
+    },
+}
+
+# The kernels that have it. Everywhere else it must be there.
+SINCE = {
+    "io_uring-send-recv": (5, 6),
+    "io_uring-write-read": (5, 6),
+    "mptcp": (5, 6),
+}
+
+
+@dataclass
+class Examination:
+    """What the doctor said of a guest on one route."""
+
+    guest: str
+    route: str
+    exit_code: int
+    document: dict[str, Any]
+
+    @property
+    def kernel(self) -> tuple[int, int]:
+        """As the guest's row of guests.toml promises it, not as the doctor says."""
+        major, minor = find_guest(self.guest).kernel.split(".")[:2]
+        return int(major), int(minor)
+
+
+@pytest.fixture(scope="module", params=ROUTES)
+def examination(guest: Guest, request: pytest.FixtureRequest) -> Examination:
+    route = request.param
+    done = guest.exec(f"sudo http-profiler doctor --json --route {route}", check=False, timeout=600)
+    assert done.stdout, done.stderr
+    name = guest.name.partition("@")[0]
+    directory = request.config.getoption("--doctor-to")
+    if directory:
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / f"{name}.{route}.json").write_text(done.stdout)
+    return Examination(name, route, done.returncode, json.loads(done.stdout))
+
+
+def test_the_machine(examination: Examination) -> None:
+    machine = examination.document["machine"]
+    assert machine["kernel"].startswith(find_guest(examination.guest).kernel)
+    assert machine["btf"] is machine["headers"] is machine["ring_buffer"] is machine["root"] is True
+    assert machine["bcc"]
+    assert machine["bpftrace"]
+    assert "CAP_SYS_ADMIN" in machine["capabilities"]
+    assert machine["routes"][examination.route] == machine["engines"]["bcc"] == "available"
+    assert all(machine["functions"].values())
+    assert all(machine["tracepoints"].values())
+
+
+def test_the_run(examination: Examination) -> None:
+    (run,) = examination.document["runs"]
+    assert run["error"] is None
+    assert run["route"] == examination.route
+    assert "lost 0/0" in " ".join(run["said"])
+    names = {(row["group"], row["name"], row["end"]) for row in examination.document["cases"]}
+    groups = {"path": PATHS, "socket": SOCKETS}
+    assert names == {
+        (group, name, end)
+        for group, cases in groups.items()
+        for name in cases
+        for end in ("send", "recv")
+    }
+
+
+@pytest.mark.parametrize("name", [*PATHS, *SOCKETS])
+def test_case(examination: Examination, name: str) -> None:
+    rows = {row["end"]: row for row in examination.document["cases"] if row["name"] == name}
+    for end in ("send", "recv"):
+        row = rows[end]
+        if examination.kernel < SINCE.get(name, (0, 0)):
+            assert row["result"] == "unavailable", row
+            continue
+        result, reason = LESS_ON[examination.route].get((name, end), ("captured", ""))
+        assert row["result"] == result, row
+        assert row["reason"].partition(":")[0] == reason, row
+        assert row["worse"] is False, row
+
+
+def test_the_verdict(examination: Examination) -> None:
+    worse = [row for row in examination.document["cases"] if row["worse"]]
+    assert examination.document["ok"] == (not worse)
+    assert examination.exit_code == (1 if worse else 0)
+
+
+def test_not_root(guest: Guest) -> None:
+    done = guest.exec("http-profiler doctor", check=False, timeout=120)
+    assert done.returncode == 1
+    assert "kernel " in done.stdout
+    assert done.stdout.count("run `sudo http-profiler doctor`") == len(ROUTES)
+    assert done.stderr == ""

@@ -1,0 +1,412 @@
+"""The doctor without a kernel: judging lines against the script, and showing the verdicts."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from profiler.doctor.cases import CASES, PARTIAL, Case, Less
+from profiler.doctor.examine import examine
+from profiler.doctor.judge import Judgement, Lines, judge
+from profiler.doctor.machine import AVAILABLE, Machine, kernel_version, read_machine
+from profiler.doctor.report import Run, to_json, to_text
+from profiler.doctor.script import RECV, REQUEST, RESPONSE, SEND, End, Outcome, Said, message
+
+TOKEN = "t0"
+CLIENT = End(pid=10, socket=100, netns=1, ip="127.0.0.1", port=5000)
+SERVER = End(pid=20, socket=200, netns=1, ip="127.0.0.1", port=80)
+CASE = Case("path", "example", "an example", lambda scene: None)
+KERNEL = (6, 1)
+
+Record = dict[str, Any]
+
+
+def script(
+    numbers: tuple[int, ...] = (1, 2), client: End = CLIENT, server: End = SERVER
+) -> tuple[Said, ...]:
+    return tuple(
+        said
+        for number in numbers
+        for said in (
+            Said(REQUEST, number, 20, client, server),
+            Said(RESPONSE, number, 20, server, client),
+        )
+    )
+
+
+def line(said: Said, end: str) -> Record:
+    """The record that a perfect profiler writes."""
+    raw = message(TOKEN, CASE.name, said.type, said.number, said.size).decode()
+    head, _, body = raw.partition("\r\n\r\n")
+    here = said.sender if end == SEND else said.receiver
+    url = f"/{TOKEN}/example/{said.number}"
+    record: Record = {"pid": here.pid, "socket": here.socket, "netns": here.netns}
+    for prefix, place in (("source", said.sender), ("dest", said.receiver)):
+        names = {"ip": place.ip, "port": place.port, "path": place.path}
+        record.update({f"{prefix}_{k}": v for k, v in names.items() if v is not None})
+    record |= {"type": said.type, "direction": end, "body": body, "raw_payload": raw}
+    record |= {"bytes": len(raw), "captured": len(raw)}
+    record["headers"] = dict(field.split(": ") for field in head.split("\r\n")[1:])
+    if said.type == REQUEST:
+        return {**record, "method": "POST", "url": url, "role": {SEND: "client"}.get(end, "server")}
+    role = {RECV: "client"}.get(end, "server")
+    return {**record, "status_code": 200, "role": role, "request": {"method": "POST", "url": url}}
+
+
+def lines(said: tuple[Said, ...]) -> list[Record]:
+    return [line(each, end) for each in said for end in (SEND, RECV)]
+
+
+def find(records: list[Record], type_: str, number: int, direction: str) -> Record:
+    (found,) = (
+        record
+        for record in records
+        if (record["type"], record["direction"]) == (type_, direction)
+        and str(number) == record["raw_payload"].partition(f"/{TOKEN}/example/")[2][0]
+    )
+    return found
+
+
+def verdicts(
+    records: list[Record],
+    said: tuple[Said, ...] | None = None,
+    case: Case = CASE,
+    route: str = "socket",
+) -> dict[str, Judgement]:
+    outcome = Outcome(said or script())
+    return {j.end: j for j in judge(case, outcome, Lines(records), TOKEN, route, KERNEL)}
+
+
+def cut(record: Record, keep: int, *reasons: str) -> None:
+    """Let a record keep the first ``keep`` bytes of its body."""
+    body = record["body"]
+    record["body"] = body[:keep]
+    record["raw_payload"] = record["raw_payload"][: -len(body)] + body[:keep]
+    record["captured"] = len(record["raw_payload"])
+    record["incomplete"] = list(reasons)
+
+
+def test_everything_captured() -> None:
+    for judgement in verdicts(lines(script())).values():
+        assert judgement.result == judgement.expected == "captured"
+        assert judgement.reason == ""
+        assert not judgement.worse
+
+
+def test_nothing_captured() -> None:
+    for judgement in verdicts([]).values():
+        assert (judgement.result, judgement.reason) == ("missed", "no line")
+        assert judgement.worse
+
+
+def test_one_end_missed_in_part() -> None:
+    records = lines(script())
+    records.remove(find(records, REQUEST, 2, RECV))
+    found = verdicts(records)
+    assert found[SEND].result == "captured"
+    assert (found[RECV].result, found[RECV].reason) == ("missed", "no line (request 2)")
+
+
+def test_partial() -> None:
+    records = lines(script())
+    cut(find(records, RESPONSE, 1, SEND), 5, "lost")
+    found = verdicts(records)[SEND]
+    assert (found.result, found.reason, found.worse) == ("partial", "lost (response 1)", True)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("pid", 11),
+        ("source_ip", "127.0.0.2"),
+        ("source_port", 1),
+        ("dest_ip", "::1"),
+        ("dest_port", 2),
+        ("dest_path", "/run/x"),
+        ("socket", 7),
+        ("netns", 9),
+        ("role", "client"),
+        ("method", "GET"),
+        ("body", "another"),
+        ("raw_payload", "another"),
+        ("bytes", 1),
+        ("captured", 1),
+    ],
+)
+def test_contradictions(field: str, value: Any) -> None:
+    records = lines(script())
+    record = find(records, REQUEST, 1, RECV)
+    assert record.get(field) != value
+    record[field] = value
+    found = verdicts(records)
+    assert found[SEND].result == "captured"
+    assert found[RECV].result == "wrong"
+    assert field in found[RECV].reason
+    assert found[RECV].worse
+
+
+def test_a_field_that_must_be_absent_or_present() -> None:
+    records = lines(script())
+    del find(records, REQUEST, 1, SEND)["dest_port"]
+    assert "dest_port is None, not 80" in verdicts(records)[SEND].reason
+
+
+def test_unix_sockets() -> None:
+    client, server = (replace(end, ip=None, port=None) for end in (CLIENT, SERVER))
+    server = replace(server, path="@name")
+    said = script(client=client, server=server)
+    records = lines(said)
+    assert verdicts(records, said)[SEND].result == "captured"
+    assert records[0]["dest_path"] == "@name"
+    assert "source_path" not in records[0]
+
+
+def test_a_pid_that_is_not_known_is_not_judged() -> None:
+    client, server = (replace(end, pid=None) for end in (CLIENT, SERVER))
+    records = lines(script())
+    assert verdicts(records, script(client=client, server=server))[SEND].result == "captured"
+
+
+def test_the_system_call() -> None:
+    case = replace(CASE, calls=("writev", "readv"))
+    records = lines(script())
+    for record in records:
+        record["syscall"] = "writev" if record["direction"] == SEND else "read"
+    found = verdicts(records, case=case)
+    assert found[SEND].result == "captured"
+    assert found[RECV].reason == "syscall is 'read', not 'readv'"
+
+
+def test_twice() -> None:
+    records = lines(script())
+    records.append(dict(find(records, REQUEST, 1, SEND)))
+    found = verdicts(records)[SEND]
+    assert (found.result, found.reason) == ("wrong", "2 lines (request 1)")
+
+
+def test_a_line_that_nobody_said() -> None:
+    records = lines(script())
+    stray = line(Said(REQUEST, 3, 20, CLIENT, SERVER), RECV)
+    found = verdicts([*records, stray])
+    assert found[SEND].result == "captured"
+    assert found[RECV].result == "wrong"
+    assert "nobody said: request /t0/example/3" in found[RECV].reason
+    # Another socket's lines are another case's, or somebody else's.
+    stray["socket"] = 12345
+    assert verdicts([*records, stray])[RECV].result == "captured"
+
+
+def test_mixed_up_bodies() -> None:
+    records = lines(script())
+    first, second = (find(records, REQUEST, number, SEND) for number in (1, 2))
+    for key in ("body", "raw_payload"):
+        first[key], second[key] = second[key], first[key]
+    assert verdicts(records)[SEND].result == "wrong"
+
+
+def test_what_is_kept_of_a_partial_message_must_be_its_beginning() -> None:
+    records = lines(script())
+    record = find(records, REQUEST, 1, SEND)
+    cut(record, 5, "lost")
+    record["body"] = "xxxxx"
+    assert "not the beginning" in verdicts(records)[SEND].reason
+
+
+def test_the_size_of_a_partial_message_is_counted() -> None:
+    records = lines(script())
+    record = find(records, REQUEST, 1, SEND)
+    cut(record, 5, "lost")
+    record["bytes"] -= 15
+    assert verdicts(records)[SEND].result == "wrong"
+    record["incomplete"] = ["closed_early"]
+    assert verdicts(records)[SEND].result == "partial"
+
+
+def test_pairing() -> None:
+    records = lines(script())
+    response = find(records, RESPONSE, 1, RECV)
+    response["request"] = {"method": "POST", "url": "/t0/example/2"}
+    assert "another request" in verdicts(records)[RECV].reason
+    del response["request"]
+    found = verdicts(records)[RECV]
+    assert (found.result, found.reason) == (
+        "partial",
+        "not paired with its request (response 1)",
+    )
+    # Whose request has no line either cannot be paired.
+    records.remove(find(records, REQUEST, 1, SEND))
+    assert verdicts(records)[RECV].result == "captured"
+
+
+LOST = Less(PARTIAL, "that is so", (SEND,), ("response 1",), ("lost",), route="socket")
+LESS = replace(CASE, less=(LOST,))
+
+
+def test_less_is_expected_of_some_messages() -> None:
+    records = lines(script())
+    cut(find(records, RESPONSE, 1, SEND), 5, "lost")
+    found = verdicts(records, case=LESS)[SEND]
+    assert (found.result, found.expected, found.worse) == ("partial", "partial", False)
+    assert found.reason == "lost (response 1): that is so"
+    # On the other route it is not.
+    assert verdicts(records, case=LESS, route="syscall")[SEND].worse
+    # Better is good.
+    found = verdicts(lines(script()), case=LESS)[SEND]
+    assert (found.result, found.expected, found.worse) == ("captured", "partial", False)
+
+
+def test_less_than_the_less_that_is_expected() -> None:
+    records = lines(script())
+    response = find(records, RESPONSE, 1, SEND)
+    cut(response, 5, "closed_early")
+    assert verdicts(records, case=LESS)[SEND].worse
+    cut(response, 5, "lost")
+    cut(find(records, RESPONSE, 2, SEND), 5, "lost")
+    assert verdicts(records, case=LESS)[SEND].worse
+    records.remove(response)
+    assert verdicts(records, case=LESS)[SEND].worse
+
+
+def test_what_the_kernel_is_too_old_for() -> None:
+    case = replace(CASE, since=(5, 6))
+    outcome = Outcome(unavailable="Function not implemented")
+    for kernel, worse in (((5, 4), False), ((5, 6), True), ((5, 10), True), ((6, 1), True)):
+        for found in judge(case, outcome, Lines([]), TOKEN, "socket", kernel):
+            assert found.result == "unavailable"
+            assert found.worse == worse
+            assert ("from Linux 5.6 on" in found.reason) != worse
+            assert "Function not implemented" in found.reason
+
+
+@pytest.mark.parametrize(
+    ("release", "version"),
+    [
+        ("6.1.0-56-cloud-amd64", (6, 1)),
+        ("5.4.0-200-generic", (5, 4)),
+        ("7.2", (7, 2)),
+        ("6.19-rc1", (6, 19)),
+        ("6.12.1+deb13", (6, 12)),
+    ],
+)
+def test_kernel_versions(release: str, version: tuple[int, int]) -> None:
+    assert kernel_version(release) == version
+
+
+def test_the_cases() -> None:
+    names = [case.name for case in CASES]
+    assert len(names) == len(set(names))
+    for case in CASES:
+        assert case.group in ("path", "socket")
+        assert case.name == case.name.lower()
+        # A message must not outgrow the light engine's strings by its name.
+        assert len(message("12345678", case.name, REQUEST, 1, 32)) < 200
+
+
+# What needs root, a module, or a kernel that permits it.
+PRIVILEGED = {"ktls", "mptcp", "netns", "pidns", "io_uring-send-recv", "io_uring-write-read"}
+
+
+def test_the_canary_plays() -> None:
+    command = [sys.executable, "-m", "profiler.doctor.canary", TOKEN]
+    done = subprocess.run(command, input="\n", capture_output=True, text=True, timeout=120)
+    ready, *played, end = map(json.loads, done.stdout.splitlines())
+    assert ready == {"ready": True}
+    assert end["case"] == "end"
+    assert [outcome["case"] for outcome in played] == [case.name for case in CASES]
+    for outcome in played:
+        if outcome["case"] not in PRIVILEGED:
+            assert outcome["unavailable"] is None, outcome
+            assert len(outcome["said"]) >= 4
+
+
+def test_the_script_travels() -> None:
+    for said in script(server=replace(SERVER, ip=None, port=None, path="@x")):
+        assert Said.from_json(json.loads(json.dumps(said.to_json()))) == said
+
+
+MACHINE = Machine(
+    kernel="6.1.0-56-cloud-amd64",
+    architecture="x86_64",
+    distribution="Debian GNU/Linux 12 (bookworm)",
+    btf=True,
+    headers=True,
+    ring_buffer=True,
+    lockdown=None,
+    root=True,
+    capabilities=("CAP_BPF",),
+    bcc="0.26.0",
+    bpftrace=None,
+    functions={"tcp_sendmsg": True, "tcp_recvmsg": False},
+    tracepoints={"sys_enter_read": True, "sys_exit_read": True},
+)
+
+
+def judged(records: list[Record], case: Case = CASE) -> Run:
+    return Run("socket", tuple(verdicts(records, case=case).values()))
+
+
+def test_the_table() -> None:
+    records = lines(script())
+    cut(find(records, RESPONSE, 1, SEND), 5, "lost")
+    text = to_text(MACHINE, [judged(records)])
+    rows = text.splitlines()
+    assert "  lockdown         unknown" in rows
+    assert "  functions        1 of 2, missing: tcp_recvmsg" in rows
+    assert "  socket route     the kernel has no tcp_recvmsg" in rows
+    assert "  syscall route    available" in rows
+    assert rows[-4:] == [
+        "The canary on the socket route",
+        "        case     send     recv",
+        "! path  example  partial  captured  send: lost (response 1)",
+        "1 cases; 1 worse than this kernel should give, marked !",
+    ]
+    assert to_text(MACHINE, [judged(lines(script()))]).endswith("1 cases; all as expected")
+
+
+def test_a_run_that_could_not_be() -> None:
+    run = Run("syscall", error="the profiler did not start: why")
+    assert not run.ok
+    text = to_text(MACHINE, [run])
+    assert text.endswith("The canary on the syscall route: not judged: " + str(run.error))
+
+
+def test_the_document() -> None:
+    document = json.loads(json.dumps(to_json(MACHINE, [judged(lines(script()))])))
+    assert document["ok"] is True
+    assert document["machine"]["kernel"] == MACHINE.kernel
+    assert document["machine"]["routes"] == {
+        "socket": "the kernel has no tcp_recvmsg",
+        "syscall": AVAILABLE,
+    }
+    assert document["cases"][0] == {
+        "group": "path",
+        "name": "example",
+        "route": "socket",
+        "end": "send",
+        "result": "captured",
+        "expected": "captured",
+        "worse": False,
+        "reason": "",
+    }
+    assert to_json(MACHINE, [judged([])])["ok"] is False
+
+
+def test_any_machine_can_be_read() -> None:
+    machine = read_machine()
+    assert machine.version >= (3, 0)
+    assert set(machine.engines()) == {"bcc", "bpftrace"}
+    assert set(machine.routes()) == {"socket", "syscall"}
+
+
+def test_without_root(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    assert examine(None, None, as_json=True) == 1
+    document = json.loads(capsys.readouterr().out)
+    assert [run["route"] for run in document["runs"]] == ["socket", "syscall"]
+    assert all("sudo http-profiler doctor" in run["error"] for run in document["runs"])
+    assert document["cases"] == []
