@@ -16,7 +16,7 @@ from profiler import __version__
 from profiler.doctor.examine import examine
 from profiler.errors import ProfilerError
 from profiler.session import capture, replay
-from profiler.settings import BUFFERS, ROUTES, Settings
+from profiler.settings import BUFFERS, ROUTES, TYPES, Settings
 
 _DEFAULTS = Settings()
 
@@ -41,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         record=getattr(options, "record", None),
         ring_bytes=getattr(options, "ring_size", _DEFAULTS.ring_bytes),
         buffer=getattr(options, "buffer", None),
+        types=getattr(options, "types", None),
         stats=getattr(options, "stats", None),
         stats_seconds=getattr(options, "stats_interval", _DEFAULTS.stats_seconds),
     )
@@ -117,6 +118,12 @@ def _parser() -> argparse.ArgumentParser:
         choices=BUFFERS,
         help="what carries the records: the ring buffer, or the perf buffer of kernels before 5.8 "
         "(default: the ring buffer where there is one)",
+    )
+    how.add_argument(
+        "--types",
+        choices=TYPES,
+        help="where the kernel's structures are described: its BTF, or its headers, which serve "
+        "the syscall route only and take the compiler long (default: BTF if the kernel has it)",
     )
     how.add_argument(
         "--stats",

@@ -7,6 +7,7 @@ from pathlib import Path
 
 ROUTES = ("socket", "syscall")
 BUFFERS = ("ring", "perf")
+TYPES = ("btf", "headers")
 
 # What one syscall may hand over; see PIECES_MAX and PAYLOAD_MAX in bpf/event.h.
 CALL_LIMIT = 64 * 16383
@@ -36,6 +37,9 @@ class Settings:
 
     buffer: str | None = None
     """``ring`` or ``perf``; ``None`` takes the ring buffer where the kernel has one."""
+
+    types: str | None = None
+    """Where the kernel's structures are described: ``btf`` or ``headers``; ``None``: BTF if any."""
 
     record: Path | None = None
     """Where the raw capture is written, to be replayed later."""

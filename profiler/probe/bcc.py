@@ -30,9 +30,11 @@ from profiler.probe.generate import (
     uses_boot_time,
     uses_ring_buffer,
 )
+from profiler.probe.headers import read_layout_of_headers
 from profiler.probe.hooks import Hooks, load_hooks
 from profiler.probe.layout import Layout, read_layout
 from profiler.probe.load import attach, load, target_id, with_fetch
+from profiler.probe.order import Order
 from profiler.settings import ROUTES, Settings
 
 POLL_MS = 100
@@ -52,12 +54,16 @@ class BccEngine:
         self._bpf: Any = None
         self._attached: list[int] = []
         self._records: list[bytes] = []
+        self._order = Order()
         hooks = load_hooks()
-        layout = read_layout({hook.name for hook in hooks.functions})
+        layout, without_btf = self._read_layout(hooks, settings)
         self.clock = time.CLOCK_BOOTTIME if uses_boot_time(layout) else time.CLOCK_MONOTONIC
         """The clock of the records' times."""
         routes = (settings.route,) if settings.route else ROUTES
         failures = []
+        if without_btf:
+            failures.append(without_btf)
+            routes = ("syscall",)
         for route in routes:
             try:
                 self._start(route, hooks, layout, settings)
@@ -81,14 +87,12 @@ class BccEngine:
     def batches(self) -> Iterator[list[bytes]]:
         """Yield the records of each poll, an empty list where there were none, until detached."""
         while self._bpf is not None:
-            self._poll(POLL_MS)
-            yield self._take()
+            yield self._poll(POLL_MS)
 
     def stop(self) -> list[bytes]:
         """Unhook the probe and return what it had already handed over."""
         self._close_attached()
-        self._poll(0)
-        return self._take()
+        return self._poll(0) + self._order.rest()
 
     def accounts(self) -> Accounts:
         """The kernel's counters, summed over CPUs."""
@@ -113,6 +117,21 @@ class BccEngine:
             self._bpf.cleanup()
             self._bpf = None
 
+    def _read_layout(self, hooks: Hooks, settings: Settings) -> tuple[Layout, str]:
+        """Where the kernel keeps what the probe reads, and why that is not known from BTF."""
+        reason = "--types headers: the socket route needs BTF"
+        if settings.types != "headers":
+            try:
+                return read_layout({hook.name for hook in hooks.functions}), ""
+            except UnsupportedError as error:
+                if settings.types == "btf" or settings.route == "socket":
+                    raise
+                reason = str(error)
+        if settings.route == "socket":
+            raise UnsupportedError(reason)
+        with _explained("the kernel's headers cannot be read"):
+            return read_layout_of_headers(self._bcc), reason
+
     def _start(self, route: str, hooks: Hooks, layout: Layout, settings: Settings) -> None:
         program = generate(
             route, hooks, layout, settings, self_pid=os.getpid(), machine=platform.machine()
@@ -120,12 +139,15 @@ class BccEngine:
         self._bpf = self._compile(program)
         events = self._bpf["events"]
         if uses_ring_buffer(layout, settings):
+            self.buffer = "ring"
             events.open_ring_buffer(self._receive)
-            self._poll = self._bpf.ring_buffer_poll
         else:
-            pages = max(8, settings.ring_bytes // PAGE_SIZE // (os.cpu_count() or 1))
-            events.open_perf_buffer(self._receive_on_cpu, page_cnt=pages)
-            self._poll = self._bpf.perf_buffer_poll
+            self.buffer = "perf"
+            events.open_perf_buffer(
+                self._receive_on_cpu,
+                page_cnt=_pages_of_a_cpu(settings.ring_bytes),
+                lost_cb=lambda _: None,  # the program has counted it
+            )
         self._attach_all(program, layout)
 
     def _compile(self, program: Program) -> Any:
@@ -163,9 +185,20 @@ class BccEngine:
         # A record of the perf buffer is padded: its true size is in its head.
         self._records.append(ctypes.string_at(data, size))
 
-    def _take(self) -> list[bytes]:
+    def _poll(self, milliseconds: int) -> list[bytes]:
+        started = time.clock_gettime_ns(self.clock)
+        if self.buffer == "ring":
+            self._bpf.ring_buffer_poll(milliseconds)
+        else:
+            self._bpf.perf_buffer_poll(milliseconds)
         records, self._records = self._records, []
-        return records
+        return records if self.buffer == "ring" else self._order.arrange(records, started)
+
+
+def _pages_of_a_cpu(size: int) -> int:
+    """A perf buffer has one part for each CPU, of a power of two of pages."""
+    pages = max(8, size // PAGE_SIZE // (os.cpu_count() or 1))
+    return 1 << (pages.bit_length() - 1)
 
 
 def _account(table: Any, direction: int) -> Account:

@@ -65,6 +65,16 @@ def traffic(guest: Guest, scenario: str, *arguments: object) -> dict[str, Any]:
     return json.loads(guest.exec(command, timeout=120).stdout)
 
 
+def stopped(guest: Guest) -> None:
+    """Stop the profiler: it does not read its buffer."""
+    guest.exec("sudo pkill -STOP -f '[/]usr/local/bin/http-profiler'")
+
+
+def continued(guest: Guest) -> None:
+    """Let it go on; and the sudo around it, which stops itself when its command is stopped."""
+    guest.exec("sudo pkill -CONT -f 'http-profiler --outpu[t]'")
+
+
 @contextmanager
 def background(
     guest: Guest, scenario: str, *arguments: object, **streams: Any

@@ -12,7 +12,7 @@ import pytest
 
 from provisioning import Guest
 from provisioning.capture import Capture
-from tests.e2e.conftest import ROUTES, background, traffic
+from tests.e2e.conftest import ROUTES, background, continued, stopped, traffic
 
 TALLY = r"(\d+)/(\d+)"
 LINE = re.compile(
@@ -137,11 +137,10 @@ def test_what_the_ring_cannot_hold_is_said(guest: Guest, token: str) -> None:
     with background(guest, "serve") as (_, server):
         options = ("--ring-size", "65536", "--port", str(server["port"]))
         with Capture(guest, *options) as capture:
-            guest.exec(f"sudo pkill -STOP -f '{PROFILER}'")
+            stopped(guest)
             specs = [f"POST:/{token}/{n}:50000" for n in range(5)]
             traffic(guest, "requests", "127.0.0.1", server["port"], *specs)
-            # Both: sudo stops itself when its command is stopped.
-            guest.exec("sudo pkill -CONT -f 'http-profiler --outpu[t]'")
+            continued(guest)
             after = f"/{token}/after"
             traffic(guest, "requests", "127.0.0.1", server["port"], f"GET:{after}")
             capture.wait_for(lambda r: r.get("request", {}).get("url") == after, 2)
@@ -193,3 +192,27 @@ def test_the_profiler_does_not_see_itself(guest: Guest, token: str) -> None:
         said = guest.exec("cat /tmp/said").stdout
     assert len({(r["type"], r["direction"]) for r in lines}) == 4
     assert re.search(r"self \d+/\d+", said)
+
+
+def test_the_counts_of_a_capture_that_goes_on(guest: Guest, token: str) -> None:
+    stats = f"/tmp/{token}.stats"
+    options = ("--stats", stats, "--stats-interval", "0.5")
+    with background(guest, "serve") as (_, server), Capture(guest, *options) as capture:
+        traffic(guest, "requests", "127.0.0.1", server["port"], f"GET:/{token}")
+        capture.wait_for(lambda r: r.get("url") == f"/{token}", 2)
+        guest.exec(f"sudo pkill -USR1 -f '{PROFILER}'")
+        while not LINE.search(capture.said):
+            assert capture.exit_code is None
+        asked = accounts(capture.said)
+        traffic(guest, "requests", "127.0.0.1", server["port"], f"GET:/{token}/2")
+        capture.wait_for(lambda r: r.get("url") == f"/{token}/2", 2)
+        said = capture.stop()
+    assert asked["send"][0] > 0
+    lines = [json.loads(line) for line in guest.exec(["sudo", "cat", stats]).stdout.splitlines()]
+    assert len(lines) > 2
+    assert [line["final"] for line in lines] == [False] * (len(lines) - 1) + [True]
+    requests = [line["written"]["requests"] for line in lines]
+    assert requests == sorted(requests)
+    assert requests[-1] >= 4
+    for direction, (calls, size, *_) in accounts(said.rpartition("wrote")[2]).items():
+        assert lines[-1]["account"][direction]["seen"] == {"calls": calls, "bytes": size}

@@ -15,11 +15,19 @@ import threading
 import time
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 
 def say(**facts):
-    print(json.dumps({"pid": os.getpid(), **facts}), flush=True)
+    cgroups = Path("/proc/self/cgroup").read_text().splitlines()
+    who = {
+        "pid": os.getpid(),
+        "tid": threading.get_native_id(),
+        "uid": os.getuid(),
+        "cgroup": next((line[3:] for line in cgroups if line.startswith("0::")), None),
+    }
+    print(json.dumps({**who, **facts}), flush=True)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -72,6 +80,51 @@ def requests(host, port, *specs):
         connection.getresponse().read()
     connection.close()
     say(port=local_port, before=before, after=time.time_ns())
+
+
+def exec_between(host, port, first, second):
+    """Request ``first``, then become ``requests`` for ``second``."""
+    connection = http.client.HTTPConnection(host, int(port), timeout=60)
+    connection.request("GET", first)
+    connection.getresponse().read()
+    connection.close()
+    program = ["python3", __file__, "requests", host, port, f"GET:{second}"]
+    os.execvp("python3", program)
+
+
+def pipeline(token, count):
+    """``count`` requests in one call; then the responses, one by one."""
+    client, server = pair()
+    requests_ = [
+        b"GET /%s/%d HTTP/1.1\r\nHost: x\r\n\r\n" % (token.encode(), number)
+        for number in range(int(count))
+    ]
+    client.sendall(b"".join(requests_))
+    read_all(server.recv, sum(map(len, requests_)))
+    for number in range(int(count)):
+        body = b"answer %d" % number
+        answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+        server.sendall(answer)
+        read_all(client.recv, len(answer))
+    client.close()
+    server.close()
+    say()
+
+
+def methods(token, *names):
+    """A request of each method on a connection of its own; the first byte is read alone."""
+    for name in names:
+        client, server = pair()
+        target = "example.test:443" if name == "CONNECT" else f"/{token}/{name}"
+        request = f"{name} {target} HTTP/1.1\r\nHost: {token}.{name}\r\n\r\n".encode()
+        client.sendall(request)
+        read_all(server.recv, 1)
+        read_all(server.recv, len(request) - 1)
+        server.sendall(b"HTTP/1.1 405 Method Not Allowed\r\nContent-Length: 0\r\n\r\n")
+        read_all(client.recv, 54)
+        client.close()
+        server.close()
+    say()
 
 
 def early(host, port, first, second):
@@ -247,5 +300,8 @@ if __name__ == "__main__":
     scenario, *arguments = sys.argv[1:]
     {
         f.__name__: f
-        for f in (serve, requests, early, syscalls, bytewise, peek, noise, cut_off, threads)
+        for f in (
+            *(serve, requests, exec_between, early, syscalls, bytewise, peek, pipeline, methods),
+            *(noise, cut_off, threads),
+        )
     }[scenario](*arguments)

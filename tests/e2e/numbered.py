@@ -1,0 +1,34 @@
+"""A WSGI application that writes down what it was asked and what it answered; runs in the guest.
+
+Served by pre-forked gunicorn workers in test_load.py. One JSON line a request
+goes to the file that LOG names, in one write, so that workers do not mix.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+
+LOG = os.open(os.environ["LOG"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+
+
+def application(environ, start_response):
+    number = int(environ["HTTP_X_NUMBER"])
+    asked = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+    # What tells this answer from every other, of a length that differs.
+    answer = (f"answer {number} " * (1 + number % 400)).encode()
+    facts = {
+        "number": number,
+        "pid": os.getpid(),
+        "asked": hashlib.sha256(asked).hexdigest(),
+        "answered": hashlib.sha256(answer).hexdigest(),
+    }
+    os.write(LOG, json.dumps(facts).encode() + b"\n")
+    headers = [
+        ("Content-Type", "text/plain"),
+        ("Content-Length", str(len(answer))),
+        ("X-Number", str(number)),
+    ]
+    start_response("200 OK", headers)
+    return [answer]

@@ -1,0 +1,168 @@
+"""Under load nothing is missing, nothing comes twice, nothing is mixed up - or it says so.
+
+Client and server each write down every request; the captured lines are held
+against both.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from provisioning import Guest
+from provisioning.capture import Capture, Record
+from tests.e2e.conftest import ROUTES, continued, stopped
+from tests.e2e.test_ending import accounts
+
+HERE = Path(__file__).parent
+DEMO = "/opt/http-profiler-demo/bin"
+PORT = 8123
+USERS = 20
+ENDS = {("request", "send"), ("request", "recv"), ("response", "send"), ("response", "recv")}
+
+
+@contextmanager
+def server(guest: Guest, token: str) -> Iterator[str]:
+    """Pre-forked gunicorn workers; yields the path of their log."""
+    log = f"/tmp/{token}.server"
+    guest.push(HERE / "numbered.py", "/tmp/numbered.py")
+    command = (
+        f"cd /tmp && exec env LOG={log} {DEMO}/gunicorn --bind 127.0.0.1:{PORT} --workers 4 "
+        "--worker-class gthread --threads 4 --keep-alive 60 numbered:application"
+    )
+    with guest.popen(["sh", "-c", command], stderr=None) as running:
+        while guest.exec(f"ss -Hltn 'sport = :{PORT}'").stdout == "":
+            assert running.poll() is None, "gunicorn has ended"
+        yield log
+
+
+def load(guest: Guest, token: str, seconds: int) -> str:
+    """Let Locust ask for a while; return the path of its log."""
+    log = f"/tmp/{token}.client"
+    guest.push(HERE / "numbered_locustfile.py", "/tmp/numbered_locustfile.py")
+    guest.exec(
+        f"env LOG={log} TOKEN={token} PORT={PORT} {DEMO}/locust -f /tmp/numbered_locustfile.py "
+        f"--headless --users {USERS} --spawn-rate {USERS} --run-time {seconds}s "
+        "--stop-timeout 30 --only-summary",
+        timeout=seconds + 120,
+    )
+    return log
+
+
+def numbered(guest: Guest, log: str) -> dict[int, dict[str, Any]]:
+    facts = [json.loads(line) for line in guest.exec(["cat", log]).stdout.splitlines()]
+    assert len({fact["number"] for fact in facts}) == len(facts)
+    return {fact["number"]: fact for fact in facts}
+
+
+def number_of(record: Record) -> int:
+    """As the message itself says it: in a header of its own."""
+    name = next(name for name in record["headers"] if name.lower() == "x-number")
+    return int(record["headers"][name])
+
+
+def digest(record: Record) -> str:
+    body = record["body"]
+    encoded = "body_encoding" in record
+    return hashlib.sha256(base64.b64decode(body) if encoded else body.encode()).hexdigest()
+
+
+def check_message(
+    record: Record, client: dict[int, dict[str, Any]], served: dict[int, dict[str, Any]]
+) -> None:
+    """A whole message is what both logs say of its number."""
+    number = number_of(record)
+    what = "asked" if record["type"] == "request" else "answered"
+    assert digest(record) == served[number][what]
+    if number in client:
+        assert digest(record) == client[number][what]
+    if record["type"] == "request":
+        assert record["url"].endswith(f"/{number}")
+    elif "request" in record:
+        assert record["request"]["url"].endswith(f"/{number}")
+    if record["role"] == "server":
+        assert record["pid"] == served[number]["pid"]
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_twenty_users_for_a_minute(guest: Guest, token: str, route: str) -> None:
+    options = ("--route", route, "--port", str(PORT))
+    with server(guest, token) as server_log, Capture(guest, *options) as capture:
+        client_log = load(guest, token, 60 if route == "socket" else 20)
+        client, served = numbered(guest, client_log), numbered(guest, server_log)
+        capture.wait_for(lambda r: True, 4 * len(client), timeout=120)
+        said = capture.stop()
+        records = capture.records()
+    assert len(client) > 200
+    assert set(client) == set(served)
+    for number, fact in client.items():
+        assert fact["status"] == 200
+        assert {k: fact[k] for k in ("asked", "answered")} == {
+            k: served[number][k] for k in ("asked", "answered")
+        }
+
+    by_number: dict[int, list[Record]] = defaultdict(list)
+    for record in records:
+        assert "incomplete" not in record
+        check_message(record, client, served)
+        by_number[number_of(record)].append(record)
+    assert set(by_number) == set(client)
+    for lines in by_number.values():
+        assert len(lines) == 4  # none missing, none twice
+        assert {(r["type"], r["direction"]) for r in lines} == ENDS
+        for role in ("client", "server"):
+            assert len({r["exchange"] for r in lines if r["role"] == role}) == 1
+    assert len({r["pid"] for r in records if r["role"] == "server"}) > 1  # several workers
+
+    for seen_calls, seen_bytes, *fates in accounts(said).values():
+        assert seen_calls == fates[0] + fates[2] + fates[4]
+        assert seen_bytes == fates[1] + fates[3] + fates[5]
+        assert fates[4:] == [0, 0]
+
+
+def test_a_small_ring_loses_and_says_so(guest: Guest, token: str) -> None:
+    options = ("--ring-size", "65536", "--port", str(PORT))
+    with server(guest, token) as server_log, Capture(guest, *options) as capture:
+        stopped(guest)
+        lost = numbered(guest, load(guest, f"{token}a", 10))
+        continued(guest)
+        client = numbered(guest, load(guest, f"{token}b", 10))
+        served = {
+            fact["number"]: fact
+            for fact in map(
+                json.loads,
+                guest.exec(["tail", "-n", str(len(client)), server_log]).stdout.splitlines(),
+            )
+        }
+        capture.wait_for(lambda r: f"/{token}b/{max(client)}" == r.get("url"), 1, timeout=120)
+        said = capture.stop()
+        records = capture.records()
+
+    assert lost
+    assert "ring_full" in said
+    sent = accounts(said)
+    for seen_calls, seen_bytes, *fates in sent.values():
+        assert seen_calls == fates[0] + fates[2] + fates[4]
+        assert seen_bytes == fates[1] + fates[3] + fates[5]
+    assert any(fates[-2] > 0 for fates in sent.values())
+    # Each message that is whole is right. Those of the second run can be held against its logs.
+    for record in records:
+        url = record.get("url") or record.get("request", {}).get("url", "")
+        if "incomplete" in record:
+            assert set(record["incomplete"]) <= {"lost", "closed_early"}
+        elif f"/{token}b/" in url:
+            check_message(record, client, served)
+        elif record["type"] == "response":
+            number = number_of(record)
+            assert record["body"] == f"answer {number} " * (1 + number % 400)
+    # The profiler has caught up: of the second run all is there, or said to be lost.
+    seen = {number_of(r) for r in records if f"/{token}b/" in (r.get("url") or "")}
+    assert len(seen) > len(client) // 2
