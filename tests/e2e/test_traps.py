@@ -1,0 +1,116 @@
+"""The traps that others fell into, one test each.
+
+Many are cases of the doctor's canary, which runs through both routes
+(profiler/doctor/cases.py); here they carry the name of the trap.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from provisioning import Guest
+from provisioning.capture import Capture
+from tests.e2e.conftest import ROUTES, Examination, traffic
+from tests.e2e.test_capture import nanoseconds, url_of
+
+# Trap -> the cases of the canary in which it would show, and how they must come out.
+CASES = {
+    "a_buffer_copied_at_entry_makes_data_of_eagain_and_partial_writes": {
+        "eagain": "captured",
+        "partial-writes": "captured",
+    },
+    "peeked_bytes_counted_twice": {"peek": "captured"},
+    "discarded_and_urgent_bytes_are_not_stream_data": {"trunc": "partial", "oob": "captured"},
+    "sendfile_and_splice_must_advance_the_stream": {
+        "sendfile": "partial",
+        "splice-to-socket": "partial",
+        "splice-from-socket": "partial",
+    },
+    "segments_are_clamped_by_the_result": {
+        "writev-readv": "captured",
+        "sendmsg-recvmsg": "captured",
+        "empty-segments": "captured",
+    },
+    "beyond_the_loop_the_stream_still_advances": {"many-segments": "partial"},
+    "two_threads_on_one_socket": {"threads": "captured"},
+    "state_by_descriptor_outlives_the_descriptor": {"reused": "captured", "dup": "captured"},
+    "a_short_lived_process_is_gone": {"gone": "captured"},
+    "a_first_read_of_one_byte": {"bytewise": "captured"},
+}
+
+
+@pytest.mark.parametrize("trap", CASES)
+def test_trap(examination: Examination, trap: str) -> None:
+    """A partial case has both messages behind its hole: the stream went on where it had to."""
+    for name, expected in CASES[trap].items():
+        rows = [row for row in examination.document["cases"] if row["name"] == name]
+        results = {row["result"] for row in rows}
+        assert len(rows) == 2, name
+        assert expected in results <= {expected, "captured"}, rows
+        assert not any(row["worse"] for row in rows), rows
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_pairing_by_time_breaks_on_pipelining(guest: Guest, token: str, route: str) -> None:
+    with Capture(guest, "--route", route) as capture:
+        traffic(guest, "pipeline", token, 6)
+        lines = capture.wait_for(lambda r: (url_of(r) or "").startswith(f"/{token}/"), 24)
+    answers = [r for r in lines if r["type"] == "response"]
+    assert len(answers) == 12
+    for answer in answers:
+        number = answer["body"].removeprefix("answer ")
+        assert answer["request"]["url"] == f"/{token}/{number}"
+        (asked,) = (
+            r for r in lines if r["type"] == "request" and r["exchange"] == answer["exchange"]
+        )
+        assert asked["url"] == f"/{token}/{number}"
+
+
+METHODS = ("PATCH", "OPTIONS", "CONNECT", "TRACE", "DELETE", "PURGE", "M-SEARCH", "a!#$%&'*+.^_`|~")
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_a_list_of_methods_misses_some(guest: Guest, token: str, route: str) -> None:
+    def ours(record: dict) -> bool:
+        return record.get("headers", {}).get("Host", "").startswith(token)
+
+    with Capture(guest, "--route", route) as capture:
+        traffic(guest, "methods", token, *METHODS)
+        lines = capture.wait_for(ours, 2 * len(METHODS))
+    assert sorted((r["method"], r["direction"]) for r in lines) == sorted(
+        (name, direction) for name in METHODS for direction in ("send", "recv")
+    )
+    assert all("incomplete" not in r for r in lines)
+
+
+def test_buffers_of_each_cpu_reorder(guest: Guest, token: str) -> None:
+    """The perf buffer of kernels before 5.8 is a buffer for each CPU."""
+    with Capture(guest, "--buffer", "perf") as capture:
+        assert "perf buffer" in capture.said
+        traffic(guest, "threads", token, 20)
+        lines = capture.wait_for(lambda r: (url_of(r) or "").startswith(f"/{token}/"), 80)
+    assert len(lines) == 80
+    answers = [r for r in lines if r["type"] == "response"]
+    assert all(r["request"]["url"] == f"/{token}/{r['body']}" for r in answers)
+    assert all(r["latency_ms"] >= 0 for r in answers)
+
+
+def test_boot_time_is_not_wall_clock_time(guest: Guest, token: str) -> None:
+    """A machine whose clock was set since it booted: what came of the boot time would be off."""
+    with Capture(guest) as capture:
+        traffic(guest, "bytewise", token)
+        line, *_ = capture.wait_for(lambda r: url_of(r) == f"/{token}", 4)
+    now = int(guest.exec("date +%s%N").stdout)
+    assert now - 600 * 10**9 < nanoseconds(line["timestamp"]) < now
+
+
+def test_without_btf_the_headers_serve(guest: Guest, token: str) -> None:
+    """As on Ubuntu 20.04's 5.4: offsets from the headers, and the buffer of that time."""
+    with Capture(guest, "--types", "headers", "--buffer", "perf") as capture:
+        assert "syscall route" in capture.said
+        traffic(guest, "syscalls", token)
+        lines = capture.wait_for(lambda r: (url_of(r) or "").startswith(f"/{token}/"), 16)
+        said = capture.stop()
+    assert all(r["body"] == "b" * 300 and "incomplete" not in r for r in lines)
+    assert all(r["source_ip"] == "127.0.0.1" for r in lines)
+    assert "do not add up" not in said
