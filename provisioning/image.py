@@ -270,6 +270,8 @@ def _mmdebstrap(spec: GuestSpec, tree: Path) -> list[str]:
         f"--include={','.join(BASE_PACKAGES)}",
         '--aptopt=APT::Install-Recommends "false"',
         *(f"--dpkgopt={option}" for option in DPKG_OPTIONS),
+        *spec.apt_options,
+        *spec.hooks,
         spec.suite,
         str(tree),
     ]
