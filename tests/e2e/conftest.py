@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from provisioning import Guest, ProvisioningError, Running, machine
+from provisioning import Guest, ProvisioningError, Running, build, machine
+from provisioning.errors import ArchiveUnreachable
 from tests.conftest import DEFAULT_GUESTS
 
 TRAFFIC = "/tmp/traffic.py"
@@ -48,6 +49,11 @@ def pytest_runtest_makereport(
 @pytest.fixture(scope="session")
 def guest(request: pytest.FixtureRequest) -> Iterator[Guest]:
     worker = os.environ.get("PYTEST_XDIST_WORKER", f"pid{os.getpid()}")
+    try:
+        build(request.param)
+    except ArchiveUnreachable as error:
+        # Nothing is said about the product, good or bad.
+        pytest.skip(str(error))
     with machine(request.param, instance=f"{request.param}@{worker}") as booted:
         booted.push(Path(__file__).with_name("traffic.py"), TRAFFIC)
         yield booted
