@@ -141,6 +141,9 @@ def start_tls(sock: socket.socket) -> None:
     key = struct.pack(
         "=HH8s16s4s8s", _TLS_1_2, _TLS_CIPHER_AES_GCM_128, b"i" * 8, b"k" * 16, b"s" * 4, bytes(8)
     )
-    sock.setsockopt(socket.IPPROTO_TCP, _TCP_ULP, b"tls")
+    try:
+        sock.setsockopt(socket.IPPROTO_TCP, _TCP_ULP, b"tls")
+    except FileNotFoundError as error:
+        raise OSError(error.errno, "the kernel has no TLS (CONFIG_TLS, module tls)") from None
     sock.setsockopt(_SOL_TLS, _TLS_TX, key)
     sock.setsockopt(_SOL_TLS, _TLS_RX, key)

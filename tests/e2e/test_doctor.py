@@ -16,16 +16,17 @@ from provisioning import Guest
 from provisioning.catalog import find_guest
 from tests.e2e.conftest import ROUTES
 
-PATHS = """
-    write-read writev-readv pwritev2-preadv2 sendto-recvfrom sendmsg-recvmsg sendmmsg-recvmmsg
-    sendfile splice-to-socket splice-from-socket io_uring-send-recv io_uring-write-read
-    peek trunc oob eagain partial-writes empty-segments many-segments threads zerocopy
-    mptcp ktls bytewise large-body
-""".split()
-SOCKETS = """
-    before-idle before-waiting ipv4 ipv6 v4-mapped unix-path unix-abstract socketpair
-    fork fork-exec dup passed reused netns pidns gone
-""".split()
+PATHS = [
+    "write-read", "writev-readv", "pwritev2-preadv2", "sendto-recvfrom", "sendmsg-recvmsg",
+    "sendmmsg-recvmmsg", "sendfile", "splice-to-socket", "splice-from-socket",
+    "io_uring-send-recv", "io_uring-write-read", "peek", "trunc", "oob", "eagain",
+    "partial-writes", "empty-segments", "many-segments", "threads", "zerocopy", "mptcp", "ktls",
+    "bytewise", "large-body",
+]  # fmt: skip
+SOCKETS = [
+    "before-idle", "before-waiting", "ipv4", "ipv6", "v4-mapped", "unix-path", "unix-abstract",
+    "socketpair", "fork", "fork-exec", "dup", "passed", "reused", "netns", "pidns", "gone",
+]  # fmt: skip
 
 # All else is captured whole, at both ends, on both routes: (case, end) -> result, messages.
 FIRST = "(request 1, response 1)"
@@ -103,7 +104,7 @@ def test_the_run(examination: Examination) -> None:
     (run,) = examination.document["runs"]
     assert run["error"] is None
     assert run["route"] == examination.route
-    assert "lost 0/0" in " ".join(run["said"])
+    assert any("seen" in line for line in run["said"])
     names = {(row["group"], row["name"], row["end"]) for row in examination.document["cases"]}
     groups = {"path": PATHS, "socket": SOCKETS}
     assert names == {

@@ -1,0 +1,185 @@
+"""The matrix: the end-to-end tests on every guest, and the page that says what they saw.
+
+``python -m tests.matrix`` (``tox -e matrix``) runs the suite, keeps what the
+doctor said of each guest in ``output/matrix/``, and writes
+``docs/supported-kernels.md`` from it. The rule: nothing stands on that page that
+no test saw. Arguments go to pytest; of guests that were not run this time the
+page shows what was seen the last time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+from provisioning.catalog import load_catalog
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SEEN = REPOSITORY / "output" / "matrix"
+PAGE = REPOSITORY / "docs" / "supported-kernels.md"
+
+# The range of kernels; guests of other distributions can be named with --guest.
+DISTRIBUTION = "debian"
+
+ROUTES = ("socket", "syscall")
+ENDS = ("send", "recv")
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a run of the suite saw of one guest.
+
+    ``tests`` counts outcomes by name (``passed``, ``failed``, ``skipped``),
+    ``failures`` names the tests; ``doctor`` is its document for each route, where
+    there is one.
+    """
+
+    guest: str
+    date: str
+    tests: dict[str, int]
+    failures: list[str]
+    doctor: dict[str, dict[str, Any]]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the suite, write the page; return pytest's exit code."""
+    parser = argparse.ArgumentParser(prog="python -m tests.matrix", description=__doc__)
+    parser.add_argument("--guest", action="append", help="only this one; may be repeated")
+    options, passed_on = parser.parse_known_args(arguments)
+    guests = options.guest or [
+        spec.name for spec in load_catalog().values() if spec.distribution == DISTRIBUTION
+    ]
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        command = [sys.executable, "-m", "pytest", "tests/e2e", "-n", "2", "--dist", "loadgroup"]
+        command += [word for guest in guests for word in ("--guest", guest)]
+        command += ["--doctor-to", name, "--junitxml", str(directory / "junit.xml"), *passed_on]
+        code = subprocess.run(command, cwd=REPOSITORY, check=False).returncode
+        report = directory / "junit.xml"
+        if not report.exists():
+            return code or 1
+        date = datetime.now(timezone.utc).strftime("%Y-%m-%d")
+        SEEN.mkdir(parents=True, exist_ok=True)
+        for guest in guests:
+            seen = collect(guest, date, report.read_text(), directory)
+            (SEEN / f"{guest}.json").write_text(json.dumps(asdict(seen), indent=1))
+    every = [Seen(**json.loads(path.read_text())) for path in SEEN.glob("*.json")]
+    PAGE.write_text(page(every))
+    print(f"written: {PAGE.relative_to(REPOSITORY)}")
+    return code
+
+
+def collect(guest: str, date: str, junit: str, directory: Path) -> Seen:
+    """Return what a run saw of ``guest``: of its JUnit report, and of the doctor's documents."""
+    tests: dict[str, int] = {}
+    failures = []
+    for case in ElementTree.fromstring(junit).iter("testcase"):
+        name = case.get("name", "")
+        if not re.search(rf"[\[-]{re.escape(guest)}[\]-]", name):
+            continue
+        kinds = {child.tag for child in case}
+        outcome = (
+            "failed"
+            if kinds & {"failure", "error"}
+            else "skipped"
+            if "skipped" in kinds
+            else "passed"
+        )
+        tests[outcome] = tests.get(outcome, 0) + 1
+        if outcome == "failed":
+            failures.append(f"{case.get('classname', '').rpartition('.')[2]}::{name}")
+    documents = {route: directory / f"{guest}.{route}.json" for route in ROUTES}
+    doctor = {r: json.loads(path.read_text()) for r, path in documents.items() if path.exists()}
+    return Seen(guest, date, tests, failures, doctor)
+
+
+def page(seen: Iterable[Seen]) -> str:
+    """Return the text of the page."""
+    guests = sorted(seen, key=lambda one: [int(n) for n in re.findall(r"\d+", one.guest)])
+    parts = [
+        "# Supported kernels",
+        "Written by `tox -e matrix` from what its tests saw: do not edit. Each guest ran the\n"
+        "end-to-end tests, and `http-profiler doctor` on either route.",
+        _table(["guest", "date", "kernel", "BCC", "bpftrace", "tests"], map(_facts, guests)),
+    ]
+    for guest in guests:
+        if guest.failures:
+            names = "\n".join(f"- `{name}`" for name in guest.failures)
+            parts.append(f"Failed on {guest.guest}:\n\n{names}")
+    parts.append(
+        "What follows is said by the doctor's canary: two HTTP exchanges or more over each path\n"
+        "and kind of socket, judged at the end that sends and the end that receives. *captured*:\n"
+        "every message, whole, once, byte for byte, with the right process and addresses.\n"
+        "*partial*: the line says what it lacks, and what comes after it is right. *missed*: a\n"
+        "message has no line. *wrong*: a line contradicts what was said."
+    )
+    for route in ROUTES:
+        for group, title in (("path", "paths"), ("socket", "sockets")):
+            parts.append(f"## The {route} route: {title}")
+            parts.append(_results([g for g in guests if route in g.doctor], route, group))
+    return "\n\n".join(parts) + "\n"
+
+
+def _facts(seen: Seen) -> list[str]:
+    machine = next(iter(seen.doctor.values()), {}).get("machine", {})
+    known = [machine.get(key) or "unknown" for key in ("kernel", "bcc", "bpftrace")]
+    counts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(seen.tests.items()))
+    return [seen.guest, seen.date, *known, counts or "none"]
+
+
+def _results(guests: list[Seen], route: str, group: str) -> str:
+    cells: dict[str, dict[str, str]] = {}
+    words: dict[str, str] = {}
+    notes: dict[str, list[str]] = {}
+    for guest in guests:
+        ends: dict[str, dict[str, dict[str, Any]]] = {}
+        for row in guest.doctor[route]["cases"]:
+            if row["group"] == group:
+                ends.setdefault(row["name"], {})[row["end"]] = row
+                words[row["name"]] = row["what"]
+        for name, rows in ends.items():
+            number = ""
+            reasons = [f"{end}: {rows[end]['reason']}" for end in ENDS if rows[end]["reason"]]
+            if reasons:
+                note = f"`{name}` " + "; ".join(reasons)
+                notes.setdefault(note, []).append(guest.guest)
+                number = f" [{list(notes).index(note) + 1}]"
+            cells.setdefault(name, {})[guest.guest] = _cell(rows) + number
+    names = [guest.guest for guest in guests]
+    table = _table(
+        ["case", "what it is", *names],
+        (
+            [f"`{case}`", words[case], *(by_guest.get(n, "not run") for n in names)]
+            for case, by_guest in cells.items()
+        ),
+    )
+    listed = [
+        f"{i}. {note} ({', '.join(where)})" for i, (note, where) in enumerate(notes.items(), 1)
+    ]
+    return "\n\n".join([table, "\n".join(listed)] if listed else [table])
+
+
+def _cell(rows: dict[str, dict[str, Any]]) -> str:
+    results = [rows[end]["result"] for end in ENDS]
+    if len(set(results)) == 1:
+        return results[0]
+    return ", ".join(f"{end} {result}" for end, result in zip(ENDS, results))
+
+
+def _table(header: list[str], rows: Iterable[list[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tests.matrix import Seen, collect, page
+
+JUNIT = """<testsuites><testsuite>
+<testcase classname="tests.e2e.test_capture" name="test_ipv6[socket-debian-12]"/>
+<testcase classname="tests.e2e.test_capture" name="test_ipv6[syscall-debian-12]">
+  <failure message="no"/></testcase>
+<testcase classname="tests.e2e.test_trouble" name="test_not_root[debian-12]"/>
+<testcase classname="tests.e2e.test_doctor" name="test_case[socket-debian-12-peek]">
+  <skipped/></testcase>
+<testcase classname="tests.e2e.test_capture" name="test_ipv6[socket-debian-13]"/>
+<testcase classname="tests.e2e.test_playbook" name="test_a_second_run_changes_nothing"/>
+</testsuite></testsuites>"""
+
+
+def row(name: str, end: str, result: str, reason: str = "") -> dict[str, Any]:
+    words = {"group": "path", "name": name, "what": f"the {name}"}
+    return {**words, "end": end, "result": result, "reason": reason}
+
+
+def document(kernel: str, *rows: dict[str, Any]) -> dict[str, Any]:
+    machine = {"kernel": kernel, "bcc": "0.26.0", "bpftrace": None}
+    return {"machine": machine, "cases": list(rows)}
+
+
+def seen(guest: str, *rows: dict[str, Any]) -> Seen:
+    return Seen(guest, "2026-11-22", {"passed": 3}, [], {"socket": document("6.1.0", *rows)})
+
+
+def test_what_is_collected(tmp_path: Path) -> None:
+    said = document("6.1.0")
+    (tmp_path / "debian-12.socket.json").write_text(json.dumps(said))
+    assert collect("debian-12", "today", JUNIT, tmp_path) == Seen(
+        "debian-12",
+        "today",
+        {"passed": 2, "failed": 1, "skipped": 1},
+        ["test_capture::test_ipv6[syscall-debian-12]"],
+        {"socket": said},
+    )
+
+
+def test_the_page() -> None:
+    captured = [row("peek", "send", "captured"), row("peek", "recv", "captured")]
+    partial = [row("sendfile", "send", "partial", "lost: why"), row("sendfile", "recv", "captured")]
+    text = page([seen("debian-12", *captured, *partial), seen("debian-9", *captured)])
+    assert "| debian-9 | 2026-11-22 | 6.1.0 | 0.26.0 | unknown | 3 passed |" in text
+    assert "| case | what it is | debian-9 | debian-12 |" in text
+    assert "| `peek` | the peek | captured | captured |" in text
+    assert "| `sendfile` | the sendfile | not run | send partial, recv captured [1] |" in text
+    assert "1. `sendfile` send: lost: why (debian-12)" in text
+    assert "tox -e matrix" in text
+
+
+def test_failures_are_named() -> None:
+    broken = Seen("debian-12", "today", {"failed": 1}, ["test_capture::test_ipv6"], {})
+    text = page([broken])
+    assert "| debian-12 | today | unknown | unknown | unknown | 1 failed |" in text
+    assert "- `test_capture::test_ipv6`" in text
