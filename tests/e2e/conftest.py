@@ -11,12 +11,14 @@ import os
 import uuid
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from provisioning import Guest, ProvisioningError, Running, build, machine
+from provisioning.catalog import find_guest
 from provisioning.errors import ArchiveUnreachable
 from tests.conftest import DEFAULT_GUESTS
 
@@ -73,7 +75,7 @@ def traffic(guest: Guest, scenario: str, *arguments: object) -> dict[str, Any]:
 
 def stopped(guest: Guest) -> None:
     """Stop the profiler: it does not read its buffer."""
-    guest.exec("sudo pkill -STOP -f '[/]usr/local/bin/http-profiler'")
+    guest.exec("sudo pkill -STOP -f '[/]usr/bin/http-profiler'")
 
 
 def continued(guest: Guest) -> None:
@@ -89,3 +91,33 @@ def background(
     command = ["python3", TRAFFIC, scenario, *map(str, arguments)]
     with guest.popen(command, stderr=None, **streams) as running:
         yield running, json.loads(running.stdout.readline())
+
+
+@dataclass
+class Examination:
+    """What the doctor said of a guest on one route."""
+
+    guest: str
+    route: str
+    exit_code: int
+    document: dict[str, Any]
+
+    @property
+    def kernel(self) -> tuple[int, int]:
+        """As the guest's row of guests.toml promises it, not as the doctor says."""
+        major, minor = find_guest(self.guest).kernel.split(".")[:2]
+        return int(major), int(minor)
+
+
+@pytest.fixture(scope="session", params=ROUTES)
+def examination(guest: Guest, request: pytest.FixtureRequest) -> Examination:
+    """One run of the doctor for each guest and route, for all tests that ask about it."""
+    route = request.param
+    done = guest.exec(f"sudo http-profiler doctor --json --route {route}", check=False, timeout=600)
+    assert done.stdout, done.stderr
+    name = guest.name.partition("@")[0]
+    directory = request.config.getoption("--doctor-to")
+    if directory:
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / f"{name}.{route}.json").write_text(done.stdout)
+    return Examination(name, route, done.returncode, json.loads(done.stdout))

@@ -6,15 +6,11 @@ said once more, so that neither can become lenient unnoticed.
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
-from typing import Any
-
 import pytest
 
 from provisioning import Guest
 from provisioning.catalog import find_guest
-from tests.e2e.conftest import ROUTES
+from tests.e2e.conftest import ROUTES, Examination
 
 PATHS = [
     "write-read", "writev-readv", "pwritev2-preadv2", "sendto-recvfrom", "sendmsg-recvmsg",
@@ -57,35 +53,6 @@ SINCE = {
     "io_uring-write-read": (5, 6),
     "mptcp": (5, 6),
 }
-
-
-@dataclass
-class Examination:
-    """What the doctor said of a guest on one route."""
-
-    guest: str
-    route: str
-    exit_code: int
-    document: dict[str, Any]
-
-    @property
-    def kernel(self) -> tuple[int, int]:
-        """As the guest's row of guests.toml promises it, not as the doctor says."""
-        major, minor = find_guest(self.guest).kernel.split(".")[:2]
-        return int(major), int(minor)
-
-
-@pytest.fixture(scope="module", params=ROUTES)
-def examination(guest: Guest, request: pytest.FixtureRequest) -> Examination:
-    route = request.param
-    done = guest.exec(f"sudo http-profiler doctor --json --route {route}", check=False, timeout=600)
-    assert done.stdout, done.stderr
-    name = guest.name.partition("@")[0]
-    directory = request.config.getoption("--doctor-to")
-    if directory:
-        directory.mkdir(parents=True, exist_ok=True)
-        (directory / f"{name}.{route}.json").write_text(done.stdout)
-    return Examination(name, route, done.returncode, json.loads(done.stdout))
 
 
 def test_the_machine(examination: Examination) -> None:
