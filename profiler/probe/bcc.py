@@ -33,7 +33,7 @@ from profiler.probe.generate import (
 from profiler.probe.headers import read_layout_of_headers
 from profiler.probe.hooks import Hooks, load_hooks
 from profiler.probe.layout import Layout, read_layout
-from profiler.probe.load import attach, load, target_id, with_fetch
+from profiler.probe.load import attach, load, target_id, with_fetch, with_shape
 from profiler.probe.order import Order
 from profiler.settings import ROUTES, Settings
 
@@ -158,10 +158,10 @@ class BccEngine:
     def _attach_all(self, program: Program, layout: Layout) -> None:
         with contextlib.ExitStack() as stack:
             # One that is bound to a kernel function when it is loaded serves only that.
-            loaded: dict[tuple[str, int | None], int] = {}
+            loaded: dict[tuple[str, int, int | None], int] = {}
             for attachment in program.attachments:
                 target = target_id(attachment, layout)
-                key = attachment.function, target
+                key = attachment.function, attachment.shape, target
                 if key not in loaded:
                     loaded[key] = self._load(attachment, target, layout)
                     stack.callback(os.close, loaded[key])
@@ -169,6 +169,7 @@ class BccEngine:
 
     def _load(self, attachment: Attachment, target: int | None, layout: Layout) -> int:
         code = self._bpf.dump_func(attachment.function.encode())
+        code = with_shape(code, attachment.shape)
         if can_fetch_and_add(layout):
             code = with_fetch(code)
         return load(code, attachment, target)

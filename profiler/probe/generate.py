@@ -35,6 +35,10 @@ _PORT_OF_EITHER_END = (
 _INCLUDE = re.compile(r'#include "(.+)"')
 
 
+# In the program until it is loaded: more than 32 bits, so that it takes an instruction of its own.
+SHAPE_PLACEHOLDER = 0x5368617065000000
+_NO_PARAMETER = 0xFF
+
 # Kinds of attachment: where a program hooks on.
 FENTRY, FEXIT, KPROBE, TRACEPOINT = "fentry", "fexit", "kprobe", "tracepoint"
 
@@ -49,6 +53,8 @@ class Attachment(NamedTuple):
     kind: str
     target: str
     function: str
+    shape: int = 0
+    """How the target is called, for a program that serves several (``bpf/probe.bpf.c``)."""
 
 
 class Program(NamedTuple):
@@ -135,6 +141,7 @@ def _settings_macros(settings: Settings, layout: Layout, self_pid: int) -> list[
         "#define FILTER_PORT(sk) " + (_PORT_OF_EITHER_END if settings.ports else "1"),
         f"#define WANTED_PORT(port) ({_any_of('(port)', settings.ports)})",
         f"#define CALL_LIMIT {settings.call_limit}",
+        f"#define SHAPE_PLACEHOLDER {SHAPE_PLACEHOLDER}ULL",
         f"#define CONNECTIONS_MAX {CONNECTIONS_MAX}",
         f"#define PROCESSES_MAX {PROCESSES_MAX}",
         f"#define RING_PAGES {settings.ring_bytes // PAGE_SIZE}",
@@ -147,8 +154,7 @@ def _any_of(expression: str, values: Iterable[int]) -> str:
 
 
 def _socket_route(hooks: Hooks, layout: Layout, machine: str) -> tuple[list[str], list[Attachment]]:
-    # Functions with the same parameters share one program: it is compiled once.
-    programs: dict[str, str] = {}
+    entries: dict[str, str] = {}
     attachments = []
     for hook in hooks.functions:
         parameters = layout.parameters.get(hook.name)
@@ -157,14 +163,14 @@ def _socket_route(hooks: Hooks, layout: Layout, machine: str) -> tuple[list[str]
                 continue
             raise UnsupportedError(f"the socket route needs {hook.name}, which this kernel lacks")
         if hook.event in _AT_ENTRY:
-            kind = FENTRY
-            body = _at_entry(hook, _parameter(hook, parameters, hook.socket))
+            number = _position(hook, parameters, hook.socket)
+            name = f"fentry_{hook.event}_{number}"
+            entries[name] = f"int {name}(u64 *ctx)\n{{\n{_at_entry(hook, f'ctx[{number}]')}\n}}"
+            attachments.append(Attachment(FENTRY, hook.name, name))
         else:
-            kind, body = FEXIT, _leave_function(hook, parameters)
-        function = programs.setdefault(body, f"{kind}_{hook.name}")
-        attachments.append(Attachment(kind, hook.name, function))
-    entries = [f"int {name}(u64 *ctx)\n{{\n{body}\n}}" for body, name in programs.items()]
-    return entries, attachments
+            shape = _shape(hook, parameters)
+            attachments.append(Attachment(FEXIT, hook.name, "leave_function", shape))
+    return list(entries.values()), attachments
 
 
 _AT_ENTRY = {
@@ -177,26 +183,26 @@ def _at_entry(hook: FunctionHook, socket: str) -> str:
     return f"\t{_AT_ENTRY[hook.event].format(socket=socket)}\n\treturn 0;"
 
 
-def _leave_function(hook: FunctionHook, parameters: tuple[str, ...]) -> str:
-    message = _parameter(hook, parameters, hook.message) if hook.message else "0"
-    if hook.flags:
-        flags = _parameter(hook, parameters, hook.flags)
-    else:
-        flags = f"FIELD(u32, {message}, msghdr_msg_flags)" if hook.message else "0"
-    # At the exit of a function its result follows its parameters.
-    return (
-        f"\tleave_function(ctx, {_parameter(hook, parameters, hook.socket)}, {message}, {flags}, "
-        f"(int)ctx[{len(parameters)}], DIRECTION_{str(hook.direction).upper()});\n\treturn 0;"
+def _shape(hook: FunctionHook, parameters: tuple[str, ...]) -> int:
+    """One byte each: direction, positions of socket, message and flags, number of parameters."""
+    bytes_ = (
+        0 if hook.direction == "send" else 1,
+        *(
+            _position(hook, parameters, name) if name else _NO_PARAMETER
+            for name in (hook.socket, hook.message, hook.flags)
+        ),
+        len(parameters),
     )
+    return int.from_bytes(bytes(bytes_), "little")
 
 
-def _parameter(hook: FunctionHook, parameters: tuple[str, ...], name: str) -> str:
+def _position(hook: FunctionHook, parameters: tuple[str, ...], name: str) -> int:
     if name not in parameters:
         raise UnsupportedError(
             f"{hook.name} of this kernel has no parameter {name!r} "
             f"(it has {', '.join(parameters)}): use --route syscall"
         )
-    return f"ctx[{parameters.index(name)}]"
+    return parameters.index(name)
 
 
 def _syscall_route(

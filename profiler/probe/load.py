@@ -17,7 +17,14 @@ import struct
 from pathlib import Path
 
 from profiler.errors import ProbeError
-from profiler.probe.generate import FENTRY, FEXIT, KPROBE, TRACEPOINT, Attachment
+from profiler.probe.generate import (
+    FENTRY,
+    FEXIT,
+    KPROBE,
+    SHAPE_PLACEHOLDER,
+    TRACEPOINT,
+    Attachment,
+)
 from profiler.probe.layout import Layout
 
 _SYSCALLS = {
@@ -147,6 +154,16 @@ def with_fetch(code: bytes) -> bytes:
         if opcode == _ATOMIC_ADD:
             _INSTRUCTION.pack_into(patched, position, opcode, registers, offset, _BPF_FETCH)
     return bytes(patched)
+
+
+def with_shape(code: bytes, shape: int) -> bytes:
+    """Return ``code`` with ``shape`` in the place of each SHAPE_PLACEHOLDER."""
+    return code.replace(_wide_constant(SHAPE_PLACEHOLDER), _wide_constant(shape))
+
+
+def _wide_constant(value: int) -> bytes:
+    """The tails of the two instructions that load a 64-bit constant, with what is between them."""
+    return struct.pack("=IBBhI", value & 0xFFFFFFFF, 0, 0, 0, value >> 32)
 
 
 def _bpf(command: int, attributes: bytes) -> int:
