@@ -139,12 +139,14 @@ def _facts(seen: Seen) -> list[str]:
 
 def _results(guests: list[Seen], route: str, group: str) -> str:
     cells: dict[str, dict[str, str]] = {}
+    words: dict[str, str] = {}
     notes: dict[str, list[str]] = {}
     for guest in guests:
         ends: dict[str, dict[str, dict[str, Any]]] = {}
         for row in guest.doctor[route]["cases"]:
             if row["group"] == group:
                 ends.setdefault(row["name"], {})[row["end"]] = row
+                words[row["name"]] = row["what"]
         for name, rows in ends.items():
             number = ""
             reasons = [f"{end}: {rows[end]['reason']}" for end in ENDS if rows[end]["reason"]]
@@ -155,9 +157,9 @@ def _results(guests: list[Seen], route: str, group: str) -> str:
             cells.setdefault(name, {})[guest.guest] = _cell(rows) + number
     names = [guest.guest for guest in guests]
     table = _table(
-        ["case", *names],
+        ["case", "what it is", *names],
         (
-            [f"`{case}`", *(by_guest.get(n, "not run") for n in names)]
+            [f"`{case}`", words[case], *(by_guest.get(n, "not run") for n in names)]
             for case, by_guest in cells.items()
         ),
     )

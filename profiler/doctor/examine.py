@@ -69,7 +69,7 @@ def _run(route: str, engine: str | None, machine: Machine) -> Run:
     try:
         with tempfile.TemporaryDirectory(prefix="http-profiler-") as directory:
             outcomes, lines = _play(route, engine, token, Path(directory), said)
-    except ExaminationError as error:
+    except (ExaminationError, OSError) as error:
         return Run(route, error=str(error), said=tuple(said))
     judgements = [
         judgement
@@ -95,7 +95,9 @@ def _play(
                 outcomes = _play_cases(canary, directory)
                 _wait_for_end(output, token)
                 profiler.send_signal(signal.SIGINT)
-                profiler.wait(STOP_TIMEOUT)
+                if profiler.wait(STOP_TIMEOUT):
+                    text = printed.read_text(errors="replace")
+                    raise ExaminationError(f"the profiler failed: {_last_line(text)}")
             except subprocess.TimeoutExpired:
                 raise ExaminationError(
                     f"the profiler did not end within {STOP_TIMEOUT:.0f} s of SIGINT"

@@ -46,12 +46,14 @@ _COUNTED = {"lost", "body_limit"}
 class Judgement:
     """One row: a case at one end.
 
-    ``expected`` is the result that is right here, ``worse`` whether this one is
-    worse than that, ``reason`` says why it is not ``captured``.
+    ``what`` describes the case in words, ``expected`` is the result that is right
+    here, ``worse`` whether this one is worse than that, ``reason`` says why it is
+    not ``captured``.
     """
 
     group: str
     name: str
+    what: str
     route: str
     end: str
     result: str
@@ -98,7 +100,7 @@ def judge(
         since = "" if there else f" (it is there from Linux {case.since[0]}.{case.since[1]} on)"
         expected = CAPTURED if there else UNAVAILABLE
         reason = f"not on this machine: {outcome.unavailable}{since}"
-        row = (case.group, case.name, route)
+        row = (case.group, case.name, case.what, route)
         return [Judgement(*row, end, UNAVAILABLE, expected, there, reason) for end in ENDS]
     return [_judge_end(case, outcome.said, lines, token, route, end) for end in ENDS]
 
@@ -125,7 +127,9 @@ def _judge_end(
     result = max((v.result for v in verdicts), key=RESULTS.index)
     expected = max((v.expected for v in verdicts), key=RESULTS.index)
     worse = any(v.worse for v in verdicts)
-    return Judgement(case.group, case.name, route, end, result, expected, worse, _reasons(verdicts))
+    return Judgement(
+        case.group, case.name, case.what, route, end, result, expected, worse, _reasons(verdicts)
+    )
 
 
 def _judge_message(

@@ -32,6 +32,7 @@ from profiler.doctor.scene import (
     transfer,
     wait_for,
 )
+from profiler.doctor.script import BODY_SIZE
 
 LARGE_BODY = 100 * 1024
 MANY_SEGMENTS = 100  # more than the 64 that a probe may walk
@@ -52,16 +53,13 @@ def calls(send: Send, receive: Receive, protocol: int = 0) -> Play:
     return play
 
 
-def first(send: Send = say, receive: Receive = hear, size: int | None = None) -> Play:
+def first(send: Send = say, receive: Receive = hear, size: int = BODY_SIZE) -> Play:
     """One exchange in the way given, and a plain one after it."""
 
     def play(scene: Scene) -> None:
         client, server = tcp_pair()
         with client, server:
-            if size is None:
-                scene.exchange(1, client, server, send, receive)
-            else:
-                scene.exchange(1, client, server, send, receive, size)
+            scene.exchange(1, client, server, send, receive, size)
             scene.exchange(2, client, server)
 
     return play

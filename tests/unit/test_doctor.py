@@ -386,6 +386,7 @@ def test_the_document() -> None:
     assert document["cases"][0] == {
         "group": "path",
         "name": "example",
+        "what": "an example",
         "route": "socket",
         "end": "send",
         "result": "captured",

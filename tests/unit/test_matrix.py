@@ -19,7 +19,8 @@ JUNIT = """<testsuites><testsuite>
 
 
 def row(name: str, end: str, result: str, reason: str = "") -> dict[str, Any]:
-    return {"group": "path", "name": name, "end": end, "result": result, "reason": reason}
+    words = {"group": "path", "name": name, "what": f"the {name}"}
+    return {**words, "end": end, "result": result, "reason": reason}
 
 
 def document(kernel: str, *rows: dict[str, Any]) -> dict[str, Any]:
@@ -48,9 +49,9 @@ def test_the_page() -> None:
     partial = [row("sendfile", "send", "partial", "lost: why"), row("sendfile", "recv", "captured")]
     text = page([seen("debian-12", *captured, *partial), seen("debian-9", *captured)])
     assert "| debian-9 | 2026-11-22 | 6.1.0 | 0.26.0 | unknown | 3 passed |" in text
-    assert "| case | debian-9 | debian-12 |" in text
-    assert "| `peek` | captured | captured |" in text
-    assert "| `sendfile` | not run | send partial, recv captured [1] |" in text
+    assert "| case | what it is | debian-9 | debian-12 |" in text
+    assert "| `peek` | the peek | captured | captured |" in text
+    assert "| `sendfile` | the sendfile | not run | send partial, recv captured [1] |" in text
     assert "1. `sendfile` send: lost: why (debian-12)" in text
     assert "tox -e matrix" in text
 
