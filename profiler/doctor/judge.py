@@ -46,8 +46,9 @@ _COUNTED = {"lost", "body_limit"}
 class Judgement:
     """One row: a case at one end.
 
-    ``what`` describes the case in words, ``expected`` is the result that is right here,
-    ``worse`` whether this one is worse than that, ``reason`` says why it is not ``captured``.
+    ``what`` describes the case in words, ``expected`` is the result that is right
+    here, ``worse`` whether this one is worse than that, ``reason`` says why it is
+    not ``captured``.
     """
 
     group: str
