@@ -77,16 +77,21 @@ class Machine:
 
     def routes(self) -> dict[str, str]:
         """Route -> :data:`AVAILABLE`, or what the kernel lacks for it."""
-        hooks = {"socket": self.functions, "syscall": self.tracepoints}
+        routes = {"socket": _verdict(self.functions), "syscall": _verdict(self.tracepoints)}
         if not self.btf:
-            return dict.fromkeys(hooks, "the kernel does not describe its types (no BTF)")
-        return {route: _verdict(there) for route, there in hooks.items()}
+            untyped = "the kernel does not describe its types (no BTF)"
+            routes["socket"] = untyped
+            if not self.headers:
+                routes["syscall"] = f"{untyped}, and its headers are not installed"
+        return routes
 
 
 def read_machine() -> Machine:
     """Look at the machine. Never raises for what it lacks."""
     hooks = load_hooks()
-    functions: dict[str, bool | None] = {hook.name: None for hook in hooks.functions}
+    functions: dict[str, bool | None] = {
+        hook.name: None for hook in hooks.functions if not hook.optional
+    }
     ring_buffer = None
     try:
         btf = Btf()
@@ -112,7 +117,7 @@ def read_machine() -> Machine:
         bcc=_bcc_version(),
         bpftrace=_bpftrace_version(),
         functions=functions,
-        tracepoints=_tracepoints(hook.name for hook in hooks.syscalls),
+        tracepoints=_tracepoints(hook.tracepoint or hook.name for hook in hooks.syscalls),
     )
 
 

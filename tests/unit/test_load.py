@@ -30,6 +30,20 @@ def test_other_instructions_stay() -> None:
     assert load.with_fetch(code) == code
 
 
+def test_the_shape_is_written_over_its_placeholder() -> None:
+    def load_constant(value: int, register: int) -> bytes:
+        """Two instructions: the lower half of the constant in the first (ld_imm64)."""
+        low, high = value & 0xFFFFFFFF, value >> 32
+        return struct.pack("=BBhIBBhI", 0x18, register, 0, low, 0, 0, 0, high)
+
+    other = load_constant(0x1122334455667788, 3)
+    placeholder = load.SHAPE_PLACEHOLDER
+    code = load_constant(placeholder, 1) + other + load_constant(placeholder, 7) + EXIT
+    assert load.with_shape(code, 0x0504030201) == (
+        load_constant(0x0504030201, 1) + other + load_constant(0x0504030201, 7) + EXIT
+    )
+
+
 def test_only_programs_of_kernel_functions_are_bound_when_they_are_loaded() -> None:
     layout = Layout({}, {}, {}, 168, False, functions={"inet_release": 4711})
     assert load.target_id(Attachment(FENTRY, "inet_release", "f"), layout) == 4711
