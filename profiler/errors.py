@@ -26,4 +26,14 @@ class ProbeError(ProfilerError):
 
 
 class UnsupportedError(ProbeError):
-    """The kernel lacks a feature that was asked for; the text names the first version with it."""
+    """This machine lacks a feature that was asked for.
+
+    ``since`` is the first kernel version that has it, such as ``(5, 8)``, where it is
+    the kernel that lacks it; the text then names it.
+    """
+
+    def __init__(self, message: str, since: tuple[int, int] | None = None) -> None:
+        if since:
+            message += f" (Linux has it from {since[0]}.{since[1]} on)"
+        super().__init__(message)
+        self.since = since

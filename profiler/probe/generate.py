@@ -88,8 +88,16 @@ def generate(
 
 
 def uses_ring_buffer(layout: Layout, settings: Settings) -> bool:
-    """Is it the ring buffer (Linux 5.8) that carries the records, not the perf buffer?"""
-    return "ringbuf_output" in layout.helpers and settings.buffer != "perf"
+    """Is it the ring buffer that carries the records, not the perf buffer?
+
+    Raises UnsupportedError if it was asked for and this kernel lacks it.
+    """
+    has_ring_buffer = "ringbuf_output" in layout.helpers
+    if settings.buffer == "ring" and not has_ring_buffer:
+        raise UnsupportedError(
+            "this kernel has no BPF ring buffer: leave --buffer ring out", since=(5, 8)
+        )
+    return has_ring_buffer and settings.buffer != "perf"
 
 
 def uses_boot_time(layout: Layout) -> bool:
@@ -161,7 +169,9 @@ def _socket_route(hooks: Hooks, layout: Layout, machine: str) -> tuple[list[str]
         if parameters is None:
             if hook.optional:
                 continue
-            raise UnsupportedError(f"the socket route needs {hook.name}, which this kernel lacks")
+            raise UnsupportedError(
+                f"the socket route needs {hook.name}, which this kernel lacks", since=(5, 5)
+            )
         if hook.event in _AT_ENTRY:
             number = _position(hook, parameters, hook.socket)
             name = f"fentry_{hook.event}_{number}"

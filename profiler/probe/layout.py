@@ -135,7 +135,8 @@ class Btf:
         if not path.exists():
             raise UnsupportedError(
                 f"this kernel ({os.uname().release}) does not describe its own types: {path} is "
-                "missing (it is there from Linux 5.4 on, if built with CONFIG_DEBUG_INFO_BTF)"
+                "missing; it needs CONFIG_DEBUG_INFO_BTF",
+                since=(5, 4),
             )
         self._library = _load_libbpf()
         self._btf = self._library.btf__parse(os.fsencode(path), None)

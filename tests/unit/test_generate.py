@@ -110,6 +110,12 @@ def test_the_buffer(kernel_has: bool, asked: str | None, ring: bool) -> None:
     assert ("#define HAS_RING_BUFFER 1" in source) == ring
 
 
+def test_a_ring_buffer_that_is_not_there() -> None:
+    with pytest.raises(UnsupportedError, match=r"Linux has it from 5\.8 on") as raised:
+        program("socket", Settings(buffer="ring"), replace(LAYOUT, helpers={}))
+    assert raised.value.since == (5, 8)
+
+
 def test_the_protocol_of_a_socket_was_a_byte_once() -> None:
     def width(kind: int, protocol: int) -> str:
         offsets = {**LAYOUT.offsets, "sock_sk_type": kind, "sock_sk_protocol": protocol}
