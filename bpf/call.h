@@ -1,0 +1,79 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * One finished call, where it is worked on, and the way to user space.
+ */
+#ifndef HTTP_PROFILER_CALL_H
+#define HTTP_PROFILER_CALL_H
+
+#include "event.h"
+#include "kernel.h"
+#include "payload.h"
+
+#ifdef HAS_RING_BUFFER
+BPF_RINGBUF_OUTPUT(events, RING_PAGES);
+#else
+BPF_PERF_OUTPUT(events);
+#endif
+
+/*
+ * Where a call is worked on: one for each direction and CPU, for the same reason
+ * as the counters; the third is for closing.
+ */
+struct workspace {
+	struct walk walk;
+	struct event event;
+};
+
+#define WORKSPACE_CLOSE 2
+BPF_PERCPU_ARRAY(workspaces, struct workspace, 3);
+
+/* One finished call. */
+struct call {
+	u64 socket;   /* struct socket of the kernel */
+	u64 sk;       /* its struct sock */
+	u64 memory;   /* socket route: struct msghdr of the kernel; syscall route: the pointer argument; 0: not readable */
+	u64 inode;    /* the socket's when the call began, or 0: take it now */
+	s32 syscall;
+	u32 size;     /* bytes moved */
+	u32 msg_flags;
+	u8 direction;
+	u8 payload;   /* syscall route: what `memory` is */
+	u16 discarded; /* the bytes left the stream, but nobody got them */
+	void *context; /* the program's, for the perf buffer */
+};
+
+/* What the pointer argument of a system call is. */
+enum payload {
+	PAYLOAD_FLAT,
+	PAYLOAD_IOVEC,
+	PAYLOAD_MSGHDR,
+	PAYLOAD_MMSGHDR,
+	PAYLOAD_NONE, /* pages of a file or a pipe */
+};
+
+/*
+ * How much payload an event has, at most PAYLOAD_MAX. Taken back from memory so
+ * that the verifier need not trace where it came from: it would follow it through
+ * every turn of the loop in forward() and give up.
+ */
+static __always_inline u64 captured_of(struct event *event)
+{
+	return *(volatile u32 *)&event->captured & PAYLOAD_MAX;
+}
+
+/* Hand a record to user space. Returns 0 if there was room. */
+static __always_inline int output(struct call *call, void *record, u64 size)
+{
+#ifdef HAS_RING_BUFFER
+	return events.ringbuf_output(record, size, 0);
+#else
+	return events.perf_submit(call->context, record, size);
+#endif
+}
+
+static __always_inline int deliver(struct call *call, struct event *event)
+{
+	return output(call, event, EVENT_HEADER + captured_of(event));
+}
+
+#endif

@@ -1,0 +1,151 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The bytes of a call: where they are, whether they are HTTP, and on to user space.
+ */
+#ifndef HTTP_PROFILER_FORWARD_H
+#define HTTP_PROFILER_FORWARD_H
+
+#include "call.h"
+#include "connection.h"
+#include "counters.h"
+
+/* Deliver the bytes of one segment, or as many of them as one event takes. */
+static __always_inline void
+deliver_piece(struct workspace *work, struct connection *connection, struct call *call,
+	      u64 direction, u32 limit)
+{
+	volatile struct walk *walk = &work->walk;
+	struct event *event = &work->event;
+	u64 piece = limit - walk->done;
+
+	if (piece > walk->left)
+		piece = walk->left;
+	if (piece > PAYLOAD_MAX)
+		piece = PAYLOAD_MAX;
+	event->size = piece;
+	event->captured = piece;
+	event->flags = connection->flags | (walk->done ? FLAG_CONTINUED : 0);
+	if (connection->after_loss[direction])
+		event->flags |= FLAG_AFTER_LOSS;
+	if (bpf_probe_read_user(event->payload, captured_of(event), (void *)walk->data)) {
+		event->captured = 0;
+		event->flags |= FLAG_UNREADABLE;
+		walk->unreadable += piece;
+	}
+	connection->after_loss[direction] = 0;
+	if (deliver(call, event)) {
+		connection->after_loss[direction] = 1;
+		if (event->captured) /* else it is lost already */
+			walk->lost += piece;
+	}
+	event->position += piece;
+	walk->data += piece;
+	walk->left -= piece;
+	walk->done += piece;
+}
+
+/* Deliver the call's bytes as chunks, and tally them. */
+static __always_inline void
+forward(struct workspace *work, struct connection *connection, struct call *call, u64 direction,
+	struct counters *counters)
+{
+	volatile struct walk *walk = &work->walk;
+	struct event *event = &work->event;
+	u32 limit = call->size < CALL_LIMIT ? call->size : CALL_LIMIT;
+
+#pragma clang loop unroll(disable)
+	for (int i = 0; i < PIECES_MAX; i++) {
+		if (!walk->readable || walk->done >= limit)
+			break;
+		if (walk->left)
+			deliver_piece(work, connection, call, direction, limit);
+		else if (next_segment(walk))
+			walk->readable = 0;
+	}
+
+	u32 rest = call->size - walk->done;
+	u32 beyond_limit = walk->readable ? rest : 0;
+	if (rest) {
+		/* Not copied: the stream moves on by what is left. */
+		event->size = rest;
+		event->captured = 0;
+		event->flags = connection->flags | (beyond_limit ? FLAG_LIMIT : FLAG_UNREADABLE);
+		if (deliver(call, event))
+			connection->after_loss[direction] = 1;
+	}
+
+	u32 lost = walk->lost;
+	u32 unreadable = walk->unreadable + rest - beyond_limit;
+	if (call->discarded) {
+		count(&counters->filtered[FILTERED_DISCARDED], call->size);
+		return;
+	}
+	counters->filtered[FILTERED_CALL_LIMIT].bytes += beyond_limit;
+	counters->lost[LOST_RING_FULL].bytes += lost;
+	counters->lost[LOST_UNREADABLE].bytes += unreadable;
+	counters->forwarded.bytes += call->size - lost - unreadable - beyond_limit;
+	if (lost)
+		counters->lost[LOST_RING_FULL].calls++;
+	else if (unreadable)
+		counters->lost[LOST_UNREADABLE].calls++;
+	else
+		counters->forwarded.calls++;
+}
+
+/*
+ * Judge a connection that is not decided yet by this call. Returns whether its
+ * bytes are to be forwarded.
+ */
+static __always_inline int
+is_wanted(struct connection *connection, volatile struct walk *walk, u64 direction, u32 size)
+{
+	/* An empty leading segment says nothing about the protocol. */
+#pragma clang loop unroll(disable)
+	for (int i = 0; i < LEADING_MAX; i++) {
+		if (walk->left || !walk->readable)
+			break;
+		if (next_segment(walk))
+			walk->readable = 0;
+	}
+	if (!walk->readable) {
+		/* Nobody knows how this connection began. */
+		connection->flags |= FLAG_JOINED;
+		return 0;
+	}
+	u8 verdict = classify(connection, direction, walk->data, walk->left);
+	/* Only the first segment was judged: user space has to look at the others. */
+	if (verdict == VERDICT_OPEN && walk->left < size)
+		connection->verdict = VERDICT_HTTP;
+	return verdict != VERDICT_OTHER;
+}
+
+/* Stand at the first byte of a call. */
+static __always_inline void start_walk(volatile struct walk *walk, struct call *call)
+{
+	walk->left = 0;
+	walk->done = 0;
+	walk->lost = 0;
+	walk->unreadable = 0;
+	walk->messages = 0;
+	walk->message_left = call->size;
+#ifdef ROUTE_SOCKET
+	walk->readable = call->memory && walk_back(walk, call->memory, call->size) == 0;
+#else
+	walk->readable = call->payload != PAYLOAD_NONE && !call->discarded;
+	walk->segments = call->memory;
+	if (call->payload == PAYLOAD_FLAT) {
+		walk->data = call->memory;
+		walk->left = call->size;
+	} else if (call->payload == PAYLOAD_MSGHDR) {
+		u64 segments = 0;
+		if (bpf_probe_read_user(&segments, sizeof(segments), (void *)(call->memory + MSGHDR_IOV)))
+			walk->readable = 0;
+		walk->segments = segments;
+	} else if (call->payload == PAYLOAD_MMSGHDR) {
+		walk->messages = call->memory;
+		walk->message_left = 0;
+	}
+#endif
+}
+
+#endif

@@ -1,0 +1,69 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * What is said once and not with every event: who a process is, and what the ends
+ * of a Unix connection are called. Before the first event that needs it.
+ */
+#ifndef HTTP_PROFILER_INTRODUCE_H
+#define HTTP_PROFILER_INTRODUCE_H
+
+#include "call.h"
+#include "connection.h"
+
+/* Who the process is, as user space was last told. */
+struct known_process {
+	u64 start_time; /* another one: the pid was given to another process */
+	u64 exec_id;    /* another one: the process runs another program */
+};
+
+BPF_TABLE("lru_hash", u32, struct known_process, processes, PROCESSES_MAX);
+
+/* Tell user space of the current process, unless it knows: now, because later it may be gone. */
+static __always_inline void
+introduce_process(struct workspace *work, struct call *call, u64 leader, u64 start_time)
+{
+	u32 pid = bpf_get_current_pid_tgid() >> 32;
+	struct known_process present = {
+		.start_time = start_time,
+		.exec_id = TASK_FIELD(u64, leader, task_struct_self_exec_id),
+	};
+	struct known_process *known = processes.lookup(&pid);
+	if (known && known->start_time == start_time && known->exec_id == present.exec_id)
+		return;
+
+	struct process_event *event = (void *)&work->event;
+	u64 mm = READ_KERNEL(u64, bpf_get_current_task() + OFFSET_task_struct_mm);
+	u64 from = READ_KERNEL(u64, mm + OFFSET_mm_struct_arg_start);
+	u64 size = READ_KERNEL(u64, mm + OFFSET_mm_struct_arg_end) - from;
+	if (size > CMDLINE_MAX)
+		size = CMDLINE_MAX;
+	SHOW_BOUND(size, CMDLINE_MAX);
+	if (bpf_probe_read_user(event->cmdline, size, (void *)from))
+		size = 0;
+	SHOW_BOUND(size, CMDLINE_MAX);
+	event->kind = EVENT_PROCESS;
+	event->unused[0] = event->unused[1] = event->unused[2] = 0;
+	event->pid = pid;
+	event->start_time = start_time;
+	event->cgroup = bpf_get_current_cgroup_id();
+	event->uid = bpf_get_current_uid_gid();
+	event->size = size;
+	/* Said again with the next event if there was no room for it now. */
+	if (!output(call, event, PROCESS_HEADER + size))
+		processes.update(&pid, &present);
+}
+
+/* Tell user space what a Unix connection's ends are called, unless it knows. */
+static __always_inline void
+introduce_socket(struct workspace *work, struct call *call, struct connection *connection, u64 inode)
+{
+	struct names_event *names = (void *)&work->event;
+
+	if (connection->named ||
+	    FIELD(u16, call->sk, sock___sk_common_skc_family) != AF_UNIX)
+		return;
+	name_socket(names, inode, call->sk);
+	if (!output(call, names, sizeof(*names)))
+		connection->named = 1;
+}
+
+#endif

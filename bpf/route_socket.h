@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The socket route: at the exit of the kernel functions that move data of a socket.
+ */
+#ifndef HTTP_PROFILER_ROUTE_SOCKET_H
+#define HTTP_PROFILER_ROUTE_SOCKET_H
+
+#include "call.h"
+
+#ifdef ROUTE_SOCKET
+/*
+ * How a hooked function is called: a byte each for the direction and for which of
+ * its parameters is the socket, the message and the flags; and how many it has.
+ *
+ * The program is the same for all functions and is compiled once. When it is loaded
+ * for one of them, profiler/probe/load.py writes that function's numbers over
+ * SHAPE_PLACEHOLDER; the verifier then sees constants, and leaves out all else.
+ */
+#define NO_PARAMETER   0xff
+#define PARAMETERS_MAX 6
+
+static __always_inline u64 shape(void)
+{
+	u64 value = SHAPE_PLACEHOLDER;
+
+	asm volatile("" : "+r"(value));
+	return value;
+}
+
+/* A program may only load from its context at offsets that are written in its code. */
+static __always_inline u64 parameter(u64 *ctx, u8 number)
+{
+	u64 value = 0;
+#pragma unroll
+	for (u8 i = 0; i <= PARAMETERS_MAX; i++) {
+		if (number == i) {
+			value = ctx[i];
+			/* Keeps the compiler from making one load at a computed offset of them. */
+			asm volatile("" : "+r"(value));
+		}
+	}
+	return value;
+}
+
+/* A function has returned that moved data of a socket. */
+int leave_function(u64 *ctx)
+{
+	u8 direction = shape();
+	u8 socket_number = shape() >> 8;
+	u8 message_number = shape() >> 16;
+	u8 flags_number = shape() >> 24;
+	u8 result_number = shape() >> 32; /* it follows the parameters */
+
+	u64 socket = parameter(ctx, socket_number);
+	s64 result = (int)parameter(ctx, result_number);
+	u64 sk = FIELD(u64, socket, socket_sk);
+	if (result < 0 || !is_stream(sk))
+		return 0;
+
+	/* Without a message the data is in pages of a file or a pipe. */
+	u64 message = 0;
+	u32 msg_flags = 0;
+	if (message_number != NO_PARAMETER) {
+		message = parameter(ctx, message_number);
+		if (flags_number == NO_PARAMETER)
+			msg_flags = FIELD(u32, message, msghdr_msg_flags);
+	}
+	if (flags_number != NO_PARAMETER)
+		msg_flags = parameter(ctx, flags_number);
+
+	struct call call = {
+		.socket = socket,
+		.sk = sk,
+		.memory = message,
+		.syscall = result > 0 ? current_syscall() : -1,
+		.msg_flags = msg_flags,
+		.direction = direction,
+		.context = ctx,
+	};
+	finish_call(&call, result);
+	return 0;
+}
+#endif
+
+#endif

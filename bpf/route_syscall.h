@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The syscall route: at the tracepoints of the system calls.
+ */
+#ifndef HTTP_PROFILER_ROUTE_SYSCALL_H
+#define HTTP_PROFILER_ROUTE_SYSCALL_H
+
+#include "call.h"
+#include "counters.h"
+
+#ifdef ROUTE_SYSCALL
+/* A call in progress, from entry to exit, by thread. */
+struct pending {
+	u64 socket;
+	u64 inode;
+	u64 pointer;
+	u32 msg_flags;
+	u8 direction;
+	u8 payload;
+};
+
+BPF_HASH(pending, u64, struct pending, 65536);
+
+/* The context of the tracepoints syscalls:sys_enter_* and syscalls:sys_exit_*. */
+struct sys_enter {
+	u64 common;
+	s64 number;
+	u64 arguments[6];
+};
+
+struct sys_exit {
+	u64 common;
+	s64 number;
+	s64 result;
+};
+
+/* Returns whether `fd` is a socket whose data is watched. */
+static __always_inline int enter_syscall(struct pending *call, u64 fd)
+{
+	u64 id = bpf_get_current_pid_tgid();
+
+	call->socket = stream_socket_of(fd);
+	if (!call->socket)
+		return 0;
+	call->inode = socket_inode(call->socket);
+	if (pending.update(&id, call)) {
+		/* How much it will move is not known yet: the call is counted, its bytes cannot be. */
+		u32 direction = call->direction & 1;
+		struct counters *counters = account.lookup(&direction);
+		if (counters) {
+			counters->seen.calls++;
+			counters->lost[LOST_TABLE_FULL].calls++;
+		}
+	}
+	return 1;
+}
+
+/* Bytes of the first `count` messages of an array of struct mmsghdr. */
+static __always_inline u32 size_of_messages(u64 messages, u32 count)
+{
+	u32 total = 0;
+
+#pragma clang loop unroll(disable)
+	for (u32 i = 0; i < SEGMENTS_MAX; i++) {
+		u32 length = 0;
+		if (i >= count)
+			break;
+		bpf_probe_read_user(&length, sizeof(length),
+				    (void *)(messages + i * MMSGHDR_SIZE + MMSGHDR_LENGTH));
+		total += length;
+	}
+	return total;
+}
+
+int leave_syscall(struct sys_exit *ctx)
+{
+	u64 id = bpf_get_current_pid_tgid();
+	struct pending *found = pending.lookup(&id);
+	if (!found)
+		return 0;
+	struct pending pending_call = *found;
+	pending.delete(&id);
+
+	s64 result = ctx->result;
+	if (result > 0 && pending_call.payload == PAYLOAD_MMSGHDR)
+		result = size_of_messages(pending_call.pointer, result);
+	struct call call = {
+		.socket = pending_call.socket,
+		.sk = FIELD(u64, pending_call.socket, socket_sk),
+		.memory = pending_call.pointer,
+		.inode = pending_call.inode,
+		.syscall = ctx->number,
+		.msg_flags = pending_call.msg_flags,
+		.direction = pending_call.direction,
+		.payload = pending_call.payload,
+		.context = ctx,
+	};
+	finish_call(&call, result);
+	return 0;
+}
+#endif
+
+#endif
