@@ -43,7 +43,7 @@ static __always_inline u64 parameter(u64 *ctx, u8 number)
 }
 
 /* A function has returned that moved data of a socket. */
-int leave_function(u64 *ctx)
+static __always_inline void left_function(u64 *ctx)
 {
 	u8 direction = shape();
 	u8 socket_number = shape() >> 8;
@@ -55,7 +55,7 @@ int leave_function(u64 *ctx)
 	s64 result = (int)parameter(ctx, result_number);
 	u64 sk = FIELD(u64, socket, socket_sk);
 	if (result < 0 || !is_stream(sk))
-		return 0;
+		return;
 
 	/* Without a message the data is in pages of a file or a pipe. */
 	u64 message = 0;
@@ -78,6 +78,11 @@ int leave_function(u64 *ctx)
 		.context = ctx,
 	};
 	finish_call(&call, result);
+}
+
+int leave_function(u64 *ctx)
+{
+	UNDISTURBED(left_function(ctx));
 	return 0;
 }
 #endif

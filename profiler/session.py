@@ -196,6 +196,11 @@ def _say_summary(written: Written, accounts: Accounts | None, final: bool = True
     if accounts:
         _say(_account_line("send", accounts.send))
         _say(_account_line("recv", accounts.recv))
+        if accounts.skipped:
+            _say(
+                f"the kernel skipped the probe for {accounts.skipped} calls: what they moved is "
+                "missing, and messages of that moment may be wrong"
+            )
         # In between, a call may be counted as seen whose fate is not decided yet.
         if final and not accounts.balanced():
             _say("the counts do not add up: please report this as a bug of http-profiler")

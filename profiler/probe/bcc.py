@@ -33,7 +33,7 @@ from profiler.probe.generate import (
 from profiler.probe.headers import read_layout_of_headers
 from profiler.probe.hooks import Hooks, load_hooks
 from profiler.probe.layout import Layout, read_layout
-from profiler.probe.load import attach, load, target_id, with_fetch, with_shape
+from profiler.probe.load import attach, load, skipped, target_id, with_calls, with_fetch, with_shape
 from profiler.probe.order import Order
 from profiler.settings import ROUTES, Settings
 
@@ -53,6 +53,7 @@ class BccEngine:
         self._bcc = _import_bcc()
         self._bpf: Any = None
         self._attached: list[int] = []
+        self._programs: list[int] = []
         self._records: list[bytes] = []
         self._order = Order()
         hooks = load_hooks()
@@ -97,7 +98,8 @@ class BccEngine:
     def accounts(self) -> Accounts:
         """The kernel's counters, summed over CPUs."""
         table = self._bpf["account"]
-        return Accounts(send=_account(table, 0), recv=_account(table, 1))
+        missed = sum(map(skipped, self._programs))
+        return Accounts(send=_account(table, 0), recv=_account(table, 1), skipped=missed)
 
     def ignore(self, socket: int) -> None:
         """Have the kernel forward no more of the socket with this inode."""
@@ -113,6 +115,8 @@ class BccEngine:
     def detach(self) -> None:
         """Unhook the probe and free its tables."""
         self._close_attached()
+        while self._programs:
+            os.close(self._programs.pop())
         if self._bpf is not None:
             self._bpf.cleanup()
             self._bpf = None
@@ -156,20 +160,19 @@ class BccEngine:
             return self._bcc.BPF(text=program.source, cflags=["-Wno-everything", "-g0"])
 
     def _attach_all(self, program: Program, layout: Layout) -> None:
-        with contextlib.ExitStack() as stack:
-            # One that is bound to a kernel function when it is loaded serves only that.
-            loaded: dict[tuple[str, int, int | None], int] = {}
-            for attachment in program.attachments:
-                target = target_id(attachment, layout)
-                key = attachment.function, attachment.shape, target
-                if key not in loaded:
-                    loaded[key] = self._load(attachment, target, layout)
-                    stack.callback(os.close, loaded[key])
-                self._attached.append(attach(loaded[key], attachment))
+        # One that is bound to a kernel function when it is loaded serves only that.
+        loaded: dict[tuple[str, int, int | None], int] = {}
+        for attachment in program.attachments:
+            target = target_id(attachment, layout)
+            key = attachment.function, attachment.shape, target
+            if key not in loaded:
+                loaded[key] = self._load(attachment, target, layout)
+                self._programs.append(loaded[key])
+            self._attached.append(attach(loaded[key], attachment))
 
     def _load(self, attachment: Attachment, target: int | None, layout: Layout) -> int:
         code = self._bpf.dump_func(attachment.function.encode())
-        code = with_shape(code, attachment.shape)
+        code = with_calls(with_shape(code, attachment.shape), layout.functions)
         if can_fetch_and_add(layout):
             code = with_fetch(code)
         return load(code, attachment, target)

@@ -67,6 +67,8 @@ class Accounts:
 
     send: Account
     recv: Account
+    skipped: int = 0
+    """Calls that were not even seen: the probe was at work on that CPU already."""
 
     def balanced(self) -> bool:
         """Does the equation hold in both directions?"""
@@ -82,10 +84,11 @@ class Accounts:
                 return {key: plain(inner) for key, inner in value.items()}
             return value
 
-        return {
+        directions = {
             name: {key: plain(value) for key, value in vars(account).items()}
             for name, account in (("send", self.send), ("recv", self.recv))
         }
+        return {**directions, "skipped": self.skipped}
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> Accounts:
@@ -99,7 +102,7 @@ class Accounts:
                 lost={key: Tally(**value) for key, value in part["lost"].items()},
             )
 
-        return cls(account(document["send"]), account(document["recv"]))
+        return cls(account(document["send"]), account(document["recv"]), document["skipped"])
 
 
 def _sum(tallies: Any) -> Tally:

@@ -39,6 +39,9 @@ _INCLUDE = re.compile(r'#include "(.+)"')
 SHAPE_PLACEHOLDER = 0x5368617065000000
 _NO_PARAMETER = 0xFF
 
+# Numbers of no helper: the kernel's functions that are called instead are put in when loading.
+CALL_NUMBERS = {"bpf_preempt_disable": 0x7FFF0001, "bpf_preempt_enable": 0x7FFF0002}
+
 # Kinds of attachment: where a program hooks on.
 FENTRY, FEXIT, KPROBE, TRACEPOINT = "fentry", "fexit", "kprobe", "tracepoint"
 
@@ -150,6 +153,11 @@ def _settings_macros(settings: Settings, layout: Layout, self_pid: int) -> list[
         f"#define WANTED_PORT(port) ({_any_of('(port)', settings.ports)})",
         f"#define CALL_LIMIT {settings.call_limit}",
         f"#define SHAPE_PLACEHOLDER {SHAPE_PLACEHOLDER}ULL",
+        *(
+            f"#define {name.upper().replace('BPF', 'CALL')} {number}"
+            for name, number in CALL_NUMBERS.items()
+        ),
+        *(["#define HAS_PREEMPT_DISABLE 1"] if set(CALL_NUMBERS) <= set(layout.functions) else []),
         f"#define CONNECTIONS_MAX {CONNECTIONS_MAX}",
         f"#define PROCESSES_MAX {PROCESSES_MAX}",
         f"#define RING_PAGES {settings.ring_bytes // PAGE_SIZE}",
@@ -184,13 +192,13 @@ def _socket_route(hooks: Hooks, layout: Layout, machine: str) -> tuple[list[str]
 
 
 _AT_ENTRY = {
-    "open": "open_socket({socket});",
-    "close": "close_socket(ctx, {socket});",
+    "open": "open_socket({socket})",
+    "close": "close_socket(ctx, {socket})",
 }
 
 
 def _at_entry(hook: FunctionHook, socket: str) -> str:
-    return f"\t{_AT_ENTRY[hook.event].format(socket=socket)}\n\treturn 0;"
+    return f"\tUNDISTURBED({_AT_ENTRY[hook.event].format(socket=socket)});\n\treturn 0;"
 
 
 def _shape(hook: FunctionHook, parameters: tuple[str, ...]) -> int:
@@ -230,15 +238,15 @@ def _syscall_route(
         rows.setdefault(hook.name, []).append(hook)
     cases = "\n".join(_case(hooks_of, numbers[name]) for name, hooks_of in rows.items())
     entries = [
-        "int enter_hooked(struct sys_enter *ctx)\n{\n"
+        "static __always_inline void entered(struct sys_enter *ctx)\n{\n"
         "\tstruct pending call = {}, other = {};\n"
         "\tu64 descriptor = ctx->arguments[0], other_descriptor = -1;\n"
         "\tswitch ((u32)ctx->number) {\n"
         f"{cases}\n"
-        "\tdefault:\n\t\treturn 0;\n\t}\n"
+        "\tdefault:\n\t\treturn;\n\t}\n"
         "\tif (!enter_syscall(&call, descriptor) && other_descriptor != -1)\n"
-        "\t\tenter_syscall(&other, other_descriptor);\n"
-        "\treturn 0;\n}"
+        "\t\tenter_syscall(&other, other_descriptor);\n}\n"
+        "int enter_hooked(struct sys_enter *ctx)\n{\n\tUNDISTURBED(entered(ctx));\n\treturn 0;\n}"
     ]
     attachments = []
     for name, (hook, *_) in rows.items():

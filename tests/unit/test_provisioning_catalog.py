@@ -66,10 +66,8 @@ def test_only_the_guest_that_says_so_has_its_archive_treated_so(key, options):
 def test_without_security_leaves_the_other_archives(tmp_path):
     sources = tmp_path / "etc" / "apt" / "sources.list"
     sources.parent.mkdir(parents=True)
-    wanted = (
-        "deb http://archive.test/debian old main\ndeb http://archive.test/debian old-updates main\n"
-    )
-    sources.write_text(wanted + "deb http://security.test/old old-security main\n")
+    wanted = "deb http://a.test/debian old main\ndeb http://a.test/debian old-updates main\n"
+    sources.write_text(wanted + "deb http://b.test/security old-security main\n")
     hook = catalog.WITHOUT_SECURITY.partition("=")[2]
     # As mmdebstrap runs a hook.
     subprocess.run(["sh", "-c", hook, "exec", str(tmp_path)], check=True)
