@@ -20,6 +20,7 @@
 
 struct connection {
 	u64 position[2];
+	u32 sequence[2];      /* TCP's own position behind the last call, see missed_before() */
 	u8 verdict;           /* profiler/probe/bcc.py writes VERDICT_OTHER here */
 	u8 flags;             /* FLAG_JOINED */
 	u8 after_loss[2];
@@ -32,6 +33,14 @@ struct connection {
 BPF_TABLE("lru_hash", u64, struct connection, connections, CONNECTIONS_MAX);
 /* Never written: a new connection is a copy of it (a program's stack is too small for one). */
 BPF_ARRAY(blank_connection, struct connection, 1);
+
+/* How far a direction of plain TCP has come, by its own count. */
+static __always_inline u32 sequence_of(u64 sk, u64 direction)
+{
+	if (direction == DIRECTION_RECV)
+		return READ_KERNEL(u32, sk + OFFSET_tcp_sock_copied_seq);
+	return READ_KERNEL(u32, sk + OFFSET_tcp_sock_write_seq);
+}
 
 static __always_inline void remember_connection(u64 inode)
 {
@@ -50,9 +59,40 @@ find_connection(u64 inode, u64 sk, u8 direction, u32 size)
 
 	remember_connection(inode);
 	connection = connections.lookup(&inode);
-	if (connection && carried_bytes_before(sk, direction, size))
+	if (!connection)
+		return 0;
+	if (carried_bytes_before(sk, direction, size))
 		connection->flags = FLAG_JOINED;
+	connection->sequence[DIRECTION_SEND] = sequence_of(sk, DIRECTION_SEND);
+	connection->sequence[DIRECTION_RECV] = sequence_of(sk, DIRECTION_RECV);
+	connection->sequence[direction & 1] -= size;
 	return connection;
+}
+
+/*
+ * Bytes that this direction has moved since the call before this one, which moved
+ * `size`, and that the probe did not see: while it works on a CPU, and a preemptible
+ * kernel lets another task run there, the kernel skips it. TCP's sequence numbers
+ * know. They are read under the socket's lock on the way out (hooks.toml), else
+ * another thread's bytes would look like missing ones; on the syscall route that
+ * cannot be had for what is sent.
+ *
+ * One byte is no sign: an urgent one is in the sequence, but not in the stream.
+ */
+static __always_inline u32
+missed_before(struct connection *connection, u64 sk, u64 direction, u32 size)
+{
+	u32 sequence = sequence_of(sk, direction);
+	u32 missed = sequence - size - connection->sequence[direction];
+
+	if (!is_plain_tcp(sk))
+		return 0;
+	connection->sequence[direction] = sequence;
+#ifdef ROUTE_SYSCALL
+	if (direction == DIRECTION_SEND)
+		return 0;
+#endif
+	return (s32)missed > 1 ? missed : 0;
 }
 
 /* Judge an undecided connection by the call's first bytes, at `data` in user memory. */

@@ -31,6 +31,7 @@ enum lost {
 	LOST_UNREADABLE,  /* the memory could not be read, or is pages of a file (sendfile, splice) */
 	LOST_NO_SOCKET,   /* the socket was gone before it could be identified */
 	LOST_TABLE_FULL,  /* no room in a table of the probe */
+	LOST_SKIPPED,     /* the kernel did not run the probe: it was at work on that CPU already */
 	LOST_REASONS,
 };
 

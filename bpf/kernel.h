@@ -105,26 +105,6 @@ static __always_inline u64 fetch_and_add(u64 *number, u64 added)
 }
 
 /*
- * Run a program's work without being preempted. While a program runs on a CPU the
- * kernel does not run it a second time there: on a preemptible kernel another task's
- * call would go unseen. The two functions (Linux 6.10) are not helpers but functions
- * of the kernel, called by their BTF id: profiler/probe/load.py puts it in the place
- * of these numbers.
- */
-#ifdef HAS_PREEMPT_DISABLE
-static void (*const preempt_disable)(void) = (void *)CALL_PREEMPT_DISABLE;
-static void (*const preempt_enable)(void) = (void *)CALL_PREEMPT_ENABLE;
-#define UNDISTURBED(work)          \
-	do {                       \
-		preempt_disable(); \
-		work;              \
-		preempt_enable();  \
-	} while (0)
-#else
-#define UNDISTURBED(work) work
-#endif
-
-/*
  * Show the verifier that `value` is within `mask`. Clang, which knows it already,
  * would leave the operation out; the empty asm makes it forget.
  */

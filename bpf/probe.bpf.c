@@ -56,11 +56,18 @@ static __always_inline void move_data(struct call *call)
 		return;
 	}
 
-	u64 position = fetch_and_add(&connection->position[direction], call->size);
 	if (connection->verdict == VERDICT_OTHER) {
 		count(&counters->filtered[FILTERED_NOT_HTTP], call->size);
 		return;
 	}
+	u32 missed = missed_before(connection, call->sk, direction, call->size);
+	if (missed) {
+		count(&counters->seen, missed);
+		count(&counters->lost[LOST_SKIPPED], missed);
+		fetch_and_add(&connection->position[direction], missed);
+		connection->after_loss[direction] = 1;
+	}
+	u64 position = fetch_and_add(&connection->position[direction], call->size);
 	struct workspace *work = workspaces.lookup(&slot);
 	if (!work)
 		return;

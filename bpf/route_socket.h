@@ -10,13 +10,23 @@
 #ifdef ROUTE_SOCKET
 /*
  * How a hooked function is called: a byte each for the direction and for which of
- * its parameters is the socket, the message and the flags; and how many it has.
+ * its parameters is the socket, the message and the flags; how many it has; and
+ * its level.
  *
  * The program is the same for all functions and is compiled once. When it is loaded
  * for one of them, profiler/probe/load.py writes that function's numbers over
  * SHAPE_PLACEHOLDER; the verifier then sees constants, and leaves out all else.
  */
 #define NO_PARAMETER   0xff
+
+/*
+ * What plain TCP sends is looked at in TCP, under the socket's lock, so that calls of
+ * several threads are seen in the order of the stream. All else is looked at above.
+ */
+#define LEVEL_SOCKET 0 /* struct socket: any protocol */
+#define LEVEL_ABOVE  1 /* struct socket: all but plain TCP */
+#define LEVEL_TCP    2 /* struct sock: plain TCP only */
+
 #define PARAMETERS_MAX 6
 
 static __always_inline u64 shape(void)
@@ -43,19 +53,30 @@ static __always_inline u64 parameter(u64 *ctx, u8 number)
 }
 
 /* A function has returned that moved data of a socket. */
-static __always_inline void left_function(u64 *ctx)
+int leave_function(u64 *ctx)
 {
 	u8 direction = shape();
 	u8 socket_number = shape() >> 8;
 	u8 message_number = shape() >> 16;
 	u8 flags_number = shape() >> 24;
 	u8 result_number = shape() >> 32; /* it follows the parameters */
+	u8 level = shape() >> 40;
 
-	u64 socket = parameter(ctx, socket_number);
 	s64 result = (int)parameter(ctx, result_number);
-	u64 sk = FIELD(u64, socket, socket_sk);
-	if (result < 0 || !is_stream(sk))
-		return;
+	if (result < 0)
+		return 0;
+	u64 socket, sk;
+	if (level == LEVEL_TCP) {
+		sk = parameter(ctx, socket_number);
+		socket = FIELD(u64, sk, sock_sk_socket);
+		if (!socket || !is_plain_tcp(sk))
+			return 0;
+	} else {
+		socket = parameter(ctx, socket_number);
+		sk = FIELD(u64, socket, socket_sk);
+		if (!is_stream(sk) || (level == LEVEL_ABOVE && is_plain_tcp(sk)))
+			return 0;
+	}
 
 	/* Without a message the data is in pages of a file or a pipe. */
 	u64 message = 0;
@@ -78,11 +99,6 @@ static __always_inline void left_function(u64 *ctx)
 		.context = ctx,
 	};
 	finish_call(&call, result);
-}
-
-int leave_function(u64 *ctx)
-{
-	UNDISTURBED(left_function(ctx));
 	return 0;
 }
 #endif

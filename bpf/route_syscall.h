@@ -72,12 +72,12 @@ static __always_inline u32 size_of_messages(u64 messages, u32 count)
 	return total;
 }
 
-static __always_inline void left_syscall(struct sys_exit *ctx)
+int leave_syscall(struct sys_exit *ctx)
 {
 	u64 id = bpf_get_current_pid_tgid();
 	struct pending *found = pending.lookup(&id);
 	if (!found)
-		return;
+		return 0;
 	struct pending pending_call = *found;
 	pending.delete(&id);
 
@@ -96,11 +96,6 @@ static __always_inline void left_syscall(struct sys_exit *ctx)
 		.context = ctx,
 	};
 	finish_call(&call, result);
-}
-
-int leave_syscall(struct sys_exit *ctx)
-{
-	UNDISTURBED(left_syscall(ctx));
 	return 0;
 }
 #endif

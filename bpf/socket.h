@@ -38,6 +38,12 @@ static __always_inline int is_tcp(u64 sk)
 	       FIELD(SK_PROTOCOL_T, sk, sock_sk_protocol) == IPPROTO_TCP;
 }
 
+/* TCP with nothing above it that has a stream of its own, such as kernel TLS. */
+static __always_inline int is_plain_tcp(u64 sk)
+{
+	return is_tcp(sk) && !READ_KERNEL(u64, sk + OFFSET_inet_connection_sock_icsk_ulp_ops);
+}
+
 static __always_inline u16 local_port(u64 sk)
 {
 	u16 port = FIELD(u16, sk, sock___sk_common_skc_num);

@@ -33,7 +33,7 @@ from profiler.probe.generate import (
 from profiler.probe.headers import read_layout_of_headers
 from profiler.probe.hooks import Hooks, load_hooks
 from profiler.probe.layout import Layout, read_layout
-from profiler.probe.load import attach, load, skipped, target_id, with_calls, with_fetch, with_shape
+from profiler.probe.load import attach, load, skipped, target_id, with_fetch, with_shape
 from profiler.probe.order import Order
 from profiler.settings import ROUTES, Settings
 
@@ -172,7 +172,7 @@ class BccEngine:
 
     def _load(self, attachment: Attachment, target: int | None, layout: Layout) -> int:
         code = self._bpf.dump_func(attachment.function.encode())
-        code = with_calls(with_shape(code, attachment.shape), layout.functions)
+        code = with_shape(code, attachment.shape)
         if can_fetch_and_add(layout):
             code = with_fetch(code)
         return load(code, attachment, target)

@@ -20,7 +20,7 @@ FILTERED = (
     "kernel",
     "discarded",
 )
-LOST = ("ring_full", "unreadable", "no_socket", "table_full")
+LOST = ("ring_full", "unreadable", "no_socket", "table_full", "skipped")
 
 
 class Tally(NamedTuple):

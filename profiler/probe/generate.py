@@ -38,9 +38,7 @@ _INCLUDE = re.compile(r'#include "(.+)"')
 # In the program until it is loaded: more than 32 bits, so that it takes an instruction of its own.
 SHAPE_PLACEHOLDER = 0x5368617065000000
 _NO_PARAMETER = 0xFF
-
-# Numbers of no helper: the kernel's functions that are called instead are put in when loading.
-CALL_NUMBERS = {"bpf_preempt_disable": 0x7FFF0001, "bpf_preempt_enable": 0x7FFF0002}
+_LEVELS = ("socket", "above", "tcp")
 
 # Kinds of attachment: where a program hooks on.
 FENTRY, FEXIT, KPROBE, TRACEPOINT = "fentry", "fexit", "kprobe", "tracepoint"
@@ -153,11 +151,6 @@ def _settings_macros(settings: Settings, layout: Layout, self_pid: int) -> list[
         f"#define WANTED_PORT(port) ({_any_of('(port)', settings.ports)})",
         f"#define CALL_LIMIT {settings.call_limit}",
         f"#define SHAPE_PLACEHOLDER {SHAPE_PLACEHOLDER}ULL",
-        *(
-            f"#define {name.upper().replace('BPF', 'CALL')} {number}"
-            for name, number in CALL_NUMBERS.items()
-        ),
-        *(["#define HAS_PREEMPT_DISABLE 1"] if set(CALL_NUMBERS) <= set(layout.functions) else []),
         f"#define CONNECTIONS_MAX {CONNECTIONS_MAX}",
         f"#define PROCESSES_MAX {PROCESSES_MAX}",
         f"#define RING_PAGES {settings.ring_bytes // PAGE_SIZE}",
@@ -198,11 +191,11 @@ _AT_ENTRY = {
 
 
 def _at_entry(hook: FunctionHook, socket: str) -> str:
-    return f"\tUNDISTURBED({_AT_ENTRY[hook.event].format(socket=socket)});\n\treturn 0;"
+    return f"\t{_AT_ENTRY[hook.event].format(socket=socket)};\n\treturn 0;"
 
 
 def _shape(hook: FunctionHook, parameters: tuple[str, ...]) -> int:
-    """One byte each: direction, positions of socket, message and flags, number of parameters."""
+    """``leave_function``'s numbers, a byte each (``bpf/route_socket.h``)."""
     bytes_ = (
         0 if hook.direction == "send" else 1,
         *(
@@ -210,6 +203,7 @@ def _shape(hook: FunctionHook, parameters: tuple[str, ...]) -> int:
             for name in (hook.socket, hook.message, hook.flags)
         ),
         len(parameters),
+        _LEVELS.index(hook.level),
     )
     return int.from_bytes(bytes(bytes_), "little")
 
@@ -238,15 +232,15 @@ def _syscall_route(
         rows.setdefault(hook.name, []).append(hook)
     cases = "\n".join(_case(hooks_of, numbers[name]) for name, hooks_of in rows.items())
     entries = [
-        "static __always_inline void entered(struct sys_enter *ctx)\n{\n"
+        "int enter_hooked(struct sys_enter *ctx)\n{\n"
         "\tstruct pending call = {}, other = {};\n"
         "\tu64 descriptor = ctx->arguments[0], other_descriptor = -1;\n"
         "\tswitch ((u32)ctx->number) {\n"
         f"{cases}\n"
-        "\tdefault:\n\t\treturn;\n\t}\n"
+        "\tdefault:\n\t\treturn 0;\n\t}\n"
         "\tif (!enter_syscall(&call, descriptor) && other_descriptor != -1)\n"
-        "\t\tenter_syscall(&other, other_descriptor);\n}\n"
-        "int enter_hooked(struct sys_enter *ctx)\n{\n\tUNDISTURBED(entered(ctx));\n\treturn 0;\n}"
+        "\t\tenter_syscall(&other, other_descriptor);\n"
+        "\treturn 0;\n}"
     ]
     attachments = []
     for name, (hook, *_) in rows.items():

@@ -28,6 +28,7 @@ _INCLUDES = (
     "linux/socket.h",
     "linux/tcp.h",
     "net/af_unix.h",
+    "net/inet_connection_sock.h",
     "net/inet_sock.h",
     "net/net_namespace.h",
     "net/sock.h",

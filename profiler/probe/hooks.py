@@ -27,7 +27,8 @@ BPF_DIRECTORY = next(
 class FunctionHook:
     """A kernel function; ``socket``, ``message`` and ``flags`` name its parameters.
 
-    ``optional``: some kernels lack it and do not need it.
+    ``level`` is ``socket``, ``above`` or ``tcp``; ``optional``: some kernels lack it and do
+    not need it.
     """
 
     name: str
@@ -36,6 +37,7 @@ class FunctionHook:
     direction: str | None = None
     message: str | None = None
     flags: str | None = None
+    level: str = "socket"
     optional: bool = False
 
 

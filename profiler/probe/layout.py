@@ -59,6 +59,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
         "sock.__sk_common.skc_net",
         "net.ns.inum",
         "inet_sock.inet_sport",
+        "inet_connection_sock.icsk_ulp_ops",
         "tcp_sock.bytes_received",
         "tcp_sock.bytes_acked",
         "tcp_sock.rcv_nxt",
@@ -103,9 +104,6 @@ HELPERS = (
     "check_mtu",
 )
 
-# Functions of the kernel that the probe calls where they are.
-CALLED = ("bpf_preempt_disable", "bpf_preempt_enable")
-
 # Kinds of BTF types (include/uapi/linux/btf.h).
 _STRUCT, _UNION, _ENUM, _TYPEDEF, _VOLATILE, _CONST = 4, 5, 6, 8, 9, 10
 _RESTRICT, _FUNC, _FUNC_PROTO = 11, 12, 13
@@ -128,7 +126,7 @@ class Layout:
     """Kernel function -> names of its parameters, in order."""
 
     functions: dict[str, int] = field(default_factory=dict)
-    """Kernel function -> its BTF id, by which a program is attached to it or calls it."""
+    """Kernel function -> its BTF id, by which a program is attached to it."""
 
 
 class Btf:
@@ -290,7 +288,7 @@ def read_layout(functions: Collection[str] = (), path: Path = VMLINUX) -> Layout
         enumerators = {name: btf.enumerator(enum, name) for name, enum in ENUMERATORS.items()}
         helpers = {name: btf.enumerator("bpf_func_id", f"BPF_FUNC_{name}") for name in HELPERS}
         parameters = {name: btf.parameters(name) for name in functions}
-        ids = {name: btf.function(name) for name in (*functions, *CALLED)}
+        ids = {name: btf.function(name) for name in functions}
         return Layout(
             offsets=offsets,
             enumerators={k: v for k, v in enumerators.items() if v is not None},

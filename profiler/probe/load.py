@@ -14,12 +14,10 @@ import errno
 import os
 import platform
 import struct
-from collections.abc import Mapping
 from pathlib import Path
 
 from profiler.errors import ProbeError
 from profiler.probe.generate import (
-    CALL_NUMBERS,
     FENTRY,
     FEXIT,
     KPROBE,
@@ -68,9 +66,6 @@ _INSTRUCTION = struct.Struct("=BBhi")
 # An atomic add of 64 bits; with the flag it returns what was there (Linux 5.12).
 _ATOMIC_ADD = 0xDB
 _BPF_FETCH = 1
-
-_CALL = 0x85
-_PSEUDO_KFUNC_CALL = 2
 
 # The most that every kernel accepts.
 _LOG_SIZE = (1 << 24) - 1
@@ -164,22 +159,6 @@ def with_fetch(code: bytes) -> bytes:
 def with_shape(code: bytes, shape: int) -> bytes:
     """Return ``code`` with ``shape`` in the place of each SHAPE_PLACEHOLDER."""
     return code.replace(_wide_constant(SHAPE_PLACEHOLDER), _wide_constant(shape))
-
-
-def with_calls(code: bytes, functions: Mapping[str, int]) -> bytes:
-    """Return ``code`` with calls of CALL_NUMBERS made calls of the kernel's functions of that name.
-
-    ``functions`` are their BTF ids.
-    """
-    patched = bytearray(code)
-    targets = {number: functions.get(name) for name, number in CALL_NUMBERS.items()}
-    for position in range(0, len(code), _INSTRUCTION.size):
-        opcode, _, offset, constant = _INSTRUCTION.unpack_from(code, position)
-        target = targets.get(constant) if opcode == _CALL else None
-        if target is not None:
-            registers = _PSEUDO_KFUNC_CALL << 4  # the source register's place
-            _INSTRUCTION.pack_into(patched, position, opcode, registers, offset, target)
-    return bytes(patched)
 
 
 def skipped(program: int) -> int:

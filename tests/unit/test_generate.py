@@ -21,6 +21,7 @@ LAYOUT = Layout(
     pt_regs_size=168,
     iter_type_has_direction=False,
     parameters={
+        "tcp_sendmsg_locked": ("sk", "msg", "size"),
         **dict.fromkeys(SENDERS, ("sock", "msg", "size")),
         **dict.fromkeys(RECEIVERS, ("sock", "msg", "size", "flags")),
         "tcp_splice_read": ("sock", "ppos", "pipe", "len", "flags"),
@@ -63,16 +64,18 @@ def test_the_source_stands_alone(route: str) -> None:
 def shape_of(layout: Layout, function: str) -> list[int]:
     attachments = program("socket", layout=layout).attachments
     (shape,) = (a.shape for a in attachments if a.target == function)
-    return list(shape.to_bytes(5, "little"))
+    return list(shape.to_bytes(6, "little"))
 
 
 def test_parameters_of_functions_are_found_by_name() -> None:
-    # direction; socket, message, flags; how many there are: the result comes after them
-    assert shape_of(LAYOUT, "inet_sendmsg") == [0, 0, 1, 0xFF, 3]
-    assert shape_of(LAYOUT, "inet_recvmsg") == [1, 0, 1, 3, 4]
-    assert shape_of(LAYOUT, "tcp_splice_read") == [1, 0, 0xFF, 0xFF, 5]
+    # direction; socket, message, flags; how many there are: the result comes after them; level
+    assert shape_of(LAYOUT, "inet_sendmsg") == [0, 0, 1, 0xFF, 3, 1]
+    assert shape_of(LAYOUT, "tcp_sendmsg_locked") == [0, 0, 1, 0xFF, 3, 2]
+    assert shape_of(LAYOUT, "unix_stream_sendmsg") == [0, 0, 1, 0xFF, 3, 0]
+    assert shape_of(LAYOUT, "inet_recvmsg") == [1, 0, 1, 3, 4, 0]
+    assert shape_of(LAYOUT, "tcp_splice_read") == [1, 0, 0xFF, 0xFF, 5, 0]
     other = {**LAYOUT.parameters, "inet_recvmsg": ("flags", "sock", "size", "new", "msg")}
-    assert shape_of(replace(LAYOUT, parameters=other), "inet_recvmsg") == [1, 1, 4, 0, 5]
+    assert shape_of(replace(LAYOUT, parameters=other), "inet_recvmsg") == [1, 1, 4, 0, 5, 0]
 
 
 def test_one_program_serves_all_functions_that_move_data() -> None:
@@ -138,7 +141,7 @@ def test_attachments() -> None:
     targets = {(a.kind, a.target) for a in program("socket").attachments}
     opens = {"unix_stream_connect", "unix_accept", "unix_socketpair"}
     assert targets == {
-        *(("fexit", f) for f in (*SENDERS, *RECEIVERS)),
+        *(("fexit", f) for f in ("tcp_sendmsg_locked", *SENDERS, *RECEIVERS)),
         *(("fexit", f) for f in ("tcp_splice_read", "unix_stream_splice_read")),
         *(("fentry", f) for f in ("inet_release", "unix_release", *opens)),
     }
