@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROUTES = ("socket", "syscall")
+ENGINES = ("bcc", "bpftrace")
 
 # What one syscall may hand over; see PIECES_MAX and PAYLOAD_MAX in bpf/event.h.
 CALL_LIMIT = 64 * 16383
@@ -32,6 +33,9 @@ class Settings:
 
     route: str | None = None
     """``socket`` or ``syscall``; ``None`` takes the better one that the kernel offers."""
+
+    engine: str = "bcc"
+    """What loads the probe: ``bcc`` or ``bpftrace``."""
 
     record: Path | None = None
     """Where the raw capture is written, to be replayed later."""

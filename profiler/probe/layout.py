@@ -30,6 +30,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
         "task_struct.start_boottime",
         "task_struct.stack",
         "task_struct.files",
+        "task_struct.comm",
         "files_struct.fdt",
         "fdtable.max_fds",
         "fdtable.fd",
