@@ -36,6 +36,13 @@ PREFERRED, FALLBACK = "ubuntu-24.04", "debian-12"
 ARCHIVE_TIMEOUT = 8.0
 """Seconds for an archive to answer; a person is waiting for the answer."""
 
+# Kept in the tree, where Ansible has apt read the lists again.
+EXPIRED_ARCHIVE = '--aptopt=Acquire::Check-Valid-Until "false"'
+
+# mmdebstrap writes the lines of all archives of a suite before this hook, and reads
+# the archives after it.
+WITHOUT_SECURITY = '--setup-hook=sed -i /-security/d "$1/etc/apt/sources.list"'
+
 
 @dataclass(frozen=True)
 class GuestSpec:
@@ -51,6 +58,18 @@ class GuestSpec:
     python: str
     memory: int
     cpus: int
+    without_security: bool = False
+    archive_expired: bool = False
+
+    @property
+    def apt_options(self) -> tuple[str, ...]:
+        """What mmdebstrap must tell apt for it to take the lists of this archive."""
+        return (EXPIRED_ARCHIVE,) if self.archive_expired else ()
+
+    @property
+    def hooks(self) -> tuple[str, ...]:
+        """What mmdebstrap must do to the list of archives; without effect in a simulation."""
+        return (WITHOUT_SECURITY,) if self.without_security else ()
 
 
 KEYS: Mapping[str, type] = {
@@ -62,6 +81,11 @@ KEYS: Mapping[str, type] = {
     "python": str,
     "memory": int,
     "cpus": int,
+}
+
+OPTIONAL_KEYS: Mapping[str, type] = {
+    "without_security": bool,
+    "archive_expired": bool,
 }
 
 # Of each distribution the smallest component: what stands for the whole archive
@@ -81,14 +105,16 @@ def parse_catalog(text: str, architecture: Architecture) -> dict[str, GuestSpec]
 def _parse_guest(name: str, row: Any, architecture: Architecture) -> GuestSpec:
     if not isinstance(row, dict):
         raise CatalogError(f"guests.toml: {name} is outside any guest: write it under [GUEST]")
+    known = {**KEYS, **OPTIONAL_KEYS}
     for key, value in row.items():
-        if key not in KEYS:
+        if key not in known:
             raise CatalogError(
-                f"guests.toml: unknown key {key!r} of guest {name}: known are {', '.join(KEYS)}"
+                f"guests.toml: unknown key {key!r} of guest {name}: known are {', '.join(known)}"
             )
-        if not isinstance(value, KEYS[key]) or isinstance(value, bool):
+        # Exactly, for in Python a bool is an int too.
+        if type(value) is not known[key]:
             raise CatalogError(
-                f"guests.toml: {key} of guest {name} is {value!r}, not a {KEYS[key].__name__}"
+                f"guests.toml: {key} of guest {name} is {value!r}, not a {known[key].__name__}"
             )
     missing = [key for key in KEYS if key not in row]
     if missing:
@@ -158,6 +184,7 @@ def archive_trouble(spec: GuestSpec) -> str | None:
         '--aptopt=Acquire::Retries "0"',
         '--aptopt=Acquire::http::Timeout "4"',
         '--aptopt=Acquire::https::Timeout "4"',
+        *spec.apt_options,
         spec.suite,
         "/dev/null",
     ]
@@ -185,7 +212,11 @@ def archive_trouble(spec: GuestSpec) -> str | None:
 
 
 def recipe(spec: GuestSpec) -> dict[str, Any]:
-    """Return what of a guest shapes its image; memory and processors do not."""
+    """Return what of a guest shapes its image; memory and processors do not.
+
+    Nor is here what only shapes the command that installs the base system.
+    """
     values = dataclasses.asdict(spec)
-    del values["memory"], values["cpus"]
+    for key in ("memory", "cpus", *OPTIONAL_KEYS):
+        del values[key]
     return values

@@ -144,6 +144,8 @@ def ensure_image(spec: GuestSpec) -> Image:
 
 def _build_as_root(spec: GuestSpec) -> Image:
     sudo = find_tool("sudo", "sudo")
+    # Here, for of what fails through sudo no more is known than its status.
+    _check_archive(spec, system_tree(spec))
     say(f"{spec.name}: installing packages into a tree needs root: asking sudo for the build")
     cache = cache_directory()
     for name in ("systems", "images", "logs", "locks"):
@@ -202,10 +204,15 @@ def _build(spec: GuestSpec) -> Image:
         return image
 
 
+def _check_archive(spec: GuestSpec, tree: Path) -> None:
+    if not tree.is_dir():
+        trouble = archive_trouble(spec)
+        if trouble is not None:
+            raise ArchiveUnreachable(f"{spec.name} is unreachable: {trouble}")
+
+
 def _build_system(spec: GuestSpec, tree: Path, log: Path) -> None:
-    trouble = archive_trouble(spec)
-    if trouble is not None:
-        raise ArchiveUnreachable(f"{spec.name} is unreachable: {trouble}")
+    _check_archive(spec, tree)
     # Missed now rather than after a minute.
     find_ansible()
     with made_aside(tree) as aside:
@@ -270,6 +277,8 @@ def _mmdebstrap(spec: GuestSpec, tree: Path) -> list[str]:
         f"--include={','.join(BASE_PACKAGES)}",
         '--aptopt=APT::Install-Recommends "false"',
         *(f"--dpkgopt={option}" for option in DPKG_OPTIONS),
+        *spec.apt_options,
+        *spec.hooks,
         spec.suite,
         str(tree),
     ]

@@ -9,14 +9,16 @@ from __future__ import annotations
 import json
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from provisioning import Guest, ProvisioningError, Running, machine
+from provisioning import Guest, GuestSpec, ProvisioningError, Running, build, machine
+from provisioning.catalog import find_guest
+from provisioning.errors import ArchiveUnreachable
 from tests.conftest import DEFAULT_GUESTS
 
 TRAFFIC = "/tmp/traffic.py"
@@ -24,10 +26,17 @@ ROUTES = ("socket", "syscall")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    named = metafunc.config.getoption("--guest")
     if "guest" in metafunc.fixturenames:
-        names = metafunc.config.getoption("--guest") or DEFAULT_GUESTS
-        guests = [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in names]
-        metafunc.parametrize("guest", guests, indirect=True, scope="session")
+        _parametrize(metafunc, "guest", named or DEFAULT_GUESTS)
+    elif "system" in metafunc.fixturenames:
+        # It takes a minute and boots nothing: without a choice, one guest stands for all.
+        _parametrize(metafunc, "system", named or DEFAULT_GUESTS[:1])
+
+
+def _parametrize(metafunc: pytest.Metafunc, fixture: str, names: Sequence[str]) -> None:
+    guests = [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in names]
+    metafunc.parametrize(fixture, guests, indirect=True, scope="session")
 
 
 def pytest_exception_interact(
@@ -39,9 +48,26 @@ def pytest_exception_interact(
         report.sections.append(("console of the machine", error.details))
 
 
+def _build(name: str) -> None:
+    try:
+        build(name)
+    except ArchiveUnreachable as error:
+        # Nothing is said about the product, good or bad.
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def system(request: pytest.FixtureRequest) -> GuestSpec:
+    """A guest that is built, not booted."""
+    _build(request.param)
+    return find_guest(request.param)
+
+
 @pytest.fixture(scope="session")
 def guest(request: pytest.FixtureRequest) -> Iterator[Guest]:
+    """A guest that is up, with the traffic script in it."""
     worker = os.environ.get("PYTEST_XDIST_WORKER", f"pid{os.getpid()}")
+    _build(request.param)
     with machine(request.param, instance=f"{request.param}@{worker}") as booted:
         booted.push(Path(__file__).with_name("traffic.py"), TRAFFIC)
         yield booted

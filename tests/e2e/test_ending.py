@@ -21,7 +21,7 @@ LINE = re.compile(
 )
 
 # Matches the profiler, but not the shell that looks for it.
-PROFILER = "[/]usr/local/bin/http-profiler"
+PROFILER = "[/]usr/bin/http-profiler"
 
 
 def accounts(said: str) -> dict[str, list[int]]:

@@ -19,6 +19,7 @@ from provisioning.cache import (
     write_whole,
 )
 from provisioning.catalog import find_guest
+from provisioning.errors import ArchiveUnreachable
 from provisioning.host import REPOSITORY
 
 
@@ -206,3 +207,12 @@ def test_a_build_that_fails_leaves_nothing_to_reuse(repository, monkeypatch, tmp
     kept = [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
     assert kept == []
     assert contents(tmp_path / "cache" / "systems") == []
+
+
+@pytest.mark.parametrize("build", [image._build, image._build_as_root])
+def test_an_archive_that_cannot_be_reached_is_told_from_a_build_that_fails(
+    repository, monkeypatch, build
+):
+    monkeypatch.setattr(image, "archive_trouble", lambda spec: "no answer within 8 s")
+    with pytest.raises(ArchiveUnreachable, match="debian-12 is unreachable: no answer within 8 s"):
+        build(find_guest("debian-12"))

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+
 import pytest
 
 from provisioning import catalog
@@ -41,6 +43,37 @@ def test_the_guests_that_issue_2_asks_for():
     assert kernels["ubuntu-22.04"] == "5.15."
 
 
+def test_the_oldest_and_the_newest_kernel():
+    catalog = load_catalog()
+    assert (catalog["debian-11"].kernel, catalog["debian-11"].python) == ("5.10.", "3.9")
+    assert (catalog["debian-14"].kernel, catalog["debian-14"].python) == ("7.", "3.14")
+
+
+@pytest.mark.parametrize(
+    ("key", "options"),
+    [
+        ("", ((), ())),
+        ("archive_expired = true", (('--aptopt=Acquire::Check-Valid-Until "false"',), ())),
+        ("archive_expired = false", ((), ())),
+        ("without_security = true", ((), (catalog.WITHOUT_SECURITY,))),
+    ],
+)
+def test_only_the_guest_that_says_so_has_its_archive_treated_so(key, options):
+    spec = parse_catalog(GUEST + key, host_architecture("x86_64"))["debian-12"]
+    assert (spec.apt_options, spec.hooks) == options
+
+
+def test_without_security_leaves_the_other_archives(tmp_path):
+    sources = tmp_path / "etc" / "apt" / "sources.list"
+    sources.parent.mkdir(parents=True)
+    wanted = "deb http://a.test/debian old main\ndeb http://a.test/debian old-updates main\n"
+    sources.write_text(wanted + "deb http://b.test/security old-security main\n")
+    hook = catalog.WITHOUT_SECURITY.partition("=")[2]
+    # As mmdebstrap runs a hook.
+    subprocess.run(["sh", "-c", hook, "exec", str(tmp_path)], check=True)
+    assert sources.read_text() == wanted
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -49,6 +82,10 @@ def test_the_guests_that_issue_2_asks_for():
         (("cpus = 2", "cpus = true"), "cpus of guest debian-12 is True"),
         (("cpus = 2", "cpus = 0"), "cpus of guest debian-12 is 0, not above 0"),
         (("cpus = 2", ""), "guest debian-12 has no cpus"),
+        (
+            ("cpus = 2", "cpus = 2\narchive_expired = 1"),
+            "archive_expired of guest debian-12 is 1, not a bool",
+        ),
         (('"debian"', '"fedora"'), "distribution of guest debian-12 is 'fedora'"),
         (("[debian-12]", "[debian-12"), "is not TOML"),
         (("[debian-12]", ""), "distribution is outside any guest"),
@@ -110,6 +147,17 @@ def test_an_archive_without_its_key(monkeypatch, tmp_path):
 def test_an_archive_that_says_no(monkeypatch, tmp_path):
     stand_in(monkeypatch, tmp_path, "echo 'I: running'; echo 'E: Could not resolve it'; exit 1")
     assert catalog.archive_trouble(find_guest("ubuntu-24.04")) == "Could not resolve it"
+
+
+def test_an_expired_archive_is_taken_where_the_guest_says_so(monkeypatch, tmp_path):
+    # Says what mmdebstrap says of a list whose date has passed, unless it need not look.
+    stand_in(
+        monkeypatch,
+        tmp_path,
+        "case \"$*\" in *Check-Valid-Until*) exit 0;; esac; echo 'E: it is expired'; exit 1",
+    )
+    assert catalog.archive_trouble(find_guest("debian-14")) is None
+    assert catalog.archive_trouble(find_guest("debian-13")) == "it is expired"
 
 
 def test_an_archive_that_does_not_answer_is_given_up_with_all_its_processes(monkeypatch, tmp_path):
