@@ -126,13 +126,16 @@ class Dialect:
 
     @property
     def pieces_max(self) -> int:
-        """Pieces of one call; what is beyond them only advances the stream."""
-        return 8 if self.version >= (0, 22) else 16
+        """Pieces of one call; what is beyond them only advances the stream.
+
+        Each is a printf of its own, and costs bpftrace a second to compile in an emulated machine.
+        """
+        return 4 if self.version >= (0, 22) else 8
 
     @property
     def segments_max(self) -> int:
         """Pieces of one call with several segments, each of which begins a piece."""
-        return 8 if self.version >= (0, 22) else 12
+        return 6
 
     @property
     def buffer(self) -> str:

@@ -138,6 +138,7 @@ class Printed:
         self._ordinals: dict[int, int] = {}
         self._maps: dict[str, dict[str, int]] = {}
         self._counted: dict[str, dict[str, int]] = {}
+        self._has_counted = False
         self._received = [[0, 0], [0, 0]]
         self._refused = [[0, 0], [0, 0]]
         self._ignored: set[int] = set()
@@ -152,7 +153,7 @@ class Printed:
     @property
     def attached(self) -> bool:
         """Have the first and the last probe of the program printed something?"""
-        return bool(self._heartbeats) and bool(self._counted)
+        return bool(self._heartbeats) and self._has_counted
 
     def feed(self, line: bytes, now: float) -> None:
         """Take one line of output; ``now`` is any clock's time in seconds."""
@@ -213,6 +214,7 @@ class Printed:
             self._heartbeats[cpu] = (time, now)
         elif kind == "S":
             self._counted, self._maps = self._maps, {}
+            self._has_counted = True
 
     def _wait(self, time: int, item: Call | End, pieces: list[Piece]) -> None:
         # The arrival keeps lines of one time in their order, and never compares items.

@@ -168,6 +168,21 @@ def peek(token):
     say()
 
 
+def every_byte(token):
+    """A body of all byte values, and of what some printers make of them."""
+    client, server = pair()
+    body = bytes(range(256)) + rb"\x00\xff\\x41"
+    head = b"POST /%s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (
+        token.encode(),
+        len(body),
+    )
+    client.send(head + body)
+    read_all(server.recv, len(head + body))
+    server.send(b"HTTP/1.1 204 No Content\r\n\r\n")
+    read_all(client.recv, 27)
+    say()
+
+
 def noise(token):
     """What is not HTTP: other protocols over TCP, look-alikes, and HTTP over UDP."""
     marker = token.encode()
@@ -247,5 +262,16 @@ if __name__ == "__main__":
     scenario, *arguments = sys.argv[1:]
     {
         f.__name__: f
-        for f in (serve, requests, early, syscalls, bytewise, peek, noise, cut_off, threads)
+        for f in (
+            serve,
+            requests,
+            early,
+            syscalls,
+            bytewise,
+            peek,
+            every_byte,
+            noise,
+            cut_off,
+            threads,
+        )
     }[scenario](*arguments)
