@@ -15,8 +15,9 @@ from pathlib import Path
 from profiler import __version__
 from profiler.doctor.examine import examine
 from profiler.errors import ProfilerError
+from profiler.probe import program_text
 from profiler.session import capture, replay
-from profiler.settings import BUFFERS, ROUTES, TYPES, Settings
+from profiler.settings import BUFFERS, ENGINES, ROUTES, TYPES, Settings
 
 _DEFAULTS = Settings()
 
@@ -38,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         pids=tuple(getattr(options, "pid", ()) or ()),
         max_body=options.max_body,
         route=getattr(options, "route", None),
+        engine=options.engine,
         record=getattr(options, "record", None),
         ring_bytes=getattr(options, "ring_size", _DEFAULTS.ring_bytes),
         buffer=getattr(options, "buffer", None),
@@ -49,7 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.command == "replay":
             replay(options.capture, settings)
         elif options.command == "doctor":
-            return examine(settings.route, options.engine, options.json)
+            return examine(settings.route, settings.engine, options.json)
+        elif options.command == "probe":
+            print(program_text(settings), end="")
         else:
             capture(settings)
     except ProfilerError as error:
@@ -93,12 +97,7 @@ def _parser() -> argparse.ArgumentParser:
         help="only what this process sends and receives; may be repeated",
     )
     how = parser.add_argument_group("how")
-    how.add_argument(
-        "--route",
-        choices=ROUTES,
-        help="where to hook: the kernel's TCP functions or the system calls' tracepoints "
-        "(default: the first that this kernel offers)",
-    )
+    _add_probe_options(how, _DEFAULTS.engine)
     how.add_argument(
         "--record",
         type=Path,
@@ -146,7 +145,13 @@ def _parser() -> argparse.ArgumentParser:
         description="Writes the JSON lines of a capture that --record wrote.",
     )
     replayed.add_argument("capture", type=Path, metavar="CAPTURE")
+    shown = commands.add_parser(
+        "probe",
+        help="print the program that would be loaded; needs no root",
+        description="Prints the program that would be loaded into this machine's kernel.",
+    )
     # Left out unless given, so that an option before the command is not overwritten.
+    _add_probe_options(shown, argparse.SUPPRESS)
     _add_output_options(replayed, argparse.SUPPRESS)
     _add_doctor(
         commands.add_parser(
@@ -166,7 +171,12 @@ def _add_doctor(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--route", choices=ROUTES, default=argparse.SUPPRESS, help="try only this one"
     )
-    parser.add_argument("--engine", metavar="NAME", help="try this engine (default: the usual one)")
+    parser.add_argument(
+        "--engine",
+        choices=ENGINES,
+        default=argparse.SUPPRESS,
+        help=f"try this engine (default: {_DEFAULTS.engine})",
+    )
 
 
 def _add_output_options(parser: argparse.ArgumentParser, max_body: int | str) -> None:
@@ -186,6 +196,23 @@ def _add_output_options(parser: argparse.ArgumentParser, max_body: int | str) ->
         metavar="BYTES",
         help="bytes of each body that are kept; of longer ones the rest is counted and the "
         f"message says body_limit (default: {_DEFAULTS.max_body})",
+    )
+
+
+def _add_probe_options(group: argparse._ActionsContainer, engine: str) -> None:
+    group.add_argument(
+        "--engine",
+        choices=ENGINES,
+        default=engine,
+        help="what loads the probe: BCC, or bpftrace, which copies less of each message "
+        f"(default: {_DEFAULTS.engine})",
+    )
+    group.add_argument(
+        "--route",
+        choices=ROUTES,
+        default=argparse.SUPPRESS,
+        help="where to hook: the kernel's TCP functions or the system calls' tracepoints, "
+        "bpftrace's only way (default: the first that this kernel and engine offer)",
     )
 
 

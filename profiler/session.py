@@ -24,7 +24,7 @@ from types import FrameType
 from profiler import wire
 from profiler.errors import CaptureFileError, ProfilerError
 from profiler.pipeline import Pipeline, Written
-from profiler.probe.bcc import BccEngine
+from profiler.probe import Engine, open_engine
 from profiler.probe.counters import Account, Accounts, Tally
 from profiler.probe.recording import Origin, Recorder, Recording
 from profiler.process import Processes
@@ -44,7 +44,7 @@ def capture(settings: Settings) -> None:
         sink = JsonLines(settings.output)
         stack.callback(sink.close)
         _say("loading the probe ...")
-        engine = stack.enter_context(BccEngine(settings))
+        engine = stack.enter_context(open_engine(settings))
         recorder = stats = None
         if settings.stats:
             stats = Stats(settings.stats, settings.stats_seconds)
@@ -89,7 +89,7 @@ def replay(path: Path, settings: Settings) -> None:
 
 
 def _run(
-    engine: BccEngine,
+    engine: Engine,
     pipeline: Pipeline,
     sink: JsonLines,
     stats: Stats | None,
@@ -115,14 +115,14 @@ def _run(
             return
 
 
-def _feed_all(engine: BccEngine, pipeline: Pipeline, records: list[bytes]) -> None:
+def _feed_all(engine: Engine, pipeline: Pipeline, records: list[bytes]) -> None:
     for record in records:
         not_http = pipeline.feed(record)
         if not_http is not None:
             engine.ignore(not_http)
 
 
-def _end(engine: BccEngine, pipeline: Pipeline, sink: JsonLines) -> None:
+def _end(engine: Engine, pipeline: Pipeline, sink: JsonLines) -> None:
     """Do every step, even behind one that fails: a full disk must not hide the counts."""
     records = engine.stop()
     document = json.dumps(engine.accounts().to_json()).encode()

@@ -8,6 +8,7 @@ from pathlib import Path
 ROUTES = ("socket", "syscall")
 BUFFERS = ("ring", "perf")
 TYPES = ("btf", "headers")
+ENGINES = ("bcc", "bpftrace")
 
 # What one syscall may hand over; see PIECES_MAX and PAYLOAD_MAX in bpf/event.h.
 CALL_LIMIT = 64 * 16383
@@ -40,6 +41,8 @@ class Settings:
 
     types: str | None = None
     """Where the kernel's structures are described: ``btf`` or ``headers``; ``None``: BTF if any."""
+    engine: str = "bcc"
+    """What loads the probe: ``bcc`` or ``bpftrace``."""
 
     record: Path | None = None
     """Where the raw capture is written, to be replayed later."""

@@ -1,1 +1,81 @@
 """The only package that talks to the kernel: hooks and struct offsets in, records out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Protocol
+
+from profiler.probe.counters import Accounts
+from profiler.settings import Settings
+
+
+class Engine(Protocol):
+    """A probe that is attached; a context manager that detaches it."""
+
+    route: str
+    clock: int
+    """The clock of the records' times: ``time.CLOCK_BOOTTIME`` or ``CLOCK_MONOTONIC``."""
+
+    fallback: str
+    """Why a better route was not taken; empty if the best one was."""
+
+    def __enter__(self) -> Engine:
+        """The engine itself."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+        /,
+    ) -> None:
+        """Detach the probe."""
+
+    def batches(self) -> Iterator[list[bytes]]:
+        """Yield the records of each poll, an empty list where there were none, until detached."""
+
+    def stop(self) -> list[bytes]:
+        """Unhook the probe and return what it had already handed over."""
+
+    def accounts(self) -> Accounts:
+        """The kernel's counters."""
+
+    def ignore(self, socket: int) -> None:
+        """Forward no more of the socket with this inode."""
+
+
+# An engine's module is imported when it is asked for: a replay needs neither.
+
+
+def open_engine(settings: Settings) -> Engine:
+    """Attach the probe with the engine that ``settings`` name. Raises ProbeError."""
+    if settings.engine == "bpftrace":
+        from profiler.probe.bpftrace import BpftraceEngine
+
+        return BpftraceEngine(settings)
+    from profiler.probe.bcc import BccEngine
+
+    return BccEngine(settings)
+
+
+def program_text(settings: Settings) -> str:
+    """Return the program that :func:`open_engine` would load. Needs no privilege.
+
+    Raises UnsupportedError if this machine has no such program.
+    """
+    if settings.engine == "bpftrace":
+        from profiler.probe.bpftrace import find_bpftrace, write_program
+
+        return write_program(settings, find_bpftrace()[1], self_pid=0)
+    import platform
+
+    from profiler.probe.generate import generate
+    from profiler.probe.hooks import load_hooks
+    from profiler.probe.layout import read_layout
+    from profiler.settings import ROUTES
+
+    hooks = load_hooks()
+    layout = read_layout(tuple(hook.name for hook in hooks.functions))
+    route = settings.route or ROUTES[0]
+    return generate(route, hooks, layout, settings, self_pid=0, machine=platform.machine()).source

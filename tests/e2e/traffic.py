@@ -221,6 +221,21 @@ def peek(token):
     say()
 
 
+def every_byte(token):
+    """A body of all byte values, and of what some printers make of them."""
+    client, server = pair()
+    body = bytes(range(256)) + rb"\x00\xff\\x41"
+    head = b"POST /%s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (
+        token.encode(),
+        len(body),
+    )
+    client.send(head + body)
+    read_all(server.recv, len(head + body))
+    server.send(b"HTTP/1.1 204 No Content\r\n\r\n")
+    read_all(client.recv, 27)
+    say()
+
+
 def noise(token):
     """What is not HTTP: other protocols over TCP, look-alikes, and HTTP over UDP."""
     marker = token.encode()
@@ -301,7 +316,7 @@ if __name__ == "__main__":
     {
         f.__name__: f
         for f in (
-            *(serve, requests, exec_between, early, syscalls, bytewise, peek, pipeline, methods),
-            *(noise, cut_off, threads),
+            *(serve, requests, exec_between, early, syscalls, bytewise, peek, every_byte),
+            *(pipeline, methods, noise, cut_off, threads),
         )
     }[scenario](*arguments)
