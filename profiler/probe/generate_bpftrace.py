@@ -135,7 +135,7 @@ class Dialect:
     @property
     def segments_max(self) -> int:
         """Pieces of one call with several segments, each of which begins a piece."""
-        return 6
+        return 10
 
     @property
     def buffer(self) -> str:

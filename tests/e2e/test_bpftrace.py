@@ -225,14 +225,12 @@ def test_trouble(guest: Guest) -> None:
     command = "http-profiler --engine bpftrace"
     assert "sudo http-profiler" in fails(guest, command)
     assert "syscall route only" in fails(guest, f"sudo {command} --route socket")
-    hidden = "PATH=/usr/local/bin:/usr/sbin"
-    assert "install your distribution's package" in fails(guest, f"sudo env {hidden} {command}")
+    with_path = "sudo env PATH={} /opt/http-profiler/bin/" + command
+    assert "install your distribution's package" in fails(guest, with_path.format("/nowhere"))
     for version, said in (("v0.9.4", "0.9 is too old"), ("what", "does not say its version")):
-        guest.exec(
-            f"mkdir -p /tmp/b; printf '#!/bin/sh\\necho bpftrace {version}' > /tmp/b/bpftrace"
-        )
-        guest.exec("chmod +x /tmp/b/bpftrace")
-        assert said in fails(guest, f"sudo env PATH=/tmp/b:/usr/local/bin:/usr/bin {command}")
+        script = f"printf '#!/bin/sh\necho bpftrace {version}' > /tmp/b/bpftrace"
+        guest.exec(f"mkdir -p /tmp/b; {script}; chmod +x /tmp/b/bpftrace")
+        assert said in fails(guest, with_path.format("/tmp/b:/usr/bin:/bin"))
     line = fails(guest, f"sudo setpriv --bounding-set=-all --inh-caps=-all {command}")
     log = re.search(r"the whole log: (\S+)\)", line)
     assert log is not None, line
