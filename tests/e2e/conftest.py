@@ -93,12 +93,15 @@ def traffic(guest: Guest, scenario: str, *arguments: object) -> dict[str, Any]:
 
 
 def stopped(guest: Guest) -> None:
-    """Stop the profiler: it does not read its buffer."""
-    guest.exec("sudo pkill -STOP -f '[/]usr/bin/http-profiler'")
+    """Stop the profiler: it does not read its buffer. And first the sudo around it.
+
+    It would stop itself when its command is stopped, or let it go on.
+    """
+    guest.exec("sudo pkill -STOP -f 'http-profiler --outpu[t]'")
 
 
 def continued(guest: Guest) -> None:
-    """Let it go on; and the sudo around it, which stops itself when its command is stopped."""
+    """Let both go on."""
     guest.exec("sudo pkill -CONT -f 'http-profiler --outpu[t]'")
 
 

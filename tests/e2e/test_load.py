@@ -26,6 +26,7 @@ HERE = Path(__file__).parent
 DEMO = "/opt/http-profiler-demo/bin"
 PORT = 8123
 USERS = 20
+SECONDS = {"socket": 60, "syscall": 20}
 ENDS = {("request", "send"), ("request", "recv"), ("response", "send"), ("response", "recv")}
 
 
@@ -96,12 +97,13 @@ def check_message(
 def test_twenty_users_for_a_minute(guest: Guest, token: str, route: str) -> None:
     options = ("--route", route, "--port", str(PORT))
     with server(guest, token) as server_log, Capture(guest, *options) as capture:
-        client_log = load(guest, token, 60 if route == "socket" else 20)
+        client_log = load(guest, token, SECONDS[route])
         client, served = numbered(guest, client_log), numbered(guest, server_log)
         capture.wait_for(lambda r: True, 4 * len(client), timeout=120)
         said = capture.stop()
         records = capture.records()
-    assert len(client) > 200
+    # Even an emulated machine on a busy host does more than two requests a second.
+    assert len(client) > 2 * SECONDS[route]
     assert set(client) == set(served)
     for number, fact in client.items():
         assert fact["status"] == 200
