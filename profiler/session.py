@@ -57,7 +57,7 @@ def capture(settings: Settings) -> None:
         if engine.fallback:
             _say(f"not taken: {engine.fallback}")
         _say(
-            f"capturing ({engine.route} route, Linux {os.uname().release}, "
+            f"capturing ({engine.route} route, {engine.carrier}, Linux {os.uname().release}, "
             f"after {time.monotonic() - started:.1f} s); Ctrl-C ends it"
         )
         # Whatever ends the loop, the summary is the last word before the error.

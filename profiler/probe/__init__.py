@@ -14,6 +14,9 @@ class Engine(Protocol):
     """A probe that is attached; a context manager that detaches it."""
 
     route: str
+    carrier: str
+    """What carries the records to user space."""
+
     clock: int
     """The clock of the records' times: ``time.CLOCK_BOOTTIME`` or ``CLOCK_MONOTONIC``."""
 

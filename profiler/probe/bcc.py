@@ -143,10 +143,10 @@ class BccEngine:
         self._bpf = self._compile(program)
         events = self._bpf["events"]
         if uses_ring_buffer(layout, settings):
-            self.buffer = "ring"
+            self.carrier = "ring buffer"
             events.open_ring_buffer(self._receive)
         else:
-            self.buffer = "perf"
+            self.carrier = "perf buffer"
             events.open_perf_buffer(
                 self._receive_on_cpu,
                 page_cnt=_pages_of_a_cpu(settings.ring_bytes),
@@ -191,12 +191,12 @@ class BccEngine:
 
     def _poll(self, milliseconds: int) -> list[bytes]:
         started = time.clock_gettime_ns(self.clock)
-        if self.buffer == "ring":
+        if self.carrier == "ring buffer":
             self._bpf.ring_buffer_poll(milliseconds)
         else:
             self._bpf.perf_buffer_poll(milliseconds)
         records, self._records = self._records, []
-        return records if self.buffer == "ring" else self._order.arrange(records, started)
+        return records if self.carrier == "ring buffer" else self._order.arrange(records, started)
 
 
 def _pages_of_a_cpu(size: int) -> int:

@@ -89,6 +89,7 @@ class BpftraceEngine:
     """
 
     route = "syscall"
+    carrier = "bpftrace"
     clock = time.CLOCK_MONOTONIC
     fallback = ""
     """Why a better route was not taken: there is no other."""
