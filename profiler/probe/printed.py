@@ -200,7 +200,8 @@ class Printed:
         if kind == "P":
             _, tid, time, offset, size = _numbers(words[:5])
             # The rest of the line: with %r a piece may hold spaces.
-            payload = text.rstrip("\n").split(" ", 6)[6] if len(words) > 5 else ""
+            # The bytes may be blanks.
+            payload = text.rstrip("\n").split(" ", 6)[6]
             piece = Piece(offset, size, self._read(payload, size))
             self._pieces.setdefault((tid, time), []).append(piece)
         elif kind == "C":
