@@ -151,14 +151,20 @@ class Dialect:
         """Limits are told by environment variables; some were renamed in 0.20."""
         shared = self.version >= (0, 18)  # one ring buffer, not one for each processor
         pages = ring_bytes // 4096 // (1 if shared else processors)
-        string, keys = (
-            ("BPFTRACE_MAX_STRLEN", "BPFTRACE_MAX_MAP_KEYS")
+        limits = (
+            # A buf()'s length, four bytes, counts as part of it.
+            {
+                "BPFTRACE_MAX_STRLEN": str(self.piece_max + 8),
+                "BPFTRACE_MAX_MAP_KEYS": str(MAP_KEYS_MAX),
+            }
             if self.version >= (0, 20)
-            else ("BPFTRACE_STRLEN", "BPFTRACE_MAP_KEYS_MAX")
+            else {
+                "BPFTRACE_STRLEN": str(self.piece_max),
+                "BPFTRACE_MAP_KEYS_MAX": str(MAP_KEYS_MAX),
+            }
         )
         return {
-            string: str(self.piece_max),
-            keys: str(MAP_KEYS_MAX),
+            **limits,
             "BPFTRACE_PERF_RB_PAGES": str(1 << max(pages, 1).bit_length() - 1),
         }
 

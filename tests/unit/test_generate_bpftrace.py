@@ -84,7 +84,7 @@ def test_limits_in_the_environment() -> None:
     # A power of two, for each of the processors.
     assert old["BPFTRACE_PERF_RB_PAGES"] == "1024"
     new = Dialect((0, 23)).environment(16 * 1024 * 1024, 3)
-    assert new["BPFTRACE_MAX_STRLEN"] == "1000"
+    assert new["BPFTRACE_MAX_STRLEN"] == "1008"
     assert new["BPFTRACE_PERF_RB_PAGES"] == "4096"
 
 
