@@ -73,8 +73,8 @@ def test_what_each_version_wants() -> None:
     # Sized numbers would overflow: there everything is made 64 bits wide.
     assert "$remote_port = (uint64)$sk->dport;" in new
     assert "$remote_port = $sk->dport;" in middle
-    # Before 0.14 a sum of a pointer and a number is in bytes.
-    assert "(struct hp_slot*)($table->fd + 8 * $fd)" in old
+    # Before 0.14 there is no sum of a pointer and a number.
+    assert "(struct hp_slot*)((uint64)$table->fd + 8 * $fd)" in old
     assert "$slot = $table->fd + $fd;" in middle
 
 
