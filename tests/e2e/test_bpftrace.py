@@ -214,7 +214,9 @@ def test_filters_and_loss(guest: Guest, token: str) -> None:
     whole = [r for r in records if "incomplete" not in r and "POST" in str(r)]
     assert 0 < len(whole) < 600
     assert all(r["body"] == sent for r in whole if url_of(r) not in (after, f"/{token}/before"))
-    assert all("lost" in r["incomplete"] for r in records if "incomplete" in r)
+    # Whose end was lost as well, nothing told before the capture ended.
+    reasons = {reason for r in records for reason in r.get("incomplete", ())}
+    assert reasons <= {"lost", "closed_early"}
     following = [r for r in records if url_of(r) == after]
     assert len(following) == 2 and all("incomplete" not in r for r in following)
 
