@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -137,8 +138,15 @@ def test_payloads(fields: dict[str, object], how: int) -> None:
 def test_arguments_by_position() -> None:
     one = row(name="sendto", direction="send", pointer=2, flags=3)
     enter = probe(program(rows=(one,)), "tracepoint:raw_syscalls:sys_enter")
+    assert "$fd = args->args[0];" in enter and "$fd = args->args[1];" not in enter
     assert "$pointer = args->args[2];" in enter
     assert "$how = 2 + ((args->args[3] & 0xffffffff) << 8);" in enter
+
+
+def test_a_descriptor_that_is_not_the_first_argument() -> None:
+    one = SimpleNamespace(**{**vars(row()), "descriptor": 2})
+    text = program(rows=(one,))  # type: ignore[arg-type]
+    assert "    $fd = args->args[2];" in probe(text, "tracepoint:raw_syscalls:sys_enter")
 
 
 def test_what_is_not_known_is_refused() -> None:
