@@ -56,7 +56,9 @@ def test_both_sides_of_an_exchange(watch: Watch, token: str) -> None:
         process = client if role == "client" else watch.server
         ports = (client["port"], watch.server["port"])
         assert line["role"] == role
-        assert (line["pid"], line["comm"]) == (process["pid"], "python3")
+        assert line["pid"] == process["pid"]
+        if role == "client":  # a thread of the server: Python 3.14 gives it a name
+            assert line["comm"] == "python3"
         assert line["cmdline"].startswith("python3 /tmp/traffic.py")
         assert line["source_ip"] == line["dest_ip"] == "127.0.0.1"
         assert (line["source_port"], line["dest_port"]) == (
