@@ -121,21 +121,26 @@ class Dialect:
 
     @property
     def piece_max(self) -> int:
-        """Bytes of one buf(): before 0.22 it stands twice on a BPF program's 512 bytes of stack."""
-        return 1000 if self.version >= (0, 22) else 128
+        """Bytes of one buf(): before 0.22 it has to fit on a BPF program's 512 bytes of stack."""
+        return self._by_age(64, 128, 1000)
 
     @property
     def pieces_max(self) -> int:
         """Pieces of one call; what is beyond them only advances the stream.
 
-        Each is a printf of its own, and costs bpftrace a second to compile in an emulated machine.
+        Each is a printf of its own, and costs 0.17 a second to compile in an emulated machine.
         """
-        return 4 if self.version >= (0, 22) else 8
+        return self._by_age(16, 8, 4)
 
     @property
     def segments_max(self) -> int:
-        """Pieces of one call with several segments, each of which begins a piece."""
-        return 10
+        """Pieces of one call with several segments: each begins a piece, an empty one too."""
+        return self._by_age(16, 10, 10)
+
+    def _by_age(self, before_0_17: int, before_0_22: int, later: int) -> int:
+        if self.version < (0, 17):
+            return before_0_17
+        return before_0_22 if self.version < (0, 22) else later
 
     @property
     def buffer(self) -> str:
@@ -151,14 +156,20 @@ class Dialect:
         """Limits are told by environment variables; some were renamed in 0.20."""
         shared = self.version >= (0, 18)  # one ring buffer, not one for each processor
         pages = ring_bytes // 4096 // (1 if shared else processors)
-        string, keys = (
-            ("BPFTRACE_MAX_STRLEN", "BPFTRACE_MAX_MAP_KEYS")
+        limits = (
+            # A buf()'s length, four bytes, counts as part of it.
+            {
+                "BPFTRACE_MAX_STRLEN": str(self.piece_max + 8),
+                "BPFTRACE_MAX_MAP_KEYS": str(MAP_KEYS_MAX),
+            }
             if self.version >= (0, 20)
-            else ("BPFTRACE_STRLEN", "BPFTRACE_MAP_KEYS_MAX")
+            else {
+                "BPFTRACE_STRLEN": str(self.piece_max),
+                "BPFTRACE_MAP_KEYS_MAX": str(MAP_KEYS_MAX),
+            }
         )
         return {
-            string: str(self.piece_max),
-            keys: str(MAP_KEYS_MAX),
+            **limits,
             "BPFTRACE_PERF_RB_PAGES": str(1 << max(pages, 1).bit_length() - 1),
         }
 

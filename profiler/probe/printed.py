@@ -64,8 +64,18 @@ _CALL_LIMIT, _NOT_HTTP, _RING_FULL, _UNREADABLE = (
 )
 
 
+class Caller(NamedTuple):
+    """One line ``B``; addresses as the numbers that were read."""
+
+    start_time: int
+    netns: int
+    local: tuple[int, int]
+    remote: tuple[int, int]
+    comm: bytes
+
+
 class Call(NamedTuple):
-    """One line ``C``. ``done`` bytes of ``size`` were printed as pieces before it."""
+    """Lines ``B`` and ``C``. ``done`` bytes of ``size`` were printed as pieces before them."""
 
     direction: int
     syscall: int
@@ -132,7 +142,9 @@ class Printed:
         self._processors = processors
         self._read = read_hex if hexadecimal else read_escaped
         self._heartbeats: dict[int, tuple[int, float]] = {}
+        # What the call of this thread and time has printed before its last line.
         self._pieces: dict[tuple[int, int], list[Piece]] = {}
+        self._callers: dict[tuple[int, int], Caller] = {}
         self._waiting: list[tuple[int, int, Call | End, list[Piece]]] = []
         self._arrivals = 0
         self._ordinals: dict[int, int] = {}
@@ -198,17 +210,22 @@ class Printed:
     def _take_text(self, text: str, now: float) -> None:
         kind, *words = text.split()
         if kind == "P":
-            _, tid, time, offset, size = _numbers(words[:5])
-            # The rest of the line: with %r a piece may hold spaces.
-            # The bytes may be blanks.
-            payload = text.rstrip("\n").split(" ", 6)[6]
+            tid, time, offset, size = _numbers(words[:4])
+            # The rest of the line: with %r a piece may be spaces.
+            payload = text.rstrip("\n").split(" ", 5)[5]
             piece = Piece(offset, size, self._read(payload, size))
             self._pieces.setdefault((tid, time), []).append(piece)
+        elif kind == "B":
+            tid, time = _numbers(words[:2])
+            self._callers[tid, time] = _caller(words[2:])
         elif kind == "C":
-            call = _call(words)
-            self._wait(call.time, call, self._pieces.pop((call.tid, call.time), []))
+            tid, time = _numbers(words[:2])
+            pieces = self._pieces.pop((tid, time), [])
+            caller = self._callers.pop((tid, time), None)
+            if caller is not None:  # else its line was lost, and the call with it
+                self._wait(time, _call(words, caller), pieces)
         elif kind == "E":
-            direction, _, time, inode, position = _numbers(words)
+            direction, time, inode, position = _numbers(words)
             self._wait(time, End(direction, time, inode, position), [])
         elif kind == "T":
             cpu, time = _numbers(words)
@@ -230,8 +247,9 @@ class Printed:
             ready = [entry for entry in self._waiting if entry[0] <= until]
             self._waiting = [entry for entry in self._waiting if entry[0] > until]
             # Pieces whose call has not come by now: it was lost.
-            for key in [key for key in self._pieces if key[1] <= until]:
-                del self._pieces[key]
+            for table in (self._pieces, self._callers):
+                for key in [key for key in table if key[1] <= until]:
+                    del table[key]
         records: list[bytes] = []
         for _, _, item, pieces in sorted(ready, key=lambda entry: entry[:2]):
             if isinstance(item, Call):
@@ -343,17 +361,27 @@ def _numbers(words: list[str]) -> list[int]:
     return [int(word, 16) for word in words]
 
 
-def _call(words: list[str]) -> Call:
+def _caller(words: list[str]) -> Caller:
+    """The fields of a line ``B`` behind its key, in the order of the template's printf."""
+    start_time, netns, local, local_rest, remote, remote_rest, comm, rest = _numbers(words)
+    return Caller(
+        start_time, netns, (local, local_rest), (remote, remote_rest),
+        # What stands behind the NUL is left over from a longer name.
+        _WORDS.pack(comm, rest).partition(b"\0")[0].ljust(_WORDS.size, b"\0"),
+    )  # fmt: skip
+
+
+def _call(words: list[str], caller: Caller) -> Call:
     """The fields of a line ``C``, in the order of the template's printf."""
-    (number, _, time, pid, tid, start_time, inode, position, ordinal, size, done, joined,
-     family, local_port, remote_port, netns, local, local_rest, remote, remote_rest,
-     comm, comm_rest) = _numbers(words)  # fmt: skip
+    (tid, time, pid, number, inode, position, ordinal, size, done, family_joined,
+     local_port, remote_port) = _numbers(words)  # fmt: skip
+    family = family_joined >> 3
     # An IPv6 address was read as two times 64 bits, an IPv4 address as 32.
     pack = _pack_ipv6 if family == AF_INET6 else _pack_ipv4
     return Call(
-        number & 1, number >> 1, time, pid, tid, start_time, inode, position, ordinal, size, done,
-        joined, family, _local_port(local_port), socket.ntohs(remote_port), netns,
-        pack(local, local_rest), pack(remote, remote_rest), _text(_WORDS.pack(comm, comm_rest)),
+        number & 1, number >> 1, time, pid, tid, caller.start_time, inode, position, ordinal, size,
+        done, family_joined & 7, family, _local_port(local_port), socket.ntohs(remote_port),
+        caller.netns, pack(*caller.local), pack(*caller.remote), caller.comm,
     )  # fmt: skip
 
 
@@ -367,8 +395,3 @@ def _pack_ipv4(address: int, _: int) -> bytes:
 
 def _pack_ipv6(address: int, rest: int) -> bytes:
     return _WORDS.pack(address, rest)
-
-
-def _text(comm: bytes) -> bytes:
-    """The name up to its NUL: what stands behind it is left over from a longer one."""
-    return comm.partition(b"\0")[0].ljust(len(comm), b"\0")

@@ -56,7 +56,9 @@ def test_both_sides_of_an_exchange(watch: Watch, token: str) -> None:
         process = client if role == "client" else watch.server
         ports = (client["port"], watch.server["port"])
         assert line["role"] == role
-        assert (line["pid"], line["comm"]) == (process["pid"], "python3")
+        assert line["pid"] == process["pid"]
+        if role == "client":  # a thread of the server: Python 3.14 gives it a name
+            assert line["comm"] == "python3"
         assert line["cmdline"].startswith("python3 /tmp/traffic.py")
         assert line["source_ip"] == line["dest_ip"] == "127.0.0.1"
         assert (line["source_port"], line["dest_port"]) == (
@@ -81,10 +83,15 @@ def test_ipv6(watch: Watch, token: str) -> None:
 
 def test_every_byte_value_is_right(watch: Watch, token: str) -> None:
     traffic(watch.guest, "every_byte", token)
-    for line in watch.exchange(f"/{token}").values():
-        if line["type"] == "request":
-            assert line["body_encoding"] == "base64"
-            assert base64.b64decode(line["body"]) == bytes(range(256)) + rb"\x00\xff\\x41"
+    said = watch.guest.exec(["bpftrace", "--version"]).stdout
+    exact = int(said.split(".")[1]) >= 17  # older ones print some bytes so that it means two things
+    lines = watch.exchange(f"/{token}")
+    for direction in ("send", "recv"):
+        request = lines["request", direction]
+        if exact or "incomplete" not in request:
+            assert base64.b64decode(request["body"]) == bytes(range(256)) + rb"\x00\xff\\x41"
+        else:
+            assert request["incomplete"] == ["lost"]
 
 
 def test_a_long_body_says_so_and_the_next_message_is_right(watch: Watch, token: str) -> None:
@@ -191,7 +198,7 @@ def test_filters_and_loss(guest: Guest, token: str) -> None:
             traffic(guest, "requests", *where, f"GET:/{token}/before")
             capture.wait_for(lambda r: url_of(r) == f"/{token}/before", 2)
             guest.exec(f"sudo pkill -STOP -f '{PROFILER}'")
-            traffic(guest, "requests", *where, *[f"POST:/{token}/{n}:900" for n in range(300)])
+            traffic(guest, "requests", *where, *[f"POST:/{token}/{n}:600" for n in range(300)])
             guest.exec("sudo pkill -CONT -f 'http-profiler --outpu[t]'")
             after = f"/{token}/after"
             traffic(guest, "requests", *where, f"GET:{after}")
@@ -205,11 +212,13 @@ def test_filters_and_loss(guest: Guest, token: str) -> None:
     assert {r["pid"] for r in records} == {wanted["pid"]}
     assert "port " in said and "pid " in said
     # What was lost is missing or marked; what is whole is right.
-    sent = bytes(97 + i % 26 for i in range(900)).decode()
+    sent = bytes(97 + i % 26 for i in range(600)).decode()
     whole = [r for r in records if "incomplete" not in r and "POST" in str(r)]
     assert 0 < len(whole) < 600
     assert all(r["body"] == sent for r in whole if url_of(r) not in (after, f"/{token}/before"))
-    assert all("lost" in r["incomplete"] for r in records if "incomplete" in r)
+    # Whose end was lost as well, nothing told before the capture ended.
+    reasons = {reason for r in records for reason in r.get("incomplete", ())}
+    assert reasons <= {"lost", "closed_early"}
     following = [r for r in records if url_of(r) == after]
     assert len(following) == 2 and all("incomplete" not in r for r in following)
 

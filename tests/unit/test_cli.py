@@ -28,7 +28,7 @@ def test_defaults(called: list[Any]) -> None:
 
 def test_every_option(called: list[Any]) -> None:
     line = "--output o --port 80 --port 81 --pid 7 --max-body 9 --route syscall --record r "
-    line += "--ring-size 65536"
+    line += "--ring-size 65536 --engine bpftrace"
     assert cli.main(line.split()) == 0
     expected = Settings(
         output=Path("o"),
@@ -38,8 +38,25 @@ def test_every_option(called: list[Any]) -> None:
         route="syscall",
         record=Path("r"),
         ring_bytes=65536,
+        engine="bpftrace",
     )
     assert called == [("capture", expected)]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "probe --engine bpftrace --route syscall",
+        "--engine bpftrace --route syscall probe",
+        "--engine bpftrace probe --route syscall",
+    ],
+)
+def test_probe_prints_the_program(
+    line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli, "program_text", lambda s: f"{s.engine} {s.route}\n")
+    assert cli.main(line.split()) == 0
+    assert capsys.readouterr().out == "bpftrace syscall\n"
 
 
 @pytest.mark.parametrize("line", ["replay c --max-body 9", "--max-body 9 replay c"])
@@ -61,7 +78,7 @@ def test_output_path_of_the_environment(called: list[Any], monkeypatch: pytest.M
     "line",
     ["--port 0", "--port 65536", "--port http", "--pid 0", "--pid -1", "--max-body -1",
      "--max-body 1k", "--ring-size 1000000", "--ring-size 4096",
-     "--route tcp", "--nonsense", "replay"],
+     "--route tcp", "--engine perf", "--nonsense", "replay"],
 )  # fmt: skip
 def test_wrong_arguments(called: list[Any], line: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -76,8 +77,8 @@ def test_what_each_version_wants() -> None:
     # Sized numbers would overflow: there everything is made 64 bits wide.
     assert "$remote_port = (uint64)$sk->dport;" in new
     assert "$remote_port = $sk->dport;" in middle
-    # Before 0.14 a sum of a pointer and a number is in bytes.
-    assert "(struct hp_slot*)($table->fd + 8 * $fd0)" in old
+    # Before 0.14 there is no sum of a pointer and a number.
+    assert "(struct hp_slot*)((uint64)$table->fd + 8 * $fd0)" in old
     assert "$slot0 = $table->fd + $fd0;" in middle
 
 
@@ -87,7 +88,7 @@ def test_limits_in_the_environment() -> None:
     # A power of two, for each of the processors.
     assert old["BPFTRACE_PERF_RB_PAGES"] == "1024"
     new = Dialect((0, 23)).environment(16 * 1024 * 1024, 3)
-    assert new["BPFTRACE_MAX_STRLEN"] == "1000"
+    assert new["BPFTRACE_MAX_STRLEN"] == "1008"
     assert new["BPFTRACE_PERF_RB_PAGES"] == "4096"
 
 
@@ -140,8 +141,15 @@ def test_payloads(fields: dict[str, object], how: int) -> None:
 def test_arguments_by_position() -> None:
     one = row(name="sendto", direction="send", pointer=2, flags=3)
     enter = probe(program(rows=(one,)), "tracepoint:raw_syscalls:sys_enter")
+    assert "$fd = args->args[0];" in enter and "$fd = args->args[1];" not in enter
     assert "$pointer = args->args[2];" in enter
     assert "$how = 2 + ((args->args[3] & 0xffffffff) << 8);" in enter
+
+
+def test_a_descriptor_that_is_not_the_first_argument() -> None:
+    one = SimpleNamespace(**{**vars(row()), "descriptor": 2})
+    text = program(rows=(one,))  # type: ignore[arg-type]
+    assert "    $fd = args->args[2];" in probe(text, "tracepoint:raw_syscalls:sys_enter")
 
 
 def test_what_is_not_known_is_refused() -> None:

@@ -65,7 +65,6 @@ class Bpftrace:
         pieces: Sequence[int] = (),
         piece: int = 100,
         time: int = SECOND,
-        cpu: int = 0,
         direction: int = SEND,
         family: int = AF_INET,
         joined: int = 0,
@@ -78,17 +77,20 @@ class Bpftrace:
             part = payload[at : at + piece]
             text = part.hex() if self.hexadecimal else printed_by_bpftrace(part)
             if n not in pieces:
-                lines.append(printf(f"P {cpu:x} 65 {time:x} {at:x} {len(part):x} {text}"))
-        words = [
-            SENDTO * 2 + direction, cpu, time, 100, 0x65, 7, 4242, self.position[direction],
-            self.ordinal[direction], size, len(payload), joined, family, 50000,
-            int.from_bytes((80).to_bytes(2, "big"), "little"), 4026531840,
-            *((0x0100007F, 0) if family == AF_INET else (0, 1 << 56)),
-            *((0x0200007F, 0) if family == AF_INET else (0, 2 << 56)),
-            int.from_bytes(comm.ljust(16, b"\0")[:8], "little"),
-            int.from_bytes(comm.ljust(16, b"\0")[8:], "little"),
+                lines.append(printf(f"P 65 {time:x} {at:x} {len(part):x} {text}"))
+        v4 = family == AF_INET
+        caller = [
+            7, 4026531840, *((0x0100007F, 0) if v4 else (0, 1 << 56)),
+            *((0x0200007F, 0) if v4 else (0, 2 << 56)),
+            *(int.from_bytes(comm.ljust(16, b"\0")[at : at + 8], "little") for at in (0, 8)),
         ]  # fmt: skip
-        lines.append(printf("C " + " ".join(f"{word:x}" for word in words)))
+        call = [
+            100, SENDTO * 2 + direction, 4242, self.position[direction], self.ordinal[direction],
+            size, len(payload), family * 8 + (4 if joined else 0), 50000,
+            int.from_bytes((80).to_bytes(2, "big"), "little"),
+        ]  # fmt: skip
+        for kind, words in (("B", caller), ("C", call)):
+            lines.append(printf(" ".join([kind, *(f"{word:x}" for word in (0x65, time, *words))])))
         self.ordinal[direction] += 1
         self.position[direction] += size
         return lines
@@ -140,6 +142,14 @@ def test_a_call_is_one_chunk(payload: bytes, piece: int, hexadecimal: bool) -> N
     assert chunk.payload == payload
     assert chunk.size == chunk.captured == len(payload)
     assert chunk.flags == 0
+
+
+@pytest.mark.parametrize("payload", [b" ", b"   ", b" x ", b"\n", b"\\"])
+@pytest.mark.parametrize("hexadecimal", [True, False])
+def test_a_piece_of_white_space(payload: bytes, hexadecimal: bool) -> None:
+    bpftrace = Bpftrace(hexadecimal=hexadecimal)
+    (chunk,) = bpftrace.chunks(*bpftrace.call(payload))
+    assert chunk.payload == payload
 
 
 def test_every_field() -> None:
@@ -210,18 +220,20 @@ def test_a_lost_piece_before_the_limit() -> None:
     ]
 
 
-def test_a_lost_call_leaves_its_mark() -> None:
+@pytest.mark.parametrize("missing", [-1, -2])
+def test_a_lost_call_leaves_its_mark(missing: int) -> None:
     bpftrace = Bpftrace()
-    *pieces, _ = bpftrace.call(b"lost")
-    (chunk,) = bpftrace.chunks(*pieces, *bpftrace.call(b"next", time=2 * SECOND))
+    lines = bpftrace.call(b"lost")
+    del lines[missing]
+    (chunk,) = bpftrace.chunks(*lines, *bpftrace.call(b"next", time=2 * SECOND))
     assert (chunk.position, chunk.flags, chunk.payload) == (4, FLAG_AFTER_LOSS, b"next")
 
 
 def test_lines_leave_in_the_order_of_their_times() -> None:
     bpftrace = Bpftrace(processors=2)
     take = bpftrace.printed.take
-    late = bpftrace.call(b"1", time=SECOND, cpu=1)
-    early = bpftrace.call(b"2", time=2 * SECOND, cpu=0)
+    late = bpftrace.call(b"1", time=SECOND)
+    early = bpftrace.call(b"2", time=2 * SECOND)
     bpftrace.feed(*early, bpftrace.beat(10 * SECOND, 0), now=1.0)
     assert take(1.0) == []  # the other processor has not said how far it is
     bpftrace.feed(*late, bpftrace.beat(3 * SECOND // 2, 1), now=1.1)
@@ -240,7 +252,7 @@ def test_a_processor_that_falls_silent_holds_nothing_up() -> None:
 
 def test_ends() -> None:
     bpftrace = Bpftrace()
-    bpftrace.feed(printf(f"E 1 0 {SECOND:x} 1092 c"))
+    bpftrace.feed(printf(f"E 1 {SECOND:x} 1092 c"))
     (record,) = bpftrace.printed.finish()
     assert decode(record) == End(RECV, SECOND, 4242, 12)
 
@@ -309,7 +321,7 @@ def test_an_ignored_socket_is_dropped_and_counted_until_it_ends() -> None:
     account = bpftrace.printed.accounts().send
     assert account.balanced()
     assert account.filtered["not_http"] == (1, 3)
-    bpftrace.feed(printf("E 1 0 1 1092 0"))
+    bpftrace.feed(printf("E 1 1 1092 0"))
     assert len(bpftrace.printed.finish()) == 1
     bpftrace.feed(*bpftrace.call(b"another socket with its inode"))
     assert len(bpftrace.printed.finish()) == 1
