@@ -115,6 +115,11 @@ def background(
         yield running, json.loads(running.stdout.readline())
 
 
+# Calls that overlap end in an order of their own. Only the socket route knows that of the
+# stream; on the syscall route the messages are whole, but one may be paired with another.
+UNORDERED = ("threads", "syscall")
+
+
 @dataclass
 class Examination:
     """What the doctor said of a guest on one route."""

@@ -10,7 +10,7 @@ import pytest
 
 from provisioning import Guest
 from provisioning.capture import Capture
-from tests.e2e.conftest import ROUTES, Examination, traffic
+from tests.e2e.conftest import ROUTES, UNORDERED, Examination, traffic
 from tests.e2e.test_capture import nanoseconds, url_of
 
 # Trap -> the cases of the canary in which it would show, and how they must come out.
@@ -45,6 +45,9 @@ def test_trap(examination: Examination, trap: str) -> None:
     for name, expected in CASES[trap].items():
         rows = [row for row in examination.document["cases"] if row["name"] == name]
         results = {row["result"] for row in rows}
+        if (name, examination.route) == UNORDERED:
+            assert "missed" not in results, rows
+            continue
         assert len(rows) == 2, name
         assert expected in results <= {expected, "captured"}, rows
         assert not any(row["worse"] for row in rows), rows
