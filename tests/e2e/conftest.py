@@ -101,8 +101,9 @@ def stopped(guest: Guest) -> None:
 
 
 def continued(guest: Guest) -> None:
-    """Let both go on."""
-    guest.exec("sudo pkill -CONT -f 'http-profiler --outpu[t]'")
+    """Let both go on, the profiler first: a sudo that still finds it stopped stops again."""
+    for which in ("-n", ""):
+        guest.exec(f"sudo pkill -CONT {which} -f 'http-profiler --outpu[t]'")
 
 
 @contextmanager
