@@ -9,12 +9,6 @@
 #include "kernel.h"
 #include "payload.h"
 
-#ifdef HAS_RING_BUFFER
-BPF_RINGBUF_OUTPUT(events, RING_PAGES);
-#else
-BPF_PERF_OUTPUT(events);
-#endif
-
 /*
  * Where a call is worked on: one for each direction and CPU, for the same reason
  * as the counters; the third is for closing.
@@ -25,7 +19,7 @@ struct workspace {
 };
 
 #define WORKSPACE_CLOSE 2
-BPF_PERCPU_ARRAY(workspaces, struct workspace, 3);
+DEFINE_MAP(workspaces, MAP_TYPE_PERCPU_ARRAY, u32, struct workspace, 3)
 
 /* One finished call. */
 struct call {
@@ -65,9 +59,9 @@ static __always_inline u64 captured_of(struct event *event)
 static __always_inline int output(struct call *call, void *record, u64 size)
 {
 #ifdef HAS_RING_BUFFER
-	return events.ringbuf_output(record, size, 0);
+	return ringbuf_output(MAP(events), record, size, 0);
 #else
-	return events.perf_submit(call->context, record, size);
+	return perf_event_output(call->context, MAP(events), BPF_F_CURRENT_CPU, record, size);
 #endif
 }
 

@@ -16,6 +16,8 @@
 #ifndef HTTP_PROFILER_CLASSIFY_H
 #define HTTP_PROFILER_CLASSIFY_H
 
+#include "helpers.h"
+
 #define WINDOW 24
 
 enum verdict {

@@ -30,9 +30,9 @@ struct connection {
 	u8 prefix[2][PREFIX_SPACE]; /* aligned: judge_response() reads 8 bytes at once */
 };
 
-BPF_TABLE("lru_hash", u64, struct connection, connections, CONNECTIONS_MAX);
+DEFINE_MAP(connections, MAP_TYPE_LRU_HASH, u64, struct connection, CONNECTIONS_MAX)
 /* Never written: a new connection is a copy of it (a program's stack is too small for one). */
-BPF_ARRAY(blank_connection, struct connection, 1);
+DEFINE_MAP(blank_connection, MAP_TYPE_ARRAY, u32, struct connection, 1)
 
 /* How far a direction of plain TCP has come, by its own count. */
 static __always_inline u32 sequence_of(u64 sk, u64 direction)
@@ -45,20 +45,20 @@ static __always_inline u32 sequence_of(u64 sk, u64 direction)
 static __always_inline void remember_connection(u64 inode)
 {
 	u32 zero = 0;
-	struct connection *blank = blank_connection.lookup(&zero);
+	struct connection *blank = LOOKUP(blank_connection, &zero);
 	if (blank)
-		connections.update(&inode, blank);
+		UPDATE(connections, &inode, blank);
 }
 
 static __always_inline struct connection *
 find_connection(u64 inode, u64 sk, u8 direction, u32 size)
 {
-	struct connection *connection = connections.lookup(&inode);
+	struct connection *connection = LOOKUP(connections, &inode);
 	if (connection)
 		return connection;
 
 	remember_connection(inode);
-	connection = connections.lookup(&inode);
+	connection = LOOKUP(connections, &inode);
 	if (!connection)
 		return 0;
 	if (carried_bytes_before(sk, direction, size))
@@ -106,7 +106,7 @@ classify(struct connection *connection, u64 direction, u64 data, u64 size)
 	SHOW_BOUND(length, PREFIX_MASK);
 	more = size < WINDOW - length ? size : WINDOW - length;
 	SHOW_BOUND(more, PREFIX_MASK);
-	if (bpf_probe_read_user(prefix + length, more, (void *)data))
+	if (probe_read_user(prefix + length, more, (void *)data))
 		return VERDICT_OTHER;
 	length += more;
 

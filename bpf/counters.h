@@ -14,6 +14,8 @@
 #ifndef HTTP_PROFILER_COUNTERS_H
 #define HTTP_PROFILER_COUNTERS_H
 
+#include "helpers.h"
+
 enum filtered {
 	FILTERED_SELF,       /* the profiler's own traffic */
 	FILTERED_PID,        /* --pid */
@@ -47,7 +49,7 @@ struct counters {
 	struct tally lost[LOST_REASONS];
 };
 
-BPF_PERCPU_ARRAY(account, struct counters, 2);
+DEFINE_MAP(account, MAP_TYPE_PERCPU_ARRAY, u32, struct counters, 2)
 
 static __always_inline void count(struct tally *tally, u64 bytes)
 {

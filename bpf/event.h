@@ -12,6 +12,8 @@
 #ifndef HTTP_PROFILER_EVENT_H
 #define HTTP_PROFILER_EVENT_H
 
+#include "helpers.h"
+
 /* The first byte of each record. */
 #define EVENT_CHUNK   1 /* bytes of one stream: `size` of them from `position`, `captured` follow */
 #define EVENT_END     2 /* no byte comes after `position`: end of file or close */

@@ -27,7 +27,7 @@ deliver_piece(struct workspace *work, struct connection *connection, struct call
 	event->flags = connection->flags | (walk->done ? FLAG_CONTINUED : 0);
 	if (connection->after_loss[direction])
 		event->flags |= FLAG_AFTER_LOSS;
-	if (bpf_probe_read_user(event->payload, captured_of(event), (void *)walk->data)) {
+	if (probe_read_user(event->payload, captured_of(event), (void *)walk->data)) {
 		event->captured = 0;
 		event->flags |= FLAG_UNREADABLE;
 		walk->unreadable += piece;
@@ -138,7 +138,7 @@ static __always_inline void start_walk(volatile struct walk *walk, struct call *
 		walk->left = call->size;
 	} else if (call->payload == PAYLOAD_MSGHDR) {
 		u64 segments = 0;
-		if (bpf_probe_read_user(&segments, sizeof(segments), (void *)(call->memory + MSGHDR_IOV)))
+		if (probe_read_user(&segments, sizeof(segments), (void *)(call->memory + MSGHDR_IOV)))
 			walk->readable = 0;
 		walk->segments = segments;
 	} else if (call->payload == PAYLOAD_MMSGHDR) {

@@ -15,41 +15,41 @@ struct known_process {
 	u64 exec_id;    /* another one: the process runs another program */
 };
 
-BPF_TABLE("lru_hash", u32, struct known_process, processes, PROCESSES_MAX);
+DEFINE_MAP(processes, MAP_TYPE_LRU_HASH, u32, struct known_process, PROCESSES_MAX)
 
 /* Tell user space of the current process, unless it knows: now, because later it may be gone. */
 static __always_inline void
 introduce_process(struct workspace *work, struct call *call, u64 leader, u64 start_time)
 {
-	u32 pid = bpf_get_current_pid_tgid() >> 32;
+	u32 pid = get_current_pid_tgid() >> 32;
 	struct known_process present = {
 		.start_time = start_time,
 		.exec_id = TASK_FIELD(u64, leader, task_struct_self_exec_id),
 	};
-	struct known_process *known = processes.lookup(&pid);
+	struct known_process *known = LOOKUP(processes, &pid);
 	if (known && known->start_time == start_time && known->exec_id == present.exec_id)
 		return;
 
 	struct process_event *event = (void *)&work->event;
-	u64 mm = READ_KERNEL(u64, bpf_get_current_task() + OFFSET_task_struct_mm);
+	u64 mm = READ_KERNEL(u64, get_current_task() + OFFSET_task_struct_mm);
 	u64 from = READ_KERNEL(u64, mm + OFFSET_mm_struct_arg_start);
 	u64 size = READ_KERNEL(u64, mm + OFFSET_mm_struct_arg_end) - from;
 	if (size > CMDLINE_MAX)
 		size = CMDLINE_MAX;
 	SHOW_BOUND(size, CMDLINE_MAX);
-	if (bpf_probe_read_user(event->cmdline, size, (void *)from))
+	if (probe_read_user(event->cmdline, size, (void *)from))
 		size = 0;
 	SHOW_BOUND(size, CMDLINE_MAX);
 	event->kind = EVENT_PROCESS;
 	event->unused[0] = event->unused[1] = event->unused[2] = 0;
 	event->pid = pid;
 	event->start_time = start_time;
-	event->cgroup = bpf_get_current_cgroup_id();
-	event->uid = bpf_get_current_uid_gid();
+	event->cgroup = get_current_cgroup_id();
+	event->uid = get_current_uid_gid();
 	event->size = size;
 	/* Said again with the next event if there was no room for it now. */
 	if (!output(call, event, PROCESS_HEADER + size))
-		processes.update(&pid, &present);
+		UPDATE(processes, &pid, &present);
 }
 
 /* Tell user space what a Unix connection's ends are called, unless it knows. */

@@ -10,6 +10,8 @@
 #ifndef HTTP_PROFILER_KERNEL_H
 #define HTTP_PROFILER_KERNEL_H
 
+#include "helpers.h"
+
 #define AF_UNIX     1
 #define AF_INET     2
 #define AF_INET6    10
@@ -30,7 +32,7 @@
 #define READ_KERNEL(type, address)                                             \
 	({                                                                     \
 		type value_ = 0;                                               \
-		bpf_probe_read_kernel(&value_, sizeof(value_), (void *)(address)); \
+		probe_read_kernel(&value_, sizeof(value_), (void *)(address)); \
 		value_;                                                        \
 	})
 
@@ -49,7 +51,7 @@ static u64 (*const get_current_task_btf)(void) = (void *)HELPER_get_current_task
 #define current_task() get_current_task_btf()
 #define TASK_FIELD(type, base, name) FIELD(type, base, name)
 #else
-#define current_task() bpf_get_current_task()
+#define current_task() get_current_task()
 #define TASK_FIELD(type, base, name) READ_KERNEL(type, (u64)(base) + OFFSET_##name)
 #endif
 
@@ -65,7 +67,7 @@ static __always_inline s32 current_syscall(void)
 	u64 (*const task_pt_regs)(u64 task) = (void *)HELPER_task_pt_regs;
 	return FIELD(s32, task_pt_regs(current_task()), pt_regs_syscall);
 #else
-	u64 stack = READ_KERNEL(u64, bpf_get_current_task() + OFFSET_task_struct_stack);
+	u64 stack = READ_KERNEL(u64, get_current_task() + OFFSET_task_struct_stack);
 	return READ_KERNEL(s32, stack + THREAD_SIZE - SIZE_pt_regs + OFFSET_pt_regs_syscall);
 #endif
 }
@@ -80,7 +82,7 @@ static u64 (*const ktime_get_boot_ns)(void) = (void *)HELPER_ktime_get_boot_ns;
 #define now() ktime_get_boot_ns()
 #define OFFSET_start_time OFFSET_task_struct_start_boottime
 #else
-#define now() bpf_ktime_get_ns()
+#define now() ktime_get_ns()
 #define OFFSET_start_time OFFSET_task_struct_start_time
 #endif
 

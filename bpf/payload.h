@@ -35,9 +35,9 @@ struct walk {
 
 #ifdef ROUTE_SOCKET
 /* The kernel's copy of the caller's array. */
-#define READ_SEGMENT(to, from) bpf_probe_read_kernel(to, sizeof(*(to)), (void *)(from))
+#define READ_SEGMENT(to, from) probe_read_kernel(to, sizeof(*(to)), (void *)(from))
 #else
-#define READ_SEGMENT(to, from) bpf_probe_read_user(to, sizeof(*(to)), (void *)(from))
+#define READ_SEGMENT(to, from) probe_read_user(to, sizeof(*(to)), (void *)(from))
 #endif
 
 #ifdef ROUTE_SYSCALL
@@ -52,8 +52,8 @@ static __always_inline int next_message(volatile struct walk *walk)
 	u64 segments;
 	u32 length;
 
-	if (bpf_probe_read_user(&segments, sizeof(segments), (void *)(message + MSGHDR_IOV)) ||
-	    bpf_probe_read_user(&length, sizeof(length), (void *)(message + MMSGHDR_LENGTH)))
+	if (probe_read_user(&segments, sizeof(segments), (void *)(message + MSGHDR_IOV)) ||
+	    probe_read_user(&length, sizeof(length), (void *)(message + MMSGHDR_LENGTH)))
 		return -1;
 	walk->messages = message + MMSGHDR_SIZE;
 	walk->segments = segments;

@@ -16,12 +16,12 @@ static __always_inline void move_data(struct call *call)
 {
 	u64 direction = call->direction & 1;
 	u32 slot = direction;
-	struct counters *counters = account.lookup(&slot);
+	struct counters *counters = LOOKUP(account, &slot);
 	if (!counters)
 		return;
 	count(&counters->seen, call->size);
 
-	u64 id = bpf_get_current_pid_tgid();
+	u64 id = get_current_pid_tgid();
 	u32 pid = id >> 32;
 	if (pid == SELF_PID) {
 		count(&counters->filtered[FILTERED_SELF], call->size);
@@ -68,7 +68,7 @@ static __always_inline void move_data(struct call *call)
 		connection->after_loss[direction] = 1;
 	}
 	u64 position = fetch_and_add(&connection->position[direction], call->size);
-	struct workspace *work = workspaces.lookup(&slot);
+	struct workspace *work = LOOKUP(workspaces, &slot);
 	if (!work)
 		return;
 	if (direction == DIRECTION_RECV && call->msg_flags & MSG_TRUNC && is_tcp(call->sk)) {
@@ -99,7 +99,7 @@ static __always_inline void move_data(struct call *call)
 	event->pid = pid;
 	event->tid = id;
 	event->start_time = start_time;
-	bpf_get_current_comm(event->comm, sizeof(event->comm));
+	get_current_comm(event->comm, sizeof(event->comm));
 	describe_socket(event, call->sk);
 	connection->forwarded = 1;
 	forward(work, connection, call, direction, counters);
@@ -126,11 +126,11 @@ static __always_inline void meet_end(struct call *call)
 	    !(FIELD(u8, call->sk, sock_sk_shutdown) & RCV_SHUTDOWN))
 		return;
 	u64 inode = socket_inode(call->socket);
-	struct connection *connection = connections.lookup(&inode);
+	struct connection *connection = LOOKUP(connections, &inode);
 	if (!connection || !connection->forwarded)
 		return;
 	u32 slot = DIRECTION_RECV;
-	struct workspace *work = workspaces.lookup(&slot);
+	struct workspace *work = LOOKUP(workspaces, &slot);
 	if (work)
 		deliver_end(call, &work->event, inode, connection, DIRECTION_RECV);
 }
@@ -151,16 +151,16 @@ static __always_inline void close_socket(void *context, u64 socket)
 {
 	struct call call = { .context = context };
 	u64 inode = socket_inode(socket);
-	struct connection *connection = connections.lookup(&inode);
+	struct connection *connection = LOOKUP(connections, &inode);
 	if (!connection)
 		return;
 	u32 slot = WORKSPACE_CLOSE;
-	struct workspace *work = workspaces.lookup(&slot);
+	struct workspace *work = LOOKUP(workspaces, &slot);
 	if (work && connection->forwarded) {
 		deliver_end(&call, &work->event, inode, connection, DIRECTION_SEND);
 		deliver_end(&call, &work->event, inode, connection, DIRECTION_RECV);
 	}
-	connections.delete(&inode);
+	DELETE(connections, &inode);
 }
 
 /*

@@ -19,7 +19,7 @@ struct pending {
 	u8 payload;
 };
 
-BPF_HASH(pending, u64, struct pending, 65536);
+DEFINE_MAP(pending, MAP_TYPE_HASH, u64, struct pending, 65536)
 
 /* The context of the tracepoints syscalls:sys_enter_* and syscalls:sys_exit_*. */
 struct sys_enter {
@@ -37,16 +37,16 @@ struct sys_exit {
 /* Returns whether `fd` is a socket whose data is watched. */
 static __always_inline int enter_syscall(struct pending *call, u64 fd)
 {
-	u64 id = bpf_get_current_pid_tgid();
+	u64 id = get_current_pid_tgid();
 
 	call->socket = stream_socket_of(fd);
 	if (!call->socket)
 		return 0;
 	call->inode = socket_inode(call->socket);
-	if (pending.update(&id, call)) {
+	if (UPDATE(pending, &id, call)) {
 		/* How much it will move is not known yet: the call is counted, its bytes cannot be. */
 		u32 direction = call->direction & 1;
-		struct counters *counters = account.lookup(&direction);
+		struct counters *counters = LOOKUP(account, &direction);
 		if (counters) {
 			counters->seen.calls++;
 			counters->lost[LOST_TABLE_FULL].calls++;
@@ -65,7 +65,7 @@ static __always_inline u32 size_of_messages(u64 messages, u32 count)
 		u32 length = 0;
 		if (i >= count)
 			break;
-		bpf_probe_read_user(&length, sizeof(length),
+		probe_read_user(&length, sizeof(length),
 				    (void *)(messages + i * MMSGHDR_SIZE + MMSGHDR_LENGTH));
 		total += length;
 	}
@@ -74,12 +74,12 @@ static __always_inline u32 size_of_messages(u64 messages, u32 count)
 
 int leave_syscall(struct sys_exit *ctx)
 {
-	u64 id = bpf_get_current_pid_tgid();
-	struct pending *found = pending.lookup(&id);
+	u64 id = get_current_pid_tgid();
+	struct pending *found = LOOKUP(pending, &id);
 	if (!found)
 		return 0;
 	struct pending pending_call = *found;
-	pending.delete(&id);
+	DELETE(pending, &id);
 
 	s64 result = ctx->result;
 	if (result > 0 && pending_call.payload == PAYLOAD_MMSGHDR)

@@ -99,7 +99,7 @@ static __always_inline u8 read_unix_path(u8 *path, u64 sk)
 	if (size > SUN_PATH_SIZE)
 		return 0;
 	SHOW_BOUND(size, 127);
-	if (bpf_probe_read_kernel(path, size, (void *)(address + OFFSET_unix_address_name + 2)))
+	if (probe_read_kernel(path, size, (void *)(address + OFFSET_unix_address_name + 2)))
 		return 0;
 	return size;
 }
@@ -147,7 +147,7 @@ static __always_inline int carried_bytes_before(u64 sk, u8 direction, u32 size)
 /* The struct socket of a stream behind `fd` of the current process, or 0. */
 static __always_inline u64 stream_socket_of(u64 fd)
 {
-	u64 task = bpf_get_current_task();
+	u64 task = get_current_task();
 	u64 files = FIELD(u64, task, task_struct_files);
 	u64 table = FIELD(u64, files, files_struct_fdt);
 	if ((u32)fd >= FIELD(u32, table, fdtable_max_fds))

@@ -1,44 +1,56 @@
-"""Engine: compile, attach and read the probe with BCC. The only module that imports bcc.
+"""Engine: compile the probe with BCC, load, attach and read it.
 
 An engine yields batches of records as they are on the wire; a batch is what was
-in the ring buffer when it was polled. What goes wrong in the compiler or the
-kernel reaches the user as one line; the full log is kept in a file that the
-line names.
+in the ring buffer when it was polled.
 """
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
+import mmap
 import os
 import platform
-import sys
-import tempfile
+import struct
 import time
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
 
 from profiler.errors import ProbeError, UnsupportedError
+from profiler.probe.compiler import check_compiler, compile_functions
 from profiler.probe.counters import FILTERED, LOST, Account, Accounts, Tally
 from profiler.probe.generate import (
-    PAGE_SIZE,
     Attachment,
     Program,
     can_fetch_and_add,
     generate,
+    maps_of,
     uses_boot_time,
     uses_ring_buffer,
 )
 from profiler.probe.headers import read_layout_of_headers
 from profiler.probe.hooks import Hooks, load_hooks
 from profiler.probe.layout import Layout, read_layout
-from profiler.probe.load import attach, load, skipped, target_id, with_fetch, with_shape
+from profiler.probe.load import (
+    attach,
+    load,
+    skipped,
+    target_id,
+    with_fetch,
+    with_maps,
+    with_shape,
+)
+from profiler.probe.maps import PERF_EVENT_ARRAY, RINGBUF, Map, Shape, described, possible_cpus
 from profiler.probe.order import Order
+from profiler.probe.perf import PerfBuffer
+from profiler.probe.ring import RingBuffer
 from profiler.settings import ROUTES, Settings
 
 POLL_MS = 100
-VERDICT_OTHER = 2
+
+# struct connection of bpf/connection.h, to the member behind the verdict.
+_CONNECTION = struct.Struct("=QQIIB")
+_VERDICT_OTHER = 2
+# struct tally of bpf/counters.h
+_TALLY = struct.Struct("=QQ")
 
 
 class BccEngine:
@@ -50,11 +62,11 @@ class BccEngine:
 
     def __init__(self, settings: Settings) -> None:
         _check_privilege()
-        self._bcc = _import_bcc()
-        self._bpf: Any = None
+        check_compiler()
+        self._maps: dict[str, Map] = {}
+        self._buffer: RingBuffer | PerfBuffer | None = None
         self._attached: list[int] = []
         self._programs: list[int] = []
-        self._records: list[bytes] = []
         self._order = Order()
         hooks = load_hooks()
         layout, without_btf = self._read_layout(hooks, settings)
@@ -75,7 +87,7 @@ class BccEngine:
                 self.route = route
                 break
         else:
-            raise ProbeError("; ".join(failures))
+            raise ProbeError("; ".join(dict.fromkeys(failures)))
         self.fallback = "; ".join(failures)
         """Why a better route was not taken; empty if the best one was."""
 
@@ -87,39 +99,41 @@ class BccEngine:
 
     def batches(self) -> Iterator[list[bytes]]:
         """Yield the records of each poll, an empty list where there were none, until detached."""
-        while self._bpf is not None:
+        while self._buffer is not None:
             yield self._poll(POLL_MS)
 
     def stop(self) -> list[bytes]:
         """Unhook the probe and return what it had already handed over."""
         self._close_attached()
-        return self._poll(0) + self._order.rest()
+        records = []
+        while batch := self._poll(0):
+            records += batch
+        return records + self._order.rest()
 
     def accounts(self) -> Accounts:
         """The kernel's counters, summed over CPUs."""
-        table = self._bpf["account"]
         missed = sum(map(skipped, self._programs))
-        return Accounts(send=_account(table, 0), recv=_account(table, 1), skipped=missed)
+        return Accounts(send=self._account(0), recv=self._account(1), skipped=missed)
 
     def ignore(self, socket: int) -> None:
         """Have the kernel forward no more of the socket with this inode."""
-        table = self._bpf["connections"]
-        connection = table.Leaf()
-        connection.verdict = VERDICT_OTHER
+        connections = self._maps["connections"]
+        key = struct.pack("=Q", socket)
         # The socket may have been closed meanwhile; then there is nothing to ignore,
         # and an entry made now would stay until the table needs its room.
-        key = ctypes.c_ulonglong(socket)
-        if key in table:
-            table[key] = connection
+        connection = _CONNECTION.pack(0, 0, 0, 0, _VERDICT_OTHER)
+        connections.replace(key, connection.ljust(connections.shape.value, b"\0"))
 
     def detach(self) -> None:
         """Unhook the probe and free its tables."""
         self._close_attached()
         while self._programs:
             os.close(self._programs.pop())
-        if self._bpf is not None:
-            self._bpf.cleanup()
-            self._bpf = None
+        if self._buffer is not None:
+            self._buffer.close()
+            self._buffer = None
+        while self._maps:
+            self._maps.popitem()[1].close()
 
     def _read_layout(self, hooks: Hooks, settings: Settings) -> tuple[Layout, str]:
         """Where the kernel keeps what the probe reads, and why that is not known from BTF."""
@@ -133,153 +147,96 @@ class BccEngine:
                 reason = str(error)
         if settings.route == "socket":
             raise UnsupportedError(reason)
-        with _explained("the kernel's headers cannot be read"):
-            return read_layout_of_headers(self._bcc), reason
+        return read_layout_of_headers(), reason
 
     def _start(self, route: str, hooks: Hooks, layout: Layout, settings: Settings) -> None:
         program = generate(
             route, hooks, layout, settings, self_pid=os.getpid(), machine=platform.machine()
         )
-        self._bpf = self._compile(program)
-        events = self._bpf["events"]
-        if uses_ring_buffer(layout, settings):
+        # First, since it shows at once whether BPF is permitted here.
+        self._open_buffer(uses_ring_buffer(layout, settings), settings.ring_bytes)
+        described_by = {f"describe_{name}": name for name in maps_of(route) if name != "events"}
+        functions = {attachment.function for attachment in program.attachments}
+        code = compile_functions(
+            program.source,
+            (*functions, *described_by),
+            f"the {program.route} route cannot be compiled",
+        )
+        for function, name in described_by.items():
+            self._maps[name] = Map(name, described(code[function]))
+        self._attach_all(program, code, layout)
+
+    def _open_buffer(self, is_ring: bool, size: int) -> None:
+        if is_ring:
             self.carrier = "ring buffer"
-            events.open_ring_buffer(self._receive)
+            events = self._maps["events"] = Map("events", Shape(RINGBUF, 0, 0, size))
+            self._buffer = RingBuffer(events.descriptor, size)
         else:
             self.carrier = "perf buffer"
-            events.open_perf_buffer(
-                self._receive_on_cpu,
-                page_cnt=_pages_of_a_cpu(settings.ring_bytes),
-                lost_cb=lambda _: None,  # the program has counted it
-            )
-        self._attach_all(program, layout)
+            shape = Shape(PERF_EVENT_ARRAY, 4, 4, possible_cpus())
+            events = self._maps["events"] = Map("events", shape)
+            self._buffer = PerfBuffer(events, _size_for_a_cpu(size))
 
-    def _compile(self, program: Program) -> Any:
-        # Nobody reads the debug information, and it is a seventh of the compiler's work.
-        with _explained(f"the {program.route} route cannot be compiled"):
-            return self._bcc.BPF(text=program.source, cflags=["-Wno-everything", "-g0"])
-
-    def _attach_all(self, program: Program, layout: Layout) -> None:
+    def _attach_all(self, program: Program, code: dict[str, bytes], layout: Layout) -> None:
+        descriptors = [self._maps[name].descriptor for name in maps_of(program.route)]
+        for function in code:
+            code[function] = with_maps(code[function], descriptors)
+            if can_fetch_and_add(layout):
+                code[function] = with_fetch(code[function])
         # One that is bound to a kernel function when it is loaded serves only that.
-        loaded: dict[tuple[str, int, int | None], int] = {}
+        serving: dict[tuple[str, int, int | None], list[Attachment]] = {}
         for attachment in program.attachments:
-            target = target_id(attachment, layout)
-            key = attachment.function, attachment.shape, target
-            if key not in loaded:
-                loaded[key] = self._load(attachment, target, layout)
-                self._programs.append(loaded[key])
-            self._attached.append(attach(loaded[key], attachment))
-
-    def _load(self, attachment: Attachment, target: int | None, layout: Layout) -> int:
-        code = self._bpf.dump_func(attachment.function.encode())
-        code = with_shape(code, attachment.shape)
-        if can_fetch_and_add(layout):
-            code = with_fetch(code)
-        return load(code, attachment, target)
+            key = attachment.function, attachment.shape, target_id(attachment, layout)
+            serving.setdefault(key, []).append(attachment)
+        # The verifier takes as long as the compiler, but works on all processors at once.
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            loading = [
+                pool.submit(load, with_shape(code[function], shape), served[0], target)
+                for (function, shape, target), served in serving.items()
+            ]
+        self._programs = [done.result() for done in loading if not done.exception()]
+        for done, served in zip(loading, serving.values()):
+            descriptor = done.result()
+            for attachment in served:
+                self._attached.append(attach(descriptor, attachment))
 
     def _close_attached(self) -> None:
         while self._attached:
             os.close(self._attached.pop())
 
-    def _receive(self, _context: Any, data: int, size: int) -> int:
-        self._records.append(ctypes.string_at(data, size))
-        return 0
-
-    def _receive_on_cpu(self, _cpu: int, data: int, size: int) -> None:
-        # A record of the perf buffer is padded: its true size is in its head.
-        self._records.append(ctypes.string_at(data, size))
-
     def _poll(self, milliseconds: int) -> list[bytes]:
+        if self._buffer is None:
+            return []
         started = time.clock_gettime_ns(self.clock)
-        if self.carrier == "ring buffer":
-            self._bpf.ring_buffer_poll(milliseconds)
-        else:
-            self._bpf.perf_buffer_poll(milliseconds)
-        records, self._records = self._records, []
-        return records if self.carrier == "ring buffer" else self._order.arrange(records, started)
+        records = self._buffer.poll(milliseconds)
+        in_order = isinstance(self._buffer, RingBuffer)
+        return records if in_order else self._order.arrange(records, started)
+
+    def _account(self, direction: int) -> Account:
+        values = self._maps["account"].read(struct.pack("=I", direction)) or b""
+        size = self._maps["account"].shape.value
+        cpus = [
+            [Tally(*tally) for tally in _TALLY.iter_unpack(values[at : at + size])]
+            for at in range(0, len(values), size)
+        ]
+        seen, forwarded, *reasons = (
+            Tally(sum(t.calls for t in of_cpus), sum(t.bytes for t in of_cpus))
+            for of_cpus in zip(*cpus)
+        )
+        return Account(
+            seen=seen,
+            forwarded=forwarded,
+            filtered=dict(zip(FILTERED, reasons)),
+            lost=dict(zip(LOST, reasons[len(FILTERED) :])),
+        )
 
 
-def _pages_of_a_cpu(size: int) -> int:
+def _size_for_a_cpu(size: int) -> int:
     """A perf buffer has one part for each CPU, of a power of two of pages."""
-    pages = max(8, size // PAGE_SIZE // (os.cpu_count() or 1))
-    return 1 << (pages.bit_length() - 1)
-
-
-def _account(table: Any, direction: int) -> Account:
-    cpus = table[ctypes.c_int(direction)]
-
-    def tally(*members: Any) -> Tally:
-        return Tally(sum(m.calls for m in members), sum(m.bytes for m in members))
-
-    return Account(
-        seen=tally(*(cpu.seen for cpu in cpus)),
-        forwarded=tally(*(cpu.forwarded for cpu in cpus)),
-        filtered={
-            name: tally(*(cpu.filtered[i] for cpu in cpus)) for i, name in enumerate(FILTERED)
-        },
-        lost={name: tally(*(cpu.lost[i] for cpu in cpus)) for i, name in enumerate(LOST)},
-    )
+    pages = max(8, size // mmap.PAGESIZE // (os.cpu_count() or 1))
+    return mmap.PAGESIZE << (pages.bit_length() - 1)
 
 
 def _check_privilege() -> None:
     if os.geteuid() != 0:
         raise ProbeError("capturing needs root: run `sudo http-profiler`")
-
-
-def _import_bcc() -> Any:
-    try:
-        import bcc
-    except ImportError:
-        raise UnsupportedError(
-            f"BCC is not there for this Python ({sys.executable}): install your distribution's "
-            "package (python3-bpfcc on Debian and Ubuntu), and let the environment that "
-            "http-profiler is installed in see the system's packages (--system-site-packages)"
-        ) from None
-    return bcc
-
-
-@contextlib.contextmanager
-def _explained(what: str) -> Iterator[None]:
-    """Keep what BCC, clang and the verifier print; on failure say where, and the line that tells.
-
-    They write to file descriptor 2, below Python, so that is what is redirected.
-    """
-    sys.stderr.flush()
-    saved = os.dup(2)
-    with tempfile.NamedTemporaryFile(
-        mode="w+", prefix="http-profiler-", suffix=".log", delete=False
-    ) as log:
-        os.dup2(log.fileno(), 2)
-        try:
-            yield
-        except UnsupportedError:
-            raise
-        except Exception as error:
-            log.seek(0)
-            raise ProbeError(
-                f"{what} on Linux {os.uname().release}: {_telling_line(log.read(), error)} "
-                f"(the whole log: {log.name})"
-            ) from error
-        else:
-            Path(log.name).unlink()
-        finally:
-            os.dup2(saved, 2)
-            os.close(saved)
-
-
-def _telling_line(log: str, error: Exception) -> str:
-    lines = [line.strip() for line in log.splitlines() if line.strip()]
-    if "Operation not permitted" in log or getattr(error, "errno", None) == 1:
-        return "the kernel does not permit BPF here (a container without CAP_BPF, or lockdown)"
-    if any("kernel headers" in line or "chdir(/lib/modules" in line for line in lines):
-        return (
-            "BCC needs this kernel's headers: install the linux-headers package of the running "
-            "kernel"
-        )
-    for line in lines:
-        if "error:" in line:  # clang: the first one is the cause
-            return line
-    for line in reversed(lines):  # the verifier: its last word before the statistics
-        if not line.startswith(("processed ", "verification time", "stack depth", "HINT")):
-            return line
-    return str(error)

@@ -5,9 +5,8 @@ offsets, positions of parameters, filters, entry points - is written here as
 macros before it and short functions after it. Apart from the files in ``bpf/``
 nothing is read: the same input gives the same text.
 
-The files are put into one text because BCC rewrites its map operations in the
-main file only, never in an included one; ``#line`` keeps the compiler's
-messages true.
+The files are put into one text, which is what BCC compiles; ``#line`` keeps
+the compiler's messages true.
 """
 
 from __future__ import annotations
@@ -19,12 +18,12 @@ from typing import NamedTuple
 from profiler.errors import UnsupportedError
 from profiler.probe.hooks import BPF_DIRECTORY, FunctionHook, Hooks, SyscallHook
 from profiler.probe.layout import Layout
+from profiler.probe.maps import MAPS, SYSCALL_ROUTE_MAPS
 from profiler.settings import Settings
 from profiler.syscalls import NAMES
 
 CONNECTIONS_MAX = 32768
 PROCESSES_MAX = 8192
-PAGE_SIZE = 4096
 
 # A Unix socket has no port.
 _PORT_OF_EITHER_END = (
@@ -79,6 +78,7 @@ def generate(
     entries, attachments = writers[route](hooks, layout, machine)
     lines = [
         f"#define ROUTE_{route.upper()} 1",
+        *(f"#define MAP_NUMBER_{name} {i}" for i, name in enumerate(maps_of(route))),
         *_layout_macros(layout),
         *_settings_macros(settings, layout, self_pid),
         *_with_includes("probe.bpf.c", set()),
@@ -86,6 +86,11 @@ def generate(
         *entries,
     ]
     return Program(route, "\n".join(lines) + "\n", tuple(attachments))
+
+
+def maps_of(route: str) -> tuple[str, ...]:
+    """The names of the maps that the program of ``route`` has, in the order of their numbers."""
+    return SYSCALL_ROUTE_MAPS if route == "syscall" else MAPS
 
 
 def uses_ring_buffer(layout: Layout, settings: Settings) -> bool:
@@ -153,7 +158,6 @@ def _settings_macros(settings: Settings, layout: Layout, self_pid: int) -> list[
         f"#define SHAPE_PLACEHOLDER {SHAPE_PLACEHOLDER}ULL",
         f"#define CONNECTIONS_MAX {CONNECTIONS_MAX}",
         f"#define PROCESSES_MAX {PROCESSES_MAX}",
-        f"#define RING_PAGES {settings.ring_bytes // PAGE_SIZE}",
         *(["#define HAS_RING_BUFFER 1"] if uses_ring_buffer(layout, settings) else []),
     ]
 

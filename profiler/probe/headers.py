@@ -14,9 +14,9 @@ import os
 import platform
 import re
 import struct
-from typing import Any
 
 from profiler.errors import UnsupportedError
+from profiler.probe.compiler import compile_functions
 from profiler.probe.layout import FIELDS, Layout
 
 _INCLUDES = (
@@ -69,25 +69,17 @@ _INSTRUCTION = struct.Struct("=BBhi")
 _MOVE_CONSTANT = 0xB7
 
 
-def read_layout_of_headers(bcc: Any) -> Layout:
-    """Read what the syscall route needs of the running kernel; ``bcc`` is BCC's module.
+def read_layout_of_headers() -> Layout:
+    """Read what the syscall route needs of the running kernel.
 
-    Raises UnsupportedError if the headers are not installed or cannot be compiled.
+    Raises ProbeError if the headers are not installed or cannot be compiled.
     """
     expressions = _expressions(kernel_version(os.uname().release), platform.machine())
-    try:
-        program = bcc.BPF(text=_source(expressions), cflags=["-Wno-everything", "-g0"])
-    except Exception as error:
-        raise UnsupportedError(
-            f"the headers of this kernel ({os.uname().release}) cannot be read: {error}; install "
-            "the linux-headers package of the running kernel, and a BCC that is not older than it"
-        ) from error
-    try:
-        offsets = {
-            name: _returned(program.dump_func(b"of_" + name.encode())) for name in expressions
-        }
-    finally:
-        program.cleanup()
+    functions = {f"of_{name}": name for name in expressions}
+    code = compile_functions(
+        _source(expressions), functions, "the kernel's headers cannot be read", with_headers=True
+    )
+    offsets = {name: _returned(code[function]) for function, name in functions.items()}
     version = kernel_version(os.uname().release)
     return Layout(
         offsets=offsets,

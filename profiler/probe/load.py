@@ -10,10 +10,10 @@ it. An attachment is a file descriptor; closing it detaches.
 from __future__ import annotations
 
 import ctypes
-import errno
 import os
-import platform
 import struct
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from profiler.errors import ProbeError
@@ -25,13 +25,8 @@ from profiler.probe.generate import (
     TRACEPOINT,
     Attachment,
 )
+from profiler.probe.kernel import bpf, ioctl, perf_event, why
 from profiler.probe.layout import Layout
-
-_SYSCALLS = {
-    "x86_64": {"bpf": 321, "perf_event_open": 298},
-    "aarch64": {"bpf": 280, "perf_event_open": 241},
-    "riscv64": {"bpf": 280, "perf_event_open": 241},
-}
 
 # include/uapi/linux/bpf.h
 _BPF_PROG_LOAD = 5
@@ -58,27 +53,18 @@ _OPEN = struct.Struct("=QI4x")
 _PERF_TYPE_TRACEPOINT = 2
 _PERF_EVENT_IOC_ENABLE = 0x2400
 _PERF_EVENT_IOC_SET_BPF = 0x40042408
-_PERF_FLAG_FD_CLOEXEC = 8
-# struct perf_event_attr up to config2, PERF_ATTR_SIZE_VER1.
-_EVENT = struct.Struct("=IIQQQQQIIQQ")
 
 _INSTRUCTION = struct.Struct("=BBhi")
 # An atomic add of 64 bits; with the flag it returns what was there (Linux 5.12).
 _ATOMIC_ADD = 0xDB
 _BPF_FETCH = 1
+_LOAD_CONSTANT = 0x18
+# In the upper half of the byte of registers: the constant is the descriptor of a map.
+_PSEUDO_MAP = 1
 
+_STATISTICS = ("processed ", "verification time", "stack depth")
 # The most that every kernel accepts.
 _LOG_SIZE = (1 << 24) - 1
-
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-class RefusedError(ProbeError):
-    """The kernel refused a program; ``log`` is what its verifier said."""
-
-    def __init__(self, message: str, log: str) -> None:
-        super().__init__(message)
-        self.log = log
 
 
 def target_id(attachment: Attachment, layout: Layout) -> int | None:
@@ -89,7 +75,8 @@ def target_id(attachment: Attachment, layout: Layout) -> int | None:
 def load(code: bytes, attachment: Attachment, target: int | None) -> int:
     """Load the instructions ``code`` for ``attachment``; return the program's descriptor.
 
-    ``target`` is what :func:`target_id` says. Raises RefusedError.
+    ``target`` is what :func:`target_id` says. Raises ProbeError, which names the
+    file that has what the verifier said.
     """
     size = len(code) // _INSTRUCTION.size
     instructions = ctypes.create_string_buffer(code, len(code))
@@ -113,7 +100,7 @@ def load(code: bytes, attachment: Attachment, target: int | None) -> int:
             target or 0,
             0,
         )
-        return _bpf(_BPF_PROG_LOAD, attributes)
+        return bpf(_BPF_PROG_LOAD, attributes)
 
     # Only for a program that is refused: writing the log makes loading slow.
     descriptor = attempt(None)
@@ -124,25 +111,37 @@ def load(code: bytes, attachment: Attachment, target: int | None) -> int:
     if descriptor >= 0:
         return descriptor
     number = ctypes.get_errno()
-    raise RefusedError(
-        f"the kernel refuses {attachment.function} for {attachment.target}: {_why(number)}",
-        log.value.decode(errors="replace"),
+    raise ProbeError(
+        f"the kernel refuses {attachment.function} for {attachment.target}: {why(number)}"
+        + _verdict(log.value.decode(errors="replace"))
     )
+
+
+def _verdict(log: str) -> str:
+    """The verifier's last word before its statistics, and where to read the rest."""
+    lines = [line for line in log.splitlines() if line and not line.startswith(_STATISTICS)]
+    if not lines:
+        return ""
+    with tempfile.NamedTemporaryFile(
+        mode="w", prefix="http-profiler-", suffix=".log", delete=False
+    ) as file:
+        file.write(log)
+    return f": {lines[-1]} (the whole log: {file.name})"
 
 
 def attach(program: int, attachment: Attachment) -> int:
     """Attach a loaded program; return the descriptor that keeps it attached. Raises ProbeError."""
     if attachment.kind in _ATTACH_TYPES:
-        descriptor = _bpf(_BPF_RAW_TRACEPOINT_OPEN, _OPEN.pack(0, program))
+        descriptor = bpf(_BPF_RAW_TRACEPOINT_OPEN, _OPEN.pack(0, program))
     elif attachment.kind == TRACEPOINT:
         number = _tracepoint_number(attachment.target)
-        descriptor = _perf_event(program, _PERF_TYPE_TRACEPOINT, number)
+        descriptor = _attach_event(program, _PERF_TYPE_TRACEPOINT, number)
     else:
         name = ctypes.create_string_buffer(attachment.target.encode())
-        descriptor = _perf_event(program, _kprobe_type(), 0, ctypes.addressof(name))
+        descriptor = _attach_event(program, _kprobe_type(), 0, ctypes.addressof(name))
     if descriptor < 0:
         number = ctypes.get_errno()
-        raise ProbeError(f"cannot attach to {attachment.target}: {_why(number)}")
+        raise ProbeError(f"cannot attach to {attachment.target}: {why(number)}")
     return descriptor
 
 
@@ -161,6 +160,18 @@ def with_shape(code: bytes, shape: int) -> bytes:
     return code.replace(_wide_constant(SHAPE_PLACEHOLDER), _wide_constant(shape))
 
 
+def with_maps(code: bytes, descriptors: Sequence[int]) -> bytes:
+    """Return ``code`` with the number of each map replaced by its descriptor."""
+    patched = bytearray(code)
+    for position in range(0, len(code), _INSTRUCTION.size):
+        opcode, registers, offset, number = _INSTRUCTION.unpack_from(code, position)
+        if opcode == _LOAD_CONSTANT and registers >> 4 == _PSEUDO_MAP:
+            _INSTRUCTION.pack_into(
+                patched, position, opcode, registers, offset, descriptors[number]
+            )
+    return bytes(patched)
+
+
 def skipped(program: int) -> int:
     """How often the kernel did not run a loaded program because it was running on that CPU.
 
@@ -177,31 +188,17 @@ def _wide_constant(value: int) -> bytes:
     return struct.pack("=IBBhI", value & 0xFFFFFFFF, 0, 0, 0, value >> 32)
 
 
-def _bpf(command: int, attributes: bytes) -> int:
-    buffer = ctypes.create_string_buffer(attributes, len(attributes))
-    return _syscall("bpf", command, ctypes.addressof(buffer), len(attributes))
-
-
-def _perf_event(program: int, event_type: int, config: int, config1: int = 0) -> int:
-    attributes = _EVENT.pack(event_type, _EVENT.size, config, 1, 0, 0, 0, 0, 0, config1, 0)
-    buffer = ctypes.create_string_buffer(attributes, len(attributes))
-    descriptor = _syscall(
-        "perf_event_open", ctypes.addressof(buffer), -1, 0, -1, _PERF_FLAG_FD_CLOEXEC
-    )
+def _attach_event(program: int, event_type: int, config: int, config1: int = 0) -> int:
+    descriptor = perf_event(event_type, config, config1=config1)
     if descriptor < 0:
         return descriptor
     for request, argument in ((_PERF_EVENT_IOC_SET_BPF, program), (_PERF_EVENT_IOC_ENABLE, 0)):
-        if _libc.ioctl(descriptor, ctypes.c_ulong(request), ctypes.c_int(argument)) < 0:
+        if ioctl(descriptor, request, argument) < 0:
             number = ctypes.get_errno()
             os.close(descriptor)
             ctypes.set_errno(number)
             return -1
     return descriptor
-
-
-def _syscall(name: str, *arguments: int) -> int:
-    number = _SYSCALLS[platform.machine()][name]
-    return int(_libc.syscall(ctypes.c_long(number), *map(ctypes.c_long, arguments)))
 
 
 def _tracepoint_number(target: str) -> int:
@@ -222,12 +219,3 @@ def _kprobe_type() -> int:
         return int(Path("/sys/bus/event_source/devices/kprobe/type").read_text())
     except OSError:
         raise ProbeError("this kernel offers no kprobes (CONFIG_KPROBE_EVENTS)") from None
-
-
-def _why(number: int) -> str:
-    if number in (errno.EPERM, errno.EACCES):
-        return (
-            f"{os.strerror(number)} (not permitted here: a container without CAP_BPF, lockdown, "
-            "or a program that the verifier does not accept)"
-        )
-    return os.strerror(number)

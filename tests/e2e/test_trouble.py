@@ -11,6 +11,13 @@ from provisioning import Guest, Result
 from provisioning.capture import Capture
 from tests.e2e.conftest import background, traffic
 
+HEADERS = ("/lib/modules", "/usr/src")
+
+
+def hidden(*directories: str) -> str:
+    """A shell command that puts a tmpfs over each, to be run in a mount namespace of its own."""
+    return "; ".join(f"mount -t tmpfs none {directory}" for directory in directories)
+
 
 def fails(guest: Guest, command: str) -> str:
     """Run a command that must fail with 1 and one line; return the line."""
@@ -39,16 +46,25 @@ def test_no_bcc(guest: Guest) -> None:
 
 
 def test_no_types_and_no_headers(guest: Guest) -> None:
-    # A tmpfs over both, in a mount namespace of its own.
-    hide = "for d in /sys/kernel/btf /lib/modules /usr/src; do mount -t tmpfs none $d; done"
+    hide = hidden("/sys/kernel/btf", *HEADERS)
     line = fails(guest, f"sudo unshare -m sh -c '{hide}; http-profiler'")
     assert "linux-headers" in line
 
 
-def test_no_headers(guest: Guest) -> None:
-    hide = "for d in /lib/modules /usr/src; do mount -t tmpfs none $d; done"
-    line = fails(guest, f"sudo unshare -m sh -c '{hide}; http-profiler'")
-    assert "linux-headers" in line
+def test_no_headers_where_they_are_asked_for(guest: Guest) -> None:
+    command = f"sudo unshare -m sh -c '{hidden(*HEADERS)}; http-profiler --types headers'"
+    assert "linux-headers" in fails(guest, command)
+
+
+def test_no_headers_are_needed(guest: Guest, token: str) -> None:
+    output = f"/tmp/{token}.jsonl"
+    profiler = f"exec http-profiler --output {output}"
+    command = f"sudo unshare -m sh -c '{hidden(*HEADERS)}; {profiler}'"
+    with guest.popen(command) as running:
+        said = next(line for line in running.stderr if b"loading" not in line).decode()
+        guest.exec("sudo pkill -INT -f 'http-profiler --outpu[t]'")
+        running.wait(60)
+    assert "capturing (socket route" in said
 
 
 @pytest.mark.parametrize(

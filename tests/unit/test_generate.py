@@ -54,7 +54,7 @@ def test_every_macro_that_the_c_code_uses_is_defined(route: str) -> None:
 
 @pytest.mark.parametrize("route", ["socket", "syscall"])
 def test_the_source_stands_alone(route: str) -> None:
-    """BCC rewrites map operations in the main file only."""
+    """BCC compiles a text, not files."""
     source = program(route).source
     assert "#include" not in source
     for header in BPF_DIRECTORY.glob("*.[hc]"):

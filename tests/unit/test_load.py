@@ -7,7 +7,7 @@ import struct
 import pytest
 
 from profiler.errors import ProbeError
-from profiler.probe import load
+from profiler.probe import kernel, load
 from profiler.probe.generate import FENTRY, KPROBE, TRACEPOINT, Attachment
 from profiler.probe.layout import Layout
 
@@ -55,7 +55,7 @@ def test_the_attributes_are_as_long_as_the_kernel_s() -> None:
     """union bpf_attr and struct perf_event_attr (include/uapi/linux/bpf.h, perf_event.h)."""
     assert load._LOAD.size == 120
     assert load._OPEN.size == 16
-    assert load._EVENT.size == 72
+    assert kernel._EVENT.size == 72
 
 
 def test_a_tracepoint_that_is_not_there_is_named() -> None:

@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The BPF world: types, helper functions, maps. No header of the kernel or of the
+ * compiler's is needed, and none is read: that is half of the time to start.
+ *
+ * Numbers of helpers are part of the kernel's ABI (include/uapi/linux/bpf.h).
+ * HELPER_* are those that not every supported kernel has, from its BTF.
+ */
+#ifndef HTTP_PROFILER_HELPERS_H
+#define HTTP_PROFILER_HELPERS_H
+
+typedef unsigned char u8;
+typedef unsigned short u16;
+typedef unsigned int u32;
+typedef unsigned long long u64;
+typedef int s32;
+typedef long long s64;
+
+#define __always_inline inline __attribute__((always_inline))
+/* BCC puts the licence behind the program with either. */
+#define SEC(name)     __attribute__((section(name), used))
+#define BCC_SEC(name) SEC(name)
+
+/* Without "bpf_", for BCC has ideas of its own about functions of these names. */
+static void *(*const map_lookup_elem)(void *map, const void *key) = (void *)1;
+static s64 (*const map_update_elem)(void *map, const void *key, const void *value, u64 flags) = (void *)2;
+static s64 (*const map_delete_elem)(void *map, const void *key) = (void *)3;
+static u64 (*const ktime_get_ns)(void) = (void *)5;
+static u64 (*const get_current_pid_tgid)(void) = (void *)14;
+static u64 (*const get_current_uid_gid)(void) = (void *)15;
+static s64 (*const get_current_comm)(void *to, u32 size) = (void *)16;
+static s64 (*const perf_event_output)(void *context, void *map, u64 flags, void *data, u64 size) = (void *)25;
+static u64 (*const get_current_task)(void) = (void *)35;
+static u64 (*const get_current_cgroup_id)(void) = (void *)80;
+static s64 (*const probe_read_user)(void *to, u32 size, const void *from) = (void *)112;
+static s64 (*const probe_read_kernel)(void *to, u32 size, const void *from) = (void *)113;
+static s64 (*const ringbuf_output)(void *map, void *data, u64 size, u64 flags) = (void *)130;
+
+/* enum bpf_map_type */
+#define MAP_TYPE_HASH         1
+#define MAP_TYPE_ARRAY        2
+#define MAP_TYPE_PERCPU_ARRAY 6
+#define MAP_TYPE_LRU_HASH     9
+
+#define BPF_F_CURRENT_CPU 0xffffffffULL
+
+/*
+ * A map is named in an instruction by a number, MAP_NUMBER_<name>, over which
+ * profiler/probe/load.py writes the map's descriptor. It learns what to create from
+ * describe_<name>, a function that is compiled, read and never run.
+ */
+u64 bpf_pseudo(u64 kind, u64 number) asm("llvm.bpf.pseudo");
+#define PSEUDO_MAP 1
+#define MAP(name)  ((void *)bpf_pseudo(PSEUDO_MAP, MAP_NUMBER_##name))
+
+#define DEFINE_MAP(name, type, key, value, entries)                              \
+	u64 describe_##name(void *ctx)                                           \
+	{                                                                        \
+		return (u64)(type) << 56 | (u64)sizeof(key) << 48 |              \
+		       (u64)sizeof(value) << 24 | (u64)(entries);                \
+	}
+
+#define LOOKUP(name, key)        map_lookup_elem(MAP(name), key)
+#define UPDATE(name, key, value) map_update_elem(MAP(name), key, value, 0)
+#define DELETE(name, key)        map_delete_elem(MAP(name), key)
+
+#endif

@@ -1,0 +1,68 @@
+"""The two system calls that BPF needs and Python lacks: bpf(2) and perf_event_open(2)."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import platform
+import struct
+
+_SYSCALLS = {
+    "x86_64": {"bpf": 321, "perf_event_open": 298},
+    "aarch64": {"bpf": 280, "perf_event_open": 241},
+    "riscv64": {"bpf": 280, "perf_event_open": 241},
+}
+
+# include/uapi/linux/perf_event.h
+_PERF_FLAG_FD_CLOEXEC = 8
+# struct perf_event_attr up to config2, PERF_ATTR_SIZE_VER1.
+_EVENT = struct.Struct("=IIQQQQQIIQQ")
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def bpf(command: int, attributes: bytes) -> int:
+    """bpf(2): return its result, or -1 and :func:`ctypes.get_errno`.
+
+    ``attributes`` is a ``union bpf_attr``, as much of it as the command reads.
+    """
+    buffer = ctypes.create_string_buffer(attributes, len(attributes))
+    return _syscall("bpf", command, ctypes.addressof(buffer), len(attributes))
+
+
+def perf_event(
+    event_type: int,
+    config: int,
+    *,
+    config1: int = 0,
+    cpu: int = 0,
+    sample_type: int = 0,
+    wakeup_events: int = 0,
+) -> int:
+    """perf_event_open(2) for all processes on ``cpu``: return its result, as :func:`bpf` does.
+
+    The arguments are the members of ``struct perf_event_attr``; each event is a sample.
+    """
+    attributes = _EVENT.pack(
+        event_type, _EVENT.size, config, 1, sample_type, 0, 0, wakeup_events, 0, config1, 0
+    )
+    buffer = ctypes.create_string_buffer(attributes, len(attributes))
+    return _syscall("perf_event_open", ctypes.addressof(buffer), -1, cpu, -1, _PERF_FLAG_FD_CLOEXEC)
+
+
+def ioctl(descriptor: int, request: int, argument: int) -> int:
+    """ioctl(2) with a number: return its result, as :func:`bpf` does."""
+    return int(_libc.ioctl(descriptor, ctypes.c_ulong(request), ctypes.c_int(argument)))
+
+
+def why(number: int) -> str:
+    """Put an errno of one of these calls into words."""
+    if number == errno.EPERM:
+        return "the kernel does not permit BPF here (a container without CAP_BPF, or lockdown)"
+    return os.strerror(number)
+
+
+def _syscall(name: str, *arguments: int) -> int:
+    number = _SYSCALLS[platform.machine()][name]
+    return int(_libc.syscall(ctypes.c_long(number), *map(ctypes.c_long, arguments)))

@@ -1,0 +1,93 @@
+"""The probe's maps: made and read through bpf(2).
+
+The C code numbers its maps in the order of :data:`MAPS` and describes each by a
+function that returns a constant (``DEFINE_MAP`` in ``bpf/helpers.h``), so that
+only the C code knows how large they are.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+from pathlib import Path
+from typing import NamedTuple
+
+from profiler.errors import ProbeError
+from profiler.probe.kernel import bpf, why
+
+MAPS = ("events", "account", "workspaces", "connections", "blank_connection", "processes")
+SYSCALL_ROUTE_MAPS = (*MAPS, "pending")
+
+# include/uapi/linux/bpf.h
+_MAP_CREATE, _LOOKUP, _UPDATE, _DELETE = range(4)
+PERF_EVENT_ARRAY = 4
+RINGBUF = 27
+_PERCPU = (5, 6, 10)
+_CREATE = struct.Struct("=IIIIIII16s")
+_ELEMENT = struct.Struct("=IxxxxQQQ")
+
+_INSTRUCTION = struct.Struct("=BBhi")
+_LOAD_CONSTANT = 0x18  # 64 bits, of which the upper half stands in a second instruction
+
+
+class Shape(NamedTuple):
+    """What a map is: type as in ``enum bpf_map_type``, sizes in bytes, entries."""
+
+    type: int
+    key: int
+    value: int
+    entries: int
+
+
+def described(code: bytes) -> Shape:
+    """Read the instructions of a ``describe_`` function."""
+    opcode, _, _, low = _INSTRUCTION.unpack_from(code)
+    _, _, _, high = _INSTRUCTION.unpack_from(code, _INSTRUCTION.size)
+    if opcode != _LOAD_CONSTANT:
+        raise ProbeError("BCC's compiler describes a map in a form that is not known")
+    low, high = low & 0xFFFFFFFF, high & 0xFFFFFFFF
+    return Shape(high >> 24, high >> 16 & 0xFF, (high & 0xFFFF) << 8 | low >> 24, low & 0xFFFFFF)
+
+
+class Map:
+    """A map of the kernel's, until it is closed. Raises ProbeError if the kernel refuses it."""
+
+    def __init__(self, name: str, shape: Shape) -> None:
+        self.shape = shape
+        self.descriptor = bpf(_MAP_CREATE, _CREATE.pack(*shape, 0, 0, 0, name[:15].encode()))
+        if self.descriptor < 0:
+            raise ProbeError(f"cannot make the map {name}: {why(ctypes.get_errno())}")
+        # For each possible CPU a value, each of a multiple of eight bytes.
+        size = (shape.value + 7) // 8 * 8 * possible_cpus() if shape.type in _PERCPU else 0
+        self._value = ctypes.create_string_buffer(size or shape.value or 1)
+
+    def close(self) -> None:
+        """Let it go: the kernel keeps it while a program uses it."""
+        os.close(self.descriptor)
+
+    def read(self, key: bytes) -> bytes | None:
+        """The value at ``key``; of a map by CPU, the values of all possible CPUs."""
+        return self._value.raw if self._call(_LOOKUP, key) == 0 else None
+
+    def replace(self, key: bytes, value: bytes) -> None:
+        """Write the value at ``key`` if there is one."""
+        self._value.raw = value
+        self._call(_UPDATE, key, 2)  # BPF_EXIST
+
+    def write(self, key: bytes, value: bytes) -> None:
+        """Write the value at ``key``. Raises ProbeError if the kernel refuses it."""
+        self._value.raw = value
+        if self._call(_UPDATE, key) < 0:
+            raise ProbeError(f"cannot write to a map: {why(ctypes.get_errno())}")
+
+    def _call(self, command: int, key: bytes, flags: int = 0) -> int:
+        buffer = ctypes.create_string_buffer(key, len(key))
+        value = ctypes.addressof(self._value)
+        return bpf(command, _ELEMENT.pack(self.descriptor, ctypes.addressof(buffer), value, flags))
+
+
+def possible_cpus() -> int:
+    """How many processors the kernel may ever have; it numbers them from 0."""
+    last = Path("/sys/devices/system/cpu/possible").read_text().strip().rpartition(",")[2]
+    return int(last.rpartition("-")[2]) + 1

@@ -1,0 +1,162 @@
+"""What can be tested of the maps and buffers without a kernel that makes them."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+
+import pytest
+
+from profiler.errors import ProbeError
+from profiler.probe.load import with_maps
+from profiler.probe.maps import Shape, described
+from profiler.probe.perf import Part
+from profiler.probe.ring import RingBuffer
+
+PAGE = mmap.PAGESIZE
+
+
+def load_constant(value: int, source: int = 0) -> bytes:
+    """ld_imm64 into register 0."""
+    low, high = value & 0xFFFFFFFF, value >> 32
+    return struct.pack("=BBhIBBhI", 0x18, source << 4, 0, low, 0, 0, 0, high)
+
+
+def test_a_map_is_described_by_a_constant() -> None:
+    # As DEFINE_MAP of bpf/helpers.h puts it together.
+    value = 6 << 56 | 4 << 48 | 70000 << 24 | 65536
+    assert described(load_constant(value)) == Shape(type=6, key=4, value=70000, entries=65536)
+
+
+def test_another_form_is_refused() -> None:
+    with pytest.raises(ProbeError, match="not known"):
+        described(struct.pack("=BBhiBBhi", 0xB7, 0, 0, 5, 0x95, 0, 0, 0))
+
+
+def test_maps_are_written_over_their_numbers() -> None:
+    constant = load_constant(1)
+    code = load_constant(0, source=1) + constant + load_constant(1, source=1)
+    assert with_maps(code, [7, 9]) == (
+        load_constant(7, source=1) + constant + load_constant(9, source=1)
+    )
+
+
+class FakeRing:
+    """Writes as the kernel does, into a file that stands for a ring buffer's memory.
+
+    The second copy of the data, which the kernel maps behind the first, is written
+    by hand.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.descriptor = os.memfd_create("ring")
+        os.ftruncate(self.descriptor, 2 * PAGE + 2 * size)
+        self.end = 0
+
+    def write(self, record: bytes, flags: int = 0) -> None:
+        self.commit(self.reserve(record, flags), len(record) | flags)
+
+    def reserve(self, record: bytes, flags: int = 0) -> int:
+        at = self.end
+        self._store(at, struct.pack("=II", len(record) | 1 << 31, 0) + record)
+        self.end += (8 + len(record) + 7) & ~7
+        os.pwrite(self.descriptor, struct.pack("=Q", self.end), PAGE)
+        return at
+
+    def commit(self, at: int, length: int) -> None:
+        self._store(at, struct.pack("=I", length))
+
+    def consumed(self) -> int:
+        return int(struct.unpack("=Q", os.pread(self.descriptor, 8, 0))[0])
+
+    def _store(self, at: int, data: bytes) -> None:
+        for i, byte in enumerate(data):
+            position = (at + i) % self.size
+            for copy in (position, position + self.size):
+                os.pwrite(self.descriptor, bytes([byte]), 2 * PAGE + copy)
+
+
+@pytest.fixture
+def ring(monkeypatch: pytest.MonkeyPatch) -> tuple[FakeRing, RingBuffer]:
+    # A file cannot be waited for.
+    monkeypatch.setattr("profiler.probe.ring.select.epoll", lambda: _NoEpoll())
+    fake = FakeRing(PAGE)
+    return fake, RingBuffer(fake.descriptor, PAGE)
+
+
+class _NoEpoll:
+    def register(self, *_: object) -> None:
+        pass
+
+    def poll(self, *_: object) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def test_records_in_their_order(ring: tuple[FakeRing, RingBuffer]) -> None:
+    fake, buffer = ring
+    assert buffer.poll(0) == []
+    fake.write(b"one")
+    fake.write(b"another")
+    assert buffer.poll(0) == [b"one", b"another"]
+    assert fake.consumed() == fake.end
+    assert buffer.poll(0) == []
+
+
+def test_a_record_that_is_being_written_is_waited_for(ring: tuple[FakeRing, RingBuffer]) -> None:
+    fake, buffer = ring
+    fake.write(b"first")
+    before = fake.end
+    second = fake.reserve(b"second")
+    fake.write(b"third")
+    assert buffer.poll(0) == [b"first"]
+    assert fake.consumed() == before
+    fake.commit(second, len(b"second"))
+    assert buffer.poll(0) == [b"second", b"third"]
+
+
+def test_a_discarded_record_is_stepped_over(ring: tuple[FakeRing, RingBuffer]) -> None:
+    fake, buffer = ring
+    fake.write(b"thrown away", flags=1 << 30)
+    fake.write(b"kept")
+    assert buffer.poll(0) == [b"kept"]
+
+
+def test_round_and_round(ring: tuple[FakeRing, RingBuffer]) -> None:
+    """Records lie across the end of the ring, and no batch keeps the ring full for long."""
+    fake, buffer = ring
+    written: list[bytes] = []
+    seen: list[bytes] = []
+    for i in range(200):
+        record = bytes([i]) * (1 + i * 7 % 300)
+        written.append(record)
+        fake.write(record)
+        assert fake.end - fake.consumed() <= PAGE
+        if i % 5 == 4:
+            while batch := buffer.poll(0):
+                assert sum(map(len, batch[:-1])) < PAGE // 8
+                seen += batch
+    assert seen == written
+
+
+def test_a_perf_sample_across_the_end_of_its_ring() -> None:
+    size = PAGE
+    memory = mmap.mmap(-1, PAGE + size)
+    part = Part(memory)
+    raw = bytes(range(100))
+    sample = struct.pack("=I", len(raw)) + raw
+    record = struct.pack("=IHH", 9, 0, 8 + len(sample)) + sample
+    start = size - 56  # the record is 112 bytes long
+    lost = struct.pack("=IHH", 2, 0, 24) + bytes(16)
+    ring = bytearray(size)
+    for i, byte in enumerate(lost + record):
+        ring[(start - 24 + i) % size] = byte
+    memory[PAGE:] = bytes(ring)
+    memory[1024:1040] = struct.pack("=QQ", 3 * size + start + len(record), 3 * size + start - 24)
+    assert part.take() == [raw]
+    assert struct.unpack("=Q", memory[1032:1040]) == (3 * size + start + len(record),)
+    assert part.take() == []
