@@ -26,7 +26,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
             made.append({"flags": cflags, "source": source, "cleaned": False})
             if source:
                 made[-1]["configured"] = Path(source, "include/linux/kconfig.h").exists()
-                os.chdir(source)
+                if made[-1]["configured"]:
+                    os.chdir(source)
             if "wrong" in text:
                 # Below Python, as clang does.
                 os.write(2, text.encode())
