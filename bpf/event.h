@@ -61,6 +61,7 @@ struct event {
 	u32 size;            /* bytes of the stream that this event stands for */
 	u32 captured;        /* bytes of payload that follow the header */
 	u32 netns;           /* inode of the network namespace */
+	u32 sequence;        /* TCP's sequence number of position 0; 0: not plain TCP */
 	u16 local_port;
 	u16 remote_port;
 	u8  local_address[ADDRESS_SIZE];  /* AF_INET: the first four bytes; AF_UNIX: none */
@@ -96,6 +97,7 @@ struct names_event {
 	u8  remote_size;
 	u8  unused[5];
 	u64 socket;
+	u64 peer;            /* inode of the socket at the other end; 0: not known (yet) */
 	u8  local[SUN_PATH_SIZE];
 	u8  remote[SUN_PATH_SIZE];
 };

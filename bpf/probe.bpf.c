@@ -101,6 +101,9 @@ static __always_inline void move_data(struct call *call)
 	event->start_time = start_time;
 	get_current_comm(event->comm, sizeof(event->comm));
 	describe_socket(event, call->sk);
+	event->sequence = 0;
+	if (is_plain_tcp(call->sk))
+		event->sequence = connection->sequence[direction] - call->size - (u32)position;
 	connection->forwarded = 1;
 	forward(work, connection, call, direction, counters);
 }
@@ -169,7 +172,7 @@ static __always_inline void close_socket(void *context, u64 socket)
  */
 static __always_inline void open_socket(u64 socket)
 {
-	u64 inode = READ_KERNEL(u64, socket + OFFSET_socket_alloc_vfs_inode + OFFSET_inode_i_ino);
+	u64 inode = inode_beside(socket);
 
 	if (inode)
 		remember_connection(inode);

@@ -30,10 +30,10 @@ FLAG_UNREADABLE = 4
 FLAG_LIMIT = 8
 FLAG_CONTINUED = 16
 
-EVENT = struct.Struct("=BBBBiQIIQQQIIIHH16s16s16s")
+EVENT = struct.Struct("=BBBBiQIIQQQIIIIHH16s16s16s")
 CLOCK_RECORD = struct.Struct("=B7xQQ")
 PROCESS_RECORD = struct.Struct("=B3xIQQII")
-NAMES_RECORD = struct.Struct("=BBB5xQ108s108s")
+NAMES_RECORD = struct.Struct("=BBB5xQQ108s108s")
 CGROUP_RECORD = struct.Struct("=B7xQ")
 
 
@@ -45,7 +45,8 @@ class Chunk(NamedTuple):
     fault cut it off; see ``flags``). ``time`` and ``start_time`` are nanoseconds
     of the kernel's clock (see :class:`Clock`). ``local`` and ``remote`` are packed
     addresses of 16 bytes, of which AF_INET uses the first four and AF_UNIX none
-    (see :class:`Names`). ``comm`` is padded with NULs.
+    (see :class:`Names`). ``sequence`` is TCP's number of the byte at position 0,
+    modulo 2**32; 0 if the socket is no plain TCP. ``comm`` is padded with NULs.
     """
 
     kind: int
@@ -62,6 +63,7 @@ class Chunk(NamedTuple):
     size: int
     captured: int
     netns: int
+    sequence: int
     local_port: int
     remote_port: int
     local: bytes
@@ -107,10 +109,12 @@ class Process(NamedTuple):
 class Names(NamedTuple):
     """What the ends of a Unix socket are bound to (``sun_path``, unix(7)); empty: unnamed.
 
-    The path of an abstract socket begins with a NUL.
+    The path of an abstract socket begins with a NUL. ``peer`` is the inode of the
+    socket at the other end, 0 while nobody has accepted the connection.
     """
 
     socket: int
+    peer: int
     local: bytes
     remote: bytes
 
@@ -157,8 +161,8 @@ def decode(record: bytes) -> Item:
             start = PROCESS_RECORD.size
             return Process._make((*process, record[start : start + size]))
         if kind == NAMES:
-            _, local_size, remote_size, socket, local, remote = NAMES_RECORD.unpack_from(record)
-            return Names(socket, local[:local_size], remote[:remote_size])
+            _, local_size, remote_size, *sockets, local, remote = NAMES_RECORD.unpack_from(record)
+            return Names._make((*sockets, local[:local_size], remote[:remote_size]))
         if kind == CGROUP:
             return Cgroup(CGROUP_RECORD.unpack_from(record)[1], record[CGROUP_RECORD.size :])
         if kind == COUNTERS:
@@ -176,7 +180,7 @@ def encode(item: Item) -> bytes:
         zeros = bytes(16)
         return EVENT.pack(
             END, item.direction, 0, 0, -1, item.time, 0, 0, 0, item.socket, item.position,
-            0, 0, 0, 0, 0, zeros, zeros, zeros,
+            0, 0, 0, 0, 0, 0, zeros, zeros, zeros,
         )  # fmt: skip
     if isinstance(item, Clock):
         return CLOCK_RECORD.pack(CLOCK, *item)
@@ -184,7 +188,7 @@ def encode(item: Item) -> bytes:
         return PROCESS_RECORD.pack(PROCESS, *item[:-1], len(item.cmdline)) + item.cmdline
     if isinstance(item, Names):
         sizes = len(item.local), len(item.remote)
-        return NAMES_RECORD.pack(NAMES, *sizes, item.socket, item.local, item.remote)
+        return NAMES_RECORD.pack(NAMES, *sizes, item.socket, item.peer, item.local, item.remote)
     if isinstance(item, Cgroup):
         return CGROUP_RECORD.pack(CGROUP, item.id) + item.path
     return bytes([COUNTERS]) + item.document

@@ -154,13 +154,13 @@ def test_what_is_not_known_is_absent() -> None:
 def test_a_unix_socket_has_paths_instead_of_addresses() -> None:
     wire = Wire()
     asked, answered = read(wire.send(POST, family=AF_UNIX), wire.recv(OK, family=AF_UNIX))
-    names = Names(SOCKET, b"\0client\0x", b"/run/app.sock\0")
+    names = Names(SOCKET, 0, b"\0client\0x", b"/run/app.sock\0")
     found = record(asked, names=names)
     assert (found["source_path"], found["dest_path"]) == ("@client@x", "/run/app.sock")
     found = record(answered, names=names)
     assert (found["source_path"], found["dest_path"]) == ("/run/app.sock", "@client@x")
     assert not {"source_ip", "source_port", "dest_ip", "dest_port"} & set(found)
-    for unnamed in (None, Names(SOCKET, b"", b"")):
+    for unnamed in (None, Names(SOCKET, 0, b"", b"")):
         assert not {"source_path", "dest_path"} & set(record(asked, names=unnamed))
 
 

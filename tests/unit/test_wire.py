@@ -134,6 +134,7 @@ CHUNKS = st.builds(
     size=U32,
     local_port=st.integers(0, 65535),
 )
+SUN_PATH = st.binary(max_size=108)
 ITEMS = st.one_of(
     CHUNKS,
     st.builds(End, direction=st.sampled_from([0, 1]), time=U64, socket=U64, position=U64),
@@ -141,7 +142,9 @@ ITEMS = st.one_of(
     st.builds(
         Process, pid=U32, start_time=U64, cgroup=U64, uid=U32, cmdline=st.binary(max_size=64)
     ),
-    st.builds(Names, socket=U64, local=st.binary(max_size=108), remote=st.binary(max_size=108)),
+    st.builds(
+        Names, socket=U64, peer=U64, local=st.binary(max_size=108), remote=st.binary(max_size=108)
+    ),
     st.builds(Cgroup, id=U64, path=st.binary(max_size=64)),
     st.builds(Counters, document=st.binary(max_size=64)),
 )
