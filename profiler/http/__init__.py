@@ -36,6 +36,8 @@ class Messages:
         self._settings = settings
         self._readers: dict[int, tuple[Reader, Reader]] = {}
         self._not_http: dict[int, None] = {}
+        # By the requests of connections that were given up: these may go on.
+        self._numbers_used = 0
 
     def feed(self, event: Event) -> Sequence[Output]:
         """Return the messages that ``event`` completes, in the order of their ends."""
@@ -47,7 +49,7 @@ class Messages:
                 return ()
             if socket in self._not_http:
                 return ()
-            connection = Connection(_is_joined(event))
+            connection = Connection(_is_joined(event), self._numbers_used)
             readers = (
                 Reader(SEND, connection, self._settings),
                 Reader(RECV, connection, self._settings),
@@ -93,6 +95,7 @@ class Messages:
         out: list[Output] = []
         for reader in self._readers.pop(socket, ()):
             reader.give_up(MEMORY_LIMIT, out)
+            self._numbers_used = max(self._numbers_used, reader.connection.count)
         return out
 
     def __len__(self) -> int:

@@ -45,6 +45,17 @@ _USUAL_METHODS = tuple(
 )
 
 
+# The end of a body stands before a usual method. WebDAV's one (RFC 4918) only looks so.
+_GLUED = re.compile(
+    rb"(?!PROPPATCH\Z).+(?:" + b"|".join(method[:-1] for method in _USUAL_METHODS) + rb")\Z"
+)
+
+
+def is_glued(method: bytes) -> bool:
+    """Whether ``method`` is likely the end of something else and a method."""
+    return _GLUED.match(method) is not None
+
+
 def begins_usual(data: bytes, at: int) -> bool:
     """Whether what stands at ``at``, if it is a request, may have one of the usual methods."""
     beginning = data[at : at + 8]
