@@ -78,12 +78,10 @@ class Processes:
 
     def _cgroup_of(self, pid: int) -> str | None:
         try:
-            lines = (
-                Path(f"{self._proc}/{pid}/cgroup").read_text(errors="surrogateescape").splitlines()
-            )
+            text = os.fsdecode(Path(f"{self._proc}/{pid}/cgroup").read_bytes())
         except OSError:
             return None
-        return next((line[3:] for line in lines if line.startswith("0::")), None)
+        return next((line[3:] for line in text.split("\n") if line.startswith("0::")), None)
 
 
 def _keep(table: OrderedDict, key: object, value: object) -> None:  # type: ignore[type-arg]

@@ -51,9 +51,18 @@ _GLUED = re.compile(
 )
 
 
-def is_glued(method: bytes) -> bool:
-    """Whether ``method`` is likely the end of something else and a method."""
-    return _GLUED.match(method) is not None
+# Behind a start line: a field line, or what may become one, or the end of the head.
+_FIELD_BEGINS = re.compile(rb"(?:" + TOKEN + rb"(?:[ \t]*:|[ \t]*\Z)|\r?\n|\r?\Z)")
+
+
+def is_sure(start: re.Match[bytes]) -> bool:
+    """Whether a match of :func:`start_line` is one even where it is not known what came before.
+
+    A text that is being uploaded, a log say, may have lines that look like it.
+    """
+    if start.re is REQUEST_LINE and (b" " in start[2] or _GLUED.match(start[1])):
+        return False
+    return _FIELD_BEGINS.match(start.string, start.end()) is not None
 
 
 def begins_usual(data: bytes, at: int) -> bool:

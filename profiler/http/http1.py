@@ -22,9 +22,8 @@ from typing import Callable, Optional
 
 from profiler.http.classify import (
     REQUEST_LINE,
-    TOKEN,
     begins_usual,
-    is_glued,
+    is_sure,
     may_become_start_line,
     start_line,
 )
@@ -53,9 +52,6 @@ _CR, _LF = b"\r\n"
 
 # RFC 9112, 7.1: chunk-size [ chunk-ext ] CRLF
 _PART_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\n]*)?\r?\n")
-
-# Behind a start line: a field line, or what may become one, or the end of the head.
-_FIELD_BEGINS = re.compile(rb"(?:" + TOKEN + rb"(?:[ \t]*:|[ \t]*\Z)|\r?\n|\r?\Z)")
 
 # A line that is cut off is tried again with every chunk while it is this short,
 # to tell early what is no HTTP; later only when a chunk brings an LF.
@@ -348,10 +344,7 @@ class Reader:
         # The segment of a call before this one may have held the true beginning.
         if start is None or self._chunk.flags & FLAG_CONTINUED:
             return False
-        # A text, or the end of a body, may precede what looks like a request line.
-        if start.re is REQUEST_LINE and (b" " in start[2] or is_glued(start[1])):
-            return False
-        return _FIELD_BEGINS.match(start.string, start.end()) is not None
+        return is_sure(start)
 
     def _origin_at(self, at: int) -> Chunk:
         return self._chunk if at else self._origin

@@ -13,52 +13,52 @@ from base64 import b64decode
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from profiler.record import Record
 from tests.replay.script import CASES, Call, Lost, Script, Step, play, read
 
-NAMES = sorted(path.parent.name for path in CASES.glob("*/stream.txt"))
+SCRIPTS = {path.parent.name: read(path) for path in sorted(CASES.glob("*/stream.txt"))}
+DAMAGED = [name for name, script in SCRIPTS.items() if not script.only_whole]
 
 SEEDS = range(12)
 # A case with more places than this is joined at some of them.
 JOINS = 250
 
 
-@pytest.fixture(params=NAMES, scope="module")
-def case(request: pytest.FixtureRequest) -> Path:
-    return CASES / request.param
+@pytest.fixture
+def script(name: str) -> Script:
+    return SCRIPTS[name]
 
 
 @pytest.fixture
-def script(case: Path, request: pytest.FixtureRequest) -> Script:
-    script = read(case / "stream.txt")
-    if script.only_whole and request.node.originalname != "test_whole":
-        pytest.skip("only whole")
-    return script
+def expected(name: str) -> list[Record]:
+    text = (CASES / name / "expected.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines()]
 
 
-@pytest.fixture
-def expected(case: Path) -> list[Record]:
-    return [json.loads(line) for line in (case / "expected.jsonl").read_text().splitlines()]
+damaged = pytest.mark.parametrize("name", DAMAGED)
 
 
+@pytest.mark.parametrize("name", SCRIPTS)
 def test_whole(script: Script, expected: list[Record]) -> None:
     assert play(script) == expected
 
 
+@damaged
 def test_byte_by_byte(script: Script, expected: list[Record]) -> None:
     check(script, expected, [piece for step in script.steps for piece in pieces(step, 1)])
 
 
+@damaged
 @pytest.mark.parametrize("seed", SEEDS)
 def test_random_cuts(script: Script, expected: list[Record], seed: int) -> None:
     chance = random.Random(seed)
     check(script, expected, [piece for step in script.steps for piece in cut(step, chance)])
 
 
+@damaged
 @pytest.mark.parametrize("seed", SEEDS)
 def test_with_holes(script: Script, expected: list[Record], seed: int) -> None:
     chance = random.Random(seed)
@@ -71,6 +71,7 @@ def test_with_holes(script: Script, expected: list[Record], seed: int) -> None:
     check_sound(play(script, steps), expected, script.pipelines)
 
 
+@damaged
 def test_each_call_may_be_missing(script: Script, expected: list[Record]) -> None:
     for index, step in enumerate(script.steps):
         if isinstance(step, Call):
@@ -80,6 +81,7 @@ def test_each_call_may_be_missing(script: Script, expected: list[Record]) -> Non
             check_sound(play(script, steps), expected, script.pipelines)
 
 
+@damaged
 def test_joined_anywhere(script: Script, expected: list[Record]) -> None:
     places = [
         (index, at)

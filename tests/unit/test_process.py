@@ -117,11 +117,11 @@ def test_memory_is_bounded(proc: Path, cgroups: Path) -> None:
 
 @pytest.mark.parametrize("gone", [False, True])
 def test_the_name_of_a_cgroup_need_not_be_utf8(proc: Path, cgroups: Path, gone: bool) -> None:
-    directory = os.fsencode(cgroups) + b"/caf\xe9"
-    os.mkdir(directory)
+    directory = cgroups / os.fsdecode(b"caf\xe9")
+    directory.mkdir()
     (proc / "7" / "cgroup").write_bytes(b"0::/x\xe9\n" if gone else b"0::/caf\xe9\n")
     processes = Processes(proc, cgroups)
-    number = os.stat(directory).st_ino
+    number = inode(directory)
     assert processes.learn(process(number)) == Cgroup(number, b"/caf\xe9")
     replayed = Processes(None)
     replayed.learn(process(number))
