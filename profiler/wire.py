@@ -30,6 +30,9 @@ FLAG_UNREADABLE = 4
 FLAG_LIMIT = 8
 FLAG_CONTINUED = 16
 
+# More than any stream carries; sums of such numbers still go into a line.
+_POSITION_MAX = 2**62
+
 EVENT = struct.Struct("=BBBBiQIIQQQIIIHH16s16s16s")
 CLOCK_RECORD = struct.Struct("=B7xQQ")
 PROCESS_RECORD = struct.Struct("=B3xIQQII")
@@ -141,7 +144,7 @@ def decode(record: bytes) -> Item:
         kind = record[0]
         if kind == CHUNK:
             fields = EVENT.unpack_from(record)
-            if fields[1] > RECV or fields[12] > fields[11]:
+            if fields[1] > RECV or fields[12] > fields[11] or fields[10] > _POSITION_MAX:
                 raise CaptureFileError("a chunk contradicts itself")
             payload = record[EVENT.size : EVENT.size + fields[12]]
             if len(payload) != fields[12]:
@@ -151,7 +154,7 @@ def decode(record: bytes) -> Item:
             return Chunk._make((*fields, payload))
         if kind == END:
             fields = EVENT.unpack_from(record)
-            if fields[1] > RECV:
+            if fields[1] > RECV or fields[10] > _POSITION_MAX:
                 raise CaptureFileError("an end contradicts itself")
             return End(fields[1], fields[5], fields[9], fields[10])
         if kind == CLOCK:
