@@ -30,6 +30,9 @@ FLAG_UNREADABLE = 4
 FLAG_LIMIT = 8
 FLAG_CONTINUED = 16
 
+# More than any stream carries; sums of such numbers still go into a line.
+_POSITION_MAX = 2**62
+
 EVENT = struct.Struct("=BBBBiQIIQQQIIIIHH16s16s16s")
 CLOCK_RECORD = struct.Struct("=B7xQQ")
 PROCESS_RECORD = struct.Struct("=B3xIQQII")
@@ -139,12 +142,14 @@ def decode(record: bytes) -> Item:
     """Return the item that ``record`` holds.
 
     Raises :class:`~profiler.errors.CaptureFileError` if it holds none: an
-    unknown kind, or fewer bytes than its kind needs.
+    unknown kind, fewer bytes than its kind needs, or values that cannot be.
     """
     try:
         kind = record[0]
         if kind == CHUNK:
             fields = EVENT.unpack_from(record)
+            if fields[1] > RECV or fields[12] > fields[11] or fields[10] > _POSITION_MAX:
+                raise CaptureFileError("a chunk contradicts itself")
             payload = record[EVENT.size : EVENT.size + fields[12]]
             if len(payload) != fields[12]:
                 raise CaptureFileError(
@@ -153,6 +158,8 @@ def decode(record: bytes) -> Item:
             return Chunk._make((*fields, payload))
         if kind == END:
             fields = EVENT.unpack_from(record)
+            if fields[1] > RECV or fields[10] > _POSITION_MAX:
+                raise CaptureFileError("an end contradicts itself")
             return End(fields[1], fields[5], fields[9], fields[10])
         if kind == CLOCK:
             return Clock(*CLOCK_RECORD.unpack_from(record)[1:])

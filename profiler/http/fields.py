@@ -65,7 +65,8 @@ def _parse(block: bytes) -> Fields:
     for line in text.split("\n"):
         name, colon, value = line.partition(":")
         name = name.rstrip(" \t")
-        if not (name and colon):
+        # RFC 9112, 2.2: a line behind the start line that begins with a blank folds nothing.
+        if not (name and colon) or name[0] in " \t":
             continue
         value = value.strip(" \t\r")
         key = name.lower()

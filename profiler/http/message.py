@@ -17,6 +17,8 @@ from profiler.wire import Chunk
 REQUEST, RESPONSE = "request", "response"
 
 CLOSED_EARLY = "closed_early"
+HEAD_LIMIT = "head_limit"
+MEMORY_LIMIT = "memory_limit"
 UNDECODABLE = "undecodable"
 
 
@@ -54,10 +56,11 @@ class Message(NamedTuple):
     """One HTTP message, as far as it was seen.
 
     ``origin`` is the chunk of its first byte: who moved it, between which
-    addresses, and when. ``raw`` is the captured prefix, ``body`` the content
-    in it: without the chunked framing, but still in its codings. ``bytes`` is
-    the size on the wire; of a message that was given up, as much as is known
-    to belong to it. ``last_time`` is the time of the last byte.
+    addresses, and when; its payload may have been dropped. ``raw`` is the
+    captured prefix, ``body`` the content in it: without the chunked framing, but
+    still in its codings. ``bytes`` is the size on the wire; of a message that was
+    given up, as much as is known to belong to it. ``last_time`` is the time of
+    the last byte. ``trailers`` are the fields behind the content (RFC 9110, 6.5).
     """
 
     origin: Chunk
@@ -67,6 +70,7 @@ class Message(NamedTuple):
     bytes: int
     incomplete: tuple[str, ...]
     last_time: int
+    trailers: Fields | None = None
 
 
 class NotHttp(NamedTuple):

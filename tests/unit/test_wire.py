@@ -122,6 +122,7 @@ def test_every_flag_of_the_kernel_is_known() -> None:
 
 
 U32, U64 = st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1)
+POSITION = st.integers(0, 2**62)
 CHUNKS = st.builds(
     chunk,
     payload=st.binary(max_size=64),
@@ -130,14 +131,14 @@ CHUNKS = st.builds(
     time=U64,
     pid=U32,
     socket=U64,
-    position=U64,
-    size=U32,
+    position=POSITION,
+    size=st.integers(64, 2**32 - 1),
     local_port=st.integers(0, 65535),
 )
 SUN_PATH = st.binary(max_size=108)
 ITEMS = st.one_of(
     CHUNKS,
-    st.builds(End, direction=st.sampled_from([0, 1]), time=U64, socket=U64, position=U64),
+    st.builds(End, direction=st.sampled_from([0, 1]), time=U64, socket=U64, position=POSITION),
     st.builds(Clock, kernel=U64, realtime=U64),
     st.builds(
         Process, pid=U32, start_time=U64, cgroup=U64, uid=U32, cmdline=st.binary(max_size=64)
@@ -181,3 +182,18 @@ def test_any_bytes_decode_or_are_refused(record: bytes) -> None:
 def test_an_unknown_kind_is_named() -> None:
     with pytest.raises(CaptureFileError, match="unknown kind 77"):
         decode(bytes([77]) + bytes(200))
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        chunk(b"ab", direction=2),
+        chunk(b"ab", size=1),
+        chunk(b"ab", position=2**64 - 1),
+        wire.End(direction=0, time=1, socket=2, position=2**63),
+        wire.End(direction=3, time=1, socket=2, position=3),
+    ],
+)
+def test_values_that_cannot_be_are_refused(item: wire.Item) -> None:
+    with pytest.raises(CaptureFileError, match="contradicts itself"):
+        wire.decode(wire.encode(item))
