@@ -1,13 +1,12 @@
 """A message becomes the public record: exactly the fields of ``docs/output-format.md``.
 
 Rules: a value that is not known is absent, never empty and never zero. Text is
-text where the bytes are UTF-8, and base64 where they are not, with a field
+text where the bytes are such, and base64 where they are not, with a field
 beside it that says so. The keys come in the order of the documented table.
 """
 
 from __future__ import annotations
 
-import codecs
 from base64 import b64encode
 from collections.abc import Mapping
 from datetime import datetime, timezone
@@ -17,6 +16,7 @@ from typing import Any
 
 from profiler.exchange import Exchange
 from profiler.http import content
+from profiler.http.charset import text_of
 from profiler.http.message import REQUEST, Message
 from profiler.process import Identity
 from profiler.wire import AF_INET, AF_UNIX, SEND, Names
@@ -44,8 +44,11 @@ def record_of(
     sent = origin.direction == SEND
     is_request = head.type == REQUEST
     body, incomplete = message.body, message.incomplete
+    codings: tuple[str, ...] = ()
     if head.fields.codings:
-        body, reason = content.decode(body, head.fields.codings, max_content, not incomplete)
+        body, codings, reason = content.decode(
+            body, head.fields.codings, max_content, not incomplete
+        )
         if reason is not None and reason not in incomplete:
             incomplete = (*incomplete, reason)
 
@@ -73,12 +76,18 @@ def record_of(
         record["reason"] = head.reason
     record["http_version"] = head.version
     record["headers"] = head.fields.headers
-    body_text = _text(body, cut=bool(incomplete))
-    raw_text = _text(message.raw)
-    record["body"] = _base64(body) if body_text is None else body_text
-    record["raw_payload"] = _base64(message.raw) if raw_text is None else raw_text
+    # A charset is that of the content, not of its coded form.
+    content_type = None if codings else head.fields.by_name.get("content-type")
+    body_text = text_of(body, content_type, cut=bool(incomplete))
+    raw_text = text_of(message.raw)
+    record["body"] = _base64(body) if body_text is None else body_text[0]
+    record["raw_payload"] = _base64(message.raw) if raw_text is None else raw_text[0]
     if body_text is None:
         record["body_encoding"] = "base64"
+    elif body_text[1] is not None:
+        record["body_charset"] = body_text[1]
+    if codings:
+        record["body_codings"] = list(codings)
     if raw_text is None:
         record["raw_payload_encoding"] = "base64"
     record["type"] = head.type
@@ -148,14 +157,6 @@ def address(family: int, packed: bytes) -> str:
 def comm(padded: bytes) -> str:
     """Return the name of a thread: the bytes before the first NUL."""
     return padded.partition(b"\0")[0].decode(errors="replace")
-
-
-def _text(data: bytes, cut: bool = False) -> str | None:
-    """Return UTF-8 ``data`` as text, else ``None``; ``cut`` data may end inside a character."""
-    try:
-        return codecs.utf_8_decode(data, "strict", not cut)[0]
-    except UnicodeDecodeError:
-        return None
 
 
 def _base64(data: bytes) -> str:
