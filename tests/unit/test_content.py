@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from profiler.http.content import CODECS, RATIO_MAX, decode
+from profiler.http.content import CODECS, RATIO_MAX, BrotliDecoder, decode
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -72,8 +72,9 @@ def test_several_members(coding: str) -> None:
     assert decode(body, [coding], 3) == (b"abc", (), DECODED_LIMIT)
 
 
-def test_a_zstd_frame_that_is_to_be_skipped() -> None:
-    body = b"\x5f\x2a\x4d\x18\x03\0\0\0abc" + zstd.compress(b"text")
+def test_zstd_frames_that_are_to_be_skipped() -> None:
+    skipped = b"\x5f\x2a\x4d\x18\x03\0\0\0abc"
+    body = skipped + zstd.compress(b"te") + skipped + zstd.compress(b"xt")
     assert decode(body, ["zstd"], LIMIT) == (b"text", (), None)
 
 
@@ -153,6 +154,21 @@ def test_a_bomb_costs_no_more_than_the_limit(coding: str) -> None:
     tracemalloc.stop()
     assert (len(content), reason) == (LIMIT, DECODED_LIMIT)
     assert peak < 8 * LIMIT + 8 * len(body)
+
+
+def test_a_bomb_behind_content_that_fills_the_limit() -> None:
+    content = Random(0).randbytes(LIMIT + 1)
+    body = gzip.compress(content) + gzip.compress(bytes(100_000_000))
+    tracemalloc.start()
+    assert decode(body, ["gzip"], LIMIT) == (content[:-1], (), DECODED_LIMIT)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 8 * LIMIT + 8 * len(body)
+
+
+@pytest.mark.parametrize("size", [1, 10, 40_000])
+def test_brotli_yields_no_more_than_it_is_asked_for(size: int) -> None:
+    assert BrotliDecoder().decompress(brotli.compress(bytes(100_000)), size) == bytes(size)
 
 
 def test_a_bomb_in_a_bomb_is_cut_off() -> None:
