@@ -76,9 +76,12 @@ def record_of(
         record["reason"] = head.reason
     record["http_version"] = head.version
     record["headers"] = head.fields.headers
-    # A charset is that of the content, not of its coded form.
-    content_type = None if codings else head.fields.by_name.get("content-type")
-    body_text = text_of(body, content_type, cut=bool(incomplete))
+    if codings:
+        # The charset, and characters, are those of the content, not of its coded form.
+        body_text = text_of(body)
+    else:
+        content_type = head.fields.by_name.get("content-type")
+        body_text = text_of(body, content_type, cut=bool(incomplete))
     raw_text = text_of(message.raw)
     record["body"] = _base64(body) if body_text is None else body_text[0]
     record["raw_payload"] = _base64(message.raw) if raw_text is None else raw_text[0]
