@@ -108,7 +108,7 @@ def record_of(
     record["socket"] = origin.socket
     record["netns"] = origin.netns
     record["tid"] = origin.tid
-    record["process_start"] = timestamp(origin.start_time + clock_offset)
+    record["process_start"] = _start(origin.start_time + clock_offset)
     if process is not None:
         record["uid"] = process.uid
         if process.cgroup is not None:
@@ -145,6 +145,10 @@ def timestamp(realtime: int) -> str:
 @lru_cache(maxsize=16)
 def _second(second: int) -> str:
     return datetime.fromtimestamp(second, timezone.utc).strftime("%Y-%m-%dT%H:%M:%S")
+
+
+# A process says more than one thing.
+_start = lru_cache(maxsize=1024)(timestamp)
 
 
 @lru_cache(maxsize=4096)
