@@ -34,6 +34,7 @@ FLAG_CONTINUED = 16
 _POSITION_MAX = 2**62
 
 EVENT = struct.Struct("=BBBBiQIIQQQIIIIHH16s16s16s")
+_EVENT_OF_END = struct.Struct("=xB6xQ16xQQ68x")  # what End keeps of it
 CLOCK_RECORD = struct.Struct("=B7xQQ")
 PROCESS_RECORD = struct.Struct("=B3xIQQII")
 NAMES_RECORD = struct.Struct("=BBB5xQQ108s108s")
@@ -137,6 +138,9 @@ class Counters(NamedTuple):
 
 Item = Union[Chunk, End, Clock, Process, Names, Cgroup, Counters]
 
+# NamedTuple's own ways in Python cost as much as the unpacking.
+_make = tuple.__new__
+
 
 def decode(record: bytes) -> Item:
     """Return the item that ``record`` holds.
@@ -155,12 +159,12 @@ def decode(record: bytes) -> Item:
                 raise CaptureFileError(
                     f"a chunk of {fields[12]} captured bytes holds {len(payload)}"
                 )
-            return Chunk._make((*fields, payload))
+            return _make(Chunk, (*fields, payload))
         if kind == END:
-            fields = EVENT.unpack_from(record)
-            if fields[1] > RECV or fields[10] > _POSITION_MAX:
+            end = _make(End, _EVENT_OF_END.unpack_from(record))
+            if end.direction > RECV or end.position > _POSITION_MAX:
                 raise CaptureFileError("an end contradicts itself")
-            return End(fields[1], fields[5], fields[9], fields[10])
+            return end
         if kind == CLOCK:
             return Clock(*CLOCK_RECORD.unpack_from(record)[1:])
         if kind == PROCESS:

@@ -3,7 +3,7 @@
 :class:`Messages` is the stage. It keeps two readers for each connection
 (``http1.py``) and what they must know of each other (``connection.py``).
 ``classify.py`` judges whether bytes are HTTP at all, ``fields.py`` reads the
-fields of a head, ``content.py`` removes content codings.
+fields of a head, ``content.py`` removes content codings, ``charset.py`` makes text.
 
 A socket that turns out not to carry HTTP, or no longer does after an upgrade
 or CONNECT, is reported once as :class:`NotHttp` and never makes a message.
