@@ -30,6 +30,8 @@
 #define FLAG_UNREADABLE 4 /* the bytes moved but could not be read (captured is 0) */
 #define FLAG_LIMIT      8 /* size exceeds captured because of the per-call limit */
 #define FLAG_CONTINUED 16 /* not the first event of its call */
+#define FLAG_RESET     32 /* of an end: a call failed because the connection was reset */
+#define FLAG_EXIT      64 /* of an end: the process was ending */
 
 #define COMM_SIZE    16
 #define ADDRESS_SIZE 16

@@ -29,12 +29,14 @@ FLAG_AFTER_LOSS = 2
 FLAG_UNREADABLE = 4
 FLAG_LIMIT = 8
 FLAG_CONTINUED = 16
+FLAG_RESET = 32
+FLAG_EXIT = 64
 
 # More than any stream carries; sums of such numbers still go into a line.
 _POSITION_MAX = 2**62
 
 EVENT = struct.Struct("=BBBBiQIIQQQIIIIHH16s16s16s")
-_EVENT_OF_END = struct.Struct("=xB6xQ16xQQ68x")  # what End keeps of it
+_EVENT_OF_END = struct.Struct("=xBxB4xQ16xQQ68x")  # what End keeps of it
 CLOCK_RECORD = struct.Struct("=B7xQQ")
 PROCESS_RECORD = struct.Struct("=B3xIQQII")
 NAMES_RECORD = struct.Struct("=BBB5xQQ108s108s")
@@ -77,12 +79,17 @@ class Chunk(NamedTuple):
 
 
 class End(NamedTuple):
-    """No byte of this direction comes after ``position``: end of file, or the socket was closed."""
+    """No byte of this direction comes after ``position``: end of file, or the socket was closed.
+
+    ``flags`` are FLAG_RESET if a call had failed because the connection was reset, and
+    FLAG_EXIT if the process was ending.
+    """
 
     direction: int
     time: int
     socket: int
     position: int
+    flags: int = 0
 
 
 class Clock(NamedTuple):
@@ -161,7 +168,8 @@ def decode(record: bytes) -> Item:
                 )
             return _make(Chunk, (*fields, payload))
         if kind == END:
-            end = _make(End, _EVENT_OF_END.unpack_from(record))
+            direction, flags, time, socket, position = _EVENT_OF_END.unpack_from(record)
+            end = End(direction, time, socket, position, flags)
             if end.direction > RECV or end.position > _POSITION_MAX:
                 raise CaptureFileError("an end contradicts itself")
             return end
@@ -190,7 +198,7 @@ def encode(item: Item) -> bytes:
     if isinstance(item, End):
         zeros = bytes(16)
         return EVENT.pack(
-            END, item.direction, 0, 0, -1, item.time, 0, 0, 0, item.socket, item.position,
+            END, item.direction, 0, item.flags, -1, item.time, 0, 0, 0, item.socket, item.position,
             0, 0, 0, 0, 0, 0, zeros, zeros, zeros,
         )  # fmt: skip
     if isinstance(item, Clock):

@@ -65,7 +65,8 @@ class Messages:
             reader.gap(event, out)
         else:
             # A process that has not met the end when it closes has not seen the rest.
-            reader.finish(out, ended=event.direction == SEND or not readers[SEND].finished)
+            ended = event.direction == SEND or not readers[SEND].finished
+            reader.finish(out, ended and event.reason != RESET, event.reason)
             if readers[0].finished and readers[1].finished:
                 del self._readers[socket]
         return out

@@ -130,15 +130,18 @@ class Reader:
             self._give_up(gap.reason)
         del self._out
 
-    def finish(self, out: list[Output], ended: bool) -> None:
-        """Nothing more comes: the stream has ``ended``, or nobody will see its end."""
+    def finish(self, out: list[Output], ended: bool, reason: str = CLOSED_EARLY) -> None:
+        """Nothing more comes: the stream has ``ended``, or nobody will see its end.
+
+        ``reason`` is what befalls a message that is open.
+        """
         self.finished = True
         self._out = out
-        self._expect_body(CLOSED_EARLY)
+        self._expect_body(reason)
         if ended and self._step is Reader._read_until_close:
             self._complete()
         else:
-            self._give_up(CLOSED_EARLY)
+            self._give_up(reason)
         del self._out
 
     def give_up(self, reason: str, out: list[Output]) -> None:
