@@ -66,13 +66,15 @@ def record_of(
         record["dest_ip"], record["dest_port"] = remote if sent else local
     record["bytes"] = message.bytes
     if is_request:
-        record["method"] = head.method
-        record["url"] = head.target
+        _add(record, "method", head.method)
+        _add(record, "url", head.target)
     else:
-        record["status_code"] = head.status
-        record["reason"] = head.reason
+        _add(record, "status_code", head.status)
+        _add(record, "reason", head.reason)
     record["http_version"] = head.version
     record["headers"] = head.fields.headers
+    if message.trailers is not None:
+        record["trailers"] = message.trailers.headers
     body_text = _text(body, cut=bool(incomplete))
     raw_text = _text(message.raw)
     record["body"] = _base64(body) if body_text is None else body_text
@@ -82,14 +84,19 @@ def record_of(
     if raw_text is None:
         record["raw_payload_encoding"] = "base64"
     record["type"] = head.type
-    record["role"] = "client" if sent == is_request else "server"
+    asks = is_request and not head.pushed
+    record["role"] = "client" if sent == asks else "server"
     if exchange is not None:
         record["exchange"] = exchange.id
         if exchange.request is not None:
             request = exchange.request
-            record["request"] = {"method": request.method, "url": request.target}
+            asked: Record = {}
+            _add(asked, "method", request.method)
+            _add(asked, "url", request.target)
+            record["request"] = asked
             record["latency_ms"] = exchange.latency_ms
             record["duration_ms"] = exchange.duration_ms
+    _add(record, "stream", head.stream)
     syscall = syscalls.get(origin.syscall)
     if syscall is not None:
         record["syscall"] = syscall
@@ -104,7 +111,13 @@ def record_of(
     record["captured"] = len(message.raw)
     if incomplete:
         record["incomplete"] = list(incomplete)
+    _add(record, "error_code", message.error_code)
     return record
+
+
+def _add(record: Record, key: str, value: object) -> None:
+    if value is not None:
+        record[key] = value
 
 
 def _add_paths(record: Record, names: Names | None, sent: bool) -> None:

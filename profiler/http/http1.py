@@ -88,19 +88,21 @@ def switches_protocol(head: Head) -> bool:
 class Reader:
     """One direction of one connection.
 
-    ``over`` is set once nothing on the connection is HTTP any more,
-    ``finished`` once the direction has ended.
+    ``over`` is set once nothing on the connection is HTTP/1 any more, ``rest`` is
+    what the last chunk holds of what it is then, ``finished`` is set once the
+    direction has ended.
     """
 
     __slots__ = (
         "_chunk", "_connection", "_direction", "_draft", "_max_body", "_max_head", "_origin",
         "_out", "_pending", "_pending_origin", "_remaining", "_searched", "_step", "_step_if_body",
-        "finished", "over",
+        "finished", "over", "rest",
     )  # fmt: skip
 
     def __init__(self, direction: int, connection: Connection, settings: Settings) -> None:
         self.finished = False
         self.over = False
+        self.rest = b""
         self._direction = direction
         self._connection = connection
         self._max_head = settings.max_head
@@ -116,6 +118,11 @@ class Reader:
         self._origin: Chunk
         self._pending_origin: Chunk
         self._out: list[Output]
+
+    @property
+    def undecided(self) -> bool:
+        """Whether the connection has not shown yet that it is HTTP/1."""
+        return self._connection.requests is None
 
     # ---- what comes from the stream
 
@@ -230,6 +237,7 @@ class Reader:
                 Message(origin, head, data[at:end], data[body:end], end - at, (), time)
             )
             self.over = head.type == RESPONSE and switches_protocol(head)
+            self.rest = data[end:] if self.over else b""
             return len(data) if self.over else end
         self._draft = Draft(
             origin, head, data[at:body], self._chunk.time, self._max_body, length == CHUNKED

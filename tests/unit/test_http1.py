@@ -686,7 +686,7 @@ def test_a_socket_that_was_not_http_is_forgotten_with_its_end() -> None:
     def feed(item: Chunk | End) -> list[Message | NotHttp]:
         return [m for event in streams.feed(item) for m in stage.feed(event)]
 
-    assert feed(wire.send(b"\x00")) == [NotHttp(SOCKET)]
+    assert feed(wire.send(b"\x16")) == [NotHttp(SOCKET)]
     assert feed(wire.send(GET)) == []
     assert feed(wire.end(SEND)) == []
     assert len(feed(wire.send(GET))) == 1
