@@ -17,6 +17,7 @@ from typing import Any
 
 from profiler.exchange import Exchange
 from profiler.http import content
+from profiler.http.framing import switches_to
 from profiler.http.message import REQUEST, Message
 from profiler.process import Identity
 from profiler.wire import AF_INET, AF_UNIX, SEND, Names
@@ -73,8 +74,11 @@ def record_of(
         _add(record, "reason", head.reason)
     record["http_version"] = head.version
     record["headers"] = head.fields.headers
-    if message.trailers is not None:
+    if message.trailers is not None and message.trailers.headers:
         record["trailers"] = message.trailers.headers
+    upgrade = None if is_request else switches_to(head)
+    if upgrade:
+        record["upgrade"] = upgrade
     body_text = _text(body, cut=bool(incomplete))
     raw_text = _text(message.raw)
     record["body"] = _base64(body) if body_text is None else body_text

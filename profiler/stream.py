@@ -29,6 +29,9 @@ from profiler.wire import FLAG_AFTER_LOSS, FLAG_LIMIT, Chunk, End
 # Chunks of one direction that wait for an earlier one.
 _HELD_MAX = 64
 
+# What a chunk takes besides its payload.
+_CHUNK_SIZE = 800
+
 BODY_LIMIT = "body_limit"
 LOST = "lost"
 
@@ -88,6 +91,16 @@ class Streams:
         for direction in (0, 1):
             self._expected.pop(_key(socket, direction), None)
             self._held.pop(_key(socket, direction), None)
+
+    def held(self, socket: int) -> int:
+        """Return the bytes of memory that chunks of ``socket`` take which came too early."""
+        if not self._held:
+            return 0
+        return sum(
+            _CHUNK_SIZE + chunk.captured
+            for direction in (0, 1)
+            for chunk in self._held.get(_key(socket, direction), ())
+        )
 
     def __len__(self) -> int:
         """Directions that are open."""

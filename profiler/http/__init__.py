@@ -13,24 +13,25 @@ or CONNECT, is reported once as :class:`NotHttp` and never makes a message.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Union
 
 from profiler.http import http1, http2
 from profiler.http.connection import Connection
 from profiler.http.frames import is_sure_start
-from profiler.http.message import Head, Message, NotHttp, Output, Request
+from profiler.http.message import MEMORY_LIMIT, Head, Message, NotHttp, Output, Request
 from profiler.http.opening import Opening
 from profiler.settings import Settings
 from profiler.stream import Event, Finish, Gap
-from profiler.wire import RECV, SEND, Chunk
+from profiler.wire import FLAG_JOINED, RECV, SEND, Chunk
 
 __all__ = ["Head", "Message", "Messages", "NotHttp", "Request"]
 
 # Sockets that are remembered as not HTTP, for chunks that were under way when that was said.
 _NOT_HTTP_MAX = 4096
 
+# What a connection takes while nothing is open on it: measured, tests/unit/test_memory.py.
+CONNECTION_SIZE = 1200
 
 _Http2 = tuple[http2.Reader, http2.Reader]
 _Readers = Union[tuple[http1.Reader, http1.Reader], _Http2]
@@ -81,6 +82,25 @@ class Messages:
         self._openings.clear()
         return out
 
+    def held(self, socket: int) -> int:
+        """Return the bytes of memory that a connection takes; 0 if it is not known."""
+        readers = self._readers.get(socket)
+        if readers is None:
+            return CONNECTION_SIZE if socket in self._openings else 0
+        sender, receiver = readers
+        return CONNECTION_SIZE + sender.connection.held + sender.held + receiver.held
+
+    def give_up(self, socket: int) -> Sequence[Output]:
+        """Forget a connection that takes too much memory; return the messages that are open.
+
+        If it goes on, it is like one that was joined.
+        """
+        out: list[Output] = []
+        self._openings.pop(socket, None)
+        for reader in self._readers.pop(socket, ()):
+            reader.give_up(MEMORY_LIMIT, out)
+        return out
+
     def __len__(self) -> int:
         """Connections that are open."""
         return len(self._readers) + len(self._openings)
@@ -88,7 +108,7 @@ class Messages:
     def _open(self, opening: Opening) -> _Readers:
         if opening.http2:
             return http2.readers(self._settings, joined=False, requests=opening.requests)
-        connection = Connection()
+        connection = Connection(_is_joined(opening.events[0]))
         return (
             http1.Reader(SEND, connection, self._settings),
             http1.Reader(RECV, connection, self._settings),
@@ -97,28 +117,31 @@ class Messages:
     def _feed(self, readers: _Readers, event: Event, out: list[Output]) -> None:
         reader = readers[event.direction]
         if isinstance(event, Chunk):
-            if reader.undecided and is_sure_start(event):
-                following = http2.readers(self._settings, joined=True)
-                reader = self._replace(event.socket, readers, following)[event.direction]
+            undecided = isinstance(reader, http1.Reader) and reader.connection.requests is None
+            if undecided and is_sure_start(event):
+                readers = self._replace(event.socket, http2.readers(self._settings, joined=True))
+                reader = readers[event.direction]
             reader.feed(event, out)
-            if reader.over:
+            if reader.over is not None:
                 self._leave(readers, event, out)
         elif isinstance(event, Gap):
             reader.gap(event, out)
         else:
-            reader.finish(out)
+            # A process that has not met the end when it closes has not seen the rest.
+            reader.finish(out, ended=event.direction == SEND or not readers[SEND].finished)
             if readers[0].finished and readers[1].finished:
                 del self._readers[event.socket]
 
     def _leave(self, readers: _Readers, event: Chunk, out: list[Output]) -> None:
-        """HTTP/1, or all HTTP, ends with ``event``."""
+        """With ``event`` HTTP ends, or goes on as HTTP/2."""
         socket, reader = event.socket, readers[event.direction]
-        last = out[-1] if out else None
-        if isinstance(reader, http1.Reader) and isinstance(last, Message) and _is_h2c(last):
+        if isinstance(reader, http1.Reader) and reader.over == "h2c":
+            # RFC 7540, 3.2: the request that was upgraded is answered on stream 1.
+            (upgrade,) = [output for output in out[-1:] if isinstance(output, Message)]
             following = http2.readers(
-                self._settings, False, 1 - event.direction, upgraded=last.head.request
+                self._settings, False, 1 - event.direction, upgraded=upgrade.head.request
             )
-            self._replace(socket, readers, following)
+            self._replace(socket, following)
             _finish(readers, out)
             if reader.rest:
                 self._feed(following, _end_of(event, reader.rest), out)
@@ -130,7 +153,8 @@ class Messages:
             del self._not_http[next(iter(self._not_http))]
         out.append(NotHttp(socket))
 
-    def _replace(self, socket: int, old: _Readers, new: _Http2) -> _Http2:
+    def _replace(self, socket: int, new: _Http2) -> _Http2:
+        old = self._readers[socket]
         for direction in (SEND, RECV):
             new[direction].finished = old[direction].finished
         self._readers[socket] = new
@@ -139,14 +163,12 @@ class Messages:
 
 def _finish(readers: _Readers, out: list[Output]) -> None:
     for reader in readers:
-        reader.finish(out, closed=False)
+        reader.finish(out, ended=False)
 
 
-def _is_h2c(message: Message) -> bool:
-    """Whether HTTP/2 follows this response (RFC 7540, 3.2)."""
-    head = message.head
-    upgrade = head.fields.by_name.get("upgrade", "").lower()
-    return head.status == 101 and "h2c" in re.split(r"[ \t,]+", upgrade)
+def _is_joined(event: Event) -> bool:
+    """Whether the connection carried bytes before this event, its first."""
+    return not isinstance(event, Chunk) or bool(event.flags & FLAG_JOINED or event.position)
 
 
 def _end_of(chunk: Chunk, rest: bytes) -> Chunk:

@@ -66,7 +66,8 @@ def _fields_in(text: str) -> Iterator[tuple[str, str]]:
     for line in text.split("\n"):
         name, colon, value = line.partition(":")
         name = name.rstrip(" \t")
-        if name and colon:
+        # RFC 9112, 2.2: a line behind the start line that begins with a blank folds nothing.
+        if name and colon and name[0] not in " \t":
             yield name, value.strip(" \t\r")
 
 

@@ -30,6 +30,7 @@ from hyperframe.frame import (
     WindowUpdateFrame,
 )
 
+from profiler.http.draft import without_payload
 from profiler.http.message import HEAD_LIMIT, UNDECODABLE
 from profiler.stream import Gap
 from profiler.wire import FLAG_CONTINUED, Chunk
@@ -145,14 +146,11 @@ Step = Callable[["FrameReader", bytes, int], Optional[int]]
 
 
 class FrameReader:
-    """One direction.
-
-    ``chunk`` is, while the handler is called, the chunk at hand.
-    """
+    """One direction. ``time`` is that of the last bytes."""
 
     __slots__ = (
         "_frame", "_frame_origin", "_handler", "_max_payload", "_need", "_origin", "_padding",
-        "_pending", "_prefix", "_reason", "_remaining", "_step", "chunk",
+        "_pending", "_prefix", "_reason", "_remaining", "_step", "time",
     )  # fmt: skip
 
     def __init__(self, handler: Handler, max_payload: int, preface: bool, joined: bool) -> None:
@@ -175,8 +173,8 @@ class FrameReader:
         self._padding = 0  # that many of them are padding, as far as is known
         self._reason: str | None = None  # why _frame is spoilt, ...
         self._prefix = b""  # ... and what came of it before
-        self.chunk: Chunk
-        self._origin: Chunk  # of the first of the bytes at hand
+        self.time = 0
+        self._origin: Chunk | None = None  # of the first of the bytes at hand
 
     @property
     def held(self) -> int:
@@ -185,7 +183,7 @@ class FrameReader:
 
     def feed(self, chunk: Chunk) -> None:
         """Read the bytes of ``chunk``."""
-        self.chunk = chunk
+        self.time = chunk.time
         data = chunk.payload
         if self._step is None:
             if not is_sure_start(chunk):
@@ -208,10 +206,12 @@ class FrameReader:
             behind = self._step(self, data, at)
             if behind is None:
                 pending += data[at:]
-                return
+                break
             if behind > at:
                 self._origin = chunk
             at = behind
+        # What is idle must not keep a payload alive.
+        self._origin = without_payload(self._origin or chunk) if pending else None
 
     def gap(self, gap: Gap) -> None:
         """Bytes were not seen: stay in step where the next frame's place is known."""
@@ -258,7 +258,8 @@ class FrameReader:
         if frame is None or not _fits(frame, length):
             self._lose_step(UNDECODABLE)
             return at
-        self._frame, self._frame_origin = frame, self._origin
+        assert self._origin is not None
+        self._frame, self._frame_origin = frame, without_payload(self._origin)
         frame.body_len = length
         self._remaining, self._padding, self._reason = length, 0, None
         if isinstance(frame, DataFrame):

@@ -22,6 +22,9 @@ from hpack.table import HeaderTable
 # Bytes of entries that are remembered (RFC 7541, 4.1); older ones count as unknown.
 _TABLE_MAX = 64 * 1024
 
+# What an entry takes, of Python's memory; names and values are short.
+_ENTRY_SIZE = 250
+
 Pairs = list[tuple[bytes, bytes]]
 
 
@@ -81,6 +84,11 @@ class HeaderState:
             decoder.header_table_size = _TABLE_MAX
             table.partly = True
         return [(name, value) for name, value in headers if name], table.missed
+
+    @property
+    def held(self) -> int:
+        """Bytes of memory that the known entries take."""
+        return _ENTRY_SIZE * len(self._table.dynamic_entries)
 
     def forget(self) -> None:
         """A block was missed: nothing is known of the table any more."""

@@ -1,8 +1,7 @@
 """HTTP/2 without TLS from the observer's side (RFC 9113): frames of one direction in, messages out.
 
-A :class:`Reader` reads one direction. Each stream carries one request and its
-responses, so a response finds its request by the stream's number. Flow control,
-priorities and settings concern the endpoints alone.
+A :class:`Reader` reads one direction. Flow control, priorities and settings
+concern the endpoints alone.
 
 A message ends with END_STREAM, with RST_STREAM from either side, or with its
 direction. Where a direction cannot be followed (a hole between frames, or bytes
@@ -29,13 +28,13 @@ from hyperframe.frame import (
     RstStreamFrame,
 )
 
+from profiler.http.block import Block
 from profiler.http.draft import Draft
 from profiler.http.fields import Fields, decode, fields_of
 from profiler.http.frames import FrameReader
 from profiler.http.header_state import BlockError, HeaderState, Pairs
 from profiler.http.message import (
     CLOSED_EARLY,
-    HEAD_LIMIT,
     REQUEST,
     RESET,
     RESPONSE,
@@ -47,13 +46,10 @@ from profiler.http.message import (
     Output,
     Request,
 )
+from profiler.http.streams import STREAMS_MAX, Connection
 from profiler.settings import Settings
 from profiler.stream import LOST, Gap
 from profiler.wire import RECV, SEND, Chunk
-
-# Streams of one direction that are open at once, and requests that wait for their response:
-# endpoints permit a hundred or a few (RFC 9113, 5.1.2).
-STREAMS_MAX = 1000
 
 # RFC 9113, 7
 _ERRORS = (
@@ -72,114 +68,38 @@ def error_name(code: int) -> str:
     return _ERRORS[code] if code < len(_ERRORS) else f"{code:#x}"
 
 
-class Connection:
-    """What the two directions must know of each other.
-
-    ``requests`` is the direction of the client, once that is known. ``proven``
-    is set with the first message. ``error`` is what a GOAWAY
-    said was wrong.
-    """
-
-    __slots__ = ("_asked", "_first_number", "error", "proven", "readers", "requests")
-
-    def __init__(self, requests: int | None, upgraded: Request | None) -> None:
-        """``upgraded`` is the HTTP/1 request that is answered on stream 1 (RFC 7540, 3.2)."""
-        self.requests = requests
-        self.proven = False
-        self.error: str | None = None
-        self.readers: tuple[Reader, Reader]
-        # By stream: the requests that have no final response yet.
-        self._asked: dict[int, Request] = {}
-        self._first_number = 0
-        if upgraded is not None:
-            self._asked[1] = upgraded
-            self._first_number = upgraded.number - 1
-
-    def ask(self, stream: int, method: str | None, target: str | None, time: int) -> Request:
-        """A request's head was read; ``time`` is that of its first byte."""
-        request = Request(self._first_number + stream, method, target, time)
-        self._asked[stream] = request
-        if len(self._asked) > STREAMS_MAX:
-            del self._asked[next(iter(self._asked))]
-        return request
-
-    def asked(self, stream: int) -> Request | None:
-        """Return the request that a response on ``stream`` answers."""
-        return self._asked.get(stream)
-
-    def answered(self, stream: int) -> None:
-        """The final response has ended, or none will come."""
-        self._asked.pop(stream, None)
-
-
-class _Block:
-    """A header block, until the frame with END_HEADERS.
-
-    ``raw`` are the first of the ``size`` bytes of its frames.
-    """
-
-    __slots__ = ("fragments", "frame", "origin", "raw", "reason", "size", "stream")
-
-    def __init__(self, frame: HeadersFrame | PushPromiseFrame, origin: Chunk) -> None:
-        self.frame = frame
-        self.stream: int = frame.stream_id
-        if isinstance(frame, PushPromiseFrame):
-            self.stream = frame.promised_stream_id
-        self.origin = origin._replace(payload=b"")
-        self.raw = bytearray()
-        self.size = 0
-        self.fragments = bytearray()
-        self.reason: str | None = None  # why it cannot be decoded
-
-    @property
-    def is_promise(self) -> bool:
-        return isinstance(self.frame, PushPromiseFrame)
-
-    @property
-    def ends_stream(self) -> bool:
-        return "END_STREAM" in self.frame.flags
-
-    def add(self, raw: bytes, size: int, fragment: bytes, reason: str | None, limit: int) -> None:
-        """Append a frame; the raw bytes of all together are kept up to ``limit``."""
-        if self.size == len(self.raw):
-            self.raw += raw[: limit - self.size]
-        self.size += size
-        if self.reason is None:
-            self.reason = HEAD_LIMIT if self.size > limit else reason
-        if self.reason is None:
-            self.fragments += fragment
-
-
 class _Open:
     """A message whose stream goes on."""
 
-    __slots__ = ("draft", "trailers")
+    __slots__ = ("draft", "held", "trailers")
 
     def __init__(self, draft: Draft) -> None:
         self.draft = draft
+        self.held = 0  # as it was counted last
         self.trailers: Fields | None = None
 
 
 class Reader:
     """One direction of one connection; a :class:`~profiler.http.frames.Handler`.
 
-    ``over`` is set if this turns out not to be HTTP/2, ``finished`` once the
-    direction has ended.
+    ``over`` is set to ``""`` if this turns out not to be HTTP/2, ``finished`` is set
+    once the direction has ended.
     """
 
     __slots__ = (
-        "_block", "_connection", "_data", "_direction", "_frames", "_max_body", "_max_head",
-        "_open", "_out", "_state", "_whole", "finished", "over",
+        "_block", "_data", "_direction", "_frames", "_held", "_max_body", "_max_head",
+        "_open", "_out", "_state", "_whole", "connection", "finished", "other", "over",
     )  # fmt: skip
 
     def __init__(
         self, direction: int, connection: Connection, settings: Settings, joined: bool
     ) -> None:
         """``joined``: the direction carried bytes before those that come."""
+        self.other: Reader
         self.finished = False
-        self.over = False
+        self.over: str | None = None
         self._direction = direction
-        self._connection = connection
+        self.connection = connection
         self._max_head = settings.max_head
         self._max_body = settings.max_body
         preface = connection.requests == direction
@@ -187,15 +107,11 @@ class Reader:
         self._state = HeaderState(settings.max_head, joined)
         self._whole = not joined  # no frame has been missed
         self._open: dict[int, _Open] = {}  # by stream
-        self._block: _Block | None = None
+        self._block: Block | None = None
         # The DATA frame at hand: its message, if that is known, its stream, whether it ends that.
         self._data: tuple[_Open | None, int, bool] = None, 0, False
-        self._out: list[Output]
-
-    @property
-    def undecided(self) -> bool:
-        """Whether this may turn out to be another version of HTTP."""
-        return False
+        self._held = 0
+        self._out: list[Output]  # only there while something is being read
 
     # ---- what comes from the stream
 
@@ -203,24 +119,37 @@ class Reader:
         """Read the bytes of ``chunk``; append to ``out`` the messages that they complete."""
         self._out = out
         self._frames.feed(chunk)
+        del self._out
 
     def gap(self, gap: Gap, out: list[Output]) -> None:
         """Bytes were not seen: stay in step where their place is known, else start anew."""
         self._out = out
         self._frames.gap(gap)
+        del self._out
 
-    def finish(self, out: list[Output], closed: bool = True) -> None:
-        """The direction has ended: it was ``closed``, or the capture ends."""
-        self._out = out
+    def finish(self, out: list[Output], ended: bool) -> None:
+        """Nothing more comes: the stream has ``ended``, or nobody will see its end."""
         self.finished = True
-        self._frames.finish(CLOSED_EARLY)
-        self._give_up(CLOSED_EARLY, self._connection.error)
+        self.give_up(CLOSED_EARLY, out)
+
+    def give_up(self, reason: str, out: list[Output]) -> None:
+        """Hand out what there is, for ``reason``, and hold nothing any more."""
+        self._out = out
+        self._frames.finish(reason)
+        self._give_up(reason, self.connection.error)
+        del self._out
+
+    @property
+    def held(self) -> int:
+        """Bytes of memory that the messages being read, and the header table, take."""
+        block = 0 if self._block is None else 2 * len(self._block.raw)
+        return self._held + self._frames.held + block + self._state.held
 
     # ---- what comes from the frames
 
     def preface(self) -> None:
         """Take notice that this is the client's direction, from its beginning on."""
-        self._connection.requests = self._direction
+        self.connection.requests = self._direction
         self._state = HeaderState(self._max_head, joined=False)
         self._whole = True
 
@@ -233,7 +162,7 @@ class Reader:
         if isinstance(frame, RstStreamFrame):
             self._reset(frame.stream_id, error_name(frame.error_code))
         elif isinstance(frame, GoAwayFrame) and frame.error_code:
-            self._connection.error = error_name(frame.error_code)
+            self.connection.error = error_name(frame.error_code)
 
     def spoilt(self, frame: Frame, raw: bytes, size: int, reason: str, origin: Chunk) -> None:
         """Take a frame of ``size`` bytes that has its header, and ``raw``, but not the rest."""
@@ -253,7 +182,8 @@ class Reader:
         """Take what comes next of its payload: content, or padding (``framing``)."""
         opened = self._data[0]
         if opened is not None:
-            opened.draft.add(piece, 0, len(piece), self._frames.chunk.time, framing)
+            opened.draft.add(piece, 0, len(piece), self._frames.time, framing)
+            self._count(opened)
 
     def data_lost(self, size: int, reason: str, time: int) -> None:
         """Count what comes next of its payload, and was not seen."""
@@ -270,7 +200,8 @@ class Reader:
 
     def out_of_step(self, reason: str) -> None:
         """Nobody knows what was missed: hand out what there is, and forget what was learnt."""
-        self.over = reason == UNDECODABLE and not self._connection.proven
+        if reason == UNDECODABLE and not self.connection.proven:
+            self.over = ""
         self._give_up(reason)
         self._whole = False
         self._state.forget()
@@ -283,7 +214,7 @@ class Reader:
     ) -> None:  # fmt: skip
         if isinstance(frame, (HeadersFrame, PushPromiseFrame)):
             self._end_block(UNDECODABLE)
-            self._block = _Block(frame, origin)
+            self._block = Block(frame, origin)
         block = self._block
         if block is None or frame.stream_id != block.frame.stream_id:
             # It continues what nobody has seen, or what it must not.
@@ -312,13 +243,13 @@ class Reader:
         fields = fields_of((decode(name), decode(value)) for name, value in pairs)
         self._take_section(block, fields, UNKNOWN_HEADER_STATE if missed else reason)
 
-    def _take_section(self, block: _Block, fields: Fields, reason: str | None) -> None:
+    def _take_section(self, block: Block, fields: Fields, reason: str | None) -> None:
         """A header or trailer section was sent; for ``reason`` not all its fields are known."""
         stream = block.stream
         opened = self._open.get(stream)
         if opened is not None and block.ends_stream and ":status" not in fields.by_name:
             raw = bytes(block.raw)
-            opened.draft.add(raw, 0, len(raw), self._frames.chunk.time, framing=True)
+            opened.draft.add(raw, 0, len(raw), self._frames.time, framing=True)
             self._note(opened.draft, block, reason)
             opened.trailers = fields
             self._hand_out(stream)
@@ -330,9 +261,9 @@ class Reader:
         if type_ is not None:
             self._begin(type_, block, fields, reason)
 
-    def _type_of(self, block: _Block, fields: Fields, reason: str | None) -> str | None:
+    def _type_of(self, block: Block, fields: Fields, reason: str | None) -> str | None:
         """Return what begins with ``fields``; ``None`` if nothing does, or nobody can tell."""
-        connection, names = self._connection, fields.by_name
+        connection, names = self.connection, fields.by_name
         if block.is_promise:
             connection.requests = 1 - self._direction
             # Of a frame that is spoilt the promised stream is not known.
@@ -348,8 +279,8 @@ class Reader:
             return None
         return REQUEST if connection.requests == self._direction else RESPONSE
 
-    def _begin(self, type_: str, block: _Block, fields: Fields, reason: str | None) -> None:
-        connection, stream, names = self._connection, block.stream, fields.by_name
+    def _begin(self, type_: str, block: Block, fields: Fields, reason: str | None) -> None:
+        connection, stream, names = self.connection, block.stream, fields.by_name
         connection.proven = True
         if type_ == REQUEST:
             method = names.get(":method")
@@ -366,10 +297,11 @@ class Reader:
             is_sound = status is not None
         if reason is None and not is_sound:
             reason = UNDECODABLE
-        raw, time = bytes(block.raw), self._frames.chunk.time
+        raw, time = bytes(block.raw), self._frames.time
         draft = Draft(block.origin, head, raw, time, self._max_body, framed=True)
         self._note(draft, block, reason)
-        self._open[stream] = _Open(draft)
+        self._open[stream] = opened = _Open(draft)
+        self._count(opened)
         # RFC 9110, 15.2: a 1xx response is an interim one.
         interim = type_ == RESPONSE and head.status is not None and head.status < 200
         if block.ends_stream or interim or block.is_promise:
@@ -381,20 +313,24 @@ class Reader:
 
     # ---- messages
 
-    def _note(self, draft: Draft, block: _Block, reason: str | None) -> None:
+    def _note(self, draft: Draft, block: Block, reason: str | None) -> None:
         if reason is not None:
             draft.note(reason)
         if block.size > len(block.raw):
-            draft.lose(block.size - len(block.raw), reason or LOST, self._frames.chunk.time)
+            draft.lose(block.size - len(block.raw), reason or LOST, self._frames.time)
+
+    def _count(self, opened: _Open) -> None:
+        held = opened.draft.held
+        self._held += held - opened.held
+        opened.held = held
 
     def _reset(self, stream: int, error: str | None) -> None:
         """RFC 9113, 6.4: both directions of the stream end here."""
-        for reader in self._connection.readers:
-            opened = reader._open.get(stream)
-            if opened is not None:
-                opened.draft.note(RESET)
-                self._out.append(_message(reader._open.pop(stream), error))
-        self._connection.answered(stream)
+        for reader in (self, self.other):
+            if stream in reader._open:
+                reader._open[stream].draft.note(RESET)
+                self._out.append(reader._close(stream, error))
+        self.connection.answered(stream)
 
     def _give_up(self, reason: str, error: str | None = None) -> None:
         self._end_block(reason)
@@ -403,14 +339,17 @@ class Reader:
             self._hand_out(stream, error=error)
 
     def _hand_out(self, stream: int, final: bool = True, error: str | None = None) -> None:
+        message = self._close(stream, error)
+        self._out.append(message)
+        if final and message.head.type == RESPONSE:
+            self.connection.answered(stream)
+
+    def _close(self, stream: int, error: str | None) -> Message:
         opened = self._open.pop(stream)
-        self._out.append(_message(opened, error))
-        if final and opened.draft.head.type == RESPONSE:
-            self._connection.answered(stream)
-
-
-def _message(opened: _Open, error: str | None) -> Message:
-    return opened.draft.message()._replace(trailers=opened.trailers, error_code=error)
+        self._held -= opened.held
+        if self._data[0] is opened:
+            self._data = None, stream, False
+        return opened.draft.message()._replace(trailers=opened.trailers, error_code=error)
 
 
 def readers(
@@ -426,8 +365,7 @@ def readers(
     response comes on stream 1 (RFC 7540, 3.2).
     """
     connection = Connection(requests, upgraded)
-    connection.readers = (
-        Reader(SEND, connection, settings, joined),
-        Reader(RECV, connection, settings, joined),
-    )
-    return connection.readers
+    sender = Reader(SEND, connection, settings, joined)
+    receiver = Reader(RECV, connection, settings, joined)
+    sender.other, receiver.other = receiver, sender
+    return sender, receiver

@@ -17,8 +17,9 @@ from profiler.wire import Chunk
 REQUEST, RESPONSE = "request", "response"
 
 CLOSED_EARLY = "closed_early"
-UNDECODABLE = "undecodable"
 HEAD_LIMIT = "head_limit"
+MEMORY_LIMIT = "memory_limit"
+UNDECODABLE = "undecodable"
 RESET = "reset"
 STREAM_LIMIT = "stream_limit"
 UNKNOWN_HEADER_STATE = "unknown_header_state"
@@ -66,12 +67,13 @@ class Message(NamedTuple):
     """One HTTP message, as far as it was seen.
 
     ``origin`` is the chunk of its first byte: who moved it, between which
-    addresses, and when. ``raw`` is the captured prefix, ``body`` the content
-    in it: without the chunked framing, but still in its codings. ``bytes`` is
-    the size on the wire; of a message that was given up, as much as is known
-    to belong to it. ``last_time`` is the time of the last byte. ``trailers`` are
-    the fields behind the body, if there are any; ``error_code`` is the name of the
-    error that an HTTP/2 stream or connection was ended with.
+    addresses, and when; its payload may have been dropped. ``raw`` is the
+    captured prefix, ``body`` the content in it: without the chunked framing, but
+    still in its codings. ``bytes`` is the size on the wire; of a message that was
+    given up, as much as is known to belong to it. ``last_time`` is the time of
+    the last byte. ``trailers`` are the fields behind the content (RFC 9110, 6.5);
+    ``error_code`` is the name of the error that an HTTP/2 stream or connection was
+    ended with.
     """
 
     origin: Chunk
