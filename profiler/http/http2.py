@@ -130,13 +130,13 @@ class Reader:
     def finish(self, out: list[Output], ended: bool) -> None:
         """Nothing more comes: the stream has ``ended``, or nobody will see its end."""
         self.finished = True
-        self.give_up(CLOSED_EARLY, out)
+        self.give_up(CLOSED_EARLY, out, self.connection.error)
 
-    def give_up(self, reason: str, out: list[Output]) -> None:
+    def give_up(self, reason: str, out: list[Output], error: str | None = None) -> None:
         """Hand out what there is, for ``reason``, and hold nothing any more."""
         self._out = out
         self._frames.finish(reason)
-        self._give_up(reason, self.connection.error)
+        self._give_up(reason, error)
         del self._out
 
     @property
@@ -255,7 +255,9 @@ class Reader:
             self._hand_out(stream)
             return
         if opened is not None:
-            # RFC 9113, 8.1: what stood before was an interim response; its status was unknown.
+            # RFC 9113, 8.1: only an interim response may stand before; its status was unknown.
+            if opened.draft.head.type == REQUEST or opened.draft.head.status is not None:
+                opened.draft.note(UNDECODABLE)
             self._hand_out(stream, final=False)
         type_ = self._type_of(block, fields, reason)
         if type_ is not None:
@@ -265,7 +267,8 @@ class Reader:
         """Return what begins with ``fields``; ``None`` if nothing does, or nobody can tell."""
         connection, names = self.connection, fields.by_name
         if block.is_promise:
-            connection.requests = 1 - self._direction
+            if connection.requests is None:
+                connection.requests = 1 - self._direction
             # Of a frame that is spoilt the promised stream is not known.
             return REQUEST if block.stream else None
         is_request = any(name in names for name in _OF_REQUEST)

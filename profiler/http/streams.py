@@ -13,6 +13,10 @@ from profiler.http.message import Request
 # endpoints permit a hundred or a few (RFC 9113, 5.1.2).
 STREAMS_MAX = 1000
 
+# What two readers, with their HPACK tables, take more than those of HTTP/1: measured,
+# tests/unit/test_memory.py.
+_READERS_SIZE = 3400
+
 
 class Connection:
     """What the two directions must know of each other.
@@ -29,7 +33,7 @@ class Connection:
         self.requests = requests
         self.proven = False
         self.error: str | None = None
-        self.held = 0
+        self.held = _READERS_SIZE
         # By stream: the requests that have no final response yet.
         self._asked: dict[int, Request] = {}
         self._first_number = 0
