@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from profiler import syscalls, wire
+from profiler.errors import CaptureFileError
 from profiler.exchange import exchange_of
 from profiler.http import Message, Messages, NotHttp
 from profiler.http.message import REQUEST
@@ -72,7 +73,7 @@ class Pipeline:
         self._recorder = recorder
         self._streams = Streams()
         self._messages = Messages(settings)
-        self._memory = Memory(settings.connection_memory, settings.max_memory)
+        self.memory = Memory(settings.connection_memory, settings.max_memory)
         self._names: OrderedDict[int, wire.Names] = OrderedDict()
         self._clock_offset = 0
         self.written = Written()
@@ -100,7 +101,7 @@ class Pipeline:
         elif isinstance(item, wire.Cgroup):
             self._processes.learn_cgroup(item)
         else:
-            self.accounts = Accounts.from_json(json.loads(item.document))
+            self.accounts = _accounts(item.document)
         return None
 
     def finish(self) -> None:
@@ -125,7 +126,7 @@ class Pipeline:
         else:
             # Chunks of a socket that is not HTTP may have been under way.
             self._streams.forget(socket)
-        for given_up in self._memory.use(socket, held):
+        for given_up in self.memory.use(socket, held):
             self.written.given_up += 1
             self._streams.forget(given_up)
             for output in self._messages.give_up(given_up):
@@ -167,3 +168,12 @@ class Pipeline:
             written.responses += 1
         for reason in record.get("incomplete", ()):
             written.incomplete[reason] = written.incomplete.get(reason, 0) + 1
+
+
+def _accounts(document: bytes) -> Accounts:
+    try:
+        accounts = Accounts.from_json(json.loads(document))
+        accounts.balanced()
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        raise CaptureFileError("the counts are damaged") from None
+    return accounts

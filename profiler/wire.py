@@ -135,12 +135,14 @@ def decode(record: bytes) -> Item:
     """Return the item that ``record`` holds.
 
     Raises :class:`~profiler.errors.CaptureFileError` if it holds none: an
-    unknown kind, or fewer bytes than its kind needs.
+    unknown kind, fewer bytes than its kind needs, or values that cannot be.
     """
     try:
         kind = record[0]
         if kind == CHUNK:
             fields = EVENT.unpack_from(record)
+            if fields[1] > RECV or fields[12] > fields[11]:
+                raise CaptureFileError("a chunk contradicts itself")
             payload = record[EVENT.size : EVENT.size + fields[12]]
             if len(payload) != fields[12]:
                 raise CaptureFileError(
@@ -149,6 +151,8 @@ def decode(record: bytes) -> Item:
             return Chunk._make((*fields, payload))
         if kind == END:
             fields = EVENT.unpack_from(record)
+            if fields[1] > RECV:
+                raise CaptureFileError("an end contradicts itself")
             return End(fields[1], fields[5], fields[9], fields[10])
         if kind == CLOCK:
             return Clock(*CLOCK_RECORD.unpack_from(record)[1:])

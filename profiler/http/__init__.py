@@ -45,6 +45,8 @@ class Messages:
         self._readers: dict[int, _Readers] = {}
         self._openings: dict[int, Opening] = {}
         self._not_http: dict[int, None] = {}
+        # By the requests of connections that were given up: these may go on.
+        self._numbers_used = 0
 
     def feed(self, event: Event) -> Sequence[Output]:
         """Return the messages that ``event`` completes, in the order of their ends."""
@@ -99,6 +101,8 @@ class Messages:
         self._openings.pop(socket, None)
         for reader in self._readers.pop(socket, ()):
             reader.give_up(MEMORY_LIMIT, out)
+            if isinstance(reader, http1.Reader):
+                self._numbers_used = max(self._numbers_used, reader.connection.count)
         return out
 
     def __len__(self) -> int:
@@ -108,7 +112,7 @@ class Messages:
     def _open(self, opening: Opening) -> _Readers:
         if opening.http2:
             return http2.readers(self._settings, joined=False, requests=opening.requests)
-        connection = Connection(_is_joined(opening.events[0]))
+        connection = Connection(_is_joined(opening.events[0]), self._numbers_used)
         return (
             http1.Reader(SEND, connection, self._settings),
             http1.Reader(RECV, connection, self._settings),

@@ -45,6 +45,26 @@ _USUAL_METHODS = tuple(
 )
 
 
+# The end of a body stands before a usual method. WebDAV's one (RFC 4918) only looks so.
+_GLUED = re.compile(
+    rb"(?!PROPPATCH\Z).+(?:" + b"|".join(method[:-1] for method in _USUAL_METHODS) + rb")\Z"
+)
+
+
+# Behind a start line: a field line, or what may become one, or the end of the head.
+_FIELD_BEGINS = re.compile(rb"(?:" + TOKEN + rb"(?:[ \t]*:|[ \t]*\Z)|\r?\n|\r?\Z)")
+
+
+def is_sure(start: re.Match[bytes]) -> bool:
+    """Whether a match of :func:`start_line` is one even where it is not known what came before.
+
+    A text that is being uploaded, a log say, may have lines that look like it.
+    """
+    if start.re is REQUEST_LINE and (b" " in start[2] or _GLUED.match(start[1])):
+        return False
+    return _FIELD_BEGINS.match(start.string, start.end()) is not None
+
+
 def begins_usual(data: bytes, at: int) -> bool:
     """Whether what stands at ``at``, if it is a request, may have one of the usual methods."""
     beginning = data[at : at + 8]

@@ -7,8 +7,9 @@ read, because its response may start before its body is complete.
 
 A hole may have swallowed requests or responses. The rule then is to leave a
 response without a request rather than to give it the wrong one: whoever waited
-is given up, and pairing begins again with the next request, unless the client
-pipelines: then nobody can tell which answers are still to come.
+when it showed is given up, and pairing begins again with the next request, unless
+the client pipelines: then nobody can tell which answers are still to come. That a
+client pipelines is only known once it was seen to.
 """
 
 from __future__ import annotations
@@ -32,14 +33,15 @@ class Connection:
     """
 
     __slots__ = (
-        "_count", "_pipelines", "_unasked_time", "_waiting", "held", "joined", "requests",
+        "_pipelines", "_unasked_time", "_waiting", "count", "held", "joined", "requests",
     )  # fmt: skip
 
-    def __init__(self, joined: bool = False) -> None:
+    def __init__(self, joined: bool = False, count: int = 0) -> None:
+        """Requests are numbered from ``count`` + 1 on."""
         self.joined = joined
         self.requests: int | None = None
         self.held = 0
-        self._count = 0
+        self.count = count
         # None stands for requests of unknown number: who waits behind it waits in vain.
         # A list: nearly always of one, and an empty deque takes ten times as much.
         self._waiting: list[Request | None] = []
@@ -54,8 +56,8 @@ class Connection:
 
     def ask(self, method: str, target: str, time: int) -> Request:
         """A request's head was read; ``time`` is that of its first byte."""
-        self._count += 1
-        request = Request(self._count, method, target, time)
+        self.count += 1
+        request = Request(self.count, method, target, time)
         waiting = self._waiting
         if time < self._unasked_time:
             # It took so long to read that its answer has gone by.
@@ -86,26 +88,30 @@ class Connection:
             # Its head was cut off and is only now given up: it cannot answer what came later.
             return None
         if request is not None and final:
-            del waiting[0]
-            self.held -= request_size(request)
+            self._remove_first()
             if waiting:
                 self._pipelines = True
         return request
 
-    def is_answered(self, request: Request | None) -> bool:
-        """Whether the request that is being read has its final response already."""
-        return request is not None and (not self._waiting or self._waiting[-1] is not request)
-
     def missed_requests(self) -> None:
         """Requests go on behind a hole: if some wait already, it is not known how many."""
-        if self._waiting:
+        if self._waiting or self._pipelines:
             self._waiting.append(None)
 
-    def missed_responses(self) -> None:
-        """Responses may have been in a hole: whoever waits may have been answered."""
-        self._clear()
+    def missed_responses(self, time: int) -> None:
+        """Responses until ``time`` may have been in a hole: who waited then may be answered."""
+        waiting = self._waiting
         if self._pipelines:
-            self._waiting.append(None)
+            self._clear()
+            waiting.append(None)
+            return
+        while waiting and (waiting[0] is None or waiting[0].time <= time):
+            self._remove_first()
+
+    def _remove_first(self) -> None:
+        request = self._waiting.pop(0)
+        if request is not None:
+            self.held -= request_size(request)
 
     def _clear(self) -> None:
         self._waiting.clear()

@@ -22,8 +22,8 @@ from typing import Callable, Optional
 
 from profiler.http.classify import (
     REQUEST_LINE,
-    TOKEN,
     begins_usual,
+    is_sure,
     may_become_start_line,
     start_line,
 )
@@ -53,9 +53,6 @@ _CR, _LF = b"\r\n"
 # RFC 9112, 7.1: chunk-size [ chunk-ext ] CRLF
 _PART_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\n]*)?\r?\n")
 
-# Behind a start line: a field line, or what may become one, or the end of the head.
-_FIELD_BEGINS = re.compile(rb"(?:" + TOKEN + rb"(?:[ \t]*:|[ \t]*\Z)|\r?\n|\r?\Z)")
-
 # A line that is cut off is tried again with every chunk while it is this short,
 # to tell early what is no HTTP; later only when a chunk brings an LF.
 _SHORT_LINE = 64
@@ -78,7 +75,7 @@ class Reader:
     __slots__ = (
         "_chunk", "_direction", "_draft", "_max_body", "_max_head", "_origin",
         "_out", "_pending", "_pending_origin", "_remaining", "_searched", "_step", "_step_if_body",
-        "_time", "connection", "finished", "over", "rest",
+        "_time", "_unknown_time", "connection", "finished", "over", "rest",
     )  # fmt: skip
 
     def __init__(self, direction: int, connection: Connection, settings: Settings) -> None:
@@ -89,7 +86,8 @@ class Reader:
         self.connection = connection
         self._max_head = settings.max_head
         self._max_body = settings.max_body
-        self._step: Step = Reader._read_head
+        # What does not begin with the connection may begin in the middle of a body.
+        self._step: Step = Reader._skip if connection.joined else Reader._read_head
         self._step_if_body: Step = Reader._read_body
         self._draft: Draft | None = None
         self._remaining = 0  # bytes that the body, or the current part, still lacks
@@ -97,6 +95,7 @@ class Reader:
         self._searched = 0  # of _pending, in vain, for the end of a head
         self._pending_origin: Chunk
         self._time = 0  # of the last bytes
+        self._unknown_time = 0  # of the last bytes of which it is not known what they were
         # Only there while they are being read: _origin is the chunk of the first of them.
         # A connection that is idle must not keep its last chunk and its last messages alive.
         self._chunk: Chunk
@@ -116,7 +115,8 @@ class Reader:
     def gap(self, gap: Gap, out: list[Output]) -> None:
         """Bytes were not seen: stay in step where their place is known, else start anew."""
         self._out = out
-        self._expect_body()
+        self._unknown_time = gap.time
+        self._expect_body(gap.reason)
         draft, size = self._draft, gap.size
         if draft is None or size is None:
             self._give_up(gap.reason)
@@ -136,7 +136,7 @@ class Reader:
         """Nothing more comes: the stream has ``ended``, or nobody will see its end."""
         self.finished = True
         self._out = out
-        self._expect_body()
+        self._expect_body(CLOSED_EARLY)
         if ended and self._step is Reader._read_until_close:
             self._complete()
         else:
@@ -146,7 +146,7 @@ class Reader:
     def give_up(self, reason: str, out: list[Output]) -> None:
         """Hand out what there is, for ``reason``, and hold nothing any more."""
         self._out = out
-        self._expect_body()
+        self._expect_body(reason)
         self._give_up(reason)
         del self._out
 
@@ -189,10 +189,6 @@ class Reader:
         start = start_line(data, at, type_)
         if start is not None and start.end() - at > self._max_head:
             start = None
-        if type_ is None and connection.joined and not self._is_sure(start):
-            # Not the beginning of the connection: it may be the middle of a body.
-            self._start_anew()
-            return len(data)
         if start is None:
             if len(data) - at <= self._max_head and may_become_start_line(data, at, type_):
                 return None
@@ -259,10 +255,8 @@ class Reader:
     def _read_body_or_head(self, data: bytes, at: int) -> int | None:
         """Where the body should begin a start line may stand: then there is no body."""
         assert self._draft is not None
-        connection, head = self.connection, self._draft.head
-        if head.type == RESPONSE or (
-            connection.is_answered(head.request) and begins_usual(data, at)
-        ):
+        head = self._draft.head
+        if head.type == RESPONSE or begins_usual(data, at):
             if start_line(data, at, head.type) is not None:
                 self._complete()
                 return at
@@ -271,15 +265,19 @@ class Reader:
         self._step = self._step_if_body
         return at
 
-    def _expect_body(self) -> None:
-        """No start line will come where the body should begin: what waits is the body."""
+    def _expect_body(self, reason: str) -> None:
+        """Nothing more comes where a body or a start line should begin."""
         if self._step is not Reader._read_body_or_head:
             return
         self._step = self._step_if_body
         data = bytes(self._pending)
         self._pending.clear()
-        if data and self._step(self, data, 0) is None:
-            self._pending += data
+        if data:
+            if self._step is Reader._read_body and len(data) == self._remaining:
+                self._step(self, data, 0)
+            else:
+                # Which of the two it was going to be, nobody knows.
+                self._give_up(reason)
 
     # ---- steps: the body
 
@@ -331,11 +329,12 @@ class Reader:
         """Nothing is known of what comes: wait for a chunk that begins with a sure start line."""
         start = self._start_line(data, at)
         if start is None or not self._is_sure(start):
+            self._unknown_time = self._time
             return len(data)
         if start.re is REQUEST_LINE:
             self.connection.missed_requests()
         else:
-            self.connection.missed_responses()
+            self.connection.missed_responses(self._unknown_time)
         self._step = Reader._read_head
         return at
 
@@ -349,10 +348,7 @@ class Reader:
         # The segment of a call before this one may have held the true beginning.
         if start is None or self._chunk.flags & FLAG_CONTINUED:
             return False
-        # Words of a text may precede what looks like a request line.
-        if start.re is REQUEST_LINE and b" " in start[2]:
-            return False
-        return _FIELD_BEGINS.match(start.string, start.end()) is not None
+        return is_sure(start)
 
     def _origin_at(self, at: int) -> Chunk:
         return self._chunk if at else self._origin
@@ -413,6 +409,7 @@ class Reader:
             self._out.append(Message(origin, head, raw, b"", len(raw), (reason,), self._time))
 
     def _start_anew(self) -> None:
+        self._unknown_time = max(self._unknown_time, self._time)
         self._pending.clear()
         self._searched = 0
         self._step = Reader._skip

@@ -178,3 +178,16 @@ def test_any_bytes_decode_or_are_refused(record: bytes) -> None:
 def test_an_unknown_kind_is_named() -> None:
     with pytest.raises(CaptureFileError, match="unknown kind 77"):
         decode(bytes([77]) + bytes(200))
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        chunk(b"ab", direction=2),
+        chunk(b"ab", size=1),
+        wire.End(direction=3, time=1, socket=2, position=3),
+    ],
+)
+def test_values_that_cannot_be_are_refused(item: wire.Item) -> None:
+    with pytest.raises(CaptureFileError, match="contradicts itself"):
+        wire.decode(wire.encode(item))
