@@ -41,12 +41,15 @@ class Processes:
         """
         self._proc = proc
         self._root = (cgroups or _cgroup_root(proc)) if proc else None
-        self._known: OrderedDict[tuple[int, int], Process] = OrderedDict()
+        # By pid and start time; with the inode of the cgroup.
+        self._known: OrderedDict[tuple[int, int], tuple[str | None, int, int]] = OrderedDict()
         self._paths: OrderedDict[int, str | None] = OrderedDict()
 
     def learn(self, process: Process) -> Cgroup | None:
         """Take over who a process is; return its cgroup if that was found out just now."""
-        _keep(self._known, (process.pid, process.start_time), process)
+        cmdline = _text(process.cmdline) if process.cmdline else None
+        known = cmdline, process.uid, process.cgroup
+        _keep(self._known, (process.pid, process.start_time), known)
         if process.cgroup in self._paths or self._root is None:
             return None
         path = self._find_cgroup(process.pid, process.cgroup)
@@ -59,11 +62,11 @@ class Processes:
 
     def identity(self, pid: int, start_time: int) -> Identity | None:
         """Who this process is; ``None`` if it was never introduced."""
-        process = self._known.get((pid, start_time))
-        if process is None:
+        known = self._known.get((pid, start_time))
+        if known is None:
             return None
-        cmdline = _text(process.cmdline) if process.cmdline else None
-        return Identity(cmdline, process.uid, self._paths.get(process.cgroup))
+        cmdline, uid, cgroup = known
+        return Identity(cmdline, uid, self._paths.get(cgroup))
 
     def _find_cgroup(self, pid: int, inode: int) -> str | None:
         assert self._root is not None

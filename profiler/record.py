@@ -1,13 +1,12 @@
 """A message becomes the public record: exactly the fields of ``docs/output-format.md``.
 
 Rules: a value that is not known is absent, never empty and never zero. Text is
-text where the bytes are UTF-8, and base64 where they are not, with a field
+text where the bytes are such, and base64 where they are not, with a field
 beside it that says so. The keys come in the order of the documented table.
 """
 
 from __future__ import annotations
 
-import codecs
 from base64 import b64encode
 from collections.abc import Mapping
 from datetime import datetime, timezone
@@ -17,6 +16,7 @@ from typing import Any
 
 from profiler.exchange import Exchange
 from profiler.http import content
+from profiler.http.charset import text_of
 from profiler.http.framing import switches_to
 from profiler.http.message import REQUEST, Message
 from profiler.process import Identity
@@ -45,8 +45,11 @@ def record_of(
     sent = origin.direction == SEND
     is_request = head.type == REQUEST
     body, incomplete = message.body, message.incomplete
+    codings: tuple[str, ...] = ()
     if head.fields.codings:
-        body, reason = content.decode(body, head.fields.codings, max_content, not incomplete)
+        body, codings, reason = content.decode(
+            body, head.fields.codings, max_content, not incomplete
+        )
         if reason is not None and reason not in incomplete:
             incomplete = (*incomplete, reason)
 
@@ -79,12 +82,21 @@ def record_of(
     upgrade = None if is_request else switches_to(head)
     if upgrade:
         record["upgrade"] = upgrade
-    body_text = _text(body, cut=bool(incomplete))
-    raw_text = _text(message.raw)
-    record["body"] = _base64(body) if body_text is None else body_text
-    record["raw_payload"] = _base64(message.raw) if raw_text is None else raw_text
+    if codings:
+        # The charset, and characters, are those of the content, not of its coded form.
+        body_text = text_of(body)
+    else:
+        content_type = head.fields.by_name.get("content-type")
+        body_text = text_of(body, content_type, cut=bool(incomplete))
+    raw_text = text_of(message.raw)
+    record["body"] = _base64(body) if body_text is None else body_text[0]
+    record["raw_payload"] = _base64(message.raw) if raw_text is None else raw_text[0]
     if body_text is None:
         record["body_encoding"] = "base64"
+    elif body_text[1] is not None:
+        record["body_charset"] = body_text[1]
+    if codings:
+        record["body_codings"] = list(codings)
     if raw_text is None:
         record["raw_payload_encoding"] = "base64"
     record["type"] = head.type
@@ -107,7 +119,7 @@ def record_of(
     record["socket"] = origin.socket
     record["netns"] = origin.netns
     record["tid"] = origin.tid
-    record["process_start"] = timestamp(origin.start_time + clock_offset)
+    record["process_start"] = _start(origin.start_time + clock_offset)
     if process is not None:
         record["uid"] = process.uid
         if process.cgroup is not None:
@@ -152,6 +164,10 @@ def _second(second: int) -> str:
     return datetime.fromtimestamp(second, timezone.utc).strftime("%Y-%m-%dT%H:%M:%S")
 
 
+# A process says more than one thing.
+_start = lru_cache(maxsize=1024)(timestamp)
+
+
 @lru_cache(maxsize=4096)
 def address(family: int, packed: bytes) -> str:
     """Return ``packed`` in canonical form (RFC 5952); an IPv4-mapped one as IPv4."""
@@ -165,14 +181,6 @@ def address(family: int, packed: bytes) -> str:
 def comm(padded: bytes) -> str:
     """Return the name of a thread: the bytes before the first NUL."""
     return padded.partition(b"\0")[0].decode(errors="replace")
-
-
-def _text(data: bytes, cut: bool = False) -> str | None:
-    """Return UTF-8 ``data`` as text, else ``None``; ``cut`` data may end inside a character."""
-    try:
-        return codecs.utf_8_decode(data, "strict", not cut)[0]
-    except UnicodeDecodeError:
-        return None
 
 
 def _base64(data: bytes) -> str:

@@ -31,6 +31,7 @@ FLAG_LIMIT = 8
 FLAG_CONTINUED = 16
 
 EVENT = struct.Struct("=BBBBiQIIQQQIIIHH16s16s16s")
+_EVENT_OF_END = struct.Struct("=xB6xQ16xQQ64x")  # what End keeps of it
 CLOCK_RECORD = struct.Struct("=B7xQQ")
 PROCESS_RECORD = struct.Struct("=B3xIQQII")
 NAMES_RECORD = struct.Struct("=BBB5xQ108s108s")
@@ -130,6 +131,9 @@ class Counters(NamedTuple):
 
 Item = Union[Chunk, End, Clock, Process, Names, Cgroup, Counters]
 
+# NamedTuple's own ways in Python cost as much as the unpacking.
+_make = tuple.__new__
+
 
 def decode(record: bytes) -> Item:
     """Return the item that ``record`` holds.
@@ -148,12 +152,12 @@ def decode(record: bytes) -> Item:
                 raise CaptureFileError(
                     f"a chunk of {fields[12]} captured bytes holds {len(payload)}"
                 )
-            return Chunk._make((*fields, payload))
+            return _make(Chunk, (*fields, payload))
         if kind == END:
-            fields = EVENT.unpack_from(record)
-            if fields[1] > RECV:
+            end = _make(End, _EVENT_OF_END.unpack_from(record))
+            if end.direction > RECV:
                 raise CaptureFileError("an end contradicts itself")
-            return End(fields[1], fields[5], fields[9], fields[10])
+            return end
         if kind == CLOCK:
             return Clock(*CLOCK_RECORD.unpack_from(record)[1:])
         if kind == PROCESS:

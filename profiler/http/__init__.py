@@ -5,7 +5,7 @@ HTTP/1 (``http1.py``), with what they must know of each other
 (``connection.py``), or of HTTP/2 (``http2.py``), on frames (``frames.py``) and
 HPACK (``header_state.py``). ``opening.py`` tells which. ``classify.py`` judges
 whether bytes are HTTP/1 at all, ``fields.py`` reads the fields of a head,
-``content.py`` removes content codings.
+``content.py`` removes content codings, ``charset.py`` makes text.
 
 A socket that turns out not to carry HTTP, or no longer does after an upgrade
 or CONNECT, is reported once as :class:`NotHttp` and never makes a message.

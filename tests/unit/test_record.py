@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import gzip
 import re
+import zlib
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,8 @@ KEYS = [
     *("timestamp", "pid", "comm", "cmdline", "direction"),
     *("source_ip", "source_port", "dest_ip", "dest_port", "bytes"),
     *("method", "url", "status_code", "reason", "http_version", "headers", "body", "raw_payload"),
-    *("body_encoding", "raw_payload_encoding", "type", "role", "exchange", "request"),
+    *("body_encoding", "body_charset", "body_codings", "raw_payload_encoding"),
+    *("type", "role", "exchange", "request"),
     *("latency_ms", "duration_ms", "syscall", "socket", "netns"),
     *("tid", "process_start", "uid", "cgroup", "captured", "incomplete"),
 ]
@@ -165,10 +167,11 @@ def test_a_unix_socket_has_paths_instead_of_addresses() -> None:
 
 
 def test_the_keys_come_in_the_order_of_the_table() -> None:
-    binary = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n\xff\xfe\xfd\xfc"
+    binary = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Encoding: x\r\n\r\n\xff\xfe\xfd\xfc"
+    latin = b"POST / HTTP/1.1\r\nContent-Length: 1\r\nContent-Type: a/b;charset=l1\r\n\r\n\xe9"
     wire = Wire()
     seen = set()
-    for message in read(wire.send(POST, syscall=1), wire.recv(binary, syscall=1)):
+    for message in read(wire.send(POST + latin, syscall=1), wire.recv(binary, syscall=1)):
         keys = list(record(message))
         assert keys == [key for key in KEYS if key in keys]
         seen.update(keys)
@@ -251,20 +254,65 @@ def test_a_content_coding_is_removed_from_the_body_only() -> None:
 def test_a_broken_content_coding_is_named() -> None:
     found = body_of(b"not gzip", b"Content-Encoding: gzip\r\n")
     assert (found["body"], found["incomplete"]) == ("not gzip", ["undecodable"])
+    assert found["body_codings"] == ["gzip"]
+
+
+def test_a_coding_that_is_not_known_is_named_with_those_around_it() -> None:
+    body = b"caf\xe9"
+    fields = b"Content-Encoding: aes128gcm\r\ncontent-encoding: GZIP, identity\r\n"
+    found = body_of(body, fields + b"Content-Type: text/plain; charset=latin1\r\n")
+    assert found["body_codings"] == ["aes128gcm", "gzip"]
+    assert base64.b64decode(found["body"]) == body
+    assert "body_charset" not in found
+
+
+def test_a_transfer_coding_is_removed_as_well() -> None:
+    body = gzip.compress(zlib.compress(b"plain"))
+    head = (
+        b"HTTP/1.1 200 OK\r\nContent-Encoding: deflate\r\nTransfer-Encoding: gzip, chunked\r\n\r\n"
+    )
+    found = record(response(head + b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)))
+    assert found["body"] == "plain"
+    assert "incomplete" not in found
+
+
+def test_a_charset_is_applied_and_named() -> None:
+    found = body_of(b"caf\xe9", b"Content-Type: text/plain; charset=latin1\r\n")
+    assert (found["body"], found["body_charset"]) == ("caf\xe9", "iso-8859-1")
+    assert "body_encoding" not in found
+    assert base64.b64decode(found["raw_payload"]).endswith(b"caf\xe9")
+    coded = gzip.compress(b"caf\xe9")
+    fields = b"Content-Encoding: gzip\r\nContent-Type: text/plain; charset=latin1\r\n"
+    assert body_of(coded, fields)["body"] == "caf\xe9"
+
+
+def test_a_coding_that_lacks_its_end() -> None:
+    found = body_of(gzip.compress(b"plain" * 9)[:-6], b"Content-Encoding: gzip\r\n")
+    assert (found["body"], found["incomplete"]) == ("plain" * 9, ["undecodable"])
+    assert "body_codings" not in found
 
 
 def test_content_beyond_the_limit_is_named() -> None:
     found = body_of(gzip.compress(b"x" * 99), b"Content-Encoding: gzip\r\n", max_content=10)
-    assert (found["body"], found["incomplete"]) == ("x" * 10, ["body_limit"])
+    assert (found["body"], found["incomplete"]) == ("x" * 10, ["decoded_limit"])
 
 
-def test_a_reason_is_named_once() -> None:
-    body = gzip.compress(bytes(5000))
+def test_a_coded_body_that_is_cut_off_is_decoded_as_far_as_it_goes() -> None:
+    body = gzip.compress(b"x" * 99)
     head = b"POST / HTTP/1.1\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(body)
     sent = (head + body)[:-4]
     message = request(sent, size=len(sent) + 4, flags=FLAG_LIMIT)
-    assert message.incomplete == ("body_limit",)
-    assert record(message, max_content=10)["incomplete"] == ["body_limit"]
+    found = record(message)
+    assert (found["body"], found["incomplete"]) == ("x" * 99, ["body_limit"])
+    found = record(message, max_content=10)
+    assert (found["body"], found["incomplete"]) == ("x" * 10, ["body_limit", "decoded_limit"])
+
+
+def test_a_reason_is_named_once() -> None:
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Encoding: gzip\r\n\r\n"
+    message = response(head + b"4\r\njunk\r\nno size\r\n")
+    assert message.incomplete == ("undecodable",)
+    assert record(message)["incomplete"] == ["undecodable"]
 
 
 # ---- times, addresses, names
