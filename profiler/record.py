@@ -82,11 +82,14 @@ def record_of(
     upgrade = None if is_request else switches_to(head)
     if upgrade:
         record["upgrade"] = upgrade
+    content_type = head.fields.by_name.get("content-type")
     if codings:
         # The charset, and characters, are those of the content, not of its coded form.
         body_text = text_of(body)
+    elif body and content_type is not None and content_type.startswith("application/grpc"):
+        # Length-prefixed messages: short ones happen to be UTF-8.
+        body_text = None
     else:
-        content_type = head.fields.by_name.get("content-type")
         body_text = text_of(body, content_type, cut=bool(incomplete))
     raw_text = text_of(message.raw)
     record["body"] = _base64(body) if body_text is None else body_text[0]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 from profiler import wire
@@ -42,6 +43,9 @@ def framed(record: bytes) -> bytes:
 
 def main(seconds: str = str(SECONDS), *targets: str) -> int:
     """Divide ``seconds`` between the targets."""
+    if find_spec("atheris") is None:
+        print("not fuzzed: there is no atheris for this machine", file=sys.stderr)
+        return 0
     names = targets or TARGETS
     for name in names:
         seeds = OUTPUT / name
@@ -54,8 +58,10 @@ def main(seconds: str = str(SECONDS), *targets: str) -> int:
                 seed = b"".join(map(framed, [*OTHERS, *records(script.steps, script.joined)]))
             (seeds / path.parent.name).write_bytes(seed)
         options = [
-            *(f"-max_total_time={int(seconds) // len(names)}", "-max_len=8192", "-timeout=10"),
-            *("-rss_limit_mb=1024", f"-artifact_prefix={OUTPUT}/{name}-", "-verbosity=1"),
+            f"-max_total_time={int(seconds) // len(names)}",
+            f"-artifact_prefix={OUTPUT}/{name}-",
+            *("-max_len=8192", "-timeout=10", "-rss_limit_mb=1024"),
+            *("-verbosity=0", "-print_final_stats=1"),
         ]
         command = [sys.executable, "-m", f"tests.fuzz.{name}", *options, str(seeds)]
         if subprocess.run(command, check=False).returncode:

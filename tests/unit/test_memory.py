@@ -5,6 +5,8 @@ from __future__ import annotations
 import tracemalloc
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from profiler import wire
 from profiler.http.connection import WAITING_MAX
@@ -14,6 +16,7 @@ from profiler.process import Processes
 from profiler.record import Record
 from profiler.settings import Settings
 from profiler.wire import RECV, SEND, Chunk, End
+from tests.unit.test_http1 import BYTES
 from tests.unit.wires import Wire
 
 GET = b"GET /%d HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -133,6 +136,36 @@ def test_what_ended_or_is_not_http_holds_nothing() -> None:
     run.feed(one.end(RECV), one.end(SEND))
     assert run.counted == 0
     assert len(run.pipeline._streams) == 0
+
+
+@settings(max_examples=200)
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 9),
+            st.sampled_from([SEND, RECV]),
+            st.one_of(st.none(), st.integers(-9, 9), BYTES),
+        ),
+        max_size=60,
+    )
+)
+def test_memory_stays_within_its_bound(moves: list[tuple[int, int, bytes | int | None]]) -> None:
+    """Whatever connections send, lose and end; and when all have ended nothing is held."""
+    run = Run(max_memory=6000, max_connection_memory=4000)
+    wires = [Wire(socket=n + 1) for n in range(10)]
+    for socket, direction, data in moves:
+        each = wires[socket]
+        if data is None:
+            run.feed(each.end(direction))
+        elif isinstance(data, int):
+            each.position[direction] = max(0, each.position[direction] + data)
+        elif data:
+            run.feed((each.send if direction == SEND else each.recv)(data))
+        assert run.counted <= 6000
+    for each in wires:
+        run.feed(each.end(SEND), each.end(RECV))
+    assert run.counted == 0
+    assert (len(run.pipeline._messages), len(run.pipeline._streams)) == (0, 0)
 
 
 SHAPES = {

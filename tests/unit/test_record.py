@@ -18,8 +18,10 @@ from profiler.exchange import exchange_of
 from profiler.http import Message
 from profiler.process import Identity
 from profiler.record import address, comm, record_of, timestamp
-from profiler.wire import AF_INET, AF_INET6, AF_UNIX, FLAG_LIMIT, Names
+from profiler.wire import AF_INET, AF_INET6, AF_UNIX, FLAG_JOINED, FLAG_LIMIT, Names
+from tests.unit.h2talk import Talk, answering, asking
 from tests.unit.messages import read, request, response
+from tests.unit.test_http1 import Ask
 from tests.unit.wires import SECOND, SOCKET, Wire
 
 # 2026-11-22T16:00:00Z, when the monotonic clock said 0
@@ -32,11 +34,12 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 KEYS = [
     *("timestamp", "pid", "comm", "cmdline", "direction"),
     *("source_ip", "source_port", "dest_ip", "dest_port", "bytes"),
-    *("method", "url", "status_code", "reason", "http_version", "headers", "body", "raw_payload"),
+    *("method", "url", "status_code", "reason", "http_version", "headers"),
+    *("trailers", "upgrade", "body", "raw_payload"),
     *("body_encoding", "body_charset", "body_codings", "raw_payload_encoding"),
     *("type", "role", "exchange", "request"),
-    *("latency_ms", "duration_ms", "syscall", "socket", "netns"),
-    *("tid", "process_start", "uid", "cgroup", "captured", "incomplete"),
+    *("latency_ms", "duration_ms", "stream", "syscall", "socket", "netns"),
+    *("tid", "process_start", "uid", "cgroup", "captured", "incomplete", "error_code"),
 ]
 
 
@@ -175,6 +178,16 @@ def test_the_keys_come_in_the_order_of_the_table() -> None:
         keys = list(record(message))
         assert keys == [key for key in KEYS if key in keys]
         seen.update(keys)
+    chunked = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX: y\r\n\r\n"
+    upgrade = b"HTTP/1.1 101 S\r\nUpgrade: x\r\n\r\n"
+    reset = Talk()
+    reset.client.send_headers(1, asking())
+    reset.client.reset_stream(1)
+    reset.turn()
+    others = map(record, read(Wire().send(chunked), Wire().recv(upgrade)))
+    for line in (*others, *said(reset)):
+        assert list(line) == [key for key in KEYS if key in line]
+        seen.update(line)
     assert seen == set(KEYS)
 
 
@@ -381,3 +394,80 @@ def test_a_known_syscall_is_named_and_an_unknown_one_absent() -> None:
     assert record(request(syscall=44))["syscall"] == "sendto"
     assert "syscall" not in record(request(syscall=9999))
     assert "syscall" not in record(request(syscall=-1))
+
+
+# ---- HTTP/2
+
+
+def said(talk: Talk, **fields: object) -> list[dict[str, Any]]:
+    """The records of a talk, seen by its client."""
+    wire = Wire()
+    moves = [(wire.send if isinstance(t, Ask) else wire.recv)(t.data) for t in talk.turns]  # type: ignore[union-attr]
+    return [record(message) for message in read(*moves)]
+
+
+def test_an_http2_exchange() -> None:
+    talk = Talk()
+    talk.exchange("/p", b"question", b"answer")
+    asked, answered = said(talk)
+    for line in (asked, answered):
+        assert list(line) == [key for key in KEYS if key in line]
+        assert (line["http_version"], line["stream"]) == ("2", 1)
+        assert (line["exchange"], line["role"]) == (f"{SOCKET}-1", "client")
+        assert line["bytes"] == line["captured"] == len(base64.b64decode(line["raw_payload"]))
+        assert not {"reason", "incomplete", "error_code", "trailers", "upgrade"} & set(line)
+    assert (asked["method"], asked["url"], asked["body"]) == ("POST", "/p", "question")
+    assert asked["headers"][":authority"] == "a.example"
+    assert answered["status_code"] == 200
+    assert answered["request"] == {"method": "POST", "url": "/p"}
+    assert answered["latency_ms"] > 0
+
+
+def test_an_http2_request_that_is_reset() -> None:
+    talk = Talk()
+    talk.client.send_headers(1, asking())
+    talk.client.reset_stream(1, 8)
+    talk.turn()
+    (line,) = said(talk)
+    assert (line["incomplete"], line["error_code"]) == (["reset"], "CANCEL")
+    assert list(line) == [key for key in KEYS if key in line]
+
+
+def test_grpc_is_base64_and_has_its_status_in_the_trailers() -> None:
+    talk = Talk()
+    kind = ("content-type", "application/grpc+proto")
+    talk.client.send_headers(1, asking("/s.S/Do", "POST", kind))
+    talk.client.send_data(1, b"\0\0\0\0\2\xff\xfe", end_stream=True)
+    talk.turn()
+    talk.server.send_headers(1, answering(200, ("content-type", "application/grpc")))
+    talk.server.send_data(1, b"\0\0\0\0\1\x08")
+    talk.server.send_headers(1, [("grpc-status", "0")], end_stream=True)
+    talk.turn()
+    asked, answered = said(talk)
+    assert asked["body_encoding"] == answered["body_encoding"] == "base64"
+    assert base64.b64decode(answered["body"]) == b"\0\0\0\0\1\x08"
+    assert answered["trailers"] == {"grpc-status": "0"}
+
+
+def test_a_pushed_request_is_sent_by_the_server() -> None:
+    talk = Talk()
+    talk.client.send_headers(1, asking(), end_stream=True)
+    talk.turn()
+    talk.server.push_stream(1, 2, asking("/css"))
+    talk.turn()
+    asked, pushed = said(talk)
+    assert [(m["direction"], m["role"]) for m in (asked, pushed)] == [
+        ("send", "client"),
+        ("recv", "client"),
+    ]
+
+
+def test_what_is_not_known_of_an_http2_message_is_absent() -> None:
+    head = b"\0\0\3\1\4\0\0\0\7\x86\xbe\x88"
+    found = read(
+        Wire().send(head, flags=FLAG_JOINED), Wire().recv(head[:-2] + b"\xbe", flags=FLAG_JOINED)
+    )
+    line = record(found[0])
+    assert line["incomplete"][0] == "unknown_header_state"
+    assert not {"method", "url"} & set(line)
+    assert line["headers"] == {":scheme": "http", ":status": "200"}
