@@ -33,8 +33,8 @@ _NOT_HTTP_MAX = 4096
 # What a connection takes while nothing is open on it: measured, tests/unit/test_memory.py.
 CONNECTION_SIZE = 1200
 
-_Http2 = tuple[http2.Reader, http2.Reader]
-_Readers = Union[tuple[http1.Reader, http1.Reader], _Http2]
+_Reader = Union[http1.Reader, http2.Reader]
+_Readers = tuple[_Reader, _Reader]
 
 
 class Messages:
@@ -137,13 +137,23 @@ class Messages:
                 del self._readers[event.socket]
 
     def _leave(self, readers: _Readers, event: Chunk, out: list[Output]) -> None:
-        """With ``event`` HTTP ends, or goes on as HTTP/2."""
-        socket, reader = event.socket, readers[event.direction]
+        """With ``event`` HTTP ends, or goes on in another version."""
+        socket, direction = event.socket, event.direction
+        reader = readers[direction]
+        following: _Readers
+        if isinstance(reader, http2.Reader) and reader.over == http2.HTTP1:
+            connection = Connection()
+            connection.requests = 1 - direction
+            answer = http1.Reader(direction, connection, self._settings)
+            following = (answer, readers[RECV]) if direction == SEND else (readers[SEND], answer)
+            self._readers[socket] = following
+            self._feed(following, _end_of(event, reader.rest), out)
+            return
         if isinstance(reader, http1.Reader) and reader.over == "h2c":
             # RFC 7540, 3.2: the request that was upgraded is answered on stream 1.
             (upgrade,) = [output for output in out[-1:] if isinstance(output, Message)]
             following = http2.readers(
-                self._settings, False, 1 - event.direction, upgraded=upgrade.head.request
+                self._settings, False, 1 - direction, upgraded=upgrade.head.request
             )
             self._replace(socket, following)
             _finish(readers, out)
@@ -157,7 +167,7 @@ class Messages:
             del self._not_http[next(iter(self._not_http))]
         out.append(NotHttp(socket))
 
-    def _replace(self, socket: int, new: _Http2) -> _Http2:
+    def _replace(self, socket: int, new: _Readers) -> _Readers:
         old = self._readers[socket]
         for direction in (SEND, RECV):
             new[direction].finished = old[direction].finished

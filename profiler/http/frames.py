@@ -146,11 +146,15 @@ Step = Callable[["FrameReader", bytes, int], Optional[int]]
 
 
 class FrameReader:
-    """One direction. ``time`` is that of the last bytes."""
+    """One direction.
+
+    ``time`` is that of the last bytes, ``rest`` what the last chunk holds from where
+    it broke the rules.
+    """
 
     __slots__ = (
         "_frame", "_frame_origin", "_handler", "_max_payload", "_need", "_origin", "_padding",
-        "_pending", "_prefix", "_reason", "_remaining", "_step", "time",
+        "_pending", "_prefix", "_reason", "_remaining", "_step", "rest", "time",
     )  # fmt: skip
 
     def __init__(self, handler: Handler, max_payload: int, preface: bool, joined: bool) -> None:
@@ -173,6 +177,7 @@ class FrameReader:
         self._padding = 0  # that many of them are padding, as far as is known
         self._reason: str | None = None  # why _frame is spoilt, ...
         self._prefix = b""  # ... and what came of it before
+        self.rest = b""
         self.time = 0
         self._origin: Chunk | None = None  # of the first of the bytes at hand
 
@@ -184,6 +189,7 @@ class FrameReader:
     def feed(self, chunk: Chunk) -> None:
         """Read the bytes of ``chunk``."""
         self.time = chunk.time
+        self.rest = b""
         data = chunk.payload
         if self._step is None:
             if not is_sure_start(chunk):
@@ -256,6 +262,7 @@ class FrameReader:
             return None
         frame, length = _parse(data[at:behind])
         if frame is None or not _fits(frame, length):
+            self.rest = data[at:]
             self._lose_step(UNDECODABLE)
             return at
         assert self._origin is not None

@@ -58,6 +58,8 @@ _ERRORS = (
     "CONNECT_ERROR", "ENHANCE_YOUR_CALM", "INADEQUATE_SECURITY", "HTTP_1_1_REQUIRED",
 )  # fmt: skip
 
+HTTP1 = "http/1.1"
+
 _STATUS = re.compile(r"[0-9]{3}\Z")
 
 _OF_REQUEST = (":method", ":scheme", ":authority", ":path")
@@ -82,8 +84,9 @@ class _Open:
 class Reader:
     """One direction of one connection; a :class:`~profiler.http.frames.Handler`.
 
-    ``over`` is set to ``""`` if this turns out not to be HTTP/2, ``finished`` is set
-    once the direction has ended.
+    ``over`` is set to ``""`` if this turns out not to be HTTP/2, and to ``http/1.1``
+    if the server, who does not know HTTP/2, answers ``rest`` by that. ``finished``
+    is set once the direction has ended.
     """
 
     __slots__ = (
@@ -138,6 +141,11 @@ class Reader:
         self._frames.finish(reason)
         self._give_up(reason, error)
         del self._out
+
+    @property
+    def rest(self) -> bytes:
+        """What the last chunk holds of what is no HTTP/2."""
+        return self._frames.rest
 
     @property
     def held(self) -> int:
@@ -200,8 +208,11 @@ class Reader:
 
     def out_of_step(self, reason: str) -> None:
         """Nobody knows what was missed: hand out what there is, and forget what was learnt."""
-        if reason == UNDECODABLE and not self.connection.proven:
-            self.over = ""
+        if reason == UNDECODABLE:
+            if self.connection.requests == 1 - self._direction and self.rest.startswith(b"HTTP/1."):
+                self.over = HTTP1
+            elif not self.connection.proven:
+                self.over = ""
         self._give_up(reason)
         self._whole = False
         self._state.forget()

@@ -556,6 +556,16 @@ def test_settings_and_then_no_preface_is_not_http() -> None:
     assert play(turns) == [NotHttp(SOCKET)]
 
 
+@pytest.mark.parametrize("cut", [None, 1])
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_server_that_does_not_know_http2_is_understood(asked: bool, cut: int | None) -> None:
+    frame = headers(1, asking("/"), "END_STREAM") if asked else PingFrame(0, b"12345678")
+    said = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 2\r\n\r\nno"
+    found = summary([Ask(opening(frame)), Say(said), Close(RECV), Close(SEND)], cut)
+    assert found[-1] == Seen("400 Bad Request", None, b"no")
+    assert [m.start for m in found[:-1]] == ["GET /"] * asked
+
+
 @pytest.mark.parametrize("data", [b"\0", b"\0\0\6\4\0\0\0\0", b"PRI * HTTP/2.0\r\n\r\nSM"])
 def test_a_beginning_that_ends_there_is_nothing(data: bytes) -> None:
     assert messages_of([Ask(data)]) == []
