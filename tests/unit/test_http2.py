@@ -30,6 +30,7 @@ from hypothesis import strategies as st
 
 from profiler.http import Message, Messages, NotHttp
 from profiler.http.frames import PREFACE
+from profiler.http.header_state import BlockError, HeaderState
 from profiler.http.streams import STREAMS_MAX
 from profiler.settings import Settings
 from profiler.stream import Streams
@@ -648,6 +649,80 @@ def test_padding_that_is_longer_than_its_frame_is_no_content() -> None:
     assert summary([Ask(data)]) == [Seen("GET /", 1, number=1)]
 
 
+def test_a_block_of_too_many_frames_is_counted_and_named() -> None:
+    begun = headers(1, asking("/1"), "END_STREAM")
+    begun.flags.discard("END_HEADERS")
+    more = [ContinuationFrame(1, b"\0\1x\1y") for _ in range(100)]
+    more[-1].flags.add("END_HEADERS")
+    block = sent(begun, *more)
+    first, second = messages_of(
+        [Ask(opening() + block + sent(headers(3, asking("/3"))))], settings=Settings(max_head=500)
+    )
+    assert first.incomplete == ("head_limit",)
+    assert (first.bytes, first.raw) == (len(block), block[:500])
+    assert second.head.target == "/3"
+
+
+def test_a_second_head_where_trailers_belong_is_malformed() -> None:
+    twice = sent(headers(1, answering()), headers(1, answering(201), "END_STREAM"))
+    turns = [Ask(opening(headers(1, asking("/"), "END_STREAM"))), Say(twice)]
+    assert summary(turns)[1:] == [
+        Seen("200", 1, b"", ("undecodable",), 1),
+        Seen("201", 1, number=1),
+    ]
+
+
+def test_bytes_that_are_no_frames_are_skipped_behind_a_message() -> None:
+    turns = [Ask(opening(headers(1, asking("/1"), "END_STREAM"))), Ask(b"\xff" * 20)]
+    turns.append(Ask(sent(headers(3, asking("/3"), "END_STREAM"))))
+    assert [getattr(m, "head", None) and m.head.target for m in play(turns)] == ["/1", "/3"]
+
+
+def test_a_continuation_of_nothing_leaves_nothing_known() -> None:
+    adds, names = b"\x82\x86\x84\x40\1n\1v", b"\x82\x86\x84\xbe"
+    flags = ["END_HEADERS", "END_STREAM"]
+    frames = [HeadersFrame(1, adds, flags=flags), HeadersFrame(3, names, flags=flags)]
+    stray = ContinuationFrame(9, b"", flags=["END_HEADERS"])
+    assert [m.incomplete for m in messages_of([Ask(opening(*frames))])] == [(), ()]
+    found = messages_of([Ask(opening(frames[0], stray, frames[1]))])
+    assert [m.incomplete for m in found] == [(), ("unknown_header_state",)]
+
+
+def test_what_is_over_takes_no_memory() -> None:
+    wire, streams, stage = Wire(), Streams(), Messages(BIG)
+
+    def held(item: Chunk) -> int:
+        for event in streams.feed(item):
+            stage.feed(event)
+        return stage.held(SOCKET)
+
+    data = sent(DataFrame(1, b"x" * 5000))
+    before = held(wire.send(opening()))
+    assert held(wire.send(sent(headers(1, asking())) + data[:1000])) > before + 1000
+    # The server resets the stream in the middle of a frame.
+    assert held(wire.recv(sent(SettingsFrame(0), RstStreamFrame(1, 8)))) == before
+    assert held(wire.send(data[1000:])) == before
+    assert held(wire.send(sent(headers(3, asking(), "END_STREAM")))) > before
+    assert held(wire.recv(sent(headers(3, answering(), "END_STREAM")))) == before
+
+
+# ---- HPACK
+
+
+def test_a_number_that_nobody_can_have_meant_is_an_error() -> None:
+    with pytest.raises(BlockError):
+        HeaderState(1000, joined=False).decode(b"\xbe")
+
+
+def test_a_value_whose_name_is_unknown_is_unknown() -> None:
+    state = HeaderState(1000, joined=True)
+    assert state.decode(b"\x82") == ([(b":method", b"GET")], False)
+    assert state.decode(b"\x7e\1v") == ([], True)
+    # Named again, its value alone is known still.
+    assert state.decode(b"\xbe\x86") == ([(b":scheme", b"http")], True)
+    assert state.decode(b"\x40\1n\1v\xbe\xbf\xc0") == ([(b"n", b"v"), (b"n", b"v")], True)
+
+
 # ---- joined mid-way
 
 
@@ -718,6 +793,21 @@ def test_trailers_of_a_message_that_was_not_seen_are_no_message() -> None:
     assert trailers[3] == 1
     assert summary([Say(trailers)], joined=True) == []
     assert [m.body for m in messages_of([Say(last.data)], joined=True)] == [expected[-1].body]
+
+
+def test_trailers_that_name_what_nobody_has_seen_are_no_message() -> None:
+    flags = ["END_HEADERS", "END_STREAM"]
+    known = sent(HeadersFrame(3, b"\x88", flags=flags))
+    trailers = sent(HeadersFrame(5, b"\xbe\xbf", flags=flags))
+    assert [m[:2] for m in summary([Say(known), Say(trailers)], joined=True)] == [("200", 3)]
+    # What does not end its stream cannot be trailers.
+    begun = sent(HeadersFrame(7, b"\xbe\xbf", flags=["END_HEADERS"]))
+    assert [m[:2] for m in summary([Say(known), Say(begun)], joined=True)][1:] == [("", 7)]
+
+
+def test_settings_of_a_joined_connection_do_not_tell_the_server() -> None:
+    turns = [Ask(sent(SettingsFrame(0, {3: 9}))), Ask(sent(headers(7, asking("/7"))))]
+    assert [m.head.type for m in messages_of(turns, joined=True)] == ["request"]
 
 
 def test_a_joined_connection_of_another_protocol_makes_no_message() -> None:
@@ -827,6 +917,15 @@ def test_a_hole_in_a_reset_is_a_reset() -> None:
     data = opening(headers(1, asking("/1")), RstStreamFrame(1, 8))
     (message,) = messages_of([Ask(data[:-2]), Lose(SEND, 2), Ask(sent(WindowUpdateFrame(0, 1)))])
     assert seen(message) == Seen("GET /1", 1, b"", ("reset",), 1)
+
+
+def test_a_hole_beyond_the_end_of_a_data_frame_starts_anew() -> None:
+    data = opening(headers(1, asking("/1")), DataFrame(1, b"0123456789"))
+    turns = [Ask(data[:-5]), Lose(SEND, 30), Ask(b"tail"), Ask(sent(headers(5, asking("/5"))))]
+    first, second = messages_of(turns)
+    assert seen(first) == Seen("GET /1", 1, b"01234", ("lost",), 1)
+    assert first.bytes == len(data) - len(opening())
+    assert second.head.target == "/5"
 
 
 def numbered(talk: Talk, n: int) -> None:
