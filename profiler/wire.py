@@ -30,6 +30,9 @@ FLAG_UNREADABLE = 4
 FLAG_LIMIT = 8
 FLAG_CONTINUED = 16
 
+# More than any stream carries; sums of such numbers still go into a line.
+_POSITION_MAX = 2**62
+
 EVENT = struct.Struct("=BBBBiQIIQQQIIIHH16s16s16s")
 _EVENT_OF_END = struct.Struct("=xB6xQ16xQQ64x")  # what End keeps of it
 CLOCK_RECORD = struct.Struct("=B7xQQ")
@@ -145,7 +148,7 @@ def decode(record: bytes) -> Item:
         kind = record[0]
         if kind == CHUNK:
             fields = EVENT.unpack_from(record)
-            if fields[1] > RECV or fields[12] > fields[11]:
+            if fields[1] > RECV or fields[12] > fields[11] or fields[10] > _POSITION_MAX:
                 raise CaptureFileError("a chunk contradicts itself")
             payload = record[EVENT.size : EVENT.size + fields[12]]
             if len(payload) != fields[12]:
@@ -155,7 +158,7 @@ def decode(record: bytes) -> Item:
             return _make(Chunk, (*fields, payload))
         if kind == END:
             end = _make(End, _EVENT_OF_END.unpack_from(record))
-            if end.direction > RECV:
+            if end.direction > RECV or end.position > _POSITION_MAX:
                 raise CaptureFileError("an end contradicts itself")
             return end
         if kind == CLOCK:

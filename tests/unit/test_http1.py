@@ -568,6 +568,11 @@ def test_requests_pipelined_across_a_hole_get_no_wrong_response() -> None:
     ]
 
 
+def test_behind_a_hole_a_client_that_pipelines_may_have_asked_for_more() -> None:
+    turns = [Ask(GET + GET), Say(OK + OK), Lose(SEND, len(GET)), Ask(POST), Say(OK), Say(EMPTY)]
+    assert [m.number for m in messages_of(turns) if m.start[0] in "02"][-2:] == [None, None]
+
+
 def test_a_call_limit_inside_a_body_is_named() -> None:
     wire, streams, stage = Wire(), Streams(), Messages(SETTINGS)
     first = wire.send(POST[:-4], size=len(POST), flags=FLAG_LIMIT)
@@ -647,6 +652,7 @@ LOOK_ALIKES = {
     "a method that is no token": b"G(T / HTTP/1.1\r\n\r\n",
     "a status that is no number": b"HTTP/1.1 2x0 OK\r\n\r\n",
     "a start line without end": b"GET /" + b"x" * 2000,
+    "a start line beyond the limit": b"GET /" + b"x" * 1024 + b" HTTP/1.1\r\n\r\n",
 }
 
 

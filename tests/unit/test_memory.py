@@ -85,6 +85,7 @@ def test_what_is_open_on_a_connection_that_is_given_up_is_written_and_counted() 
     assert [line["url"] for line in run.lines] == [f"/{n}" for n in range(given_up)]
     assert {*map(str, (line["incomplete"] for line in run.lines))} == {"['memory_limit']"}
     assert run.lines[0]["body"] == "abc"
+    assert len(run.pipeline._streams) == len(run.pipeline._messages) == 20 - given_up
     assert run.counted <= 10_000
     # The others go on as if nothing had been.
     run.feed(wires[-1].send(b"defghi"), wires[-1].recv(OK))

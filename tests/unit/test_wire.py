@@ -122,6 +122,7 @@ def test_every_flag_of_the_kernel_is_known() -> None:
 
 
 U32, U64 = st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1)
+POSITION = st.integers(0, 2**62)
 CHUNKS = st.builds(
     chunk,
     payload=st.binary(max_size=64),
@@ -130,13 +131,13 @@ CHUNKS = st.builds(
     time=U64,
     pid=U32,
     socket=U64,
-    position=U64,
-    size=U32,
+    position=POSITION,
+    size=st.integers(64, 2**32 - 1),
     local_port=st.integers(0, 65535),
 )
 ITEMS = st.one_of(
     CHUNKS,
-    st.builds(End, direction=st.sampled_from([0, 1]), time=U64, socket=U64, position=U64),
+    st.builds(End, direction=st.sampled_from([0, 1]), time=U64, socket=U64, position=POSITION),
     st.builds(Clock, kernel=U64, realtime=U64),
     st.builds(
         Process, pid=U32, start_time=U64, cgroup=U64, uid=U32, cmdline=st.binary(max_size=64)
@@ -185,6 +186,8 @@ def test_an_unknown_kind_is_named() -> None:
     [
         chunk(b"ab", direction=2),
         chunk(b"ab", size=1),
+        chunk(b"ab", position=2**64 - 1),
+        wire.End(direction=0, time=1, socket=2, position=2**63),
         wire.End(direction=3, time=1, socket=2, position=3),
     ],
 )
