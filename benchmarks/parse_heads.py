@@ -1,9 +1,9 @@
 """Which parser of heads: what one costs, and what it refuses.
 
-    pip install . h11 httptools llhttp
     python -m benchmarks.parse_heads                  # times, and what is refused
     python -m benchmarks.parse_heads --instructions   # counted by valgrind, a few minutes
 
+It wants h11, httptools and llhttp: ``tox -e bench`` has them.
 ``docs/parser-choice.md`` holds the answer and what follows from it.
 """
 

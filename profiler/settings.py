@@ -32,7 +32,7 @@ class Settings:
     """Only these processes (thread group ids); empty is all."""
 
     max_body: int = 1024 * 1024
-    """Bytes of one message's framed body that are kept; the rest is counted only."""
+    """Bytes of one message's framed body, and of its decoded content, that are kept."""
 
     max_head: int = 64 * 1024
     """Bytes of one message's start line and headers; a longer head is not HTTP."""
