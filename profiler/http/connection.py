@@ -71,7 +71,7 @@ class Connection:
                 self._clear()
                 waiting.append(None)
         waiting.append(request)
-        self.held += _size(request)
+        self.held += request_size(request)
         return request
 
     def answer(self, status: int, time: int) -> Request | None:
@@ -111,12 +111,13 @@ class Connection:
     def _remove_first(self) -> None:
         request = self._waiting.pop(0)
         if request is not None:
-            self.held -= _size(request)
+            self.held -= request_size(request)
 
     def _clear(self) -> None:
         self._waiting.clear()
         self.held = 0
 
 
-def _size(request: Request) -> int:
-    return _REQUEST_SIZE + len(request.method) + len(request.target)
+def request_size(request: Request) -> int:
+    """Return the bytes of memory that a request takes while it waits."""
+    return _REQUEST_SIZE + len(request.method or "") + len(request.target or "")

@@ -32,7 +32,6 @@ from profiler.http.draft import Draft, without_payload
 from profiler.http.fields import CHUNKED, FAULTY, UNTIL_CLOSE, decode, parse_fields
 from profiler.http.framing import body_length, switches_to
 from profiler.http.message import (
-    CLOSED_EARLY,
     HEAD_LIMIT,
     REQUEST,
     RESPONSE,
@@ -42,7 +41,7 @@ from profiler.http.message import (
     Output,
 )
 from profiler.settings import Settings
-from profiler.stream import Gap
+from profiler.stream import CLOSED_EARLY, Gap
 from profiler.wire import FLAG_CONTINUED, Chunk
 
 # The LF of a line and the empty line behind it; RFC 9112, 2.2 allows a bare LF.
@@ -68,18 +67,37 @@ class Reader:
 
     ``over`` is set once nothing on the connection is HTTP/1 any more: to the
     name of what it carries from then on (see :func:`switches_to`), or to ``""``
-    if that is not known. ``finished`` is set once the direction has ended.
+    if that is not known. ``rest`` is then what the chunk holds of that.
+    ``finished`` is set once the direction has ended.
     """
 
     __slots__ = (
-        "_chunk", "_direction", "_draft", "_max_body", "_max_head", "_origin",
-        "_out", "_pending", "_pending_origin", "_remaining", "_searched", "_step", "_step_if_body",
-        "_time", "_unknown_time", "connection", "finished", "over",
+        "_chunk",
+        "_direction",
+        "_draft",
+        "_max_body",
+        "_max_head",
+        "_origin",
+        "_out",
+        "_pending",
+        "_pending_origin",
+        "_position",
+        "_remaining",
+        "_searched",
+        "_step",
+        "_step_if_body",
+        "_time",
+        "_unknown_time",
+        "connection",
+        "finished",
+        "over",
+        "rest",
     )  # fmt: skip
 
     def __init__(self, direction: int, connection: Connection, settings: Settings) -> None:
         self.finished = False
         self.over: str | None = None
+        self.rest = b""
         self._direction = direction
         self.connection = connection
         self._max_head = settings.max_head
@@ -93,6 +111,7 @@ class Reader:
         self._searched = 0  # of _pending, in vain, for the end of a head
         self._pending_origin: Chunk
         self._time = 0  # of the last bytes
+        self._position = 0  # in the stream, of the first of the bytes at hand
         self._unknown_time = 0  # of the last bytes of which it is not known what they were
         # Only there while they are being read: _origin is the chunk of the first of them.
         # A connection that is idle must not keep its last chunk and its last messages alive.
@@ -106,6 +125,7 @@ class Reader:
         """Read the bytes of ``chunk``; append to ``out`` the messages that they complete."""
         self._out = out
         self._chunk = self._origin = chunk
+        self._position = chunk.position - len(self._pending)
         self._time = chunk.time
         self._read(chunk.payload)
         del self._out, self._chunk, self._origin
@@ -176,6 +196,8 @@ class Reader:
                 self._pending += data[at:]
                 return
             at = behind
+        if self.over is not None:
+            self.rest = data[at:]
 
     # ---- steps: the head
 
@@ -350,7 +372,9 @@ class Reader:
         return is_sure(start)
 
     def _origin_at(self, at: int) -> Chunk:
-        return self._chunk if at else self._origin
+        origin = self._chunk if at else self._origin
+        position = self._position + at
+        return origin if origin.position == position else origin._replace(position=position)
 
     def _add(self, data: bytes, start: int, stop: int, framing: bool = False) -> None:
         assert self._draft is not None

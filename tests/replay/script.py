@@ -19,18 +19,28 @@ from profiler.pipeline import Pipeline
 from profiler.process import Processes
 from profiler.record import Record
 from profiler.settings import Settings
-from profiler.wire import FLAG_AFTER_LOSS, FLAG_CONTINUED, FLAG_JOINED, FLAG_LIMIT, RECV, SEND
+from profiler.wire import (
+    FLAG_AFTER_LOSS,
+    FLAG_CONTINUED,
+    FLAG_EXIT,
+    FLAG_JOINED,
+    FLAG_LIMIT,
+    FLAG_RESET,
+    RECV,
+    SEND,
+)
 from tests.unit.wires import SOCKET, chunk
 
 CASES = Path(__file__).parents[1] / "cases"
 
+ENDINGS = {"reset": FLAG_RESET, "exit": FLAG_EXIT}
 DIRECTIONS = {">": SEND, "<": RECV}
 MILLISECOND = 1_000_000
 
 # Who and where: the same in each line.
 _LEFT_OUT = {
     *("pid", "comm", "source_ip", "source_port", "dest_ip", "dest_port"),
-    *("socket", "netns", "tid", "process_start"),
+    *("connection", "socket", "netns", "tid", "process_start"),
 }
 
 _ESCAPE = re.compile(rb"\\(x[0-9a-fA-F]{2}|.)")
@@ -65,6 +75,7 @@ class Ended:
     socket: int
     direction: int
     time: int
+    flags: int = 0
 
 
 Step = Union[Call, Lost, Ended]
@@ -117,7 +128,8 @@ def read(path: Path) -> Script:
         if words[0] == "wait":
             time += int(words[1]) * MILLISECOND
         elif words[0] == "end":
-            script.steps.append(Ended(socket, DIRECTIONS[words[1]], time))
+            flags = sum(ENDINGS[word] for word in words[2:])
+            script.steps.append(Ended(socket, DIRECTIONS[words[1]], time, flags))
             time += MILLISECOND
         elif words[0] == "lost":
             script.steps.append(Lost(socket, DIRECTIONS[words[1]], int(words[2])))
@@ -173,7 +185,9 @@ def records(steps: Iterable[Step], joined: bool = False) -> list[bytes]:
             lost.add(key)
             continue
         if isinstance(step, Ended):
-            out.append(wire.encode(wire.End(step.direction, step.time, step.socket, at)))
+            out.append(
+                wire.encode(wire.End(step.direction, step.time, step.socket, at, step.flags))
+            )
             continue
         size = len(step.payload) + step.beyond
         flags = (

@@ -145,6 +145,14 @@ def start_of(line: Record) -> tuple[object, ...]:
     return tuple(line.get(name) for name in names)
 
 
+def starts_like(line: Record, each: Record) -> bool:
+    """Of a message that is not whole, parts of the start may be unknown (HTTP/2)."""
+    found, true = start_of(line), start_of(each)
+    if line["http_version"] != "2" or "incomplete" not in line:
+        return found == true
+    return all(a in (None, b) for a, b in zip(found, true))
+
+
 def data_of(line: Record, name: str) -> bytes:
     value = line[name]
     encoded = line.get(f"{name}_encoding") == "base64"
@@ -160,7 +168,7 @@ def content_of(line: Record) -> str:
 def check_sound(lines: list[Record], expected: list[Record], pipelines: bool) -> None:
     left = Counter(map(content_of, expected))
     for line in lines:
-        alike = [each for each in expected if start_of(each) == start_of(line)]
+        alike = [each for each in expected if starts_like(line, each)]
         if "incomplete" not in line and not is_tunnel(line, alike):
             content = content_of(line)
             assert left[content] > 0, f"made up: {line}"
@@ -174,7 +182,8 @@ def check_sound(lines: list[Record], expected: list[Record], pipelines: bool) ->
         ]
         assert alike, f"no beginning of any: {line}"
         if "request" in line and not pipelines:
-            assert line["request"] in [each.get("request", line["request"]) for each in alike]
+            asked = line["request"].items()
+            assert any(asked <= each.get("request", line["request"]).items() for each in alike)
         assert line["captured"] == len(raw) <= line["bytes"]
 
 
@@ -190,7 +199,7 @@ def check_nothing_is_missing(lines: list[Record], expected: list[Record], steps:
     for line in expected:
         time = round(float(line["timestamp"][17:-1]) * 1e9)
         raw = data_of(line, "raw_payload")
-        if line["type"] != "request" or "incomplete" in line:
+        if line["type"] != "request" or "incomplete" in line or line["http_version"] == "2":
             continue
         if time in begin and begin[time].startswith(raw[:16]):
             found[content_of(line)] -= 1

@@ -24,6 +24,15 @@ POST = b"POST /%d HTTP/1.1\r\nContent-Length: 9\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
+def stream(number: int, flags: int = 5) -> bytes:
+    """A request on an HTTP/2 stream: HEADERS with END_HEADERS, END_STREAM."""
+    block = b"\x82\x86\x84\x41\7a.local\x40\1n\4%04d" % number
+    return len(block).to_bytes(3, "big") + bytes([1, flags]) + number.to_bytes(4, "big") + block
+
+
+HTTP2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0" + stream(1)
+
+
 class Run:
     """A pipeline, and the records that it wrote."""
 
@@ -170,6 +179,10 @@ SHAPES = {
     "a long head": [
         POST[:-2] + b"".join(b"Field-%d: value %d\r\n" % (n, n) for n in range(60)) + b"\r\n"
     ],
+    "idle HTTP/2": [HTTP2],
+    "half a head in HTTP/2": [HTTP2[:-10]],
+    "streams that wait": [HTTP2 + b"".join(stream(2 * n + 3) for n in range(30))],
+    "a long body in HTTP/2": [HTTP2 + stream(3, 4) + b"\0\x40\0\0\0\0\0\0\3" + b"x" * 5000],
 }
 
 

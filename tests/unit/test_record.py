@@ -17,10 +17,12 @@ from profiler import syscalls
 from profiler.exchange import exchange_of
 from profiler.http import Message
 from profiler.process import Identity
-from profiler.record import address, comm, record_of, timestamp
-from profiler.wire import AF_INET, AF_INET6, AF_UNIX, FLAG_LIMIT, Names
+from profiler.record import address, comm, community_id, connection_of, record_of, timestamp
+from profiler.wire import AF_INET, AF_INET6, AF_UNIX, FLAG_JOINED, FLAG_LIMIT, RECV, SEND, Names
+from tests.unit.h2talk import Talk, answering, asking
 from tests.unit.messages import read, request, response
-from tests.unit.wires import SECOND, SOCKET, Wire
+from tests.unit.test_http1 import Ask
+from tests.unit.wires import SECOND, SOCKET, Wire, chunk
 
 # 2026-11-22T16:00:00Z, when the monotonic clock said 0
 SYSCALLS = syscalls.NAMES["x86_64"]
@@ -32,11 +34,13 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 KEYS = [
     *("timestamp", "pid", "comm", "cmdline", "direction"),
     *("source_ip", "source_port", "dest_ip", "dest_port", "bytes"),
-    *("method", "url", "status_code", "reason", "http_version", "headers", "body", "raw_payload"),
+    *("method", "url", "status_code", "reason", "http_version", "headers"),
+    *("trailers", "upgrade", "body", "raw_payload"),
     *("body_encoding", "body_charset", "body_codings", "raw_payload_encoding"),
     *("type", "role", "exchange", "request"),
-    *("latency_ms", "duration_ms", "syscall", "socket", "netns"),
-    *("tid", "process_start", "uid", "cgroup", "captured", "incomplete"),
+    *("latency_ms", "duration_ms", "stream", "syscall", "connection", "sequence"),
+    *("socket", "netns"),
+    *("tid", "process_start", "uid", "cgroup", "captured", "incomplete", "error_code"),
 ]
 
 
@@ -75,6 +79,7 @@ def test_a_request() -> None:
         "type": "request",
         "role": "client",
         "exchange": f"{SOCKET}-1",
+        "connection": "1:lJeDh7tN2SvTMdA8I2FWCTWZ3Ks=",
         "socket": SOCKET,
         "netns": 4026531840,
         "tid": 101,
@@ -111,6 +116,7 @@ def test_a_response() -> None:
         "request": {"method": "POST", "url": "/p?q=1"},
         "latency_ms": 2.5,
         "duration_ms": 2.5,
+        "connection": "1:lJeDh7tN2SvTMdA8I2FWCTWZ3Ks=",
         "socket": SOCKET,
         "netns": 4026531840,
         "tid": 101,
@@ -175,6 +181,16 @@ def test_the_keys_come_in_the_order_of_the_table() -> None:
         keys = list(record(message))
         assert keys == [key for key in KEYS if key in keys]
         seen.update(keys)
+    chunked = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX: y\r\n\r\n"
+    upgrade = b"HTTP/1.1 101 S\r\nUpgrade: x\r\n\r\n"
+    reset = Talk()
+    reset.client.send_headers(1, asking())
+    reset.client.reset_stream(1)
+    reset.turn()
+    others = map(record, read(Wire().send(chunked), Wire().recv(upgrade)))
+    for line in (*others, *said(reset)):
+        assert list(line) == [key for key in KEYS if key in line]
+        seen.update(line)
     assert seen == set(KEYS)
 
 
@@ -381,3 +397,123 @@ def test_a_known_syscall_is_named_and_an_unknown_one_absent() -> None:
     assert record(request(syscall=44))["syscall"] == "sendto"
     assert "syscall" not in record(request(syscall=9999))
     assert "syscall" not in record(request(syscall=-1))
+
+
+# ---- HTTP/2
+
+
+def said(talk: Talk, **fields: object) -> list[dict[str, Any]]:
+    """The records of a talk, seen by its client."""
+    wire = Wire()
+    moves = [(wire.send if isinstance(t, Ask) else wire.recv)(t.data) for t in talk.turns]  # type: ignore[union-attr]
+    return [record(message) for message in read(*moves)]
+
+
+def test_an_http2_exchange() -> None:
+    talk = Talk()
+    talk.exchange("/p", b"question", b"answer")
+    asked, answered = said(talk)
+    for line in (asked, answered):
+        assert list(line) == [key for key in KEYS if key in line]
+        assert (line["http_version"], line["stream"]) == ("2", 1)
+        assert (line["exchange"], line["role"]) == (f"{SOCKET}-1", "client")
+        assert line["bytes"] == line["captured"] == len(base64.b64decode(line["raw_payload"]))
+        assert not {"reason", "incomplete", "error_code", "trailers", "upgrade"} & set(line)
+    assert (asked["method"], asked["url"], asked["body"]) == ("POST", "/p", "question")
+    assert asked["headers"][":authority"] == "a.example"
+    assert answered["status_code"] == 200
+    assert answered["request"] == {"method": "POST", "url": "/p"}
+    assert answered["latency_ms"] > 0
+
+
+def test_an_http2_request_that_is_reset() -> None:
+    talk = Talk()
+    talk.client.send_headers(1, asking())
+    talk.client.reset_stream(1, 8)
+    talk.turn()
+    (line,) = said(talk)
+    assert (line["incomplete"], line["error_code"]) == (["reset"], "CANCEL")
+    assert list(line) == [key for key in KEYS if key in line]
+
+
+def test_grpc_is_base64_and_has_its_status_in_the_trailers() -> None:
+    talk = Talk()
+    kind = ("content-type", "application/grpc+proto")
+    talk.client.send_headers(1, asking("/s.S/Do", "POST", kind))
+    talk.client.send_data(1, b"\0\0\0\0\2\xff\xfe", end_stream=True)
+    talk.turn()
+    talk.server.send_headers(1, answering(200, ("content-type", "application/grpc")))
+    talk.server.send_data(1, b"\0\0\0\0\1\x08")
+    talk.server.send_headers(1, [("grpc-status", "0")], end_stream=True)
+    talk.turn()
+    asked, answered = said(talk)
+    assert asked["body_encoding"] == answered["body_encoding"] == "base64"
+    assert base64.b64decode(answered["body"]) == b"\0\0\0\0\1\x08"
+    assert answered["trailers"] == {"grpc-status": "0"}
+
+
+def test_a_pushed_request_is_sent_by_the_server() -> None:
+    talk = Talk()
+    talk.client.send_headers(1, asking(), end_stream=True)
+    talk.turn()
+    talk.server.push_stream(1, 2, asking("/css"))
+    talk.turn()
+    asked, pushed = said(talk)
+    assert [(m["direction"], m["role"]) for m in (asked, pushed)] == [
+        ("send", "client"),
+        ("recv", "client"),
+    ]
+
+
+def test_what_is_not_known_of_an_http2_message_is_absent() -> None:
+    head = b"\0\0\3\1\4\0\0\0\7\x86\xbe\x88"
+    found = read(
+        Wire().send(head, flags=FLAG_JOINED), Wire().recv(head[:-2] + b"\xbe", flags=FLAG_JOINED)
+    )
+    line = record(found[0])
+    assert line["incomplete"][0] == "unknown_header_state"
+    assert not {"method", "url"} & set(line)
+    assert line["headers"] == {":scheme": "http", ":status": "200"}
+
+
+@pytest.mark.parametrize(
+    ("ends", "expected"),
+    [
+        # From the specification's own examples (baseline_default.json).
+        (("128.232.110.120", 34855, "66.35.250.204", 80), "1:LQU9qZlK+B5F3KDmev6m5PMibrg="),
+        (("66.35.250.204", 80, "128.232.110.120", 34855), "1:LQU9qZlK+B5F3KDmev6m5PMibrg="),
+    ],
+)
+def test_the_community_id(ends: tuple[str, int, str, int], expected: str) -> None:
+    local, local_port, remote, remote_port = ends
+    here, there = ip_address(local).packed, ip_address(remote).packed
+    assert community_id(here, local_port, there, remote_port) == expected
+    mapped = bytes(10) + b"\xff\xff" + here
+    assert community_id(mapped, local_port, there, remote_port) == expected
+
+
+def test_both_ends_name_a_connection_and_a_message_alike() -> None:
+    here, there = bytes([127, 0, 0, 1]).ljust(16, b"\0"), bytes([127, 0, 0, 2]).ljust(16, b"\0")
+    ends = {
+        SEND: {"local": here, "local_port": 5000, "remote": there, "remote_port": 80},
+        RECV: {"local": there, "local_port": 80, "remote": here, "remote_port": 5000},
+    }
+    # The receiver joined later: its positions count from another byte.
+    counted = {SEND: (2**32 - 3, 10), RECV: (2, 5)}
+    lines = []
+    for direction, addresses in ends.items():
+        sequence, position = counted[direction]
+        fields = {"direction": direction, "sequence": sequence, "position": position, **addresses}
+        lines.append(record(request(b"GET / HTTP/1.1\r\n\r\n", **fields)))
+    sent, received = lines
+    assert sent["connection"] == received["connection"]
+    assert sent["sequence"] == received["sequence"] == 7
+
+
+def test_the_ends_of_a_unix_connection_are_known_by_the_client_s_socket() -> None:
+    client = chunk(family=AF_UNIX, socket=11)
+    server = chunk(family=AF_UNIX, socket=12)
+    assert connection_of(client, None, is_client=True) == "unix:11"
+    assert connection_of(server, Names(12, 11, b"", b""), is_client=False) == "unix:11"
+    assert connection_of(server, Names(12, 0, b"", b""), is_client=False) is None
+    assert connection_of(server, None, is_client=False) is None

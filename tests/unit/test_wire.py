@@ -101,6 +101,8 @@ def test_the_other_records_lie_alike(
         ("FLAG_UNREADABLE", wire.FLAG_UNREADABLE),
         ("FLAG_LIMIT", wire.FLAG_LIMIT),
         ("FLAG_CONTINUED", wire.FLAG_CONTINUED),
+        ("FLAG_RESET", wire.FLAG_RESET),
+        ("FLAG_EXIT", wire.FLAG_EXIT),
     ],
 )
 def test_constants(define: str, constant: int) -> None:
@@ -114,7 +116,8 @@ def test_the_call_limit_is_what_the_pieces_of_a_call_hold() -> None:
 def test_every_flag_of_the_kernel_is_known() -> None:
     kernel = {name for name in DEFINES if name.startswith(("FLAG_", "DIRECTION_"))}
     assert kernel == {
-        f"FLAG_{f}" for f in ("JOINED", "AFTER_LOSS", "UNREADABLE", "LIMIT", "CONTINUED")
+        f"FLAG_{f}"
+        for f in ("JOINED", "AFTER_LOSS", "UNREADABLE", "LIMIT", "CONTINUED", "RESET", "EXIT")
     } | {
         "DIRECTION_SEND",
         "DIRECTION_RECV",
@@ -138,7 +141,14 @@ CHUNKS = st.builds(
 SUN_PATH = st.binary(max_size=108)
 ITEMS = st.one_of(
     CHUNKS,
-    st.builds(End, direction=st.sampled_from([0, 1]), time=U64, socket=U64, position=POSITION),
+    st.builds(
+        End,
+        direction=st.sampled_from([0, 1]),
+        time=U64,
+        socket=U64,
+        position=POSITION,
+        flags=st.integers(0, 255),
+    ),
     st.builds(Clock, kernel=U64, realtime=U64),
     st.builds(
         Process, pid=U32, start_time=U64, cgroup=U64, uid=U32, cmdline=st.binary(max_size=64)
