@@ -187,7 +187,7 @@ def test_the_keys_come_in_the_order_of_the_table() -> None:
     reset.client.send_headers(1, asking())
     reset.client.reset_stream(1)
     reset.turn()
-    others = map(record, read(Wire().send(chunked), Wire().recv(upgrade)))
+    others = map(record, read(Wire().send(chunked, sequence=5), Wire().recv(upgrade)))
     for line in (*others, *said(reset)):
         assert list(line) == [key for key in KEYS if key in line]
         seen.update(line)
