@@ -39,6 +39,7 @@ ENDS = ("send", "recv")
 class Seen:
     """What a run of the suite saw of one guest.
 
+    ``selection`` is the arguments to pytest, if only some tests were run;
     ``tests`` counts outcomes by name (``passed``, ``failed``, ``skipped``),
     ``failures`` names the tests; ``doctor`` is its document for each route, where
     there is one.
@@ -49,6 +50,7 @@ class Seen:
     tests: dict[str, int]
     failures: list[str]
     doctor: dict[str, dict[str, Any]]
+    selection: str = ""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -71,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         date = datetime.now(timezone.utc).strftime("%Y-%m-%d")
         SEEN.mkdir(parents=True, exist_ok=True)
         for guest in guests:
-            seen = collect(guest, date, report.read_text(), directory)
+            seen = collect(guest, date, report.read_text(), directory, " ".join(passed_on))
             (SEEN / f"{guest}.json").write_text(json.dumps(asdict(seen), indent=1))
     every = [Seen(**json.loads(path.read_text())) for path in SEEN.glob("*.json")]
     PAGE.write_text(page(every))
@@ -79,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
-def collect(guest: str, date: str, junit: str, directory: Path) -> Seen:
+def collect(guest: str, date: str, junit: str, directory: Path, selection: str = "") -> Seen:
     """Return what a run saw of ``guest``: of its JUnit report, and of the doctor's documents."""
     tests: dict[str, int] = {}
     failures = []
@@ -100,7 +102,7 @@ def collect(guest: str, date: str, junit: str, directory: Path) -> Seen:
             failures.append(f"{case.get('classname', '').rpartition('.')[2]}::{name}")
     documents = {route: directory / f"{guest}.{route}.json" for route in ROUTES}
     doctor = {r: json.loads(path.read_text()) for r, path in documents.items() if path.exists()}
-    return Seen(guest, date, tests, failures, doctor)
+    return Seen(guest, date, tests, failures, doctor, selection)
 
 
 def page(seen: Iterable[Seen]) -> str:
@@ -110,7 +112,9 @@ def page(seen: Iterable[Seen]) -> str:
         "# Supported kernels",
         "Written by `tox -e matrix` from what its tests saw: do not edit. Each guest ran the\n"
         "end-to-end tests, and `http-profiler doctor` on either route.",
-        _table(["guest", "date", "kernel", "BCC", "bpftrace", "tests"], map(_facts, guests)),
+        _table(
+            ["guest", "date", "kernel", "BCC", "bpftrace", "tests", "results"], map(_facts, guests)
+        ),
     ]
     for guest in guests:
         if guest.failures:
@@ -134,7 +138,8 @@ def _facts(seen: Seen) -> list[str]:
     machine = next(iter(seen.doctor.values()), {}).get("machine", {})
     known = [machine.get(key) or "unknown" for key in ("kernel", "bcc", "bpftrace")]
     counts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(seen.tests.items()))
-    return [seen.guest, seen.date, *known, counts or "none"]
+    selection = f"`{seen.selection}`" if seen.selection else "all"
+    return [seen.guest, seen.date, *known, selection, counts or "none"]
 
 
 def _results(guests: list[Seen], route: str, group: str) -> str:

@@ -48,7 +48,7 @@ def test_the_page() -> None:
     captured = [row("peek", "send", "captured"), row("peek", "recv", "captured")]
     partial = [row("sendfile", "send", "partial", "lost: why"), row("sendfile", "recv", "captured")]
     text = page([seen("debian-12", *captured, *partial), seen("debian-9", *captured)])
-    assert "| debian-9 | 2026-11-22 | 6.1.0 | 0.26.0 | unknown | 3 passed |" in text
+    assert "| debian-9 | 2026-11-22 | 6.1.0 | 0.26.0 | unknown | all | 3 passed |" in text
     assert "| case | what it is | debian-9 | debian-12 |" in text
     assert "| `peek` | the peek | captured | captured |" in text
     assert "| `sendfile` | the sendfile | not run | send partial, recv captured [1] |" in text
@@ -57,7 +57,7 @@ def test_the_page() -> None:
 
 
 def test_failures_are_named() -> None:
-    broken = Seen("debian-12", "today", {"failed": 1}, ["test_capture::test_ipv6"], {})
+    broken = Seen("debian-12", "today", {"failed": 1}, ["test_capture::test_ipv6"], {}, "-k ipv6")
     text = page([broken])
-    assert "| debian-12 | today | unknown | unknown | unknown | 1 failed |" in text
+    assert "| debian-12 | today | unknown | unknown | unknown | `-k ipv6` | 1 failed |" in text
     assert "- `test_capture::test_ipv6`" in text
