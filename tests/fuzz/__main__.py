@@ -30,7 +30,7 @@ OTHERS = [
         wire.Clock(1, 2),
         wire.Process(100, 7, 3, 0, b"a\0b\0"),
         wire.Cgroup(3, b"/system.slice"),
-        wire.Names(SOCKET, b"/run/a", b"\0b"),
+        wire.Names(SOCKET, 0, b"/run/a", b"\0b"),
         wire.Counters(json.dumps(Accounts(Account(), Account()).to_json()).encode()),
     )
 ]
