@@ -18,7 +18,7 @@ demo: setup
 
 # The end-to-end tests come last: they need the others to be right.
 test: setup
-	$(VENV)/bin/tox run -q -e lint,unit,replay
+	$(VENV)/bin/tox run -q -e lint,unit,replay,fuzz
 	$(VENV)/bin/tox run -qq -e e2e
 
 lint: setup

@@ -9,7 +9,10 @@
  *
  *     response   "HTTP/1."
  *     request    a token, one space, then what a request target can begin with:
- *                "/" "*" "h" "H", or anything after CONNECT   (RFC 9112, 3.2)
+ *                "/" "*" "h" "H", or anything after CONNECT   (RFC 9112, 3.2);
+ *                HTTP/2's preface is "PRI * ..." and passes   (RFC 9113, 3.4)
+ *     HTTP/2     a server may speak first: a SETTINGS frame;
+ *                on a connection that was joined: a HEADERS frame  (RFC 9113, 4.1)
  *
  * A method of more than WINDOW - 2 bytes is not recognised.
  */
@@ -65,15 +68,43 @@ static __always_inline u8 judge_request(const u8 *bytes, u64 length)
 	return VERDICT_OTHER;
 }
 
-static __always_inline u8 judge(const u8 *bytes, u64 length)
+/*
+ * The header of a frame: length (3 bytes), type, flags, stream (4 bytes, the first bit
+ * reserved), as numbers on a little-endian machine. Below: what must be as it is, and
+ * how. SETTINGS of stream 0, without flags, of less than 2 KiB; HEADERS of less than
+ * 64 KiB with flags that it knows.
+ */
+#define FRAME_HEADER  9
+#define SETTINGS_MASK 0xffffffffff00f8ffULL
+#define SETTINGS_IS   0x0000000004000000ULL
+#define HEADERS_MASK  0x000080d2ff0000ffULL
+#define HEADERS_IS    0x0000000001000000ULL
+
+static __always_inline u8 judge_frame(const u8 *bytes, u64 length, int joined)
+{
+	u64 first = *(const u64 *)bytes;
+	u64 mask = joined ? HEADERS_MASK : SETTINGS_MASK;
+	u64 is = joined ? HEADERS_IS : SETTINGS_IS;
+
+	if (length < 8)
+		mask &= (1ULL << (8 * length)) - 1;
+	if ((first ^ is) & mask)
+		return VERDICT_OTHER;
+	if (length < FRAME_HEADER)
+		return VERDICT_OPEN;
+	/* Stream 0, or any other. */
+	return (bytes[8] || first >> 40) == !!joined ? VERDICT_HTTP : VERDICT_OTHER;
+}
+
+static __always_inline u8 judge(const u8 *bytes, u64 length, int joined)
 {
 	u8 response = judge_response(bytes, length);
-	if (response == VERDICT_HTTP)
-		return VERDICT_HTTP;
-	u8 request = judge_request(bytes, length);
-	if (request == VERDICT_OTHER)
+	if (response != VERDICT_OTHER)
 		return response;
-	return request;
+	u8 frame = judge_frame(bytes, length, joined);
+	if (frame != VERDICT_OTHER)
+		return frame;
+	return judge_request(bytes, length);
 }
 
 #endif

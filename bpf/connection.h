@@ -37,8 +37,15 @@ DEFINE_MAP(blank_connection, MAP_TYPE_ARRAY, u32, struct connection, 1)
 /* How far a direction of plain TCP has come, by its own count. */
 static __always_inline u32 sequence_of(u64 sk, u64 direction)
 {
-	if (direction == DIRECTION_RECV)
-		return READ_KERNEL(u32, sk + OFFSET_tcp_sock_copied_seq);
+	if (direction == DIRECTION_RECV) {
+		u32 copied = READ_KERNEL(u32, sk + OFFSET_tcp_sock_copied_seq);
+
+		/* The other end's FIN counts as a byte, and the call that read the last data met it. */
+		if (FIELD(u8, sk, sock_sk_shutdown) & RCV_SHUTDOWN &&
+		    copied == READ_KERNEL(u32, sk + OFFSET_tcp_sock_rcv_nxt))
+			copied--;
+		return copied;
+	}
 	return READ_KERNEL(u32, sk + OFFSET_tcp_sock_write_seq);
 }
 
@@ -110,7 +117,7 @@ classify(struct connection *connection, u64 direction, u64 data, u64 size)
 		return VERDICT_OTHER;
 	length += more;
 
-	u8 verdict = judge(prefix, length);
+	u8 verdict = judge(prefix, length, connection->flags & FLAG_JOINED);
 	if (verdict == VERDICT_HTTP)
 		connection->verdict = VERDICT_HTTP;
 	else if (verdict == VERDICT_OTHER && !(connection->flags & FLAG_JOINED))

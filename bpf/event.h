@@ -30,6 +30,8 @@
 #define FLAG_UNREADABLE 4 /* the bytes moved but could not be read (captured is 0) */
 #define FLAG_LIMIT      8 /* size exceeds captured because of the per-call limit */
 #define FLAG_CONTINUED 16 /* not the first event of its call */
+#define FLAG_RESET     32 /* of an end: a call failed because the connection was reset */
+#define FLAG_EXIT      64 /* of an end: the process was ending */
 
 #define COMM_SIZE    16
 #define ADDRESS_SIZE 16
@@ -61,6 +63,7 @@ struct event {
 	u32 size;            /* bytes of the stream that this event stands for */
 	u32 captured;        /* bytes of payload that follow the header */
 	u32 netns;           /* inode of the network namespace */
+	u32 sequence;        /* TCP's sequence number of position 0; 0: not plain TCP */
 	u16 local_port;
 	u16 remote_port;
 	u8  local_address[ADDRESS_SIZE];  /* AF_INET: the first four bytes; AF_UNIX: none */
@@ -96,6 +99,7 @@ struct names_event {
 	u8  remote_size;
 	u8  unused[5];
 	u64 socket;
+	u64 peer;            /* inode of the socket at the other end; 0: not known (yet) */
 	u8  local[SUN_PATH_SIZE];
 	u8  remote[SUN_PATH_SIZE];
 };

@@ -28,6 +28,10 @@
 #define MSG_NOT_STREAM (MSG_OOB | MSG_PEEK | MSG_ERRQUEUE)
 
 #define RCV_SHUTDOWN 1
+#define PF_EXITING   0x4
+
+#define EPIPE      32
+#define ECONNRESET 104
 
 #define READ_KERNEL(type, address)                                             \
 	({                                                                     \

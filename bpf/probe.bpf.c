@@ -101,16 +101,19 @@ static __always_inline void move_data(struct call *call)
 	event->start_time = start_time;
 	get_current_comm(event->comm, sizeof(event->comm));
 	describe_socket(event, call->sk);
+	event->sequence = 0;
+	if (is_plain_tcp(call->sk))
+		event->sequence = connection->sequence[direction] - call->size - (u32)position;
 	connection->forwarded = 1;
 	forward(work, connection, call, direction, counters);
 }
 
 static __always_inline void deliver_end(struct call *call, struct event *event, u64 inode,
-					struct connection *connection, u8 direction)
+					struct connection *connection, u8 direction, u8 flags)
 {
 	event->kind = EVENT_END;
 	event->direction = direction;
-	event->flags = connection->flags;
+	event->flags = connection->flags | flags;
 	event->time = now();
 	event->socket = inode;
 	event->position = connection->position[direction];
@@ -132,7 +135,22 @@ static __always_inline void meet_end(struct call *call)
 	u32 slot = DIRECTION_RECV;
 	struct workspace *work = LOOKUP(workspaces, &slot);
 	if (work)
-		deliver_end(call, &work->event, inode, connection, DIRECTION_RECV);
+		deliver_end(call, &work->event, inode, connection, DIRECTION_RECV, 0);
+}
+
+/* A call failed since the other end is gone. It is told once: then the kernel forgets it. */
+static __always_inline void meet_reset(struct call *call)
+{
+	u64 inode = socket_inode(call->socket);
+	struct connection *connection = LOOKUP(connections, &inode);
+	if (!connection || !connection->forwarded)
+		return;
+	u32 slot = call->direction & 1;
+	struct workspace *work = LOOKUP(workspaces, &slot);
+	if (!work)
+		return;
+	deliver_end(call, &work->event, inode, connection, DIRECTION_SEND, FLAG_RESET);
+	deliver_end(call, &work->event, inode, connection, DIRECTION_RECV, FLAG_RESET);
 }
 
 /* A call returned. */
@@ -143,6 +161,8 @@ static __always_inline void finish_call(struct call *call, s64 result)
 		move_data(call);
 	} else if (result == 0 && call->direction == DIRECTION_RECV) {
 		meet_end(call);
+	} else if (result == -ECONNRESET || result == -EPIPE) {
+		meet_reset(call);
 	}
 }
 
@@ -157,8 +177,12 @@ static __always_inline void close_socket(void *context, u64 socket)
 	u32 slot = WORKSPACE_CLOSE;
 	struct workspace *work = LOOKUP(workspaces, &slot);
 	if (work && connection->forwarded) {
-		deliver_end(&call, &work->event, inode, connection, DIRECTION_SEND);
-		deliver_end(&call, &work->event, inode, connection, DIRECTION_RECV);
+		u8 flags = 0;
+
+		if (READ_KERNEL(u32, get_current_task() + OFFSET_task_struct_flags) & PF_EXITING)
+			flags = FLAG_EXIT;
+		deliver_end(&call, &work->event, inode, connection, DIRECTION_SEND, flags);
+		deliver_end(&call, &work->event, inode, connection, DIRECTION_RECV, flags);
 	}
 	DELETE(connections, &inode);
 }
@@ -169,7 +193,7 @@ static __always_inline void close_socket(void *context, u64 socket)
  */
 static __always_inline void open_socket(u64 socket)
 {
-	u64 inode = READ_KERNEL(u64, socket + OFFSET_socket_alloc_vfs_inode + OFFSET_inode_i_ino);
+	u64 inode = inode_beside(socket);
 
 	if (inode)
 		remember_connection(inode);

@@ -63,7 +63,7 @@ int leave_function(u64 *ctx)
 	u8 level = shape() >> 40;
 
 	s64 result = (int)parameter(ctx, result_number);
-	if (result < 0)
+	if (result < 0 && result != -ECONNRESET && result != -EPIPE)
 		return 0;
 	u64 socket, sk;
 	if (level == LEVEL_TCP) {

@@ -22,6 +22,12 @@ static __always_inline u64 socket_inode(u64 socket)
 	return FIELD(u64, inode, inode_i_ino);
 }
 
+/* The same of a socket that may have no file yet: the inode is allocated beside it. */
+static __always_inline u64 inode_beside(u64 socket)
+{
+	return READ_KERNEL(u64, socket + OFFSET_socket_alloc_vfs_inode + OFFSET_inode_i_ino);
+}
+
 /* Does a struct sock carry a byte stream: TCP, MPTCP, with or without kernel TLS, or Unix? */
 static __always_inline int is_stream(u64 sk)
 {
@@ -114,7 +120,13 @@ static __always_inline void name_socket(struct names_event *names, u64 inode, u6
 	names->kind = EVENT_NAMES;
 	names->socket = inode;
 	names->local_size = read_unix_path(names->local, sk);
-	names->remote_size = peer ? read_unix_path(names->remote, peer) : 0;
+	if (!peer)
+		return;
+	names->remote_size = read_unix_path(names->remote, peer);
+	/* None as long as nobody has accepted the connection. */
+	u64 socket = READ_KERNEL(u64, peer + OFFSET_sock_sk_socket);
+	if (socket)
+		names->peer = inode_beside(socket);
 }
 
 /*

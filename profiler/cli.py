@@ -17,7 +17,7 @@ from profiler.doctor.examine import examine
 from profiler.errors import ProfilerError
 from profiler.probe import program_text
 from profiler.session import capture, replay
-from profiler.settings import BUFFERS, ENGINES, ROUTES, TYPES, Settings
+from profiler.settings import BUFFERS, CONNECTION_MEMORY, ENGINES, ROUTES, TYPES, Settings
 
 _DEFAULTS = Settings()
 
@@ -38,6 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ports=tuple(getattr(options, "port", ()) or ()),
         pids=tuple(getattr(options, "pid", ()) or ()),
         max_body=options.max_body,
+        max_memory=options.max_memory,
+        max_connection_memory=options.max_connection_memory,
         route=getattr(options, "route", None),
         engine=options.engine,
         record=getattr(options, "record", None),
@@ -80,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"http-profiler {__version__}")
-    _add_output_options(parser, _DEFAULTS.max_body)
+    _add_output_options(parser, _DEFAULTS)
     chosen = parser.add_argument_group("what to capture")
     chosen.add_argument(
         "--port",
@@ -152,7 +154,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     # Left out unless given, so that an option before the command is not overwritten.
     _add_probe_options(shown, argparse.SUPPRESS)
-    _add_output_options(replayed, argparse.SUPPRESS)
+    _add_output_options(replayed, None)
     _add_doctor(
         commands.add_parser(
             "doctor",
@@ -179,7 +181,12 @@ def _add_doctor(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_output_options(parser: argparse.ArgumentParser, max_body: int | str) -> None:
+def _add_output_options(parser: argparse.ArgumentParser, defaults: Settings | None) -> None:
+    """Without ``defaults`` what is not given is left out."""
+
+    def default(name: str) -> object:
+        return getattr(defaults, name) if defaults else argparse.SUPPRESS
+
     group = parser.add_argument_group("output")
     group.add_argument(
         "--output",
@@ -192,10 +199,27 @@ def _add_output_options(parser: argparse.ArgumentParser, max_body: int | str) ->
     group.add_argument(
         "--max-body",
         type=_size,
-        default=max_body,
+        default=default("max_body"),
         metavar="BYTES",
         help="bytes of each body that are kept; of longer ones the rest is counted and the "
         f"message says body_limit (default: {_DEFAULTS.max_body})",
+    )
+    group.add_argument(
+        "--max-memory",
+        type=_size,
+        default=default("max_memory"),
+        metavar="BYTES",
+        help="memory that all open connections together may hold: beyond it the one that has been "
+        "idle for longest is given up, counted, and its open messages say memory_limit "
+        f"(default: {_DEFAULTS.max_memory})",
+    )
+    group.add_argument(
+        "--max-connection-memory",
+        type=_size,
+        default=default("max_connection_memory"),
+        metavar="BYTES",
+        help="the same for one connection "
+        f"(default: {CONNECTION_MEMORY} and four times --max-body)",
     )
 
 

@@ -14,9 +14,11 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from profiler import syscalls, wire
+from profiler.errors import CaptureFileError
 from profiler.exchange import exchange_of
 from profiler.http import Message, Messages, NotHttp
 from profiler.http.message import REQUEST
+from profiler.memory import Memory
 from profiler.probe.counters import Accounts
 from profiler.process import Processes
 from profiler.record import Record, record_of
@@ -48,6 +50,8 @@ class Written:
     responses: int = 0
     incomplete: dict[str, int] = field(default_factory=dict)
     """Reason -> messages with that reason."""
+    given_up: int = 0
+    """Connections that were given up to stay within the bounds of memory."""
 
 
 class Pipeline:
@@ -69,6 +73,7 @@ class Pipeline:
         self._recorder = recorder
         self._streams = Streams()
         self._messages = Messages(settings)
+        self.memory = Memory(settings.connection_memory, settings.max_memory)
         self._names: OrderedDict[int, wire.Names] = OrderedDict()
         self._clock_offset = 0
         self.written = Written()
@@ -96,7 +101,7 @@ class Pipeline:
         elif isinstance(item, wire.Cgroup):
             self._processes.learn_cgroup(item)
         else:
-            self.accounts = Accounts.from_json(json.loads(item.document))
+            self.accounts = _accounts(item.document)
         return None
 
     def finish(self) -> None:
@@ -111,7 +116,22 @@ class Pipeline:
         not_http = None
         for event in self._streams.feed(item):
             not_http = self._read(event) or not_http
+        self._bound_memory(item.socket)
         return not_http
+
+    def _bound_memory(self, socket: int) -> None:
+        held = self._messages.held(socket)
+        if held:
+            held += self._streams.held(socket)
+        else:
+            # Chunks of a socket that is not HTTP may have been under way.
+            self._streams.forget(socket)
+        for given_up in self.memory.use(socket, held):
+            self.written.given_up += 1
+            self._streams.forget(given_up)
+            for output in self._messages.give_up(given_up):
+                if isinstance(output, Message):
+                    self._write(output)
 
     def _read(self, event: Event) -> int | None:
         not_http = None
@@ -148,3 +168,12 @@ class Pipeline:
             written.responses += 1
         for reason in record.get("incomplete", ()):
             written.incomplete[reason] = written.incomplete.get(reason, 0) + 1
+
+
+def _accounts(document: bytes) -> Accounts:
+    try:
+        accounts = Accounts.from_json(json.loads(document))
+        accounts.balanced()
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        raise CaptureFileError("the counts are damaged") from None
+    return accounts

@@ -41,29 +41,32 @@ class Processes:
         """
         self._proc = proc
         self._root = (cgroups or _cgroup_root(proc)) if proc else None
-        self._known: OrderedDict[tuple[int, int], Process] = OrderedDict()
+        # By pid and start time; with the inode of the cgroup.
+        self._known: OrderedDict[tuple[int, int], tuple[str | None, int, int]] = OrderedDict()
         self._paths: OrderedDict[int, str | None] = OrderedDict()
 
     def learn(self, process: Process) -> Cgroup | None:
         """Take over who a process is; return its cgroup if that was found out just now."""
-        _keep(self._known, (process.pid, process.start_time), process)
+        cmdline = _text(process.cmdline) if process.cmdline else None
+        known = cmdline, process.uid, process.cgroup
+        _keep(self._known, (process.pid, process.start_time), known)
         if process.cgroup in self._paths or self._root is None:
             return None
         path = self._find_cgroup(process.pid, process.cgroup)
-        _keep(self._paths, process.cgroup, path)
+        _keep(self._paths, process.cgroup, None if path is None else _shown(os.fsencode(path)))
         return None if path is None else Cgroup(process.cgroup, os.fsencode(path))
 
     def learn_cgroup(self, cgroup: Cgroup) -> None:
         """Take over the path of a cgroup."""
-        _keep(self._paths, cgroup.id, os.fsdecode(cgroup.path))
+        _keep(self._paths, cgroup.id, _shown(cgroup.path))
 
     def identity(self, pid: int, start_time: int) -> Identity | None:
         """Who this process is; ``None`` if it was never introduced."""
-        process = self._known.get((pid, start_time))
-        if process is None:
+        known = self._known.get((pid, start_time))
+        if known is None:
             return None
-        cmdline = _text(process.cmdline) if process.cmdline else None
-        return Identity(cmdline, process.uid, self._paths.get(process.cgroup))
+        cmdline, uid, cgroup = known
+        return Identity(cmdline, uid, self._paths.get(cgroup))
 
     def _find_cgroup(self, pid: int, inode: int) -> str | None:
         assert self._root is not None
@@ -78,10 +81,10 @@ class Processes:
 
     def _cgroup_of(self, pid: int) -> str | None:
         try:
-            lines = Path(f"{self._proc}/{pid}/cgroup").read_text().splitlines()
+            text = os.fsdecode(Path(f"{self._proc}/{pid}/cgroup").read_bytes())
         except OSError:
             return None
-        return next((line[3:] for line in lines if line.startswith("0::")), None)
+        return next((line[3:] for line in text.split("\n") if line.startswith("0::")), None)
 
 
 def _keep(table: OrderedDict, key: object, value: object) -> None:  # type: ignore[type-arg]
@@ -106,6 +109,11 @@ def _inode(path: Path) -> int | None:
         return path.stat().st_ino
     except OSError:
         return None
+
+
+def _shown(path: bytes) -> str:
+    # A name need not be UTF-8, but a line must be.
+    return path.decode(errors="replace")
 
 
 def _text(cmdline: bytes) -> str:

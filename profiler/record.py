@@ -1,27 +1,33 @@
 """A message becomes the public record: exactly the fields of ``docs/output-format.md``.
 
 Rules: a value that is not known is absent, never empty and never zero. Text is
-text where the bytes are UTF-8, and base64 where they are not, with a field
+text where the bytes are such, and base64 where they are not, with a field
 beside it that says so. The keys come in the order of the documented table.
 """
 
 from __future__ import annotations
 
-import codecs
+import struct
 from base64 import b64encode
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from functools import lru_cache
+from hashlib import sha1
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 from profiler.exchange import Exchange
 from profiler.http import content
+from profiler.http.charset import text_of
+from profiler.http.framing import switches_to
 from profiler.http.message import REQUEST, Message
 from profiler.process import Identity
-from profiler.wire import AF_INET, AF_UNIX, SEND, Names
+from profiler.wire import AF_INET, AF_UNIX, SEND, Chunk, Names
 
 Record = dict[str, Any]
+
+_TCP = 6  # IPPROTO_TCP
+_MAPPED = bytes(10) + b"\xff\xff"  # RFC 4291, 2.5.5.2
 
 
 def record_of(
@@ -44,8 +50,11 @@ def record_of(
     sent = origin.direction == SEND
     is_request = head.type == REQUEST
     body, incomplete = message.body, message.incomplete
+    codings: tuple[str, ...] = ()
     if head.fields.codings:
-        body, reason = content.decode(body, head.fields.codings, max_content, not incomplete)
+        body, codings, reason = content.decode(
+            body, head.fields.codings, max_content, not incomplete
+        )
         if reason is not None and reason not in incomplete:
             incomplete = (*incomplete, reason)
 
@@ -66,37 +75,64 @@ def record_of(
         record["dest_ip"], record["dest_port"] = remote if sent else local
     record["bytes"] = message.bytes
     if is_request:
-        record["method"] = head.method
-        record["url"] = head.target
+        _add(record, "method", head.method)
+        _add(record, "url", head.target)
     else:
-        record["status_code"] = head.status
-        record["reason"] = head.reason
+        _add(record, "status_code", head.status)
+        _add(record, "reason", head.reason)
     record["http_version"] = head.version
     record["headers"] = head.fields.headers
-    body_text = _text(body, cut=bool(incomplete))
-    raw_text = _text(message.raw)
-    record["body"] = _base64(body) if body_text is None else body_text
-    record["raw_payload"] = _base64(message.raw) if raw_text is None else raw_text
+    if message.trailers is not None and message.trailers.headers:
+        record["trailers"] = message.trailers.headers
+    upgrade = None if is_request else switches_to(head)
+    if upgrade:
+        record["upgrade"] = upgrade
+    content_type = head.fields.by_name.get("content-type")
+    if codings:
+        # The charset, and characters, are those of the content, not of its coded form.
+        body_text = text_of(body)
+    elif body and content_type is not None and content_type.startswith("application/grpc"):
+        # Length-prefixed messages: short ones happen to be UTF-8.
+        body_text = None
+    else:
+        body_text = text_of(body, content_type, cut=bool(incomplete))
+    raw_text = text_of(message.raw)
+    record["body"] = _base64(body) if body_text is None else body_text[0]
+    record["raw_payload"] = _base64(message.raw) if raw_text is None else raw_text[0]
     if body_text is None:
         record["body_encoding"] = "base64"
+    elif body_text[1] is not None:
+        record["body_charset"] = body_text[1]
+    if codings:
+        record["body_codings"] = list(codings)
     if raw_text is None:
         record["raw_payload_encoding"] = "base64"
     record["type"] = head.type
-    record["role"] = "client" if sent == is_request else "server"
+    asks = is_request and not head.pushed
+    record["role"] = "client" if sent == asks else "server"
     if exchange is not None:
         record["exchange"] = exchange.id
         if exchange.request is not None:
             request = exchange.request
-            record["request"] = {"method": request.method, "url": request.target}
+            asked: Record = {}
+            _add(asked, "method", request.method)
+            _add(asked, "url", request.target)
+            record["request"] = asked
             record["latency_ms"] = exchange.latency_ms
             record["duration_ms"] = exchange.duration_ms
+    _add(record, "stream", head.stream)
     syscall = syscalls.get(origin.syscall)
     if syscall is not None:
         record["syscall"] = syscall
+    connection = connection_of(origin, names, is_client=sent == is_request)
+    if connection is not None:
+        record["connection"] = connection
+    if origin.sequence:
+        record["sequence"] = (origin.sequence + origin.position) & 0xFFFFFFFF
     record["socket"] = origin.socket
     record["netns"] = origin.netns
     record["tid"] = origin.tid
-    record["process_start"] = timestamp(origin.start_time + clock_offset)
+    record["process_start"] = _start(origin.start_time + clock_offset)
     if process is not None:
         record["uid"] = process.uid
         if process.cgroup is not None:
@@ -104,7 +140,13 @@ def record_of(
     record["captured"] = len(message.raw)
     if incomplete:
         record["incomplete"] = list(incomplete)
+    _add(record, "error_code", message.error_code)
     return record
+
+
+def _add(record: Record, key: str, value: object) -> None:
+    if value is not None:
+        record[key] = value
 
 
 def _add_paths(record: Record, names: Names | None, sent: bool) -> None:
@@ -115,6 +157,39 @@ def _add_paths(record: Record, names: Names | None, sent: bool) -> None:
         record["source_path"] = unix_path(source)
     if dest:
         record["dest_path"] = unix_path(dest)
+
+
+def connection_of(origin: Chunk, names: Names | None, is_client: bool) -> str | None:
+    """Return what both ends call the connection; ``None`` if this end does not know it.
+
+    For TCP the Community ID (version 1, seed 0) that network tools use; for a Unix
+    socket the inode of the client's end, which no other connection has.
+    """
+    if origin.family != AF_UNIX:
+        size = 4 if origin.family == AF_INET else 16
+        return community_id(
+            origin.local[:size], origin.local_port, origin.remote[:size], origin.remote_port
+        )
+    if is_client:
+        return f"unix:{origin.socket}"
+    return f"unix:{names.peer}" if names is not None and names.peer else None
+
+
+@lru_cache(maxsize=4096)
+def community_id(local: bytes, local_port: int, remote: bytes, remote_port: int) -> str:
+    """Return the Community ID of a TCP connection between packed addresses.
+
+    https://github.com/corelight/community-id-spec, version 1 with seed 0. An IPv4-mapped
+    address counts as IPv4, as it is on the wire.
+    """
+    ends = (_as_on_wire(local), local_port), (_as_on_wire(remote), remote_port)
+    (low, low_port), (high, high_port) = sorted(ends)
+    document = bytes(2) + low + high + struct.pack("!BBHH", _TCP, 0, low_port, high_port)
+    return "1:" + b64encode(sha1(document, usedforsecurity=False).digest()).decode("ascii")
+
+
+def _as_on_wire(address: bytes) -> bytes:
+    return address[12:] if address.startswith(_MAPPED) and len(address) == 16 else address
 
 
 def unix_path(path: bytes) -> str:
@@ -135,6 +210,10 @@ def _second(second: int) -> str:
     return datetime.fromtimestamp(second, timezone.utc).strftime("%Y-%m-%dT%H:%M:%S")
 
 
+# A process says more than one thing.
+_start = lru_cache(maxsize=1024)(timestamp)
+
+
 @lru_cache(maxsize=4096)
 def address(family: int, packed: bytes) -> str:
     """Return ``packed`` in canonical form (RFC 5952); an IPv4-mapped one as IPv4."""
@@ -148,14 +227,6 @@ def address(family: int, packed: bytes) -> str:
 def comm(padded: bytes) -> str:
     """Return the name of a thread: the bytes before the first NUL."""
     return padded.partition(b"\0")[0].decode(errors="replace")
-
-
-def _text(data: bytes, cut: bool = False) -> str | None:
-    """Return UTF-8 ``data`` as text, else ``None``; ``cut`` data may end inside a character."""
-    try:
-        return codecs.utf_8_decode(data, "strict", not cut)[0]
-    except UnicodeDecodeError:
-        return None
 
 
 def _base64(data: bytes) -> str:

@@ -193,6 +193,11 @@ def _say_summary(written: Written, accounts: Accounts | None, final: bool = True
         f"wrote {written.requests} requests and {written.responses} responses"
         + (f"; incomplete: {incomplete}" if incomplete else "")
     )
+    if written.given_up:
+        _say(
+            f"gave up {written.given_up} connections that held too much memory "
+            "(--max-memory, --max-connection-memory)"
+        )
     if accounts:
         _say(_account_line("send", accounts.send))
         _say(_account_line("recv", accounts.recv))

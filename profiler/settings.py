@@ -14,6 +14,10 @@ ENGINES = ("bcc", "bpftrace")
 CALL_LIMIT = 64 * 16383
 
 
+# What a connection may hold besides bodies: heads, requests that wait, chunks that came early.
+CONNECTION_MEMORY = 4 * 1024 * 1024
+
+
 @dataclass(frozen=True)
 class Settings:
     """What to capture and where to put it. Sizes are in bytes."""
@@ -28,10 +32,16 @@ class Settings:
     """Only these processes (thread group ids); empty is all."""
 
     max_body: int = 1024 * 1024
-    """Bytes of one message's framed body that are kept; the rest is counted only."""
+    """Bytes of one message's framed body, and of its decoded content, that are kept."""
 
     max_head: int = 64 * 1024
     """Bytes of one message's start line and headers; a longer head is not HTTP."""
+
+    max_memory: int = 256 * 1024 * 1024
+    """Bytes of memory that all open connections together may hold."""
+
+    max_connection_memory: int | None = None
+    """Bytes of memory that one connection may hold; ``None``: see ``connection_memory``."""
 
     route: str | None = None
     """``socket`` or ``syscall``; ``None`` takes the better one that the kernel offers."""
@@ -55,6 +65,13 @@ class Settings:
 
     stats_seconds: float = 10.0
     """That interval."""
+
+    @property
+    def connection_memory(self) -> int:
+        """``max_connection_memory``; else room for a body each way, as captured and as content."""
+        if self.max_connection_memory is not None:
+            return self.max_connection_memory
+        return CONNECTION_MEMORY + 4 * self.max_body
 
     @property
     def call_limit(self) -> int:

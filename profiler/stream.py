@@ -24,13 +24,19 @@ from collections.abc import Sequence
 from operator import attrgetter
 from typing import NamedTuple, Union
 
-from profiler.wire import FLAG_AFTER_LOSS, FLAG_LIMIT, Chunk, End
+from profiler.wire import FLAG_AFTER_LOSS, FLAG_EXIT, FLAG_LIMIT, FLAG_RESET, Chunk, End
 
 # Chunks of one direction that wait for an earlier one.
 _HELD_MAX = 64
 
+# What a chunk takes besides its payload.
+_CHUNK_SIZE = 800
+
 BODY_LIMIT = "body_limit"
 LOST = "lost"
+CLOSED_EARLY = "closed_early"
+RESET = "reset"
+EXITED = "exited"
 
 
 class Gap(NamedTuple):
@@ -48,11 +54,16 @@ class Gap(NamedTuple):
 
 
 class Finish(NamedTuple):
-    """This direction carries no more bytes."""
+    """This direction carries no more bytes.
+
+    ``reason`` is what befalls a message that is open: :data:`CLOSED_EARLY`,
+    :data:`RESET` or :data:`EXITED`.
+    """
 
     socket: int
     direction: int
     time: int
+    reason: str = CLOSED_EARLY
 
 
 Event = Union[Chunk, Gap, Finish]
@@ -88,6 +99,16 @@ class Streams:
         for direction in (0, 1):
             self._expected.pop(_key(socket, direction), None)
             self._held.pop(_key(socket, direction), None)
+
+    def held(self, socket: int) -> int:
+        """Return the bytes of memory that chunks of ``socket`` take which came too early."""
+        if not self._held:
+            return 0
+        return sum(
+            _CHUNK_SIZE + chunk.captured
+            for direction in (0, 1)
+            for chunk in self._held.get(_key(socket, direction), ())
+        )
 
     def __len__(self) -> int:
         """Directions that are open."""
@@ -148,7 +169,12 @@ class Streams:
         expected = self._expected.pop(key, None)
         if expected is not None and expected != end.position:
             events.append(_hole(end, expected))
-        events.append(Finish(end.socket, end.direction, end.time))
+        reason = CLOSED_EARLY
+        if end.flags & FLAG_RESET:
+            reason = RESET
+        elif end.flags & FLAG_EXIT:
+            reason = EXITED
+        events.append(Finish(end.socket, end.direction, end.time, reason))
         return events
 
 

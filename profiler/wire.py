@@ -29,11 +29,17 @@ FLAG_AFTER_LOSS = 2
 FLAG_UNREADABLE = 4
 FLAG_LIMIT = 8
 FLAG_CONTINUED = 16
+FLAG_RESET = 32
+FLAG_EXIT = 64
 
-EVENT = struct.Struct("=BBBBiQIIQQQIIIHH16s16s16s")
+# More than any stream carries; sums of such numbers still go into a line.
+_POSITION_MAX = 2**62
+
+EVENT = struct.Struct("=BBBBiQIIQQQIIIIHH16s16s16s")
+_EVENT_OF_END = struct.Struct("=xBxB4xQ16xQQ68x")  # what End keeps of it
 CLOCK_RECORD = struct.Struct("=B7xQQ")
 PROCESS_RECORD = struct.Struct("=B3xIQQII")
-NAMES_RECORD = struct.Struct("=BBB5xQ108s108s")
+NAMES_RECORD = struct.Struct("=BBB5xQQ108s108s")
 CGROUP_RECORD = struct.Struct("=B7xQ")
 
 
@@ -45,7 +51,8 @@ class Chunk(NamedTuple):
     fault cut it off; see ``flags``). ``time`` and ``start_time`` are nanoseconds
     of the kernel's clock (see :class:`Clock`). ``local`` and ``remote`` are packed
     addresses of 16 bytes, of which AF_INET uses the first four and AF_UNIX none
-    (see :class:`Names`). ``comm`` is padded with NULs.
+    (see :class:`Names`). ``sequence`` is TCP's number of the byte at position 0,
+    modulo 2**32; 0 if the socket is no plain TCP. ``comm`` is padded with NULs.
     """
 
     kind: int
@@ -62,6 +69,7 @@ class Chunk(NamedTuple):
     size: int
     captured: int
     netns: int
+    sequence: int
     local_port: int
     remote_port: int
     local: bytes
@@ -71,12 +79,17 @@ class Chunk(NamedTuple):
 
 
 class End(NamedTuple):
-    """No byte of this direction comes after ``position``: end of file, or the socket was closed."""
+    """No byte of this direction comes after ``position``: end of file, or the socket was closed.
+
+    ``flags`` are FLAG_RESET if a call had failed because the connection was reset, and
+    FLAG_EXIT if the process was ending.
+    """
 
     direction: int
     time: int
     socket: int
     position: int
+    flags: int = 0
 
 
 class Clock(NamedTuple):
@@ -107,10 +120,12 @@ class Process(NamedTuple):
 class Names(NamedTuple):
     """What the ends of a Unix socket are bound to (``sun_path``, unix(7)); empty: unnamed.
 
-    The path of an abstract socket begins with a NUL.
+    The path of an abstract socket begins with a NUL. ``peer`` is the inode of the
+    socket at the other end, 0 while nobody has accepted the connection.
     """
 
     socket: int
+    peer: int
     local: bytes
     remote: bytes
 
@@ -130,26 +145,34 @@ class Counters(NamedTuple):
 
 Item = Union[Chunk, End, Clock, Process, Names, Cgroup, Counters]
 
+# NamedTuple's own ways in Python cost as much as the unpacking.
+_make = tuple.__new__
+
 
 def decode(record: bytes) -> Item:
     """Return the item that ``record`` holds.
 
     Raises :class:`~profiler.errors.CaptureFileError` if it holds none: an
-    unknown kind, or fewer bytes than its kind needs.
+    unknown kind, fewer bytes than its kind needs, or values that cannot be.
     """
     try:
         kind = record[0]
         if kind == CHUNK:
             fields = EVENT.unpack_from(record)
+            if fields[1] > RECV or fields[12] > fields[11] or fields[10] > _POSITION_MAX:
+                raise CaptureFileError("a chunk contradicts itself")
             payload = record[EVENT.size : EVENT.size + fields[12]]
             if len(payload) != fields[12]:
                 raise CaptureFileError(
                     f"a chunk of {fields[12]} captured bytes holds {len(payload)}"
                 )
-            return Chunk._make((*fields, payload))
+            return _make(Chunk, (*fields, payload))
         if kind == END:
-            fields = EVENT.unpack_from(record)
-            return End(fields[1], fields[5], fields[9], fields[10])
+            direction, flags, time, socket, position = _EVENT_OF_END.unpack_from(record)
+            end = End(direction, time, socket, position, flags)
+            if end.direction > RECV or end.position > _POSITION_MAX:
+                raise CaptureFileError("an end contradicts itself")
+            return end
         if kind == CLOCK:
             return Clock(*CLOCK_RECORD.unpack_from(record)[1:])
         if kind == PROCESS:
@@ -157,8 +180,8 @@ def decode(record: bytes) -> Item:
             start = PROCESS_RECORD.size
             return Process._make((*process, record[start : start + size]))
         if kind == NAMES:
-            _, local_size, remote_size, socket, local, remote = NAMES_RECORD.unpack_from(record)
-            return Names(socket, local[:local_size], remote[:remote_size])
+            _, local_size, remote_size, *sockets, local, remote = NAMES_RECORD.unpack_from(record)
+            return Names._make((*sockets, local[:local_size], remote[:remote_size]))
         if kind == CGROUP:
             return Cgroup(CGROUP_RECORD.unpack_from(record)[1], record[CGROUP_RECORD.size :])
         if kind == COUNTERS:
@@ -175,8 +198,8 @@ def encode(item: Item) -> bytes:
     if isinstance(item, End):
         zeros = bytes(16)
         return EVENT.pack(
-            END, item.direction, 0, 0, -1, item.time, 0, 0, 0, item.socket, item.position,
-            0, 0, 0, 0, 0, zeros, zeros, zeros,
+            END, item.direction, 0, item.flags, -1, item.time, 0, 0, 0, item.socket, item.position,
+            0, 0, 0, 0, 0, 0, zeros, zeros, zeros,
         )  # fmt: skip
     if isinstance(item, Clock):
         return CLOCK_RECORD.pack(CLOCK, *item)
@@ -184,7 +207,7 @@ def encode(item: Item) -> bytes:
         return PROCESS_RECORD.pack(PROCESS, *item[:-1], len(item.cmdline)) + item.cmdline
     if isinstance(item, Names):
         sizes = len(item.local), len(item.remote)
-        return NAMES_RECORD.pack(NAMES, *sizes, item.socket, item.local, item.remote)
+        return NAMES_RECORD.pack(NAMES, *sizes, item.socket, item.peer, item.local, item.remote)
     if isinstance(item, Cgroup):
         return CGROUP_RECORD.pack(CGROUP, item.id) + item.path
     return bytes([COUNTERS]) + item.document

@@ -14,11 +14,11 @@ import re
 
 from profiler.http.message import REQUEST, RESPONSE
 
-_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"  # RFC 9110, 5.6.2
+TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"  # RFC 9110, 5.6.2
 
 # RFC 9112, 3: method, target, version
 REQUEST_LINE = re.compile(
-    rb"(" + _TOKEN + rb") +([^ \r\n](?:[^\r\n]*[^ \r\n])?) +HTTP/(1\.[0-9])[ \t]*\r?\n"
+    rb"(" + TOKEN + rb") +([^ \r\n](?:[^\r\n]*[^ \r\n])?) +HTTP/(1\.[0-9])[ \t]*\r?\n"
 )  # fmt: skip
 
 # RFC 9112, 4: version, status, reason
@@ -29,7 +29,7 @@ _LINES = {REQUEST: (REQUEST_LINE,), RESPONSE: (STATUS_LINE,), None: (REQUEST_LIN
 # What such a line may look like while its end has not come. Only so many bytes
 # are looked at: the first ones tell a binary protocol, the rest waits for its LF.
 _LOOKED_AT = 64
-_REQUEST_BEGINS = re.compile(_TOKEN + rb"(?: [^\n]*)?\Z")
+_REQUEST_BEGINS = re.compile(TOKEN + rb"(?: [^\n]*)?\Z")
 _STATUS_BEGINS = re.compile(rb"H(?:T(?:T(?:P(?:/(?:1(?:\.(?:[0-9][^\n]*)?)?)?)?)?)?)?\Z")
 
 _BEGINNINGS = {
@@ -37,6 +37,40 @@ _BEGINNINGS = {
     RESPONSE: (_STATUS_BEGINS,),
     None: (_REQUEST_BEGINS, _STATUS_BEGINS),
 }
+
+
+# RFC 9110, 9.3 and RFC 5789
+_USUAL_METHODS = tuple(
+    method + b" " for method in b"GET HEAD POST PUT DELETE CONNECT OPTIONS TRACE PATCH".split()
+)
+
+
+# The end of a body stands before a usual method. WebDAV's one (RFC 4918) only looks so.
+_GLUED = re.compile(
+    rb"(?!PROPPATCH\Z).+(?:" + b"|".join(method[:-1] for method in _USUAL_METHODS) + rb")\Z"
+)
+
+
+# Behind a start line: a field line, or what may become one, or the end of the head.
+_FIELD_BEGINS = re.compile(rb"(?:" + TOKEN + rb"(?:[ \t]*:|[ \t]*\Z)|\r?\n|\r?\Z)")
+
+
+def is_sure(start: re.Match[bytes]) -> bool:
+    """Whether a match of :func:`start_line` is one even where it is not known what came before.
+
+    A text that is being uploaded, a log say, may have lines that look like it.
+    """
+    if start.re is REQUEST_LINE and (b" " in start[2] or _GLUED.match(start[1])):
+        return False
+    return _FIELD_BEGINS.match(start.string, start.end()) is not None
+
+
+def begins_usual(data: bytes, at: int) -> bool:
+    """Whether what stands at ``at``, if it is a request, may have one of the usual methods."""
+    beginning = data[at : at + 8]
+    return any(
+        beginning.startswith(method) or method.startswith(beginning) for method in _USUAL_METHODS
+    )
 
 
 def start_line(data: bytes, at: int, type_: str | None) -> re.Match[bytes] | None:

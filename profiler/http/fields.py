@@ -14,6 +14,7 @@ second, so the last few hundred distinct blocks are remembered.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -58,16 +59,25 @@ def _parse(block: bytes) -> Fields:
     text = decode(block)
     if "\n " in text or "\n\t" in text:
         text = _FOLD.sub(" ", text)
+    return fields_of(_fields_in(text))
+
+
+def _fields_in(text: str) -> Iterator[tuple[str, str]]:
+    for line in text.split("\n"):
+        name, colon, value = line.partition(":")
+        name = name.rstrip(" \t")
+        # RFC 9112, 2.2: a line behind the start line that begins with a blank folds nothing.
+        if name and colon and name[0] not in " \t":
+            yield name, value.strip(" \t\r")
+
+
+def fields_of(pairs: Iterable[tuple[str, str]]) -> Fields:
+    """Return the fields with these names and values."""
     headers: dict[str, str | list[str]] = {}
     spelling: dict[str, str] = {}
     by_name: dict[str, str] = {}
     repeated: dict[str, list[str]] = {}
-    for line in text.split("\n"):
-        name, colon, value = line.partition(":")
-        name = name.rstrip(" \t")
-        if not (name and colon):
-            continue
-        value = value.strip(" \t\r")
+    for name, value in pairs:
         key = name.lower()
         if key not in by_name:
             spelling[key] = name

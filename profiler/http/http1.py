@@ -20,12 +20,19 @@ from __future__ import annotations
 import re
 from typing import Callable, Optional
 
-from profiler.http.classify import REQUEST_LINE, may_become_start_line, start_line
+from profiler.http.classify import (
+    REQUEST_LINE,
+    begins_usual,
+    is_sure,
+    may_become_start_line,
+    start_line,
+)
 from profiler.http.connection import Connection
-from profiler.http.draft import Draft
+from profiler.http.draft import Draft, without_payload
 from profiler.http.fields import CHUNKED, FAULTY, UNTIL_CLOSE, decode, parse_fields
+from profiler.http.framing import body_length, switches_to
 from profiler.http.message import (
-    CLOSED_EARLY,
+    HEAD_LIMIT,
     REQUEST,
     RESPONSE,
     UNDECODABLE,
@@ -34,8 +41,8 @@ from profiler.http.message import (
     Output,
 )
 from profiler.settings import Settings
-from profiler.stream import Gap
-from profiler.wire import FLAG_CONTINUED, FLAG_JOINED, Chunk
+from profiler.stream import CLOSED_EARLY, Gap
+from profiler.wire import FLAG_CONTINUED, Chunk
 
 # The LF of a line and the empty line behind it; RFC 9112, 2.2 allows a bare LF.
 _END_OF_HEAD = re.compile(rb"\n\r?\n")
@@ -49,72 +56,67 @@ _PART_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\n]*)?\r?\n")
 # to tell early what is no HTTP; later only when a chunk brings an LF.
 _SHORT_LINE = 64
 
+# What is kept of the chunk with which a head began that is cut off.
+_ORIGIN_SIZE = 500
+
 Step = Callable[["Reader", bytes, int], Optional[int]]
-
-
-def body_length(head: Head) -> int:
-    """Return the length of the body behind ``head``, or UNTIL_CLOSE, CHUNKED or FAULTY.
-
-    RFC 9112, 6.3; rules 3 to 6 are settled by the fields alone (``fields.py``).
-    """
-    length = head.fields.length
-    if head.type == REQUEST:
-        # 7. A request that says nothing of a body has none.
-        if length is None:
-            return 0
-        # 4. A request cannot last until the close: nobody could answer it.
-        return FAULTY if length == UNTIL_CLOSE else length
-    # 1. No body in 1xx, 204, 304 and in the answer to HEAD, whatever the fields say.
-    # 2. Nor in a 2xx answer to CONNECT.
-    status = head.status or 0
-    if status < 200 or status in (204, 304) or switches_protocol(head):
-        return 0
-    if head.request is not None and head.request.method == "HEAD":
-        return 0
-    # 8. Any other response that says nothing lasts until the close.
-    return UNTIL_CLOSE if length is None else length
-
-
-def switches_protocol(head: Head) -> bool:
-    """Whether both directions carry something else behind this response."""
-    # RFC 9110, 15.2.2: 101 Switching Protocols
-    if head.status == 101:
-        return True
-    # RFC 9110, 9.3.6: a 2xx response to CONNECT opens a tunnel.
-    connect = head.request is not None and head.request.method == "CONNECT"
-    return connect and head.status is not None and 200 <= head.status < 300
 
 
 class Reader:
     """One direction of one connection.
 
-    ``over`` is set once nothing on the connection is HTTP any more,
-    ``finished`` once the direction has ended.
+    ``over`` is set once nothing on the connection is HTTP/1 any more: to the
+    name of what it carries from then on (see :func:`switches_to`), or to ``""``
+    if that is not known. ``rest`` is then what the chunk holds of that.
+    ``finished`` is set once the direction has ended.
     """
 
     __slots__ = (
-        "_chunk", "_connection", "_direction", "_draft", "_max_body", "_max_head", "_origin",
-        "_out", "_pending", "_pending_origin", "_remaining", "_searched", "_step", "_step_if_body",
-        "finished", "over",
+        "_chunk",
+        "_direction",
+        "_draft",
+        "_max_body",
+        "_max_head",
+        "_origin",
+        "_out",
+        "_pending",
+        "_pending_origin",
+        "_position",
+        "_remaining",
+        "_searched",
+        "_step",
+        "_step_if_body",
+        "_time",
+        "_unknown_time",
+        "connection",
+        "finished",
+        "over",
+        "rest",
     )  # fmt: skip
 
     def __init__(self, direction: int, connection: Connection, settings: Settings) -> None:
         self.finished = False
-        self.over = False
+        self.over: str | None = None
+        self.rest = b""
         self._direction = direction
-        self._connection = connection
+        self.connection = connection
         self._max_head = settings.max_head
         self._max_body = settings.max_body
-        self._step: Step = Reader._read_head
+        # What does not begin with the connection may begin in the middle of a body.
+        self._step: Step = Reader._skip if connection.joined else Reader._read_head
         self._step_if_body: Step = Reader._read_body
         self._draft: Draft | None = None
         self._remaining = 0  # bytes that the body, or the current part, still lacks
         self._pending = bytearray()
         self._searched = 0  # of _pending, in vain, for the end of a head
-        # Set by feed(); _origin is the chunk of the first of the bytes at hand.
+        self._pending_origin: Chunk
+        self._time = 0  # of the last bytes
+        self._position = 0  # in the stream, of the first of the bytes at hand
+        self._unknown_time = 0  # of the last bytes of which it is not known what they were
+        # Only there while they are being read: _origin is the chunk of the first of them.
+        # A connection that is idle must not keep its last chunk and its last messages alive.
         self._chunk: Chunk
         self._origin: Chunk
-        self._pending_origin: Chunk
         self._out: list[Output]
 
     # ---- what comes from the stream
@@ -123,27 +125,16 @@ class Reader:
         """Read the bytes of ``chunk``; append to ``out`` the messages that they complete."""
         self._out = out
         self._chunk = self._origin = chunk
-        data = chunk.payload
-        if self._pending:
-            self._pending += data
-            if _SHORT_LINE < len(self._pending) <= self._max_head and b"\n" not in data:
-                return
-            data = bytes(self._pending)
-            self._pending.clear()
-            self._origin = self._pending_origin
-        at = 0
-        while at < len(data):
-            behind = self._step(self, data, at)
-            if behind is None:
-                self._pending_origin = self._origin_at(at)
-                self._pending += data[at:]
-                return
-            at = behind
+        self._position = chunk.position - len(self._pending)
+        self._time = chunk.time
+        self._read(chunk.payload)
+        del self._out, self._chunk, self._origin
 
     def gap(self, gap: Gap, out: list[Output]) -> None:
         """Bytes were not seen: stay in step where their place is known, else start anew."""
         self._out = out
-        self._expect_body()
+        self._unknown_time = gap.time
+        self._expect_body(gap.reason)
         draft, size = self._draft, gap.size
         if draft is None or size is None:
             self._give_up(gap.reason)
@@ -157,16 +148,56 @@ class Reader:
             self._give_up(gap.reason)
         else:
             self._give_up(gap.reason)
+        del self._out
 
-    def finish(self, out: list[Output], closed: bool = True) -> None:
-        """The direction has ended: it was ``closed``, or the capture ends."""
-        self._out = out
+    def finish(self, out: list[Output], ended: bool, reason: str = CLOSED_EARLY) -> None:
+        """Nothing more comes: the stream has ``ended``, or nobody will see its end.
+
+        ``reason`` is what befalls a message that is open.
+        """
         self.finished = True
-        self._expect_body()
-        if closed and self._step is Reader._read_until_close:
+        self._out = out
+        self._expect_body(reason)
+        if ended and self._step is Reader._read_until_close:
             self._complete()
         else:
-            self._give_up(CLOSED_EARLY)
+            self._give_up(reason)
+        del self._out
+
+    def give_up(self, reason: str, out: list[Output]) -> None:
+        """Hand out what there is, for ``reason``, and hold nothing any more."""
+        self._out = out
+        self._expect_body(reason)
+        self._give_up(reason)
+        del self._out
+
+    @property
+    def held(self) -> int:
+        """Bytes of memory that the message being read takes."""
+        held = len(self._pending)
+        if held:
+            held += _ORIGIN_SIZE
+        return held if self._draft is None else held + self._draft.held
+
+    def _read(self, data: bytes) -> None:
+        if self._pending:
+            self._pending += data
+            if _SHORT_LINE < len(self._pending) <= self._max_head and b"\n" not in data:
+                return
+            data = bytes(self._pending)
+            self._pending.clear()
+            self._origin = self._pending_origin
+        at = 0
+        while at < len(data) and self.over is None:
+            behind = self._step(self, data, at)
+            if behind is None:
+                origin = self._origin_at(at)
+                self._pending_origin = without_payload(origin) if origin.payload else origin
+                self._pending += data[at:]
+                return
+            at = behind
+        if self.over is not None:
+            self.rest = data[at:]
 
     # ---- steps: the head
 
@@ -174,18 +205,16 @@ class Reader:
         # RFC 9112, 2.2: empty lines before a start line are ignored.
         if data[at] in (_CR, _LF):
             return at + 1
-        connection = self._connection
+        connection = self.connection
         type_ = connection.type_in(self._direction)
         start = start_line(data, at, type_)
-        if type_ is None and self._chunk.flags & FLAG_JOINED and not self._is_sure(start):
-            # Not the beginning of the connection: it may be the middle of a body.
-            self._start_anew()
-            return len(data)
+        if start is not None and start.end() - at > self._max_head:
+            start = None
         if start is None:
             if len(data) - at <= self._max_head and may_become_start_line(data, at, type_):
                 return None
             if type_ is None:
-                self.over = True
+                self.over = ""
             else:
                 self._start_anew()
             return len(data)
@@ -196,6 +225,7 @@ class Reader:
         body = len(data) if end is None else end.end()
         self._searched = 0
         if body - at > self._max_head:
+            self._cut_head(data[at : at + self._max_head], self._origin_at(at), HEAD_LIMIT)
             self._start_anew()
             return len(data)
         if end is None:
@@ -210,11 +240,11 @@ class Reader:
         fields = parse_fields(block)
         if start.re is REQUEST_LINE:
             method, target, version = map(decode, start.groups())
-            request = self._connection.ask(method, target, origin.time)
+            request = self.connection.ask(method, target, origin.time)
             return Head(REQUEST, version, method, target, None, None, fields, request)
         version, code, reason = map(decode, start.groups(b""))
         status = int(code)
-        answered = self._connection.answer(status, origin.time)
+        answered = self.connection.answer(status, origin.time)
         return Head(RESPONSE, version, None, None, status, reason.strip(), fields, answered)
 
     def _begin(self, head: Head, origin: Chunk, data: bytes, at: int, body: int) -> int:
@@ -225,15 +255,16 @@ class Reader:
         doubtful = head.request is None or "expect" in head.fields.by_name
         end = body + length
         if length == 0 or (0 < length <= self._max_body and end <= len(data) and not doubtful):
-            time = self._chunk.time
             self._out.append(
-                Message(origin, head, data[at:end], data[body:end], end - at, (), time)
+                Message(origin, head, data[at:end], data[body:end], end - at, (), self._time)
             )
-            self.over = head.type == RESPONSE and switches_protocol(head)
-            return len(data) if self.over else end
+            if head.type == RESPONSE:
+                self.over = switches_to(head)
+            return end
         self._draft = Draft(
-            origin, head, data[at:body], self._chunk.time, self._max_body, length == CHUNKED
-        )
+            without_payload(origin), head, data[at:body], self._time, self._max_body,
+            length == CHUNKED,
+        )  # fmt: skip
         if length == FAULTY:
             return self._malformed(data)
         self._step = _STEPS.get(length, Reader._read_body)
@@ -242,16 +273,32 @@ class Reader:
             self._step_if_body, self._step = self._step, Reader._read_body_or_head
         return body
 
-    def _read_body_or_head(self, data: bytes, at: int) -> int:
+    def _read_body_or_head(self, data: bytes, at: int) -> int | None:
         """Where the body should begin a start line may stand: then there is no body."""
-        self._expect_body()
-        if self._start_line(data, at) is not None:
-            self._complete()
+        assert self._draft is not None
+        head = self._draft.head
+        if head.type == RESPONSE or begins_usual(data, at):
+            if start_line(data, at, head.type) is not None:
+                self._complete()
+                return at
+            if len(data) - at <= self._max_head and may_become_start_line(data, at, head.type):
+                return None
+        self._step = self._step_if_body
         return at
 
-    def _expect_body(self) -> None:
-        if self._step is Reader._read_body_or_head:
-            self._step = self._step_if_body
+    def _expect_body(self, reason: str) -> None:
+        """Nothing more comes where a body or a start line should begin."""
+        if self._step is not Reader._read_body_or_head:
+            return
+        self._step = self._step_if_body
+        data = bytes(self._pending)
+        self._pending.clear()
+        if data:
+            if self._step is Reader._read_body and len(data) == self._remaining:
+                self._step(self, data, 0)
+            else:
+                # Which of the two it was going to be, nobody knows.
+                self._give_up(reason)
 
     # ---- steps: the body
 
@@ -288,9 +335,13 @@ class Reader:
         end = data.find(b"\n", at) + 1
         if not end:
             return self._incomplete_line(data, at)
+        line = data[at:end]
         self._add(data, at, end, framing=True)
-        if data[at:end] in _EMPTY_LINES:
+        if line in _EMPTY_LINES:
             self._complete()
+        elif not self._add_trailer(line):
+            self._give_up(HEAD_LIMIT)
+            return len(data)
         return end
 
     # ---- the step that finds the way back
@@ -299,33 +350,39 @@ class Reader:
         """Nothing is known of what comes: wait for a chunk that begins with a sure start line."""
         start = self._start_line(data, at)
         if start is None or not self._is_sure(start):
+            self._unknown_time = self._time
             return len(data)
         if start.re is REQUEST_LINE:
-            self._connection.missed_requests()
+            self.connection.missed_requests()
         else:
-            self._connection.missed_responses()
+            self.connection.missed_responses(self._unknown_time)
         self._step = Reader._read_head
         return at
 
     # ---- what the steps have in common
 
     def _start_line(self, data: bytes, at: int) -> re.Match[bytes] | None:
-        return start_line(data, at, self._connection.type_in(self._direction))
+        return start_line(data, at, self.connection.type_in(self._direction))
 
     def _is_sure(self, start: re.Match[bytes] | None) -> bool:
         """Whether a message begins at this start line of the chunk at hand."""
         # The segment of a call before this one may have held the true beginning.
         if start is None or self._chunk.flags & FLAG_CONTINUED:
             return False
-        # Words of a text may precede what looks like a request line.
-        return not (start.re is REQUEST_LINE and b" " in start[2])
+        return is_sure(start)
 
     def _origin_at(self, at: int) -> Chunk:
-        return self._chunk if at else self._origin
+        origin = self._chunk if at else self._origin
+        position = self._position + at
+        return origin if origin.position == position else origin._replace(position=position)
 
     def _add(self, data: bytes, start: int, stop: int, framing: bool = False) -> None:
         assert self._draft is not None
-        self._draft.add(data, start, stop, self._chunk.time, framing)
+        self._draft.add(data, start, stop, self._time, framing)
+
+    def _add_trailer(self, line: bytes) -> bool:
+        assert self._draft is not None
+        return self._draft.add_trailer(line, self._max_head)
 
     def _take(self, data: bytes, start: int, stop: int) -> int:
         self._add(data, start, stop)
@@ -364,17 +421,18 @@ class Reader:
             self._draft.note(reason)
             self._complete()
         elif pending:
-            # Only a whole start line says that this is a message.
-            start = self._start_line(pending, 0)
-            if start is not None:
-                block = pending[start.end() : pending.rfind(b"\n") + 1]
-                origin = self._pending_origin
-                head = self._head(start, block, origin)
-                time = self._chunk.time
-                self._out.append(Message(origin, head, pending, b"", len(pending), (reason,), time))
+            self._cut_head(pending, self._pending_origin, reason)
         self._start_anew()
 
+    def _cut_head(self, raw: bytes, origin: Chunk, reason: str) -> None:
+        """Hand out the beginning of a head, if its start line is whole: else it may be anything."""
+        start = self._start_line(raw, 0)
+        if start is not None:
+            head = self._head(start, raw[start.end() : raw.rfind(b"\n") + 1], origin)
+            self._out.append(Message(origin, head, raw, b"", len(raw), (reason,), self._time))
+
     def _start_anew(self) -> None:
+        self._unknown_time = max(self._unknown_time, self._time)
         self._pending.clear()
         self._searched = 0
         self._step = Reader._skip

@@ -27,6 +27,7 @@ VMLINUX = Path("/sys/kernel/btf/vmlinux")
 FIELDS: dict[str, tuple[str, ...]] = {
     path.replace(".", "_"): (path,)
     for path in (
+        "task_struct.flags",
         "task_struct.group_leader",
         "task_struct.start_time",
         "task_struct.self_exec_id",

@@ -302,7 +302,7 @@ class Printed:
         return Chunk(
             CHUNK, call.direction, call.family, flags, call.syscall, call.time + self.clock_offset,
             call.pid, call.tid, call.start_time, call.socket, call.position + at, size,
-            len(payload), call.netns, call.local_port, call.remote_port, call.local, call.remote,
+            len(payload), call.netns, 0, call.local_port, call.remote_port, call.local, call.remote,
             call.comm, payload,
         )  # fmt: skip
 

@@ -20,7 +20,7 @@ from typing import BinaryIO
 from profiler.errors import CaptureFileError, OutputError
 
 FORMAT = "http-profiler capture"
-VERSION = 2
+VERSION = 3
 _HEADER_MAX = 4096
 # Far above the largest record; a length beyond it means that the file is damaged.
 _RECORD_MAX = 16 * 1024 * 1024

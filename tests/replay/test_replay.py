@@ -7,6 +7,7 @@ files (``record.py`` makes them).
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,18 @@ def without(records: list[bytes], missing: int) -> list[bytes]:
                 record = wire.encode(item._replace(flags=item.flags | wire.FLAG_AFTER_LOSS))
         left.append(record)
     return left
+
+
+def test_connections_that_are_given_up_for_their_memory_are_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    case = Path(__file__).parent / "cases" / "threads"
+    replay(case / "capture", Settings(output=tmp_path / "out.jsonl", max_memory=3000))
+    said = capsys.readouterr().err
+    (count,) = re.findall(r"gave up (\d+) connections that held too much memory", said)
+    assert int(count) > 0
+    replay(case / "capture", Settings(output=tmp_path / "out.jsonl"))
+    assert "gave up" not in capsys.readouterr().err
 
 
 def test_a_cut_off_capture_gives_what_is_whole(

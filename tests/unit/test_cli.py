@@ -28,7 +28,7 @@ def test_defaults(called: list[Any]) -> None:
 
 def test_every_option(called: list[Any]) -> None:
     line = "--output o --port 80 --port 81 --pid 7 --max-body 9 --route syscall --record r "
-    line += "--ring-size 65536 --engine bpftrace"
+    line += "--ring-size 65536 --engine bpftrace --max-memory 5 --max-connection-memory 4"
     assert cli.main(line.split()) == 0
     expected = Settings(
         output=Path("o"),
@@ -39,6 +39,8 @@ def test_every_option(called: list[Any]) -> None:
         record=Path("r"),
         ring_bytes=65536,
         engine="bpftrace",
+        max_memory=5,
+        max_connection_memory=4,
     )
     assert called == [("capture", expected)]
 
@@ -57,6 +59,13 @@ def test_probe_prints_the_program(
     monkeypatch.setattr(cli, "program_text", lambda s: f"{s.engine} {s.route}\n")
     assert cli.main(line.split()) == 0
     assert capsys.readouterr().out == "bpftrace syscall\n"
+
+
+def test_a_connection_may_hold_what_bodies_may(called: list[Any]) -> None:
+    assert Settings(max_body=100).connection_memory == 4 * 1024 * 1024 + 400
+    assert Settings(max_connection_memory=0).connection_memory == 0
+    cli.main(["replay", "c", "--max-memory", "7"])
+    assert called == [("replay", Path("c"), Settings(max_memory=7))]
 
 
 @pytest.mark.parametrize("line", ["replay c --max-body 9", "--max-body 9 replay c"])

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from profiler.http import Message, Messages, NotHttp
 from profiler.http.connection import WAITING_MAX, Connection
 from profiler.http.fields import CHUNKED, FAULTY, UNTIL_CLOSE, parse_fields
+from profiler.http.framing import switches_to
 from profiler.settings import Settings
 from profiler.stream import Streams
 from profiler.wire import (
@@ -126,7 +127,9 @@ POST = b"POST /p HTTP/1.1\r\nContent-Length: 5\r\n\r\nhello"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 EMPTY = b"HTTP/1.1 204 No Content\r\n\r\n"
 CHUNKED_OK = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
-ENDS = [Close(SEND), Close(RECV)]
+# The client meets the end of what it receives, and closes; it closes before that end.
+ENDS = [Close(RECV), Close(SEND)]
+CLOSES = [Close(SEND), Close(RECV)]
 
 
 def whole(start: str, raw: bytes, body: bytes = b"", number: int | None = 1) -> Seen:
@@ -378,6 +381,13 @@ CASES: dict[str, tuple[list[Turn], list[Seen]]] = {
             whole("200 OK", OK, b"ok", 2),
         ],
     ),
+    "until the close, which the process does not wait for": (
+        [Ask(GET), Say(b"HTTP/1.0 200 OK\r\n\r\nsome"), *CLOSES],
+        [
+            whole("GET /", GET),
+            Seen("200 OK", b"some", ("closed_early",), 1, 23, b"HTTP/1.0 200 OK\r\n\r\nsome"),
+        ],
+    ),
     "a request that is never answered": ([Ask(GET), *ENDS], [whole("GET /", GET)]),
     "a body cut off by the close": (
         [Ask(POST[:-2]), *ENDS],
@@ -503,8 +513,8 @@ def test_a_hole_in_a_chunked_body_starts_anew_at_the_next_start_line() -> None:
         whole("GET /", GET),
         Seen("200 OK", b"ab", ("lost",), 1, len(CHUNKED_OK) + 5, CHUNKED_OK + b"2\r\nab"),
         whole("GET /", GET, b"", 2),
-        # Others may have been in the hole: this one's request is not sure, the next one's is.
-        whole("200 OK", OK, b"ok", None),
+        # Who asked behind the last bytes that are not known was not answered in them.
+        whole("200 OK", OK, b"ok", 2),
         whole("GET /", GET, b"", 3),
         whole("200 OK", OK, b"ok", 3),
     ]
@@ -558,6 +568,11 @@ def test_requests_pipelined_across_a_hole_get_no_wrong_response() -> None:
     ]
 
 
+def test_behind_a_hole_a_client_that_pipelines_may_have_asked_for_more() -> None:
+    turns = [Ask(GET + GET), Say(OK + OK), Lose(SEND, len(GET)), Ask(POST), Say(OK), Say(EMPTY)]
+    assert [m.number for m in messages_of(turns) if m.start[0] in "02"][-2:] == [None, None]
+
+
 def test_a_call_limit_inside_a_body_is_named() -> None:
     wire, streams, stage = Wire(), Streams(), Messages(SETTINGS)
     first = wire.send(POST[:-4], size=len(POST), flags=FLAG_LIMIT)
@@ -581,11 +596,12 @@ def test_a_stream_that_begins_with_a_loss_is_not_taken_for_something_else() -> N
     assert len(out) == 1
 
 
+@pytest.mark.parametrize("cut", [None, 1, 5])
 @pytest.mark.parametrize("separate", [True, False])
-def test_an_unseen_request_may_have_been_head(separate: bool) -> None:
+def test_an_unseen_request_may_have_been_head(separate: bool, cut: int | None) -> None:
     bodiless = OK[:-2]
     turns = [Say(bodiless), Say(EMPTY)] if separate else [Say(bodiless + EMPTY)]
-    assert messages_of(turns) == [
+    assert messages_of(turns, cut) == [
         whole("200 OK", bodiless, b"", None),
         whole("204 No Content", EMPTY, b"", None),
     ]
@@ -594,19 +610,32 @@ def test_an_unseen_request_may_have_been_head(separate: bool) -> None:
 def test_a_client_that_expects_100_may_be_told_to_keep_its_body() -> None:
     expect = POST[:-5].replace(b"\r\n\r\n", b"\r\nExpect: 100-continue\r\n\r\n")
     refused = b"HTTP/1.1 417 No\r\nContent-Length: 0\r\n\r\n"
-    assert messages_of([Ask(expect), Say(refused), Ask(GET), Say(OK)]) == [
-        whole("417 No", refused),
-        whole("POST /p", expect),
-        whole("GET /", GET, b"", 2),
-        whole("200 OK", OK, b"ok", 2),
-    ]
     granted = b"HTTP/1.1 100 Continue\r\n\r\n"
-    for cut in (None, 1):
+    for cut in (None, 1, 5):
+        assert messages_of([Ask(expect), Say(refused), Ask(GET), Say(OK)], cut) == [
+            whole("417 No", refused),
+            whole("POST /p", expect),
+            whole("GET /", GET, b"", 2),
+            whole("200 OK", OK, b"ok", 2),
+        ]
+        # It may also send it all the same.
+        assert messages_of([Ask(expect), Say(refused), Ask(b"hello"), Ask(GET)], cut) == [
+            whole("417 No", refused),
+            whole("POST /p", expect + b"hello", b"hello"),
+            whole("GET /", GET, b"", 2),
+        ]
         assert messages_of([Ask(expect), Say(granted), Ask(b"hello"), Say(OK)], cut) == [
             whole("100 Continue", granted),
             whole("POST /p", expect + b"hello", b"hello"),
             whole("200 OK", OK, b"ok"),
         ]
+
+
+@pytest.mark.parametrize("end", ["finish", "gap"])
+def test_a_body_that_begins_like_a_start_line_is_a_body_if_no_more_comes(end: str) -> None:
+    raw = OK[:-2] + b"HT"
+    more: list[Turn] = [] if end == "finish" else [Lose(RECV, 9), Say(EMPTY)]
+    assert messages_of([Say(raw), *more])[0] == whole("200 OK", raw, b"HT", None)
 
 
 # ---- what is not HTTP
@@ -623,6 +652,7 @@ LOOK_ALIKES = {
     "a method that is no token": b"G(T / HTTP/1.1\r\n\r\n",
     "a status that is no number": b"HTTP/1.1 2x0 OK\r\n\r\n",
     "a start line without end": b"GET /" + b"x" * 2000,
+    "a start line beyond the limit": b"GET /" + b"x" * 1024 + b" HTTP/1.1\r\n\r\n",
 }
 
 
@@ -648,6 +678,47 @@ def test_a_connection_that_was_joined_late_may_begin_inside_a_body() -> None:
     assert [m.origin for m in out] == chunks[2:]
 
 
+def test_a_line_that_no_field_follows_is_no_sure_start() -> None:
+    """Of a log that is being uploaded, say."""
+    wire, streams, stage = Wire(), Streams(), Messages(SETTINGS)
+    pieces = [b"GET / HTTP/1.1\r\n200 12 -\r\n", b"GET / HTTP/1.1\r\nHost", b": a\r\n\r\n"]
+    chunks = [wire.send(piece, flags=FLAG_JOINED) for piece in pieces]
+    out = [m for c in chunks for e in streams.feed(c) for m in stage.feed(e)]
+    assert [m.origin.time for m in out] == [chunks[1].time]
+
+
+@pytest.mark.parametrize(
+    ("method", "is_sure"),
+    [(b"GET", 1), (b"PURGE", 1), (b"PROPPATCH", 1), (b"89GET", 0), (b"ab.DELETE", 0)],
+)
+def test_the_end_of_a_body_before_a_method_is_no_sure_start(method: bytes, is_sure: int) -> None:
+    wire, streams, stage = Wire(), Streams(), Messages(SETTINGS)
+    item = wire.send(method + b" / HTTP/1.1\r\n\r\n", flags=FLAG_JOINED)
+    assert len([m for e in streams.feed(item) for m in stage.feed(e)]) == is_sure
+    # Where the beginning is known, any token is a method.
+    assert len(play([Ask(method + b" / HTTP/1.1\r\n\r\n")])) == 1
+
+
+def test_a_connection_that_was_given_up_goes_on_like_one_that_was_joined() -> None:
+    wire, streams, stage = Wire(), Streams(), Messages(SETTINGS)
+
+    def feed(item: Chunk) -> list[Message | NotHttp]:
+        return [m for event in streams.feed(item) for m in stage.feed(event)]
+
+    assert feed(wire.send(POST[:-2])) == []
+    (given_up,) = stage.give_up(SOCKET)
+    streams.forget(SOCKET)
+    assert isinstance(given_up, Message)
+    raw = POST[:-2]
+    assert seen(given_up) == Seen("POST /p", b"hel", ("memory_limit",), 1, len(raw), raw)
+    assert (len(stage), stage.held(SOCKET)) == (0, 0)
+    assert feed(wire.send(b"lo")) == []
+    (following,) = feed(wire.send(GET))
+    assert isinstance(following, Message)
+    # Another number: the first one's exchange is another.
+    assert seen(following) == whole("GET /", GET, b"", 2)
+
+
 def test_a_segment_in_the_middle_of_a_call_is_no_sure_start() -> None:
     """Of a call that sent "PO" and "ST / ..." the first segment was lost."""
     wire, streams, stage = Wire(), Streams(), Messages(SETTINGS)
@@ -665,6 +736,50 @@ def test_a_switch_of_protocol_is_said_after_its_message(answer: bytes) -> None:
     assert [type(item) for item in out] == [Message, Message, NotHttp]
 
 
+@pytest.mark.parametrize(
+    ("request_", "answer", "protocol"),
+    [
+        (GET, b"HTTP/1.1 101 S\r\nUpgrade: WebSocket\r\n\r\n", "websocket"),
+        (GET, b"HTTP/1.1 101 S\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n\r\n", "h2c"),
+        (GET, b"HTTP/1.1 101 S\r\n\r\n", ""),
+        (CONNECT, b"HTTP/1.1 200 S\r\nContent-Length: 2\r\n\r\n", "tunnel"),
+        (CONNECT, b"HTTP/1.1 404 S\r\nContent-Length: 0\r\n\r\n", None),
+        (GET, b"HTTP/1.1 200 S\r\nUpgrade: h2c\r\nContent-Length: 0\r\n\r\n", None),
+    ],
+)
+def test_what_a_connection_switches_to(request_: bytes, answer: bytes, protocol: str) -> None:
+    (_, response) = (m for m in play([Ask(request_), Say(answer)]) if isinstance(m, Message))
+    assert switches_to(response.head) == protocol
+
+
+def test_trailers() -> None:
+    raw = CHUNKED_OK + b"2\r\nab\r\n0\r\nX: y\r\n z\r\nx: 2\r\n\r\n"
+    for cut in (None, 1):
+        (message,) = (m for m in play([Say(raw)], cut) if isinstance(m, Message))
+        assert message.trailers is not None
+        assert message.trailers.headers == {"X": ["y z", "2"]}
+        assert (message.raw, message.body) == (raw, b"ab")
+    (message,) = play([Say(CHUNKED_OK + b"0\r\n\r\n")])
+    assert isinstance(message, Message)
+    assert message.trailers is None
+
+
+def test_trailers_behind_a_hole_are_there() -> None:
+    turns = [Say(CHUNKED_OK + b"2\r\na"), Lose(RECV, 1), Say(b"\r\n0\r\nX: y\r\n\r\n")]
+    (message,) = play(turns)
+    assert isinstance(message, Message)
+    assert message.trailers is not None
+    assert message.trailers.headers == {"X": "y"}
+    assert (message.body, message.incomplete) == (b"a", ("lost",))
+
+
+def test_trailers_are_limited_like_a_head() -> None:
+    raw = CHUNKED_OK + b"0\r\n" + b"X: 0123456789\r\n" * 1000
+    for cut in (None, 1):
+        (message,) = (m for m in play([Say(raw)], cut) if isinstance(m, Message))
+        assert message.incomplete == ("body_limit", "head_limit")
+
+
 def test_other_bytes_on_a_connection_that_is_http_are_skipped() -> None:
     assert play([Ask(GET), Say(b"\x00\x01\x02"), Ask(b"\xff" * 9), Ask(GET)])[1:] == [
         play([Ask(GET), Say(b"\x00\x01\x02"), Ask(b"\xff" * 9), Ask(GET)])[-1]
@@ -673,11 +788,17 @@ def test_other_bytes_on_a_connection_that_is_http_are_skipped() -> None:
 
 def test_a_head_that_is_too_long_is_given_up_and_the_next_is_read() -> None:
     long = b"GET /long HTTP/1.1\r\nX: " + b"x" * 2000 + b"\r\n\r\n"
+    expected = [
+        whole("GET /", GET),
+        Seen("GET /long", b"", ("head_limit",), 2, 1024, long[:1024]),
+        whole("GET /", GET, b"", 3),
+    ]
     for turns in (
         [Ask(GET), Ask(long), Ask(GET)],
         [Ask(GET), *map(Ask, (long[:900], long[900:])), Ask(GET)],
+        [Ask(GET), *(Ask(long[i : i + 1]) for i in range(len(long))), Ask(GET)],
     ):
-        assert messages_of(turns) == [whole("GET /", GET), whole("GET /", GET, b"", 2)]
+        assert messages_of(turns) == expected
 
 
 def test_a_socket_that_was_not_http_is_forgotten_with_its_end() -> None:
@@ -686,7 +807,7 @@ def test_a_socket_that_was_not_http_is_forgotten_with_its_end() -> None:
     def feed(item: Chunk | End) -> list[Message | NotHttp]:
         return [m for event in streams.feed(item) for m in stage.feed(event)]
 
-    assert feed(wire.send(b"\x00")) == [NotHttp(SOCKET)]
+    assert feed(wire.send(b"\x16")) == [NotHttp(SOCKET)]
     assert feed(wire.send(GET)) == []
     assert feed(wire.end(SEND)) == []
     assert len(feed(wire.send(GET))) == 1
@@ -710,13 +831,15 @@ def test_a_message_knows_the_chunk_of_its_first_byte_and_the_time_of_its_last() 
     chunks = [wire.send(d) for d in (b"\r", b"\nPO", POST[2:20], POST[20:-1], POST[-1:] + GET)]
     out = [m for c in chunks for event in streams.feed(c) for m in stage.feed(event)]
     post, get = (m for m in out if isinstance(m, Message))
-    assert (post.origin, post.last_time) == (chunks[1], chunks[4].time)
-    assert (get.origin, get.last_time) == (chunks[4], chunks[4].time)
+    # The payload is not kept for longer than the chunk is there.
+    assert post.origin == chunks[1]._replace(payload=b"", position=2)
+    assert get.origin == chunks[4]._replace(position=2 + len(POST))
+    assert post.last_time == get.last_time == chunks[4].time
     assert post.head.request is not None
     assert post.head.request.time == chunks[1].time
     chunks = [wire.send(d) for d in (GET[:5], GET[5:] + GET)]
     out = [m for c in chunks for event in streams.feed(c) for m in stage.feed(event)]
-    assert [m.origin for m in out if isinstance(m, Message)] == chunks
+    assert [m.origin.time for m in out if isinstance(m, Message)] == [c.time for c in chunks]
 
 
 # ---- fields
@@ -740,6 +863,10 @@ def test_a_folded_field_is_one_value() -> None:
         "A": "one two three",
         "B": "x",
     }
+
+
+def test_a_folded_line_behind_the_start_line_is_no_field() -> None:
+    assert parse_fields(b" A: x\r\nB: y\r\n\r\n").headers == {"B": "y"}
 
 
 def test_a_space_before_the_colon_is_not_part_of_the_name() -> None:
@@ -897,6 +1024,9 @@ ANYTHING = st.lists(
 )
 
 
+REASONS = {"body_limit", "closed_early", "head_limit", "lost", "undecodable"}
+
+
 @settings(max_examples=500)
 @given(ANYTHING)
 def test_nothing_raises_and_every_message_is_sound(turns: list[Turn]) -> None:
@@ -906,7 +1036,13 @@ def test_nothing_raises_and_every_message_is_sound(turns: list[Turn]) -> None:
         assert message.raw
         assert len(message.raw) <= min(message.bytes, 120)
         assert message.incomplete or message.bytes == len(message.raw)
-        assert set(message.incomplete) <= {"lost", "body_limit", "closed_early", "undecodable"}
+        assert set(message.incomplete) <= {
+            "lost",
+            "body_limit",
+            "closed_early",
+            "undecodable",
+            "head_limit",
+        }
         assert message.last_time >= message.origin.time
 
 

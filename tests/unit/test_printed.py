@@ -163,7 +163,7 @@ def test_every_field() -> None:
     assert first == Chunk(
         kind=1, direction=SEND, family=AF_INET, flags=0, syscall=SENDTO, time=SECOND - 1000,
         pid=100, tid=101, start_time=7, socket=4242, position=0, size=3, captured=3,
-        netns=4026531840, local_port=50000, remote_port=80,
+        netns=4026531840, sequence=0, local_port=50000, remote_port=80,
         local=bytes([127, 0, 0, 1]).ljust(16, b"\0"), remote=bytes([127, 0, 0, 2]).ljust(16, b"\0"),
         comm=b"curl".ljust(16, b"\0"), payload=b"abc",
     )  # fmt: skip

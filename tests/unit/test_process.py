@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -112,3 +113,18 @@ def test_memory_is_bounded(proc: Path, cgroups: Path) -> None:
         processes.learn(process(pid=pid))
     assert processes.identity(0, 500) is None
     assert processes.identity(4999, 500) is not None
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_the_name_of_a_cgroup_need_not_be_utf8(proc: Path, cgroups: Path, gone: bool) -> None:
+    directory = cgroups / os.fsdecode(b"caf\xe9")
+    directory.mkdir()
+    (proc / "7" / "cgroup").write_bytes(b"0::/x\xe9\n" if gone else b"0::/caf\xe9\n")
+    processes = Processes(proc, cgroups)
+    number = inode(directory)
+    assert processes.learn(process(number)) == Cgroup(number, b"/caf\xe9")
+    replayed = Processes(None)
+    replayed.learn(process(number))
+    replayed.learn_cgroup(Cgroup(number, b"/caf\xe9"))
+    for each in (processes, replayed):
+        assert each.identity(7, 500) == Identity(None, 33, "/caf\ufffd")

@@ -4,13 +4,14 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from provisioning import instances
 from provisioning.architecture import host_architecture
 from provisioning.catalog import find_guest
-from provisioning.errors import ProvisioningError
+from provisioning.errors import BootFailed, ProvisioningError
 from provisioning.image import Image
 from provisioning.instances import Access, Instance
 from provisioning.providers import choose_provider, qemu
@@ -218,3 +219,33 @@ def test_the_provider(monkeypatch):
 def test_no_qemu_says_what_to_install(monkeypatch):
     monkeypatch.setattr("provisioning.host.shutil.which", lambda name, path=None: None)
     assert "is not installed: run provisioning/setup-host.sh" in qemu.unavailable()
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "console", "boots"),
+    [
+        (qemu.TCG["x86_64"], qemu.PANIC, 2),
+        (qemu.KVM, qemu.PANIC, 1),
+        (qemu.TCG["x86_64"], "no such disk", 1),
+    ],
+)
+def test_only_a_panic_of_an_emulated_machine_is_tried_again(
+    state, monkeypatch, accelerator, console, boots
+):
+    attempts = []
+
+    def boot_once(machine, port, deadline):
+        attempts.append(port)
+        if len(attempts) < 2:
+            raise BootFailed("ended", console)
+        return "up"
+
+    monkeypatch.setattr(qemu, "_boot_once", boot_once)
+    monkeypatch.setattr(qemu, "_make_overlay", lambda *_: None)
+    machine = SimpleNamespace(accelerator=accelerator, image=None, instance=Instance("debian-12"))
+    if boots == 1:
+        with pytest.raises(BootFailed):
+            qemu._boot(machine, 0.0)
+    else:
+        assert qemu._boot(machine, 0.0) == "up"
+    assert len(attempts) == boots

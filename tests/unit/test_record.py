@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import gzip
 import re
+import zlib
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,12 @@ from profiler import syscalls
 from profiler.exchange import exchange_of
 from profiler.http import Message
 from profiler.process import Identity
-from profiler.record import address, comm, record_of, timestamp
-from profiler.wire import AF_INET, AF_INET6, AF_UNIX, FLAG_LIMIT, Names
+from profiler.record import address, comm, community_id, connection_of, record_of, timestamp
+from profiler.wire import AF_INET, AF_INET6, AF_UNIX, FLAG_JOINED, FLAG_LIMIT, RECV, SEND, Names
+from tests.unit.h2talk import Talk, answering, asking
 from tests.unit.messages import read, request, response
-from tests.unit.wires import SECOND, SOCKET, Wire
+from tests.unit.test_http1 import Ask
+from tests.unit.wires import SECOND, SOCKET, Wire, chunk
 
 # 2026-11-22T16:00:00Z, when the monotonic clock said 0
 SYSCALLS = syscalls.NAMES["x86_64"]
@@ -31,10 +34,13 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 KEYS = [
     *("timestamp", "pid", "comm", "cmdline", "direction"),
     *("source_ip", "source_port", "dest_ip", "dest_port", "bytes"),
-    *("method", "url", "status_code", "reason", "http_version", "headers", "body", "raw_payload"),
-    *("body_encoding", "raw_payload_encoding", "type", "role", "exchange", "request"),
-    *("latency_ms", "duration_ms", "syscall", "socket", "netns"),
-    *("tid", "process_start", "uid", "cgroup", "captured", "incomplete"),
+    *("method", "url", "status_code", "reason", "http_version", "headers"),
+    *("trailers", "upgrade", "body", "raw_payload"),
+    *("body_encoding", "body_charset", "body_codings", "raw_payload_encoding"),
+    *("type", "role", "exchange", "request"),
+    *("latency_ms", "duration_ms", "stream", "syscall", "connection", "sequence"),
+    *("socket", "netns"),
+    *("tid", "process_start", "uid", "cgroup", "captured", "incomplete", "error_code"),
 ]
 
 
@@ -73,6 +79,7 @@ def test_a_request() -> None:
         "type": "request",
         "role": "client",
         "exchange": f"{SOCKET}-1",
+        "connection": "1:lJeDh7tN2SvTMdA8I2FWCTWZ3Ks=",
         "socket": SOCKET,
         "netns": 4026531840,
         "tid": 101,
@@ -109,6 +116,7 @@ def test_a_response() -> None:
         "request": {"method": "POST", "url": "/p?q=1"},
         "latency_ms": 2.5,
         "duration_ms": 2.5,
+        "connection": "1:lJeDh7tN2SvTMdA8I2FWCTWZ3Ks=",
         "socket": SOCKET,
         "netns": 4026531840,
         "tid": 101,
@@ -154,24 +162,35 @@ def test_what_is_not_known_is_absent() -> None:
 def test_a_unix_socket_has_paths_instead_of_addresses() -> None:
     wire = Wire()
     asked, answered = read(wire.send(POST, family=AF_UNIX), wire.recv(OK, family=AF_UNIX))
-    names = Names(SOCKET, b"\0client\0x", b"/run/app.sock\0")
+    names = Names(SOCKET, 0, b"\0client\0x", b"/run/app.sock\0")
     found = record(asked, names=names)
     assert (found["source_path"], found["dest_path"]) == ("@client@x", "/run/app.sock")
     found = record(answered, names=names)
     assert (found["source_path"], found["dest_path"]) == ("/run/app.sock", "@client@x")
     assert not {"source_ip", "source_port", "dest_ip", "dest_port"} & set(found)
-    for unnamed in (None, Names(SOCKET, b"", b"")):
+    for unnamed in (None, Names(SOCKET, 0, b"", b"")):
         assert not {"source_path", "dest_path"} & set(record(asked, names=unnamed))
 
 
 def test_the_keys_come_in_the_order_of_the_table() -> None:
-    binary = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n\xff\xfe\xfd\xfc"
+    binary = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Encoding: x\r\n\r\n\xff\xfe\xfd\xfc"
+    latin = b"POST / HTTP/1.1\r\nContent-Length: 1\r\nContent-Type: a/b;charset=l1\r\n\r\n\xe9"
     wire = Wire()
     seen = set()
-    for message in read(wire.send(POST, syscall=1), wire.recv(binary, syscall=1)):
+    for message in read(wire.send(POST + latin, syscall=1), wire.recv(binary, syscall=1)):
         keys = list(record(message))
         assert keys == [key for key in KEYS if key in keys]
         seen.update(keys)
+    chunked = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX: y\r\n\r\n"
+    upgrade = b"HTTP/1.1 101 S\r\nUpgrade: x\r\n\r\n"
+    reset = Talk()
+    reset.client.send_headers(1, asking())
+    reset.client.reset_stream(1)
+    reset.turn()
+    others = map(record, read(Wire().send(chunked, sequence=5), Wire().recv(upgrade)))
+    for line in (*others, *said(reset)):
+        assert list(line) == [key for key in KEYS if key in line]
+        seen.update(line)
     assert seen == set(KEYS)
 
 
@@ -251,20 +270,65 @@ def test_a_content_coding_is_removed_from_the_body_only() -> None:
 def test_a_broken_content_coding_is_named() -> None:
     found = body_of(b"not gzip", b"Content-Encoding: gzip\r\n")
     assert (found["body"], found["incomplete"]) == ("not gzip", ["undecodable"])
+    assert found["body_codings"] == ["gzip"]
+
+
+def test_a_coding_that_is_not_known_is_named_with_those_around_it() -> None:
+    body = b"caf\xe9"
+    fields = b"Content-Encoding: aes128gcm\r\ncontent-encoding: GZIP, identity\r\n"
+    found = body_of(body, fields + b"Content-Type: text/plain; charset=latin1\r\n")
+    assert found["body_codings"] == ["aes128gcm", "gzip"]
+    assert base64.b64decode(found["body"]) == body
+    assert "body_charset" not in found
+
+
+def test_a_transfer_coding_is_removed_as_well() -> None:
+    body = gzip.compress(zlib.compress(b"plain"))
+    head = (
+        b"HTTP/1.1 200 OK\r\nContent-Encoding: deflate\r\nTransfer-Encoding: gzip, chunked\r\n\r\n"
+    )
+    found = record(response(head + b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)))
+    assert found["body"] == "plain"
+    assert "incomplete" not in found
+
+
+def test_a_charset_is_applied_and_named() -> None:
+    found = body_of(b"caf\xe9", b"Content-Type: text/plain; charset=latin1\r\n")
+    assert (found["body"], found["body_charset"]) == ("caf\xe9", "iso-8859-1")
+    assert "body_encoding" not in found
+    assert base64.b64decode(found["raw_payload"]).endswith(b"caf\xe9")
+    coded = gzip.compress(b"caf\xe9")
+    fields = b"Content-Encoding: gzip\r\nContent-Type: text/plain; charset=latin1\r\n"
+    assert body_of(coded, fields)["body"] == "caf\xe9"
+
+
+def test_a_coding_that_lacks_its_end() -> None:
+    found = body_of(gzip.compress(b"plain" * 9)[:-6], b"Content-Encoding: gzip\r\n")
+    assert (found["body"], found["incomplete"]) == ("plain" * 9, ["undecodable"])
+    assert "body_codings" not in found
 
 
 def test_content_beyond_the_limit_is_named() -> None:
     found = body_of(gzip.compress(b"x" * 99), b"Content-Encoding: gzip\r\n", max_content=10)
-    assert (found["body"], found["incomplete"]) == ("x" * 10, ["body_limit"])
+    assert (found["body"], found["incomplete"]) == ("x" * 10, ["decoded_limit"])
 
 
-def test_a_reason_is_named_once() -> None:
-    body = gzip.compress(bytes(5000))
+def test_a_coded_body_that_is_cut_off_is_decoded_as_far_as_it_goes() -> None:
+    body = gzip.compress(b"x" * 99)
     head = b"POST / HTTP/1.1\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(body)
     sent = (head + body)[:-4]
     message = request(sent, size=len(sent) + 4, flags=FLAG_LIMIT)
-    assert message.incomplete == ("body_limit",)
-    assert record(message, max_content=10)["incomplete"] == ["body_limit"]
+    found = record(message)
+    assert (found["body"], found["incomplete"]) == ("x" * 99, ["body_limit"])
+    found = record(message, max_content=10)
+    assert (found["body"], found["incomplete"]) == ("x" * 10, ["body_limit", "decoded_limit"])
+
+
+def test_a_reason_is_named_once() -> None:
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Encoding: gzip\r\n\r\n"
+    message = response(head + b"4\r\njunk\r\nno size\r\n")
+    assert message.incomplete == ("undecodable",)
+    assert record(message)["incomplete"] == ["undecodable"]
 
 
 # ---- times, addresses, names
@@ -333,3 +397,123 @@ def test_a_known_syscall_is_named_and_an_unknown_one_absent() -> None:
     assert record(request(syscall=44))["syscall"] == "sendto"
     assert "syscall" not in record(request(syscall=9999))
     assert "syscall" not in record(request(syscall=-1))
+
+
+# ---- HTTP/2
+
+
+def said(talk: Talk, **fields: object) -> list[dict[str, Any]]:
+    """The records of a talk, seen by its client."""
+    wire = Wire()
+    moves = [(wire.send if isinstance(t, Ask) else wire.recv)(t.data) for t in talk.turns]  # type: ignore[union-attr]
+    return [record(message) for message in read(*moves)]
+
+
+def test_an_http2_exchange() -> None:
+    talk = Talk()
+    talk.exchange("/p", b"question", b"answer")
+    asked, answered = said(talk)
+    for line in (asked, answered):
+        assert list(line) == [key for key in KEYS if key in line]
+        assert (line["http_version"], line["stream"]) == ("2", 1)
+        assert (line["exchange"], line["role"]) == (f"{SOCKET}-1", "client")
+        assert line["bytes"] == line["captured"] == len(base64.b64decode(line["raw_payload"]))
+        assert not {"reason", "incomplete", "error_code", "trailers", "upgrade"} & set(line)
+    assert (asked["method"], asked["url"], asked["body"]) == ("POST", "/p", "question")
+    assert asked["headers"][":authority"] == "a.example"
+    assert answered["status_code"] == 200
+    assert answered["request"] == {"method": "POST", "url": "/p"}
+    assert answered["latency_ms"] > 0
+
+
+def test_an_http2_request_that_is_reset() -> None:
+    talk = Talk()
+    talk.client.send_headers(1, asking())
+    talk.client.reset_stream(1, 8)
+    talk.turn()
+    (line,) = said(talk)
+    assert (line["incomplete"], line["error_code"]) == (["reset"], "CANCEL")
+    assert list(line) == [key for key in KEYS if key in line]
+
+
+def test_grpc_is_base64_and_has_its_status_in_the_trailers() -> None:
+    talk = Talk()
+    kind = ("content-type", "application/grpc+proto")
+    talk.client.send_headers(1, asking("/s.S/Do", "POST", kind))
+    talk.client.send_data(1, b"\0\0\0\0\2\xff\xfe", end_stream=True)
+    talk.turn()
+    talk.server.send_headers(1, answering(200, ("content-type", "application/grpc")))
+    talk.server.send_data(1, b"\0\0\0\0\1\x08")
+    talk.server.send_headers(1, [("grpc-status", "0")], end_stream=True)
+    talk.turn()
+    asked, answered = said(talk)
+    assert asked["body_encoding"] == answered["body_encoding"] == "base64"
+    assert base64.b64decode(answered["body"]) == b"\0\0\0\0\1\x08"
+    assert answered["trailers"] == {"grpc-status": "0"}
+
+
+def test_a_pushed_request_is_sent_by_the_server() -> None:
+    talk = Talk()
+    talk.client.send_headers(1, asking(), end_stream=True)
+    talk.turn()
+    talk.server.push_stream(1, 2, asking("/css"))
+    talk.turn()
+    asked, pushed = said(talk)
+    assert [(m["direction"], m["role"]) for m in (asked, pushed)] == [
+        ("send", "client"),
+        ("recv", "client"),
+    ]
+
+
+def test_what_is_not_known_of_an_http2_message_is_absent() -> None:
+    head = b"\0\0\3\1\4\0\0\0\7\x86\xbe\x88"
+    found = read(
+        Wire().send(head, flags=FLAG_JOINED), Wire().recv(head[:-2] + b"\xbe", flags=FLAG_JOINED)
+    )
+    line = record(found[0])
+    assert line["incomplete"][0] == "unknown_header_state"
+    assert not {"method", "url"} & set(line)
+    assert line["headers"] == {":scheme": "http", ":status": "200"}
+
+
+@pytest.mark.parametrize(
+    ("ends", "expected"),
+    [
+        # From the specification's own examples (baseline_default.json).
+        (("128.232.110.120", 34855, "66.35.250.204", 80), "1:LQU9qZlK+B5F3KDmev6m5PMibrg="),
+        (("66.35.250.204", 80, "128.232.110.120", 34855), "1:LQU9qZlK+B5F3KDmev6m5PMibrg="),
+    ],
+)
+def test_the_community_id(ends: tuple[str, int, str, int], expected: str) -> None:
+    local, local_port, remote, remote_port = ends
+    here, there = ip_address(local).packed, ip_address(remote).packed
+    assert community_id(here, local_port, there, remote_port) == expected
+    mapped = bytes(10) + b"\xff\xff" + here
+    assert community_id(mapped, local_port, there, remote_port) == expected
+
+
+def test_both_ends_name_a_connection_and_a_message_alike() -> None:
+    here, there = bytes([127, 0, 0, 1]).ljust(16, b"\0"), bytes([127, 0, 0, 2]).ljust(16, b"\0")
+    ends = {
+        SEND: {"local": here, "local_port": 5000, "remote": there, "remote_port": 80},
+        RECV: {"local": there, "local_port": 80, "remote": here, "remote_port": 5000},
+    }
+    # The receiver joined later: its positions count from another byte.
+    counted = {SEND: (2**32 - 3, 10), RECV: (2, 5)}
+    lines = []
+    for direction, addresses in ends.items():
+        sequence, position = counted[direction]
+        fields = {"direction": direction, "sequence": sequence, "position": position, **addresses}
+        lines.append(record(request(b"GET / HTTP/1.1\r\n\r\n", **fields)))
+    sent, received = lines
+    assert sent["connection"] == received["connection"]
+    assert sent["sequence"] == received["sequence"] == 7
+
+
+def test_the_ends_of_a_unix_connection_are_known_by_the_client_s_socket() -> None:
+    client = chunk(family=AF_UNIX, socket=11)
+    server = chunk(family=AF_UNIX, socket=12)
+    assert connection_of(client, None, is_client=True) == "unix:11"
+    assert connection_of(server, Names(12, 11, b"", b""), is_client=False) == "unix:11"
+    assert connection_of(server, Names(12, 0, b"", b""), is_client=False) is None
+    assert connection_of(server, None, is_client=False) is None

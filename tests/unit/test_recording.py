@@ -61,7 +61,7 @@ def test_damage_is_told_from_a_cut(path: Path) -> None:
         (b"[]\n", "is not a capture"),
         (b'{"format": "pcap", "version": 1}\n', "is not a capture"),
         (b'{"format": "http-profiler capture", "version": 1}\n', "version 1"),
-        (b'{"format": "http-profiler capture", "version": 2, "x": 1}\n', "first line"),
+        (b'{"format": "http-profiler capture", "version": 3, "x": 1}\n', "first line"),
     ],
 )
 def test_a_foreign_file(tmp_path: Path, first_line: bytes, said: str) -> None:

@@ -101,6 +101,8 @@ def test_the_other_records_lie_alike(
         ("FLAG_UNREADABLE", wire.FLAG_UNREADABLE),
         ("FLAG_LIMIT", wire.FLAG_LIMIT),
         ("FLAG_CONTINUED", wire.FLAG_CONTINUED),
+        ("FLAG_RESET", wire.FLAG_RESET),
+        ("FLAG_EXIT", wire.FLAG_EXIT),
     ],
 )
 def test_constants(define: str, constant: int) -> None:
@@ -114,7 +116,8 @@ def test_the_call_limit_is_what_the_pieces_of_a_call_hold() -> None:
 def test_every_flag_of_the_kernel_is_known() -> None:
     kernel = {name for name in DEFINES if name.startswith(("FLAG_", "DIRECTION_"))}
     assert kernel == {
-        f"FLAG_{f}" for f in ("JOINED", "AFTER_LOSS", "UNREADABLE", "LIMIT", "CONTINUED")
+        f"FLAG_{f}"
+        for f in ("JOINED", "AFTER_LOSS", "UNREADABLE", "LIMIT", "CONTINUED", "RESET", "EXIT")
     } | {
         "DIRECTION_SEND",
         "DIRECTION_RECV",
@@ -122,6 +125,7 @@ def test_every_flag_of_the_kernel_is_known() -> None:
 
 
 U32, U64 = st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1)
+POSITION = st.integers(0, 2**62)
 CHUNKS = st.builds(
     chunk,
     payload=st.binary(max_size=64),
@@ -130,18 +134,28 @@ CHUNKS = st.builds(
     time=U64,
     pid=U32,
     socket=U64,
-    position=U64,
-    size=U32,
+    position=POSITION,
+    size=st.integers(64, 2**32 - 1),
     local_port=st.integers(0, 65535),
 )
+SUN_PATH = st.binary(max_size=108)
 ITEMS = st.one_of(
     CHUNKS,
-    st.builds(End, direction=st.sampled_from([0, 1]), time=U64, socket=U64, position=U64),
+    st.builds(
+        End,
+        direction=st.sampled_from([0, 1]),
+        time=U64,
+        socket=U64,
+        position=POSITION,
+        flags=st.integers(0, 255),
+    ),
     st.builds(Clock, kernel=U64, realtime=U64),
     st.builds(
         Process, pid=U32, start_time=U64, cgroup=U64, uid=U32, cmdline=st.binary(max_size=64)
     ),
-    st.builds(Names, socket=U64, local=st.binary(max_size=108), remote=st.binary(max_size=108)),
+    st.builds(
+        Names, socket=U64, peer=U64, local=st.binary(max_size=108), remote=st.binary(max_size=108)
+    ),
     st.builds(Cgroup, id=U64, path=st.binary(max_size=64)),
     st.builds(Counters, document=st.binary(max_size=64)),
 )
@@ -178,3 +192,18 @@ def test_any_bytes_decode_or_are_refused(record: bytes) -> None:
 def test_an_unknown_kind_is_named() -> None:
     with pytest.raises(CaptureFileError, match="unknown kind 77"):
         decode(bytes([77]) + bytes(200))
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        chunk(b"ab", direction=2),
+        chunk(b"ab", size=1),
+        chunk(b"ab", position=2**64 - 1),
+        wire.End(direction=0, time=1, socket=2, position=2**63),
+        wire.End(direction=3, time=1, socket=2, position=3),
+    ],
+)
+def test_values_that_cannot_be_are_refused(item: wire.Item) -> None:
+    with pytest.raises(CaptureFileError, match="contradicts itself"):
+        wire.decode(wire.encode(item))

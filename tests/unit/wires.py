@@ -25,6 +25,7 @@ def chunk(payload: bytes = b"", **fields: object) -> Chunk:
         "size": len(payload),
         "captured": len(payload),
         "netns": 4026531840,
+        "sequence": 0,
         "local_port": 50000,
         "remote_port": 80,
         "local": bytes([127, 0, 0, 1]).ljust(16, b"\0"),

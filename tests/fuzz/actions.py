@@ -1,0 +1,88 @@
+"""Any bytes are a script: what two ends say, and what becomes of it on its way to the profiler.
+
+An action is a byte, two bytes of a length, and for a piece of a stream so many
+bytes. So a mutation of a case is most often a case again.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator
+
+from profiler.wire import (
+    FLAG_AFTER_LOSS,
+    FLAG_CONTINUED,
+    FLAG_JOINED,
+    FLAG_LIMIT,
+    Chunk,
+    End,
+)
+from tests.replay.script import Call, Ended, Lost, Step
+from tests.unit.wires import SOCKET, chunk
+
+_HEAD = struct.Struct("<BH")
+
+# The low bits of the first byte; above them the direction, and four sockets.
+PIECE, CONTINUED, BEYOND, LOST, UNKNOWN_LOSS, EARLY, END, JOINED = range(8)
+
+
+def encode(steps: Iterable[Step], joined: bool) -> bytes:
+    """Return a case as actions."""
+    out = [_HEAD.pack(JOINED, 0)] if joined else []
+    for step in steps:
+        who = step.direction << 3 | (step.socket - SOCKET & 3) << 4
+        if isinstance(step, Lost):
+            out.append(_HEAD.pack(LOST | who, step.size))
+        elif isinstance(step, Ended):
+            out.append(_HEAD.pack(END | who, 0))
+        else:
+            assert isinstance(step, Call)
+            out.append(_HEAD.pack(PIECE | who, len(step.payload)) + step.payload)
+            if step.beyond:
+                out.append(_HEAD.pack(BEYOND | who, step.beyond))
+    return b"".join(out)
+
+
+def decode(data: bytes) -> Iterator[Chunk | End]:
+    """Return what the kernel would report of the actions in ``data``."""
+    position: dict[tuple[int, int], int] = {}
+    flags_next: dict[tuple[int, int], int] = {}
+    always = time = at = 0
+    early: Chunk | None = None
+    while at + _HEAD.size <= len(data):
+        code, size = _HEAD.unpack_from(data, at)
+        at += _HEAD.size
+        time += 1000
+        kind, direction, socket = code & 7, code >> 3 & 1, SOCKET + (code >> 4 & 3)
+        key = socket, direction
+        start = position.get(key, 0)
+        if kind == JOINED:
+            always ^= FLAG_JOINED
+        elif kind == LOST:
+            position[key] = start + size
+            flags_next[key] = FLAG_AFTER_LOSS
+        elif kind == UNKNOWN_LOSS:
+            position[key] = 0
+            flags_next[key] = FLAG_AFTER_LOSS
+        elif kind == END:
+            yield End(direction, time, socket, start)
+        else:
+            payload = b"" if kind == BEYOND else data[at : at + size]
+            at += len(payload)
+            size = max(size, 1) if kind == BEYOND else len(payload)
+            if not size:
+                continue
+            flags = always | flags_next.pop(key, 0)
+            flags |= {CONTINUED: FLAG_CONTINUED, BEYOND: FLAG_LIMIT}.get(kind, 0)
+            position[key] = start + size
+            item = chunk(
+                payload, socket=socket, direction=direction, time=time, position=start,
+                size=size, flags=flags,
+            )  # fmt: skip
+            if kind == EARLY and early is None:
+                early = item
+                continue
+            yield item
+            if early is not None:
+                yield early
+                early = None

@@ -1,0 +1,48 @@
+"""Streams and HTTP: no bytes raise, every line is sound, and memory stays within its bound."""
+
+from __future__ import annotations
+
+import sys
+
+import atheris
+
+with atheris.instrument_imports(include=["profiler"]):
+    import orjson
+
+    from profiler import wire
+    from profiler.pipeline import Pipeline
+    from profiler.process import Processes
+    from profiler.record import Record
+    from profiler.settings import Settings
+    from tests.fuzz import actions
+
+# Small, so that each bound is met.
+SETTINGS = Settings(max_head=512, max_body=128, max_memory=40_000, max_connection_memory=20_000)
+REASONS = {
+    *("attached_mid_message", "body_limit", "closed_early", "head_limit", "lost"),
+    *("memory_limit", "reset", "stream_limit", "undecodable", "unknown_header_state"),
+}
+
+
+class Sink:
+    """Looks at each record."""
+
+    def write(self, record: Record) -> None:
+        orjson.dumps(record)
+        assert record["captured"] <= record["bytes"]
+        assert set(record.get("incomplete", ())) <= REASONS
+        assert "incomplete" in record or record["captured"] == record["bytes"]
+
+
+def test_one_input(data: bytes) -> None:
+    """Play ``data`` through the pipeline."""
+    pipeline = Pipeline(SETTINGS, Sink(), Processes(None), "x86_64")
+    for item in actions.decode(data):
+        pipeline.feed(wire.encode(item))
+        assert pipeline.memory.total <= SETTINGS.max_memory
+    pipeline.finish()
+
+
+if __name__ == "__main__":
+    atheris.Setup(sys.argv, test_one_input)
+    atheris.Fuzz()

@@ -1,0 +1,49 @@
+"""Records of the wire, as from a damaged capture: read, or refused with the one error for that."""
+
+from __future__ import annotations
+
+import sys
+
+import atheris
+
+with atheris.instrument_imports(include=["profiler"]):
+    import orjson
+
+    from profiler import wire
+    from profiler.errors import CaptureFileError
+    from profiler.pipeline import Pipeline
+    from profiler.process import Processes
+    from profiler.record import Record
+    from profiler.settings import Settings
+
+
+class Sink:
+    """Makes each record a line."""
+
+    def write(self, record: Record) -> None:
+        orjson.dumps(record)
+
+
+def test_one_input(data: bytes) -> None:
+    """Feed ``data``, cut into records by the length before each, to the pipeline."""
+    pipeline = Pipeline(Settings(), Sink(), Processes(None), "x86_64")
+    at = 0
+    while at + 2 <= len(data):
+        size = int.from_bytes(data[at : at + 2], "little")
+        record = data[at + 2 : at + 2 + size]
+        at += 2 + size
+        try:
+            item = wire.decode(record)
+        except CaptureFileError:
+            continue
+        assert wire.decode(wire.encode(item)) == item
+        try:
+            pipeline.feed(record)
+        except CaptureFileError:
+            continue
+    pipeline.finish()
+
+
+if __name__ == "__main__":
+    atheris.Setup(sys.argv, test_one_input)
+    atheris.Fuzz()

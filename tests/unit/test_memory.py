@@ -1,0 +1,219 @@
+"""The bounds of memory: what is counted is what is taken, and the oldest idle connection goes."""
+
+from __future__ import annotations
+
+import tracemalloc
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from profiler import wire
+from profiler.http.connection import WAITING_MAX
+from profiler.memory import Memory
+from profiler.pipeline import Pipeline
+from profiler.process import Processes
+from profiler.record import Record
+from profiler.settings import Settings
+from profiler.wire import RECV, SEND, Chunk, End
+from tests.unit.test_http1 import BYTES
+from tests.unit.wires import Wire
+
+GET = b"GET /%d HTTP/1.1\r\nHost: a\r\n\r\n"
+POST = b"POST /%d HTTP/1.1\r\nContent-Length: 9\r\n\r\n"
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+
+def stream(number: int, flags: int = 5) -> bytes:
+    """A request on an HTTP/2 stream: HEADERS with END_HEADERS, END_STREAM."""
+    block = b"\x82\x86\x84\x41\7a.local\x40\1n\4%04d" % number
+    return len(block).to_bytes(3, "big") + bytes([1, flags]) + number.to_bytes(4, "big") + block
+
+
+HTTP2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0" + stream(1)
+
+
+class Run:
+    """A pipeline, and the records that it wrote."""
+
+    def __init__(self, **settings: int) -> None:
+        self.lines: list[Record] = []
+        self.pipeline = Pipeline(Settings(**settings), self, Processes(None), "x86_64")
+
+    def write(self, record: Record) -> None:
+        self.lines.append(record)
+
+    def feed(self, *items: Chunk | End) -> None:
+        for item in items:
+            self.pipeline.feed(wire.encode(item))
+
+    @property
+    def counted(self) -> int:
+        return self.pipeline.memory.total
+
+
+def test_the_connection_that_was_idle_for_longest_goes_first() -> None:
+    memory = Memory(100, 100)
+    assert [memory.use(socket, 30) for socket in (1, 2, 3, 1)] == [[], [], [], []]
+    assert memory.use(4, 30) == [2]
+    assert memory.use(5, 70) == [3, 1]
+    assert (memory.total, len(memory)) == (100, 2)
+
+
+def test_a_connection_that_is_gone_holds_nothing() -> None:
+    memory = Memory(100, 100)
+    memory.use(1, 60)
+    assert memory.use(1, 0) == []
+    assert memory.use(2, 0) == []
+    assert (memory.total, len(memory)) == (0, 0)
+
+
+def test_one_that_holds_more_than_one_may_is_given_up_itself() -> None:
+    memory = Memory(50, 100)
+    memory.use(1, 10)
+    assert memory.use(2, 51) == [2]
+    assert (memory.total, len(memory)) == (10, 1)
+
+
+def test_what_is_open_on_a_connection_that_is_given_up_is_written_and_counted() -> None:
+    run = Run(max_memory=10_000)
+    wires = [Wire(socket=n + 1) for n in range(20)]
+    for n, each in enumerate(wires):
+        run.feed(each.send(POST % n + b"abc"))
+    given_up = run.pipeline.written.given_up
+    assert given_up > 10
+    assert [line["url"] for line in run.lines] == [f"/{n}" for n in range(given_up)]
+    assert {*map(str, (line["incomplete"] for line in run.lines))} == {"['memory_limit']"}
+    assert run.lines[0]["body"] == "abc"
+    assert len(run.pipeline._streams) == len(run.pipeline._messages) == 20 - given_up
+    assert run.counted <= 10_000
+    # The others go on as if nothing had been.
+    run.feed(wires[-1].send(b"defghi"), wires[-1].recv(OK))
+    assert [line.get("incomplete") for line in run.lines[-2:]] == [None, None]
+    assert run.lines[-1]["request"]["url"] == "/19"
+
+
+def test_a_connection_that_was_given_up_is_read_again_from_its_next_message_on() -> None:
+    run = Run(max_memory=10_000)
+    first = Wire(socket=1)
+    run.feed(first.send(POST % 0))
+    run.feed(*(Wire(socket=n + 10).send(POST % 1) for n in range(20)))
+    run.lines.clear()
+    run.feed(first.send(b"123456789"))
+    run.feed(first.send(GET % 7), first.recv(OK))
+    urls = [line.get("url", line.get("request")) for line in run.lines if line["socket"] == 1]
+    assert urls == ["/7", {"method": "GET", "url": "/7"}]
+
+
+def test_one_connection_may_hold_only_so_much() -> None:
+    run = Run(max_connection_memory=100_000)
+    one = Wire()
+    for n in range(WAITING_MAX):
+        run.feed(one.send(b"GET /%d%b HTTP/1.1\r\n\r\n" % (n, b"x" * 1000)))
+        assert run.counted <= 100_000
+    assert run.pipeline.written.given_up >= 10
+    assert len(run.lines) == WAITING_MAX
+
+
+def test_chunks_that_came_too_early_count() -> None:
+    run = Run(max_connection_memory=100_000)
+    one = Wire()
+    run.feed(one.send(GET % 1))
+    one.position[SEND] += 1
+    counts = []
+    for _ in range(8):
+        run.feed(one.send(b"x" * 16000))
+        counts.append(run.counted)
+    assert counts[4] > 80_000
+    assert max(counts) <= 100_000
+    assert run.pipeline.written.given_up == 1
+
+
+def test_what_ended_or_is_not_http_holds_nothing() -> None:
+    run = Run()
+    one, other = Wire(socket=1), Wire(socket=2)
+    run.feed(one.send(GET % 1), one.recv(OK), other.send(b"\x16\x03"), other.send(b"under way"))
+    assert run.counted > 0
+    run.feed(one.end(RECV), one.end(SEND))
+    assert run.counted == 0
+    assert len(run.pipeline._streams) == 0
+
+
+@settings(max_examples=200)
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 9),
+            st.sampled_from([SEND, RECV]),
+            st.one_of(st.none(), st.integers(-9, 9), BYTES),
+        ),
+        max_size=60,
+    )
+)
+def test_memory_stays_within_its_bound(moves: list[tuple[int, int, bytes | int | None]]) -> None:
+    """Whatever connections send, lose and end; and when all have ended nothing is held."""
+    run = Run(max_memory=6000, max_connection_memory=4000)
+    wires = [Wire(socket=n + 1) for n in range(10)]
+    for socket, direction, data in moves:
+        each = wires[socket]
+        if data is None:
+            run.feed(each.end(direction))
+        elif isinstance(data, int):
+            each.position[direction] = max(0, each.position[direction] + data)
+        elif data:
+            run.feed((each.send if direction == SEND else each.recv)(data))
+        assert run.counted <= 6000
+    for each in wires:
+        run.feed(each.end(SEND), each.end(RECV))
+    assert run.counted == 0
+    assert (len(run.pipeline._messages), len(run.pipeline._streams)) == (0, 0)
+
+
+SHAPES = {
+    "idle": [GET, OK],
+    "waiting": [GET],
+    "half a head": [b"GET /%d HTTP/1.1\r\nHost: a"],
+    "half a body": [POST + b"abc"],
+    "half a chunk": [b"POST /%d HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n10\r\nabc"],
+    "a long body": [b"POST /%d HTTP/1.1\r\nContent-Length: 9999\r\n\r\n" + b"x" * 5000],
+    "a long head": [
+        POST[:-2] + b"".join(b"Field-%d: value %d\r\n" % (n, n) for n in range(60)) + b"\r\n"
+    ],
+    "idle HTTP/2": [HTTP2],
+    "half a head in HTTP/2": [HTTP2[:-10]],
+    "streams that wait": [HTTP2 + b"".join(stream(2 * n + 3) for n in range(30))],
+    "a long body in HTTP/2": [HTTP2 + stream(3, 4) + b"\0\x40\0\0\0\0\0\0\3" + b"x" * 5000],
+}
+
+
+def opened(run: Run, shape: list[bytes], count: int, unmeasured: int = 0) -> int:
+    """Open connections of a shape; return the bytes that all but the first take of Python."""
+    for n in range(count):
+        if n == unmeasured:
+            tracemalloc.start()
+        each = Wire(socket=1_000_000 + n)
+        for data in shape:
+            move = each.recv if data.startswith(b"HTTP") else each.send
+            run.feed(move(data % n if b"%d" in data else data))
+        run.lines.clear()
+    taken, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return taken
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
+def test_what_is_counted_is_what_is_taken(shape: list[bytes]) -> None:
+    run = Run(max_memory=1 << 40)
+    taken = opened(run, shape, 2000)
+    assert taken / 1.3 < run.counted < taken * 2.5
+
+
+def test_a_hundred_thousand_half_open_connections_stay_within_the_bound() -> None:
+    run = Run(max_memory=8_000_000)
+    # Tracing is slow, and nothing is left of the first ones.
+    taken = opened(run, SHAPES["half a head"], 100_000, unmeasured=80_000)
+    written = run.pipeline.written
+    assert run.counted <= 8_000_000
+    assert taken < 10_000_000
+    assert written.given_up == 100_000 - len(run.pipeline._messages) > 90_000
+    assert written.incomplete["memory_limit"] == written.given_up
