@@ -28,6 +28,7 @@
 #define MSG_NOT_STREAM (MSG_OOB | MSG_PEEK | MSG_ERRQUEUE)
 
 #define RCV_SHUTDOWN 1
+#define TCP_CLOSE    7
 #define PF_EXITING   0x4
 
 #define EPIPE      32

@@ -138,9 +138,15 @@ static __always_inline void meet_end(struct call *call)
 		deliver_end(call, &work->event, inode, connection, DIRECTION_RECV, 0);
 }
 
-/* A call failed since the other end is gone. It is told once: then the kernel forgets it. */
-static __always_inline void meet_reset(struct call *call)
+/*
+ * A call failed since the other end is gone. It is told once: then the kernel forgets it.
+ * (EPIPE is also what a write gets behind a shutdown(2) of this end's own.)
+ */
+static __always_inline void meet_reset(struct call *call, s64 result)
 {
+	if (result == -EPIPE &&
+	    FIELD(u8, call->sk, sock___sk_common_skc_state) != TCP_CLOSE)
+		return;
 	u64 inode = socket_inode(call->socket);
 	struct connection *connection = LOOKUP(connections, &inode);
 	if (!connection || !connection->forwarded)
@@ -162,7 +168,7 @@ static __always_inline void finish_call(struct call *call, s64 result)
 	} else if (result == 0 && call->direction == DIRECTION_RECV) {
 		meet_end(call);
 	} else if (result == -ECONNRESET || result == -EPIPE) {
-		meet_reset(call);
+		meet_reset(call, result);
 	}
 }
 

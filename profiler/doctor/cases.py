@@ -55,6 +55,8 @@ class Case:
     play: Callable[[Scene], None]
     calls: tuple[str, str] | None = None
     since: tuple[int, int] = OLDEST
+    option: str = ""
+    """What a kernel of any version may be built without, such as ``CONFIG_MPTCP``."""
     less: tuple[Less, ...] = ()
     prepare: Callable[[Scene], Any] | None = None
     """Runs before the profiler starts; what it returns is ``Scene.prepared``."""
@@ -177,8 +179,8 @@ CASES = (
     ),
     Case(PATH, "threads", "several threads write to one socket", paths.threads),
     Case(PATH, "zerocopy", "MSG_ZEROCOPY", paths.zerocopy),
-    Case(PATH, "mptcp", "Multipath TCP", paths.mptcp, since=(5, 6)),
-    Case(PATH, "ktls", "TLS in the kernel", paths.ktls),
+    Case(PATH, "mptcp", "Multipath TCP", paths.mptcp, since=(5, 6), option="CONFIG_MPTCP"),
+    Case(PATH, "ktls", "TLS in the kernel", paths.ktls, option="CONFIG_TLS"),
     Case(PATH, "bytewise", "one byte at a time", paths.bytewise),
     Case(PATH, "large-body", "a body of 100 KiB", paths.large_body),
     Case(SOCKET, "ipv4", "IPv4", sockets.ipv4),

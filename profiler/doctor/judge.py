@@ -98,6 +98,8 @@ def judge(
     if outcome.unavailable is not None:
         there = kernel >= case.since
         since = "" if there else f" (it is there from Linux {case.since[0]}.{case.since[1]} on)"
+        if there and case.option:
+            there, since = False, f" (a kernel may be built without {case.option})"
         expected = CAPTURED if there else UNAVAILABLE
         reason = f"not on this machine: {outcome.unavailable}{since}"
         row = (case.group, case.name, case.what, route)

@@ -28,6 +28,7 @@ from profiler.probe.generate import (
 )
 from profiler.probe.headers import read_layout_of_headers
 from profiler.probe.hooks import Hooks, load_hooks
+from profiler.probe.kernel import lift_memory_limit
 from profiler.probe.layout import Layout, read_layout
 from profiler.probe.load import (
     attach,
@@ -153,6 +154,7 @@ class BccEngine:
         program = generate(
             route, hooks, layout, settings, self_pid=os.getpid(), machine=platform.machine()
         )
+        lift_memory_limit()
         # First, since it shows at once whether BPF is permitted here.
         self._open_buffer(uses_ring_buffer(layout, settings), settings.ring_bytes)
         described_by = {f"describe_{name}": name for name in maps_of(route) if name != "events"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -59,6 +60,12 @@ def perf_event(
 def ioctl(descriptor: int, request: int, argument: int) -> int:
     """ioctl(2) with a number: return its result, as :func:`bpf` does."""
     return int(_libc.ioctl(descriptor, ctypes.c_ulong(request), ctypes.c_int(argument)))
+
+
+def lift_memory_limit() -> None:
+    """Let this process lock as much memory as it wants: before Linux 5.11 maps count as locked."""
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY,) * 2)
 
 
 def why(number: int) -> str:

@@ -129,6 +129,8 @@ class Examination:
     route: str
     exit_code: int
     document: dict[str, Any]
+    options: frozenset[str]
+    """The ``CONFIG_`` options with which the guest's kernel was built."""
 
     @property
     def kernel(self) -> tuple[int, int]:
@@ -148,4 +150,6 @@ def examination(guest: Guest, request: pytest.FixtureRequest) -> Examination:
     if directory:
         directory.mkdir(parents=True, exist_ok=True)
         (directory / f"{name}.{route}.json").write_text(done.stdout)
-    return Examination(name, route, done.returncode, json.loads(done.stdout))
+    built = guest.exec("grep -hoP '^CONFIG_\\w+(?==[ym])' /boot/config-$(uname -r)").stdout
+    options = frozenset(built.split())
+    return Examination(name, route, done.returncode, json.loads(done.stdout), options)

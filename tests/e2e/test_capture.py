@@ -208,6 +208,25 @@ def test_a_message_cut_off_says_so(watch: Watch, token: str) -> None:
     assert ports == {(destination, source) for source, destination in ports}
 
 
+@pytest.mark.parametrize(
+    ("scenario", "reasons"),
+    [
+        # Who resets a connection closes it; the other end is told.
+        ("reset", {"send": "closed_early", "recv": "reset"}),
+        # Who waits for more meets the end.
+        ("gone", {"send": "exited", "recv": "closed_early"}),
+    ],
+)
+def test_why_a_message_is_cut_off(
+    watch: Watch, token: str, scenario: str, reasons: dict[str, str]
+) -> None:
+    traffic(watch.guest, scenario, token)
+    lines = watch.exchange(f"/{token}")
+    for direction, reason in reasons.items():
+        assert lines["response", direction]["incomplete"] == [reason]
+        assert lines["response", direction]["body"] == "only this"
+
+
 def test_other_protocols_leave_no_line(watch: Watch, token: str) -> None:
     traffic(watch.guest, "noise", token)
     # What is captured after the noise shows that the noise has been dealt with.

@@ -48,6 +48,7 @@ LESS_ON = {
 }
 
 # The kernels that have it. Everywhere else it must be there.
+OPTIONS = {"mptcp": "CONFIG_MPTCP", "ktls": "CONFIG_TLS"}
 SINCE = {
     "io_uring-send-recv": (5, 6),
     "io_uring-write-read": (5, 6),
@@ -87,7 +88,8 @@ def test_case(examination: Examination, name: str) -> None:
     rows = {row["end"]: row for row in examination.document["cases"] if row["name"] == name}
     for end in ("send", "recv"):
         row = rows[end]
-        if examination.kernel < SINCE.get(name, (0, 0)):
+        lacks = name in OPTIONS and OPTIONS[name] not in examination.options
+        if lacks or examination.kernel < SINCE.get(name, (0, 0)):
             assert row["result"] == "unavailable", row
             continue
         if (name, examination.route) == UNORDERED and row["result"] in ("partial", "wrong"):

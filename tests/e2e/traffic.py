@@ -10,6 +10,7 @@ import http.client
 import json
 import os
 import socket
+import struct
 import sys
 import threading
 import time
@@ -279,6 +280,41 @@ def cut_off(token):
     say()
 
 
+def reset(token):
+    """A response that is broken off by a reset."""
+    client, server = pair()
+    client.sendall(b"GET /%s HTTP/1.1\r\nHost: x\r\n\r\n" % token.encode())
+    server.recv(1000)
+    server.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nonly this")
+    client.recv(1000)
+    # With no time to linger, close(2) resets the connection.
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    server.close()
+    try:
+        client.recv(1000)
+    except ConnectionResetError:
+        client.close()
+        say()
+
+
+def gone(token):
+    """A response that is broken off by the end of the server's process."""
+    client, server = pair()
+    child = os.fork()
+    if child == 0:
+        client.close()
+        server.recv(1000)
+        server.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nonly this")
+        os._exit(0)
+    server.close()
+    client.sendall(b"GET /%s HTTP/1.1\r\nHost: x\r\n\r\n" % token.encode())
+    while client.recv(1000):
+        pass
+    os.waitpid(child, 0)
+    client.close()
+    say()
+
+
 def threads(token, count):
     """Each of ``count`` threads with a connection of its own to one server, at the same time."""
     listener = socket.create_server(("127.0.0.1", 0), backlog=64)
@@ -317,6 +353,6 @@ if __name__ == "__main__":
         f.__name__: f
         for f in (
             *(serve, requests, exec_between, early, syscalls, bytewise, peek, every_byte),
-            *(pipeline, methods, noise, cut_off, threads),
+            *(pipeline, methods, noise, cut_off, reset, gone, threads),
         )
     }[scenario](*arguments)

@@ -283,6 +283,14 @@ def test_what_the_kernel_is_too_old_for() -> None:
             assert "Function not implemented" in found.reason
 
 
+def test_what_the_kernel_may_be_built_without() -> None:
+    case = replace(CASE, since=(5, 6), option="CONFIG_MPTCP")
+    outcome = Outcome(unavailable="Protocol not supported")
+    for found in judge(case, outcome, Lines([]), TOKEN, "socket", (6, 1)):
+        assert (found.result, found.worse) == ("unavailable", False)
+        assert "built without CONFIG_MPTCP" in found.reason
+
+
 @pytest.mark.parametrize(
     ("release", "version"),
     [

@@ -1,0 +1,220 @@
+"""Real software at both ends: what it says to each other comes out, from either side."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from provisioning import Guest
+from provisioning.capture import Capture, Record
+from tests.e2e.conftest import ROUTES
+from tests.e2e.test_capture import url_of
+
+HOME = "/tmp/counterparts"
+PYTHON = "/opt/counterparts/bin/python"
+FILES = Path(__file__).with_name("counterparts")
+TEXT = "some text " * 300
+
+NGINX, NGINX_HTTP2, HTTPD, HAPROXY, NODE, UVICORN, GRPC, WEBSOCKET = range(9001, 9009)
+SERVERS = {
+    f"sudo nginx -c {HOME}/nginx.conf": (NGINX, NGINX_HTTP2),
+    f"sudo apache2 -X -f {HOME}/httpd.conf": (HTTPD,),
+    f"/usr/sbin/haproxy -db -f {HOME}/haproxy.cfg": (HAPROXY,),
+    f"node {HOME}/server.js": (NODE,),
+    f"{PYTHON} -m uvicorn --app-dir {HOME} --log-level warning --port {UVICORN} asgi:app": (
+        UVICORN,
+    ),
+    f"{PYTHON} {HOME}/pairs.py serve_grpc": (GRPC,),
+    f"{PYTHON} {HOME}/pairs.py serve_websocket": (WEBSOCKET,),
+}
+
+
+@dataclass
+class Scene:
+    """The servers are up, and the profiler watches."""
+
+    guest: Guest
+    capture: Capture
+
+    def said(self, url: str, count: int = 4) -> dict[tuple[str, str], list[Record]]:
+        """Wait for so many lines about ``url``: (type, role) -> records."""
+        lines = self.capture.wait_for(lambda record: url_of(record) == url, count)
+        assert len(lines) == count
+        found: dict[tuple[str, str], list[Record]] = {}
+        for line in lines:
+            found.setdefault((line["type"], line["role"]), []).append(line)
+        return found
+
+    def exchange(self, command: str, url: str) -> tuple[Record, Record]:
+        """Run a client that asks once; return request and response, which both ends saw alike."""
+        self.guest.exec(command, timeout=120)
+        said = self.said(url)
+        both = []
+        for kind in ("request", "response"):
+            (client,), (server,) = said[kind, "client"], said[kind, "server"]
+            for key in ("raw_payload", "headers", "body", "connection", "sequence", "bytes"):
+                assert client.get(key) == server.get(key), key
+            assert "incomplete" not in client and "incomplete" not in server
+            assert client["pid"] != server["pid"]
+            both.append(client)
+        return both[0], both[1]
+
+
+@pytest.fixture(scope="module")
+def servers(guest: Guest) -> Iterator[None]:
+    with ExitStack() as running:
+        guest.exec(f"mkdir -p {HOME}/files")
+        for path in FILES.iterdir():
+            guest.push(path, f"{HOME}/{path.name}")
+        guest.exec(f"cat > {HOME}/files/text", stdin=TEXT)
+        for command in SERVERS:
+            running.enter_context(guest.popen(command, stdout=None, stderr=None))
+        ports = [port for ports in SERVERS.values() for port in ports]
+        opened = " && ".join(f"ss -Hltn sport = :{port} | grep -q ." for port in ports)
+        guest.exec(f"timeout 120 sh -c 'until {opened}; do sleep 0.2; done'", timeout=150)
+        yield
+
+
+@pytest.fixture(scope="module", params=ROUTES)
+def scene(guest: Guest, servers: None, request: pytest.FixtureRequest) -> Iterator[Scene]:
+    options = [f"--port={port}" for ports in SERVERS.values() for port in ports]
+    with Capture(guest, "--route", request.param, *options) as capture:
+        yield Scene(guest, capture)
+        said = capture.stop()
+        assert said.count("lost 0/0") == 2, said
+
+
+def curl(options: str, port: int, url: str) -> str:
+    return f"curl -sS -o /dev/null {options} 'http://127.0.0.1:{port}{url}'"
+
+
+@pytest.mark.parametrize(("option", "version"), [("--http1.0", "1.0"), ("--http1.1", "1.1")])
+def test_curl_and_nginx(scene: Scene, token: str, option: str, version: str) -> None:
+    url = f"/text?{token}"
+    request, response = scene.exchange(curl(option, NGINX, url), url)
+    assert (request["method"], request["http_version"]) == ("GET", version)
+    assert response["status_code"] == 200
+    assert response["headers"]["Server"].startswith("nginx")
+    assert response["body"] == TEXT
+
+
+def test_compressed(scene: Scene, token: str) -> None:
+    url = f"/text?{token}"
+    _, response = scene.exchange(curl("--compressed", NGINX, url), url)
+    assert response["headers"]["Content-Encoding"] == "gzip"
+    assert response["body"] == TEXT
+    assert response["bytes"] < len(TEXT)
+
+
+def test_http2_with_prior_knowledge(scene: Scene, token: str) -> None:
+    url = f"/text?{token}"
+    request, response = scene.exchange(curl("--http2-prior-knowledge", NGINX_HTTP2, url), url)
+    assert (request["http_version"], request["method"]) == ("2", "GET")
+    assert request["headers"][":authority"] == f"127.0.0.1:{NGINX_HTTP2}"
+    assert (response["http_version"], response["status_code"]) == ("2", 200)
+    assert response["body"] == TEXT
+    assert request["stream"] == response["stream"] == 1
+
+
+def test_http2_by_upgrade(scene: Scene, token: str) -> None:
+    url = f"/text?{token}"
+    scene.guest.exec(curl("--http2", HTTPD, url))
+    said = scene.said(url, 6)
+    for role in ("client", "server"):
+        (request,), (switching, answer) = said["request", role], said["response", role]
+        assert request["http_version"] == "1.1"
+        assert (switching["status_code"], switching["upgrade"]) == (101, "h2c")
+        assert (answer["http_version"], answer["status_code"]) == ("2", 200)
+        assert answer["body"] == TEXT
+        assert request["exchange"] == switching["exchange"] == answer["exchange"]
+
+
+def test_upload_with_expect(scene: Scene, token: str) -> None:
+    url = f"/{token}"
+    scene.guest.exec(curl("-H 'Expect: 100-continue' -d hello", NODE, url))
+    said = scene.said(url, 6)
+    for role in ("client", "server"):
+        (request,), (interim, answer) = said["request", role], said["response", role]
+        assert request["body"] == "hello"
+        assert interim["status_code"] == 100
+        assert answer["body"] == f"helloPOST {url}"
+        assert answer["trailers"] == {"X-Parts": "said"}
+        assert request["exchange"] == interim["exchange"] == answer["exchange"]
+
+
+def test_through_haproxy(scene: Scene, token: str) -> None:
+    url = f"/text?{token}"
+    scene.guest.exec(curl("", HAPROXY, url))
+    said = scene.said(url, 8)
+    for kind, role in said:
+        processes = {line["comm"] for line in said[kind, role]}
+        assert processes == ({"curl", "haproxy"} if role == "client" else {"haproxy", "nginx"})
+    halves: dict[tuple[str, int, str], set[str]] = {}
+    for lines in said.values():
+        for line in lines:
+            halves.setdefault((line["connection"], line["sequence"], line["type"]), set()).add(
+                line["role"]
+            )
+    assert len(halves) == 4
+    assert all(roles == {"client", "server"} for roles in halves.values())
+
+
+def test_wget_and_httpd(scene: Scene, token: str) -> None:
+    url = f"/text?{token}"
+    command = f"wget -q -O /dev/null 'http://127.0.0.1:{HTTPD}{url}'"
+    request, response = scene.exchange(command, url)
+    assert request["headers"]["User-Agent"].startswith("Wget")
+    assert response["headers"]["Server"].startswith("Apache")
+    assert response["body"] == TEXT
+
+
+def test_requests_and_uvicorn(scene: Scene, token: str) -> None:
+    url = f"/{token}"
+    scene.guest.exec(f"{PYTHON} {HOME}/pairs.py call_requests http://127.0.0.1:{UVICORN}{url}")
+    said = scene.said(url, 8)
+    for role in ("client", "server"):
+        assert [line["body"] for line in said["request", role]] == ["one", "two"]
+        assert [line["body"] for line in said["response", role]] == ["asgi one", "asgi two"]
+        assert {line["status_code"] for line in said["response", role]} == {201}
+        assert len({line["socket"] for line in said["request", role]}) == 1
+
+
+def test_aiohttp_and_node(scene: Scene, token: str) -> None:
+    url = f"/{token}"
+    command = f"{PYTHON} {HOME}/pairs.py call_aiohttp http://127.0.0.1:{NODE}{url}"
+    request, response = scene.exchange(command, url)
+    assert request["headers"]["Transfer-Encoding"] == "chunked"
+    assert request["body"] == "onetwo"
+    assert response["body"] == f"onetwoPOST {url}"
+
+
+@pytest.mark.parametrize(("method", "status"), [("Say", "0"), ("Fail", "5")])
+def test_grpc(scene: Scene, token: str, method: str, status: str) -> None:
+    scene.guest.exec(f"{PYTHON} {HOME}/pairs.py call_grpc {method} {token}", timeout=120)
+    (asked,) = scene.capture.wait_for(
+        lambda r: r["headers"].get("x-token") == token and r["role"] == "server"
+    )
+    answers = scene.capture.wait_for(
+        lambda r: r.get("exchange") == asked["exchange"] and r["type"] == "response"
+    )
+    assert (asked["url"], asked["method"]) == (f"/echo.Echo/{method}", "POST")
+    assert base64.b64decode(asked["body"]) == b"\0\0\0\0\5hello"
+    (answer,) = answers
+    told = {**answer["headers"], **answer.get("trailers", {})}
+    assert told["grpc-status"] == status
+    if method == "Say":
+        assert base64.b64decode(answer["body"]) == b"\0\0\0\0\5hello"
+        assert answer["trailers"]["grpc-status"] == "0"
+
+
+def test_websocket(scene: Scene, token: str) -> None:
+    url = f"/{token}"
+    command = f"{PYTHON} {HOME}/pairs.py call_websocket {url}"
+    request, response = scene.exchange(command, url)
+    assert request["headers"]["Upgrade"] == "websocket"
+    assert (response["status_code"], response["upgrade"]) == (101, "websocket")
