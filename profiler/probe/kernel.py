@@ -30,11 +30,7 @@ def bpf(command: int, attributes: bytes) -> int:
     ``attributes`` is a ``union bpf_attr``, as much of it as the command reads.
     """
     buffer = ctypes.create_string_buffer(attributes, len(attributes))
-    arguments = command, ctypes.addressof(buffer), len(attributes)
-    result = _syscall("bpf", *arguments)
-    if result < 0 and ctypes.get_errno() == errno.EPERM and _lift_memory_limit():
-        result = _syscall("bpf", *arguments)
-    return result
+    return _syscall("bpf", command, ctypes.addressof(buffer), len(attributes))
 
 
 def perf_event(
@@ -73,18 +69,6 @@ def why(number: int) -> str:
     if number == errno.EPERM:
         return "the kernel does not permit BPF here (a container without CAP_BPF, or lockdown)"
     return os.strerror(number)
-
-
-def _lift_memory_limit() -> bool:
-    """Before Linux 5.11 maps and programs count as locked memory. Has it been lifted?"""
-    unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
-    if resource.getrlimit(resource.RLIMIT_MEMLOCK) == unlimited:
-        return False
-    try:
-        resource.setrlimit(resource.RLIMIT_MEMLOCK, unlimited)
-    except (OSError, ValueError):
-        return False
-    return True
 
 
 def _syscall(name: str, *arguments: int) -> int:

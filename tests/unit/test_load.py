@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import errno
-import resource
 import struct
 
 import pytest
@@ -64,46 +61,3 @@ def test_the_attributes_are_as_long_as_the_kernel_s() -> None:
 def test_a_tracepoint_that_is_not_there_is_named() -> None:
     with pytest.raises(ProbeError, match="no tracepoint syscalls:sys_enter_nothing"):
         load.attach(-1, Attachment(TRACEPOINT, "syscalls:sys_enter_nothing", "f"))
-
-
-class Calls:
-    """Stands for bpf(2), which is refused as long as there is a limit of locked memory."""
-
-    def __init__(self, hard: bool = False) -> None:
-        self.made = 0
-        self._limit = 65536
-        self._hard = hard
-
-    def syscall(self, *_: object) -> int:
-        self.made += 1
-        ctypes.set_errno(errno.EPERM)
-        return 3 if self._limit == resource.RLIM_INFINITY else -1
-
-    def getrlimit(self, _: int) -> tuple[int, int]:
-        return self._limit, self._limit
-
-    def setrlimit(self, _: int, limits: tuple[int, int]) -> None:
-        if self._hard:
-            raise ValueError("not allowed to raise maximum limit")
-        self._limit = limits[0]
-
-
-@pytest.mark.parametrize(("hard", "results"), [(False, [3, 3]), (True, [-1, -1])])
-def test_the_limit_of_locked_memory_is_lifted_once(
-    monkeypatch: pytest.MonkeyPatch, hard: bool, results: list[int]
-) -> None:
-    """Before Linux 5.11 a map counts as locked memory, and is refused with EPERM."""
-    calls = Calls(hard)
-    monkeypatch.setattr(kernel, "_syscall", calls.syscall)
-    monkeypatch.setattr(resource, "getrlimit", calls.getrlimit)
-    monkeypatch.setattr(resource, "setrlimit", calls.setrlimit)
-    assert [kernel.bpf(0, b"") for _ in range(2)] == results
-    assert calls.made == (2 if hard else 3)
-
-
-def test_what_is_refused_without_a_limit_stays_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
-    monkeypatch.setattr(resource, "getrlimit", lambda _: unlimited)
-    monkeypatch.setattr(kernel, "_syscall", Calls().syscall)
-    assert kernel.bpf(0, b"") == -1
-    assert ctypes.get_errno() == errno.EPERM
