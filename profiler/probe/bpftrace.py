@@ -33,7 +33,7 @@ from profiler.probe.layout import read_layout
 from profiler.probe.printed import Printed
 from profiler.probe.proc import read_process
 from profiler.settings import Settings
-from profiler.wire import Chunk, decode, encode
+from profiler.wire import Chunk, Process, decode, encode
 
 POLL_SECONDS = 0.1
 
@@ -103,6 +103,7 @@ class BpftraceEngine:
         processors = os.cpu_count() or 1
         self._printed = Printed(processors, hexadecimal=dialect.buffer == "%rh")
         self._introduced: dict[tuple[int, int], None] = {}
+        self._looked_up: dict[tuple[int, int], Process | None] = {}
         self._rest = b""
         self._ended = False
         self._directory = Path(tempfile.mkdtemp(prefix="http-profiler-"))
@@ -166,6 +167,14 @@ class BpftraceEngine:
         if not keep_log:
             shutil.rmtree(self._directory, ignore_errors=True)
 
+    def _look_up(self, who: tuple[int, int]) -> None:
+        """Ask /proc at once, not when the record has waited for those before it."""
+        if who in self._introduced or self._looked_up.get(who) is not None:
+            return
+        self._looked_up[who] = read_process(*who)
+        if len(self._looked_up) > _INTRODUCED_MAX:
+            del self._looked_up[next(iter(self._looked_up))]
+
     def _introduce(self, records: list[bytes]) -> list[bytes]:
         """Before the first record of each process, who it is, as far as it is still there."""
         introduced = []
@@ -175,7 +184,7 @@ class BpftraceEngine:
                 who = item.pid, item.start_time
                 if who not in self._introduced:
                     self._introduced[who] = None
-                    process = read_process(*who)
+                    process = self._looked_up.pop(who, None)
                     if process is not None:
                         introduced.append(encode(process))
                     if len(self._introduced) > _INTRODUCED_MAX:
@@ -230,6 +239,8 @@ class BpftraceEngine:
         *lines, self._rest = (self._rest + read).split(b"\n")
         for line in lines:
             self._printed.feed(line, now)
+        for who in self._printed.met():
+            self._look_up(who)
 
     def _explain(self) -> str:
         """What bpftrace said, as one line, and where the whole of it is."""

@@ -230,8 +230,10 @@ def generate(
         # A call that moves data either way has a second row, for which the verifier
         # leaves no room: the light engine does not see what splice sends.
         rows.setdefault(hook.name, _row(hook, numbers))
+    places = {row[key] for row in rows.values() for key in ("descriptor", "pointer", "flags")}
     text = environment.get_template("probe.bt.j2").render(
         rows=list(rows.values()),
+        arguments=sorted({0, 1} | places - {None}),
         counts_messages=any(hook.payload == "mmsghdr" for hook in hooks.syscalls),
         close_functions=[hook.name for hook in hooks.functions if hook.event == "close"],
         structures=[_structure(*each, layout) for each in _STRUCTURES.items()],

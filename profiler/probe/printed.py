@@ -159,6 +159,7 @@ class Printed:
         """Nanoseconds from the program's clock to CLOCK_MONOTONIC."""
         self.lost_lines = 0
         """Lines that bpftrace says it could not deliver."""
+        self._met: dict[tuple[int, int], None] = {}
         self.said: list[str] = []
         """What bpftrace printed that is not ours."""
 
@@ -184,6 +185,14 @@ class Printed:
             self.lost_lines += int(data["events"])
         elif kind != "attached_probes":
             self.said.append(line.decode(errors="replace").strip())
+
+    def met(self) -> list[tuple[int, int]]:
+        """Pid and start time of those whose calls have arrived since this was last asked.
+
+        Their records may have to wait, and a process may be gone by then.
+        """
+        met, self._met = list(self._met), {}
+        return met
 
     def take(self, now: float) -> list[bytes]:
         """Return the records of all lines that nothing older can come before any more."""
@@ -223,7 +232,9 @@ class Printed:
             pieces = self._pieces.pop((tid, time), [])
             caller = self._callers.pop((tid, time), None)
             if caller is not None:  # else its line was lost, and the call with it
-                self._wait(time, _call(words, caller), pieces)
+                call = _call(words, caller)
+                self._met[call.pid, call.start_time] = None
+                self._wait(time, call, pieces)
         elif kind == "E":
             direction, time, inode, position = _numbers(words)
             self._wait(time, End(direction, time, inode, position), [])

@@ -15,7 +15,7 @@ import pytest
 
 from provisioning import Guest
 from provisioning.capture import Capture, Record
-from tests.e2e.conftest import background, traffic
+from tests.e2e.conftest import background, continued, stopped, traffic
 from tests.e2e.test_capture import url_of
 from tests.e2e.test_ending import PROFILER, accounts
 from tests.e2e.test_trouble import fails
@@ -197,9 +197,9 @@ def test_filters_and_loss(guest: Guest, token: str) -> None:
             traffic(guest, "requests", "127.0.0.1", other["port"], f"GET:/{token}/other")
             traffic(guest, "requests", *where, f"GET:/{token}/before")
             capture.wait_for(lambda r: url_of(r) == f"/{token}/before", 2)
-            guest.exec(f"sudo pkill -STOP -f '{PROFILER}'")
+            stopped(guest)
             traffic(guest, "requests", *where, *[f"POST:/{token}/{n}:600" for n in range(300)])
-            guest.exec("sudo pkill -CONT -f 'http-profiler --outpu[t]'")
+            continued(guest)
             after = f"/{token}/after"
             traffic(guest, "requests", *where, f"GET:{after}")
             capture.wait_for(lambda r: r.get("request", {}).get("url") == after, 1)
@@ -250,4 +250,4 @@ def test_trouble(guest: Guest) -> None:
 def test_the_program_is_printed_without_root(guest: Guest, engine: str) -> None:
     text = guest.exec(f"http-profiler probe --engine {engine}").stdout
     assert ("tracepoint:raw_syscalls:sys_exit" in text) == (engine == "bpftrace")
-    assert ("BPF_RINGBUF" in text) == (engine == "bcc")
+    assert ("ringbuf_output" in text) == (engine == "bcc")

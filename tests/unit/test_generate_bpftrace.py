@@ -52,10 +52,13 @@ def test_every_row_of_the_table_is_hooked(version: tuple[int, int]) -> None:
     args = "args." if version >= (0, 19) else "args->"
     names = [hook.name for hook in HOOKS.syscalls]
     for name in names:
-        assert f"{args}id == {numbers[name]}" in enter
+        assert f"$id == {numbers[name]}" in enter
         assert enter.count(f"// {name}\n") == 1
     # Each call once in the filter, and once where its arguments are taken.
-    assert enter.count(f"{args}id == ") == 2 * len(set(names))
+    assert enter.count("$id == ") == 2 * len(set(names))
+    # The kernel refuses the address of a member, which LLVM makes of two reads of one.
+    reads = re.findall(re.escape(args) + r"[a-z]+(?:\[\d\])?", enter)
+    assert len(reads) == len(set(reads))
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -141,15 +144,18 @@ def test_payloads(fields: dict[str, object], how: int) -> None:
 def test_arguments_by_position() -> None:
     one = row(name="sendto", direction="send", pointer=2, flags=3)
     enter = probe(program(rows=(one,)), "tracepoint:raw_syscalls:sys_enter")
-    assert "$fd = args->args[0];" in enter and "$fd = args->args[1];" not in enter
-    assert "$pointer = args->args[2];" in enter
-    assert "$how = 2 + ((args->args[3] & 0xffffffff) << 8);" in enter
+    for index in range(4):
+        assert f"$argument{index} = args->args[{index}];" in enter
+    assert "$fd = $argument0;" in enter and "$fd = $argument1;" not in enter
+    assert "$pointer = $argument2;" in enter
+    assert "$how = 2 + (($argument3 & 0xffffffff) << 8);" in enter
 
 
 def test_a_descriptor_that_is_not_the_first_argument() -> None:
     one = SimpleNamespace(**{**vars(row()), "descriptor": 2})
     text = program(rows=(one,))  # type: ignore[arg-type]
-    assert "    $fd = args->args[2];" in probe(text, "tracepoint:raw_syscalls:sys_enter")
+    enter = probe(text, "tracepoint:raw_syscalls:sys_enter")
+    assert "$argument2 = args->args[2];" in enter and "      $fd = $argument2;" in enter
 
 
 def test_what_is_not_known_is_refused() -> None:

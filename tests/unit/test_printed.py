@@ -242,6 +242,14 @@ def test_lines_leave_in_the_order_of_their_times() -> None:
     assert [decode(r).payload for r in take(1.2)] == [b"2"]  # type: ignore[union-attr]
 
 
+def test_who_called_is_told_before_the_record_may_leave() -> None:
+    bpftrace = Bpftrace(processors=2)
+    bpftrace.feed(*bpftrace.call(b"1"), *bpftrace.call(b"2", time=2 * SECOND))
+    assert bpftrace.printed.take(0.0) == []
+    assert bpftrace.printed.met() == [(100, 7)]
+    assert bpftrace.printed.met() == []
+
+
 def test_a_processor_that_falls_silent_holds_nothing_up() -> None:
     bpftrace = Bpftrace(processors=2)
     bpftrace.feed(bpftrace.beat(1, 0), bpftrace.beat(1, 1), now=1.0)
