@@ -111,7 +111,7 @@ def page(seen: Iterable[Seen]) -> str:
     parts = [
         "# Supported kernels",
         "Written by `tox -e matrix` from what its tests saw: do not edit. Each guest ran the\n"
-        "end-to-end tests, and `http-profiler doctor` on either route.",
+        "end-to-end tests that are named below, with `http-profiler doctor` on either route.",
         _table(
             ["guest", "date", "kernel", "BCC", "bpftrace", "tests", "results"], map(_facts, guests)
         ),
