@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * The BPF world: types, helper functions, maps. No header of the kernel or of the
- * compiler's is needed, and none is read: that is half of the time to start.
+ * The BPF world: types, helper functions, maps. No header of the kernel or of BCC's
+ * is needed, and none is read: BCC would read them three times over.
  *
  * Numbers of helpers are part of the kernel's ABI (include/uapi/linux/bpf.h).
  * HELPER_* are those that not every supported kernel has, from its BTF.

@@ -72,26 +72,9 @@ class Reader:
     """
 
     __slots__ = (
-        "_chunk",
-        "_direction",
-        "_draft",
-        "_max_body",
-        "_max_head",
-        "_origin",
-        "_out",
-        "_pending",
-        "_pending_origin",
-        "_position",
-        "_remaining",
-        "_searched",
-        "_step",
-        "_step_if_body",
-        "_time",
-        "_unknown_time",
-        "connection",
-        "finished",
-        "over",
-        "rest",
+        "_chunk", "_direction", "_draft", "_max_body", "_max_head", "_origin", "_out", "_pending",
+        "_pending_origin", "_position", "_remaining", "_searched", "_step", "_step_if_body",
+        "_time", "_unknown_time", "connection", "finished", "over", "rest",
     )  # fmt: skip
 
     def __init__(self, direction: int, connection: Connection, settings: Settings) -> None:

@@ -28,7 +28,7 @@ from profiler.probe.generate import (
 )
 from profiler.probe.headers import read_layout_of_headers
 from profiler.probe.hooks import Hooks, load_hooks
-from profiler.probe.kernel import lift_memory_limit
+from profiler.probe.kernel import cpus, lift_memory_limit
 from profiler.probe.layout import Layout, read_layout
 from profiler.probe.load import (
     attach,
@@ -39,7 +39,7 @@ from profiler.probe.load import (
     with_maps,
     with_shape,
 )
-from profiler.probe.maps import PERF_EVENT_ARRAY, RINGBUF, Map, Shape, described, possible_cpus
+from profiler.probe.maps import PERF_EVENT_ARRAY, RINGBUF, Map, Shape, described
 from profiler.probe.order import Order
 from profiler.probe.perf import PerfBuffer
 from profiler.probe.ring import RingBuffer
@@ -175,7 +175,7 @@ class BccEngine:
             self._buffer = RingBuffer(events.descriptor, size)
         else:
             self.carrier = "perf buffer"
-            shape = Shape(PERF_EVENT_ARRAY, 4, 4, possible_cpus())
+            shape = Shape(PERF_EVENT_ARRAY, 4, 4, max(cpus("possible")) + 1)
             events = self._maps["events"] = Map("events", shape)
             self._buffer = PerfBuffer(events, _size_for_a_cpu(size))
 

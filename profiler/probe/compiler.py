@@ -87,7 +87,7 @@ def _no_kernel_headers() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _explained(what: str) -> Iterator[None]:
-    """Keep what BCC, clang and the verifier print; on failure say where, and the line that tells.
+    """Keep what BCC and clang print; on failure say where, and the line that tells.
 
     They write to file descriptor 2, below Python, so that is what is redirected.
     """
@@ -99,8 +99,6 @@ def _explained(what: str) -> Iterator[None]:
         os.dup2(log.fileno(), 2)
         try:
             yield
-        except UnsupportedError:
-            raise
         except Exception as error:
             log.seek(0)
             raise ProbeError(

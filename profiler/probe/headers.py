@@ -13,10 +13,10 @@ from __future__ import annotations
 import os
 import platform
 import re
-import struct
 
 from profiler.errors import UnsupportedError
 from profiler.probe.compiler import compile_functions
+from profiler.probe.kernel import INSTRUCTION
 from profiler.probe.layout import FIELDS, Layout
 
 _INCLUDES = (
@@ -65,7 +65,6 @@ _PARAMETERS = {
     "unix_socketpair": ("socka", "sockb"),
 }
 
-_INSTRUCTION = struct.Struct("=BBhi")
 _MOVE_CONSTANT = 0xB7
 
 
@@ -126,7 +125,7 @@ def _source(expressions: dict[str, str]) -> str:
 
 def _returned(code: bytes) -> int:
     """The constant that a function returns, from its instructions."""
-    opcode, _, _, constant = _INSTRUCTION.unpack_from(code)
+    opcode, _, _, constant = INSTRUCTION.unpack_from(code)
     if opcode != _MOVE_CONSTANT:
         raise UnsupportedError("BCC's compiler gives an offset in a form that is not known")
     return int(constant)

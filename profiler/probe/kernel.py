@@ -1,4 +1,8 @@
-"""The two system calls that BPF needs and Python lacks: bpf(2) and perf_event_open(2)."""
+"""What the kernel's interface for BPF has in common, wherever it is used.
+
+The two system calls that Python lacks, bpf(2) and perf_event_open(2), the form of
+an instruction, and the numbers of the processors.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ import os
 import platform
 import resource
 import struct
+from pathlib import Path
 
 _SYSCALLS = {
     "x86_64": {"bpf": 321, "perf_event_open": 298},
@@ -16,7 +21,13 @@ _SYSCALLS = {
     "riscv64": {"bpf": 280, "perf_event_open": 241},
 }
 
+# struct bpf_insn (include/uapi/linux/bpf.h): opcode, registers, offset, constant.
+INSTRUCTION = struct.Struct("=BBhi")
+# A constant of 64 bits: its upper half stands in a second instruction.
+LOAD_CONSTANT = 0x18
+
 # include/uapi/linux/perf_event.h
+PERF_EVENT_IOC_ENABLE = 0x2400
 _PERF_FLAG_FD_CLOEXEC = 8
 # struct perf_event_attr up to config2, PERF_ATTR_SIZE_VER1.
 _EVENT = struct.Struct("=IIQQQQQIIQQ")
@@ -62,6 +73,15 @@ def lift_memory_limit() -> None:
     """Let this process lock as much memory as it wants: before Linux 5.11 maps count as locked."""
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY,) * 2)
+
+
+def cpus(which: str) -> list[int]:
+    """The numbers of the processors that are ``online`` or ``possible``, from sysfs (``0-3,6``)."""
+    numbers: list[int] = []
+    for part in Path(f"/sys/devices/system/cpu/{which}").read_text().strip().split(","):
+        first, _, last = part.partition("-")
+        numbers += range(int(first), int(last or first) + 1)
+    return numbers
 
 
 def why(number: int) -> str:

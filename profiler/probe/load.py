@@ -25,7 +25,15 @@ from profiler.probe.generate import (
     TRACEPOINT,
     Attachment,
 )
-from profiler.probe.kernel import bpf, ioctl, perf_event, why
+from profiler.probe.kernel import (
+    INSTRUCTION,
+    LOAD_CONSTANT,
+    PERF_EVENT_IOC_ENABLE,
+    bpf,
+    ioctl,
+    perf_event,
+    why,
+)
 from profiler.probe.layout import Layout
 
 # include/uapi/linux/bpf.h
@@ -51,14 +59,11 @@ _OPEN = struct.Struct("=QI4x")
 
 # include/uapi/linux/perf_event.h
 _PERF_TYPE_TRACEPOINT = 2
-_PERF_EVENT_IOC_ENABLE = 0x2400
 _PERF_EVENT_IOC_SET_BPF = 0x40042408
 
-_INSTRUCTION = struct.Struct("=BBhi")
 # An atomic add of 64 bits; with the flag it returns what was there (Linux 5.12).
 _ATOMIC_ADD = 0xDB
 _BPF_FETCH = 1
-_LOAD_CONSTANT = 0x18
 # In the upper half of the byte of registers: the constant is the descriptor of a map.
 _PSEUDO_MAP = 1
 
@@ -78,7 +83,7 @@ def load(code: bytes, attachment: Attachment, target: int | None) -> int:
     ``target`` is what :func:`target_id` says. Raises ProbeError, which names the
     file that has what the verifier said.
     """
-    size = len(code) // _INSTRUCTION.size
+    size = len(code) // INSTRUCTION.size
     instructions = ctypes.create_string_buffer(code, len(code))
     licence = ctypes.create_string_buffer(b"GPL")
 
@@ -148,10 +153,10 @@ def attach(program: int, attachment: Attachment) -> int:
 def with_fetch(code: bytes) -> bytes:
     """Return ``code`` with each atomic addition made to return what was there before."""
     patched = bytearray(code)
-    for position in range(0, len(code), _INSTRUCTION.size):
-        opcode, registers, offset, _ = _INSTRUCTION.unpack_from(code, position)
+    for position in range(0, len(code), INSTRUCTION.size):
+        opcode, registers, offset, _ = INSTRUCTION.unpack_from(code, position)
         if opcode == _ATOMIC_ADD:
-            _INSTRUCTION.pack_into(patched, position, opcode, registers, offset, _BPF_FETCH)
+            INSTRUCTION.pack_into(patched, position, opcode, registers, offset, _BPF_FETCH)
     return bytes(patched)
 
 
@@ -163,12 +168,10 @@ def with_shape(code: bytes, shape: int) -> bytes:
 def with_maps(code: bytes, descriptors: Sequence[int]) -> bytes:
     """Return ``code`` with the number of each map replaced by its descriptor."""
     patched = bytearray(code)
-    for position in range(0, len(code), _INSTRUCTION.size):
-        opcode, registers, offset, number = _INSTRUCTION.unpack_from(code, position)
-        if opcode == _LOAD_CONSTANT and registers >> 4 == _PSEUDO_MAP:
-            _INSTRUCTION.pack_into(
-                patched, position, opcode, registers, offset, descriptors[number]
-            )
+    for position in range(0, len(code), INSTRUCTION.size):
+        opcode, registers, offset, number = INSTRUCTION.unpack_from(code, position)
+        if opcode == LOAD_CONSTANT and registers >> 4 == _PSEUDO_MAP:
+            INSTRUCTION.pack_into(patched, position, opcode, registers, offset, descriptors[number])
     return bytes(patched)
 
 
@@ -192,7 +195,7 @@ def _attach_event(program: int, event_type: int, config: int, config1: int = 0) 
     descriptor = perf_event(event_type, config, config1=config1)
     if descriptor < 0:
         return descriptor
-    for request, argument in ((_PERF_EVENT_IOC_SET_BPF, program), (_PERF_EVENT_IOC_ENABLE, 0)):
+    for request, argument in ((_PERF_EVENT_IOC_SET_BPF, program), (PERF_EVENT_IOC_ENABLE, 0)):
         if ioctl(descriptor, request, argument) < 0:
             number = ctypes.get_errno()
             os.close(descriptor)

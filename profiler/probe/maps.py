@@ -10,11 +10,10 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
-from pathlib import Path
 from typing import NamedTuple
 
 from profiler.errors import ProbeError
-from profiler.probe.kernel import bpf, why
+from profiler.probe.kernel import INSTRUCTION, LOAD_CONSTANT, bpf, cpus, why
 
 MAPS = ("events", "account", "workspaces", "connections", "blank_connection", "processes")
 SYSCALL_ROUTE_MAPS = (*MAPS, "pending")
@@ -26,9 +25,6 @@ RINGBUF = 27
 _PERCPU = (5, 6, 10)
 _CREATE = struct.Struct("=IIIIIII16s")
 _ELEMENT = struct.Struct("=IxxxxQQQ")
-
-_INSTRUCTION = struct.Struct("=BBhi")
-_LOAD_CONSTANT = 0x18  # 64 bits, of which the upper half stands in a second instruction
 
 
 class Shape(NamedTuple):
@@ -42,9 +38,9 @@ class Shape(NamedTuple):
 
 def described(code: bytes) -> Shape:
     """Read the instructions of a ``describe_`` function."""
-    opcode, _, _, low = _INSTRUCTION.unpack_from(code)
-    _, _, _, high = _INSTRUCTION.unpack_from(code, _INSTRUCTION.size)
-    if opcode != _LOAD_CONSTANT:
+    opcode, _, _, low = INSTRUCTION.unpack_from(code)
+    _, _, _, high = INSTRUCTION.unpack_from(code, INSTRUCTION.size)
+    if opcode != LOAD_CONSTANT:
         raise ProbeError("BCC's compiler describes a map in a form that is not known")
     low, high = low & 0xFFFFFFFF, high & 0xFFFFFFFF
     return Shape(high >> 24, high >> 16 & 0xFF, (high & 0xFFFF) << 8 | low >> 24, low & 0xFFFFFF)
@@ -58,9 +54,11 @@ class Map:
         self.descriptor = bpf(_MAP_CREATE, _CREATE.pack(*shape, 0, 0, 0, name[:15].encode()))
         if self.descriptor < 0:
             raise ProbeError(f"cannot make the map {name}: {why(ctypes.get_errno())}")
-        # For each possible CPU a value, each of a multiple of eight bytes.
-        size = (shape.value + 7) // 8 * 8 * possible_cpus() if shape.type in _PERCPU else 0
-        self._value = ctypes.create_string_buffer(size or shape.value or 1)
+        size = shape.value or 1
+        if shape.type in _PERCPU:
+            # For each possible CPU a value, each of a multiple of eight bytes.
+            size = (size + 7) // 8 * 8 * len(cpus("possible"))
+        self._value = ctypes.create_string_buffer(size)
 
     def close(self) -> None:
         """Let it go: the kernel keeps it while a program uses it."""
@@ -85,9 +83,3 @@ class Map:
         buffer = ctypes.create_string_buffer(key, len(key))
         value = ctypes.addressof(self._value)
         return bpf(command, _ELEMENT.pack(self.descriptor, ctypes.addressof(buffer), value, flags))
-
-
-def possible_cpus() -> int:
-    """How many processors the kernel may ever have; it numbers them from 0."""
-    last = Path("/sys/devices/system/cpu/possible").read_text().strip().rpartition(",")[2]
-    return int(last.rpartition("-")[2]) + 1

@@ -12,14 +12,12 @@ import os
 import select
 import struct
 import threading
-from pathlib import Path
 
 from profiler.errors import ProbeError
-from profiler.probe.kernel import ioctl, perf_event, why
+from profiler.probe.kernel import PERF_EVENT_IOC_ENABLE, cpus, ioctl, perf_event, why
 from profiler.probe.maps import Map
 
 PAGE = mmap.PAGESIZE
-PERF_EVENT_IOC_ENABLE = 0x2400
 
 # include/uapi/linux/perf_event.h
 _TYPE_SOFTWARE = 1
@@ -46,7 +44,7 @@ class PerfBuffer:
         self._descriptors: list[int] = []
         self._parts: list[Part] = []
         self._epoll = select.epoll()
-        for cpu in online_cpus():
+        for cpu in cpus("online"):
             descriptor = perf_event(
                 _TYPE_SOFTWARE,
                 _COUNT_SW_BPF_OUTPUT,
@@ -114,12 +112,3 @@ class Part:
         start = position % self._size
         first = self.memory[PAGE + start : PAGE + min(start + length, self._size)]
         return first + self.memory[PAGE : PAGE + length - len(first)]
-
-
-def online_cpus() -> list[int]:
-    """The numbers of the processors that are on, such as ``0-3,6`` (sysfs)."""
-    numbers: list[int] = []
-    for part in Path("/sys/devices/system/cpu/online").read_text().strip().split(","):
-        first, _, last = part.partition("-")
-        numbers += range(int(first), int(last or first) + 1)
-    return numbers

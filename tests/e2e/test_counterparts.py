@@ -58,7 +58,7 @@ class Scene:
         for kind in ("request", "response"):
             (client,), (server,) = said[kind, "client"], said[kind, "server"]
             for key in ("raw_payload", "headers", "body", "connection", "sequence", "bytes"):
-                assert client.get(key) == server.get(key), key
+                assert client[key] == server[key], key
             assert "incomplete" not in client and "incomplete" not in server
             assert client["pid"] != server["pid"]
             both.append(client)

@@ -8,7 +8,7 @@ from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.settings import SettingCodes
 
-from tests.unit.test_http1 import Ask, Say, Turn
+from tests.unit.turns import Ask, Say, Turn
 
 Headers = list[tuple[str, str]]
 

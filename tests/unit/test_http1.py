@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from typing import NamedTuple, Union
+from typing import NamedTuple
 
 import pytest
 from hypothesis import given, settings
@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 
 from profiler.http import Message, Messages, NotHttp
 from profiler.http.connection import WAITING_MAX, Connection
-from profiler.http.fields import CHUNKED, FAULTY, UNTIL_CLOSE, parse_fields
 from profiler.http.framing import switches_to
 from profiler.settings import Settings
 from profiler.stream import Streams
@@ -30,6 +29,7 @@ from profiler.wire import (
     Chunk,
     End,
 )
+from tests.unit.turns import Ask, Close, Lose, Say, Turn, play, split
 from tests.unit.wires import SOCKET, Wire
 
 SETTINGS = Settings(max_head=1024, max_body=256)
@@ -53,66 +53,6 @@ def seen(message: Message) -> Seen:
     )
     number = head.request.number if head.request else None
     return Seen(start, message.body, message.incomplete, number, message.bytes, message.raw)
-
-
-class Ask(NamedTuple):
-    """The client's turn."""
-
-    data: bytes
-
-
-class Say(NamedTuple):
-    """The server's turn."""
-
-    data: bytes
-
-
-class Lose(NamedTuple):
-    """A hole of so many bytes; ``None``: of unknown size."""
-
-    direction: int
-    size: int | None
-
-
-class Close(NamedTuple):
-    direction: int
-
-
-Turn = Union[Ask, Say, Lose, Close]
-
-
-def play(
-    turns: Iterable[Turn], cut: int | None = None, settings: Settings = SETTINGS
-) -> list[Message | NotHttp]:
-    """Replay ``turns`` as the client's socket; chunks are of ``cut`` bytes at most."""
-    wire, streams, messages = Wire(), Streams(), Messages(settings)
-    out: list[Message | NotHttp] = []
-
-    def feed(item: Chunk | End) -> None:
-        for event in streams.feed(item):
-            out.extend(messages.feed(event))
-
-    after_loss: set[int] = set()
-    for turn in turns:
-        if isinstance(turn, Close):
-            feed(wire.end(turn.direction))
-        elif isinstance(turn, Lose):
-            if turn.size is not None:
-                wire.lose(turn.direction, turn.size)
-            else:
-                wire.position[turn.direction] = 0
-            after_loss.add(turn.direction)
-        else:
-            direction = SEND if isinstance(turn, Ask) else RECV
-            step = cut or max(1, len(turn.data))
-            for at in range(0, len(turn.data), step):
-                move = wire.send if direction == SEND else wire.recv
-                flags = FLAG_AFTER_LOSS if direction in after_loss else 0
-                feed(move(turn.data[at : at + step], flags=flags))
-                after_loss.discard(direction)
-    out.extend(messages.finish())
-    assert len(messages) == 0
-    return out
 
 
 def messages_of(
@@ -480,14 +420,6 @@ def test_byte_by_byte(turns: list[Turn], expected: list[Seen], cut: int) -> None
     assert messages_of(turns, cut) == expected
 
 
-def split(turn: Turn, data: st.DataObject) -> list[Turn]:
-    if not isinstance(turn, (Ask, Say)):
-        return [turn]
-    places = data.draw(st.lists(st.integers(0, len(turn.data)), max_size=6).map(sorted))
-    edges = [0, *places, len(turn.data)]
-    return [type(turn)(turn.data[a:b]) for a, b in zip(edges, edges[1:])]
-
-
 @settings(max_examples=25)
 @pytest.mark.parametrize(("turns", "expected"), IN_ANY_SPLIT)
 @given(data=st.data())
@@ -660,7 +592,7 @@ LOOK_ALIKES = {
 @pytest.mark.parametrize("data", LOOK_ALIKES.values(), ids=LOOK_ALIKES.keys())
 def test_what_is_not_http_is_said_once_and_makes_no_message(data: bytes, cut: int | None) -> None:
     turns = [Ask(data), Ask(data), Say(data), Ask(GET), Say(OK)]
-    assert play(turns, cut) == [NotHttp(SOCKET)]
+    assert play(turns, cut, SETTINGS) == [NotHttp(SOCKET)]
 
 
 def test_a_binary_protocol_is_told_by_its_first_bytes() -> None:
@@ -776,7 +708,7 @@ def test_trailers_behind_a_hole_are_there() -> None:
 def test_trailers_are_limited_like_a_head() -> None:
     raw = CHUNKED_OK + b"0\r\n" + b"X: 0123456789\r\n" * 1000
     for cut in (None, 1):
-        (message,) = (m for m in play([Say(raw)], cut) if isinstance(m, Message))
+        (message,) = (m for m in play([Say(raw)], cut, SETTINGS) if isinstance(m, Message))
         assert message.incomplete == ("body_limit", "head_limit")
 
 
@@ -840,70 +772,6 @@ def test_a_message_knows_the_chunk_of_its_first_byte_and_the_time_of_its_last() 
     chunks = [wire.send(d) for d in (GET[:5], GET[5:] + GET)]
     out = [m for c in chunks for event in streams.feed(c) for m in stage.feed(event)]
     assert [m.origin.time for m in out if isinstance(m, Message)] == [c.time for c in chunks]
-
-
-# ---- fields
-
-
-def test_fields_as_sent() -> None:
-    fields = parse_fields(b"Host: a\r\nX-Empty:\r\nX-Colon: a:b\t \r\nNo Colon Here\r\n\r\n")
-    assert fields.headers == {"Host": "a", "X-Empty": "", "X-Colon": "a:b"}
-    assert fields.length is None
-
-
-def test_a_repeated_field_is_a_list_under_its_first_spelling() -> None:
-    fields = parse_fields(b"Set-Cookie: a\r\nX: 1\r\nset-cookie: b\r\nSET-COOKIE: c\r\n\r\n")
-    assert fields.headers == {"Set-Cookie": ["a", "b", "c"], "X": "1"}
-    assert list(fields.headers) == ["Set-Cookie", "X"]
-    assert fields.by_name == {"set-cookie": "a, b, c", "x": "1"}
-
-
-def test_a_folded_field_is_one_value() -> None:
-    assert parse_fields(b"A: one\r\n  two\r\n\tthree\r\nB: x\r\n\r\n").headers == {
-        "A": "one two three",
-        "B": "x",
-    }
-
-
-def test_a_folded_line_behind_the_start_line_is_no_field() -> None:
-    assert parse_fields(b" A: x\r\nB: y\r\n\r\n").headers == {"B": "y"}
-
-
-def test_a_space_before_the_colon_is_not_part_of_the_name() -> None:
-    assert parse_fields(b"Content-Length : 7\r\n\r\n").length == 7
-
-
-def test_each_line_is_utf8_or_else_latin1() -> None:
-    block = "A: \u00e4\u20ac\r\n".encode() + "B: \u00e4\x85\u00e4\r\n".encode("iso-8859-1")
-    assert parse_fields(block).headers == {"A": "\u00e4\u20ac", "B": "\u00e4\x85\u00e4"}
-
-
-@pytest.mark.parametrize(
-    ("block", "length"),
-    [
-        (b"Content-Length: 12\r\n", 12),
-        (b"Content-Length: 12, 12\r\n", 12),
-        (b"Content-Length: 12, 13\r\n", FAULTY),
-        (b"Content-Length: +1\r\n", FAULTY),
-        (b"Content-Length: 1_0\r\n", FAULTY),
-        (b"Content-Length:\r\n", FAULTY),
-        ("Content-Length: \u0663\r\n".encode(), FAULTY),
-        (b"Content-Length: " + b"9" * 5000 + b"\r\n", FAULTY),
-        (b"Transfer-Encoding: Chunked\r\n", CHUNKED),
-        (b"Transfer-Encoding: gzip, chunked\r\n", CHUNKED),
-        (b"Transfer-Encoding: chunked\r\nContent-Length: 12\r\n", CHUNKED),
-        (b"Transfer-Encoding: gzip\r\n", UNTIL_CLOSE),
-        (b"Transfer-Encoding: identity\r\nContent-Length: 3\r\n", 3),
-        (b"Host: a\r\n", None),
-    ],
-)
-def test_length(block: bytes, length: int | None) -> None:
-    assert parse_fields(block + b"\r\n").length == length
-
-
-def test_codings_come_in_the_order_of_their_application() -> None:
-    block = b"Content-Encoding: GZip, x\r\nTransfer-Encoding: deflate, chunked\r\n\r\n"
-    assert parse_fields(block).codings == ("gzip", "x", "deflate")
 
 
 # ---- requests that wait

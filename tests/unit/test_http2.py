@@ -34,9 +34,9 @@ from profiler.http.header_state import BlockError, HeaderState
 from profiler.http.streams import STREAMS_MAX
 from profiler.settings import Settings
 from profiler.stream import Streams
-from profiler.wire import FLAG_AFTER_LOSS, FLAG_CONTINUED, FLAG_JOINED, RECV, SEND, Chunk, End
+from profiler.wire import FLAG_CONTINUED, FLAG_JOINED, RECV, SEND, Chunk
 from tests.unit.h2talk import Talk, answering, asking
-from tests.unit.test_http1 import Ask, Close, Lose, Say, Turn, split
+from tests.unit.turns import Ask, Close, Lose, Say, Turn, play, split
 from tests.unit.wires import SOCKET, Wire
 
 BIG = Settings(max_body=100_000)
@@ -66,43 +66,6 @@ def seen(message: Message) -> Seen:
         message.trailers.headers if message.trailers else None,
         message.error_code,
     )
-
-
-def play(
-    turns: Iterable[Turn],
-    cut: int | None = None,
-    settings: Settings = BIG,
-    joined: bool = False,
-) -> list[Message | NotHttp]:
-    """Replay ``turns`` as the client's socket; chunks are of ``cut`` bytes at most."""
-    wire, streams, messages = Wire(), Streams(), Messages(settings)
-    out: list[Message | NotHttp] = []
-
-    def feed(item: Chunk | End) -> None:
-        for event in streams.feed(item):
-            out.extend(messages.feed(event))
-
-    lost: set[int] = set()
-    for turn in turns:
-        if isinstance(turn, Close):
-            feed(wire.end(turn.direction))
-        elif isinstance(turn, Lose):
-            wire.position[turn.direction] += turn.size or 0
-            lost.add(turn.direction)
-        else:
-            direction = SEND if isinstance(turn, Ask) else RECV
-            move = wire.send if direction == SEND else wire.recv
-            step = cut or max(1, len(turn.data))
-            for at in range(0, len(turn.data), step):
-                flags = FLAG_JOINED if joined else 0
-                if direction in lost:
-                    flags |= FLAG_AFTER_LOSS
-                feed(move(turn.data[at : at + step], flags=flags))
-                lost.discard(direction)
-    out.extend(messages.finish())
-    assert len(messages) == 0
-    assert messages.held(SOCKET) == 0
-    return out
 
 
 def messages_of(

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import mmap
 import os
+import re
 import struct
+from pathlib import Path
 
 import pytest
 
 from profiler.errors import ProbeError
+from profiler.probe import bcc, kernel
 from profiler.probe.load import with_maps
 from profiler.probe.maps import Shape, described
 from profiler.probe.perf import Part
@@ -160,3 +163,31 @@ def test_a_perf_sample_across_the_end_of_its_ring() -> None:
     assert part.take() == [raw]
     assert struct.unpack("=Q", memory[1032:1040]) == (3 * size + start + len(record),)
     assert part.take() == []
+
+
+BPF = Path(__file__).parents[2] / "bpf"
+SIZES = {"u8": 1, "u32": 4, "u64": 8}
+
+
+def test_the_verdict_stands_where_it_is_written() -> None:
+    """bcc.py writes struct connection of bpf/connection.h up to its verdict."""
+    text = (BPF / "connection.h").read_text()
+    structure = text[text.index("struct connection {") : text.index("};")]
+    members = re.findall(r"(u\d+) (\w+)(?:\[(\d)\])?;", structure)
+    before = [SIZES[kind] * int(count or 1) for kind, _, count in members]
+    names = [name for _, name, _ in members]
+    assert sum(before[: names.index("verdict") + 1]) == bcc._CONNECTION.size
+    verdicts = (BPF / "classify.h").read_text()
+    listed = re.findall(r"VERDICT_\w+(?=,)", verdicts[verdicts.index("enum verdict") :])
+    assert listed[bcc._VERDICT_OTHER] == "VERDICT_OTHER"
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"), [("0", [0]), ("0-3", [0, 1, 2, 3]), ("0-1,4,6-7", [0, 1, 4, 6, 7])]
+)
+def test_the_processors(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, numbers: list[int]
+) -> None:
+    (tmp_path / "online").write_text(text + "\n")
+    monkeypatch.setattr(kernel, "Path", lambda path: tmp_path / Path(path).name)
+    assert kernel.cpus("online") == numbers

@@ -21,7 +21,7 @@ from profiler.record import address, comm, community_id, connection_of, record_o
 from profiler.wire import AF_INET, AF_INET6, AF_UNIX, FLAG_JOINED, FLAG_LIMIT, RECV, SEND, Names
 from tests.unit.h2talk import Talk, answering, asking
 from tests.unit.messages import read, request, response
-from tests.unit.test_http1 import Ask
+from tests.unit.turns import Ask
 from tests.unit.wires import SECOND, SOCKET, Wire, chunk
 
 # 2026-11-22T16:00:00Z, when the monotonic clock said 0
