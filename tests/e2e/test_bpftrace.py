@@ -107,6 +107,14 @@ def test_a_long_body_says_so_and_the_next_message_is_right(watch: Watch, token: 
     assert all("incomplete" not in line for line in following.values())
 
 
+def test_http2_whose_server_speaks_first(watch: Watch, token: str) -> None:
+    traffic(watch.guest, "http2", token)
+    for number in range(3):
+        lines = watch.exchange(f"/{token}/{number}")
+        assert lines["response", "recv"]["body"] == f"answer {number}"
+        assert all("incomplete" not in line for line in lines.values())
+
+
 def test_every_hooked_syscall(watch: Watch, token: str) -> None:
     traffic(watch.guest, "syscalls", token)
     pairs = {"write": "read", "writev": "readv", "sendto": "recvfrom", "sendmsg": "recvmsg"}

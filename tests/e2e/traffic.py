@@ -315,6 +315,45 @@ def gone(token):
     say()
 
 
+def frame(kind, flags, stream, payload=b""):
+    """RFC 9113, 4.1."""
+    return struct.pack(">I", len(payload))[1:] + struct.pack(">BBI", kind, flags, stream) + payload
+
+
+def http2(token, *wait):
+    """Three exchanges on a connection whose server speaks first.
+
+    ``wait``: after the first one, until a line comes on standard input.
+    """
+    data, headers, settings, end_stream, end_headers = 0, 1, 4, 1, 4
+    client, server = pair()
+
+    def move(sender, receiver, sent):
+        sender.sendall(sent)
+        read_all(receiver.recv, len(sent))
+
+    def text(value):
+        return bytes([len(value)]) + value
+
+    move(server, client, frame(settings, 0, 0))
+    move(client, server, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(settings, 0, 0))
+    # RFC 7541: 82, 86, 88 are entries of the static table; 41 adds an entry of the name
+    # :authority to the dynamic table, where BE is the last; 04 and 01 leave it alone.
+    for number, host in enumerate((b"\x41" + text(b"one"), b"\xbe", b"\x01" + text(b"three"))):
+        stream = 2 * number + 1
+        path = text(b"/%s/%d" % (token.encode(), number))
+        asked = b"\x82\x86\x04" + path + host
+        move(client, server, frame(headers, end_headers | end_stream, stream, asked))
+        answer = frame(headers, end_headers, stream, b"\x88")
+        move(server, client, answer + frame(data, end_stream, stream, b"answer %d" % number))
+        if wait and number == 0:
+            say(port=client.getsockname()[1])
+            sys.stdin.readline()
+    client.close()
+    server.close()
+    say()
+
+
 def threads(token, count):
     """Each of ``count`` threads with a connection of its own to one server, at the same time."""
     listener = socket.create_server(("127.0.0.1", 0), backlog=64)
@@ -353,6 +392,6 @@ if __name__ == "__main__":
         f.__name__: f
         for f in (
             *(serve, requests, exec_between, early, syscalls, bytewise, peek, every_byte),
-            *(pipeline, methods, noise, cut_off, reset, gone, threads),
+            *(pipeline, methods, noise, cut_off, reset, gone, http2, threads),
         )
     }[scenario](*arguments)
