@@ -12,6 +12,7 @@
 #define HTTP_PROFILER_CONNECTION_H
 
 #include "classify.h"
+#include "counters.h"
 #include "socket.h"
 
 /* A power of two above WINDOW, and room for that much after any start below it. */
@@ -27,6 +28,8 @@ struct connection {
 	u8 forwarded;         /* user space has heard of this connection */
 	u8 prefix_length[2];
 	u8 named;             /* user space has heard of its names (Unix) */
+	u32 sending;          /* calls that send and have not ended, see begin_sending() */
+	u32 unused;
 	u8 prefix[2][PREFIX_SPACE]; /* aligned: judge_response() reads 8 bytes at once */
 };
 
@@ -76,13 +79,23 @@ find_connection(u64 inode, u64 sk, u8 direction, u32 size)
 	return connection;
 }
 
+/* `missed` bytes of a direction were not seen: they are a hole before what comes next. */
+static __always_inline void miss(struct connection *connection, struct counters *counters,
+				 u64 direction, u32 missed)
+{
+	count(&counters->seen, missed);
+	count(&counters->lost[LOST_SKIPPED], missed);
+	fetch_and_add(&connection->position[direction], missed);
+	connection->after_loss[direction] = 1;
+}
+
 /*
  * Bytes that this direction has moved since the call before this one, which moved
  * `size`, and that the probe did not see: while it works on a CPU, and a preemptible
  * kernel lets another task run there, the kernel skips it. TCP's sequence numbers
  * know. They are read under the socket's lock on the way out (hooks.toml), else
- * another thread's bytes would look like missing ones; on the syscall route that
- * cannot be had for what is sent.
+ * another thread's bytes would look like missing ones; on the syscall route what is
+ * sent is checked when a call begins, see begin_sending().
  *
  * One byte is no sign: an urgent one is in the sequence, but not in the stream.
  */
@@ -101,6 +114,43 @@ missed_before(struct connection *connection, u64 sk, u64 direction, u32 size)
 #endif
 	return (s32)missed > 1 ? missed : 0;
 }
+
+#if defined(ROUTE_SYSCALL) && defined(OFFSET_tracepoint_faultable)
+/*
+ * A call begins to send: as long as no other one does, all that was sent before has
+ * been seen, or was skipped. Returns whether the connection counts it.
+ *
+ * The order of the three reads matters: a call that begins between the first two is
+ * counted by the second, and one that also ended has moved what the third reads.
+ */
+static __always_inline int begin_sending(u64 inode, u64 sk)
+{
+	struct connection *connection = LOOKUP(connections, &inode);
+	u32 slot = DIRECTION_SEND;
+	struct counters *counters = LOOKUP(account, &slot);
+
+	if (!connection || !counters || connection->verdict == VERDICT_OTHER || !is_plain_tcp(sk))
+		return 0;
+	__sync_fetch_and_add(&connection->sending, 1);
+	u32 written = sequence_of(sk, DIRECTION_SEND);
+	if (*(volatile u32 *)&connection->sending != 1)
+		return 1;
+	u32 missed = written - *(volatile u32 *)&connection->sequence[DIRECTION_SEND];
+	if ((s32)missed > 1) {
+		connection->sequence[DIRECTION_SEND] = written;
+		miss(connection, counters, DIRECTION_SEND, missed);
+	}
+	return 1;
+}
+
+static __always_inline void end_sending(u64 inode, int announced)
+{
+	struct connection *connection = announced ? LOOKUP(connections, &inode) : 0;
+
+	if (connection && connection->sending)
+		__sync_fetch_and_add(&connection->sending, -1);
+}
+#endif
 
 /* Judge an undecided connection by the call's first bytes, at `data` in user memory. */
 static __always_inline u8

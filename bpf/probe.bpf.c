@@ -61,12 +61,8 @@ static __always_inline void move_data(struct call *call)
 		return;
 	}
 	u32 missed = missed_before(connection, call->sk, direction, call->size);
-	if (missed) {
-		count(&counters->seen, missed);
-		count(&counters->lost[LOST_SKIPPED], missed);
-		fetch_and_add(&connection->position[direction], missed);
-		connection->after_loss[direction] = 1;
-	}
+	if (missed)
+		miss(connection, counters, direction, missed);
 	u64 position = fetch_and_add(&connection->position[direction], call->size);
 	struct workspace *work = LOOKUP(workspaces, &slot);
 	if (!work)

@@ -6,6 +6,7 @@
 #define HTTP_PROFILER_ROUTE_SYSCALL_H
 
 #include "call.h"
+#include "connection.h"
 #include "counters.h"
 
 #ifdef ROUTE_SYSCALL
@@ -17,6 +18,7 @@ struct pending {
 	u32 msg_flags;
 	u8 direction;
 	u8 payload;
+	u8 announced; /* counted in its connection's `sending` */
 };
 
 DEFINE_MAP(pending, MAP_TYPE_HASH, u64, struct pending, 65536)
@@ -43,6 +45,13 @@ static __always_inline int enter_syscall(struct pending *call, u64 fd)
 	if (!call->socket)
 		return 0;
 	call->inode = socket_inode(call->socket);
+#ifdef OFFSET_tracepoint_faultable
+	struct pending *skipped = LOOKUP(pending, &id);
+	if (skipped) /* the kernel skipped the probe at that call's end */
+		end_sending(skipped->inode, skipped->announced);
+	if (call->direction == DIRECTION_SEND)
+		call->announced = begin_sending(call->inode, FIELD(u64, call->socket, socket_sk));
+#endif
 	if (UPDATE(pending, &id, call)) {
 		/* How much it will move is not known yet: the call is counted, its bytes cannot be. */
 		u32 direction = call->direction & 1;
@@ -96,6 +105,9 @@ int leave_syscall(struct sys_exit *ctx)
 		.context = ctx,
 	};
 	finish_call(&call, result);
+#ifdef OFFSET_tracepoint_faultable
+	end_sending(pending_call.inode, pending_call.announced);
+#endif
 	return 0;
 }
 #endif

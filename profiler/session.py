@@ -32,6 +32,8 @@ from profiler.settings import Settings
 from profiler.sinks.jsonl import JsonLines
 from profiler.stats import Stats
 
+SKIPPED_CALLS = "the kernel skipped the probe"
+
 _CLOCK_SECONDS = 1.0
 # The wall clock was set, not just disciplined, if it moved by more than this between two polls.
 _CLOCK_STEP_NS = 1_000_000
@@ -203,7 +205,7 @@ def _say_summary(written: Written, accounts: Accounts | None, final: bool = True
         _say(_account_line("recv", accounts.recv))
         if accounts.skipped:
             _say(
-                f"the kernel skipped the probe for {accounts.skipped} calls: what they moved is "
+                f"{SKIPPED_CALLS} for {accounts.skipped} calls: what they moved is "
                 "missing, and messages of that moment may be wrong"
             )
         # In between, a call may be counted as seen whose fate is not decided yet.

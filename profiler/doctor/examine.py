@@ -27,6 +27,7 @@ from profiler.doctor.machine import Machine, read_machine
 from profiler.doctor.report import Run, to_json, to_text
 from profiler.doctor.script import RECV, RESPONSE, Outcome, Said, url
 from profiler.errors import ProfilerError
+from profiler.session import SKIPPED_CALLS
 from profiler.settings import ROUTES
 
 # Seconds. Starting compiles the probe, which is slow in an emulated machine.
@@ -71,10 +72,13 @@ def _run(route: str, engine: str | None, machine: Machine) -> Run:
             outcomes, lines = _play(route, engine, token, Path(directory), said)
     except (ExaminationError, OSError) as error:
         return Run(route, error=str(error), said=tuple(said))
+    skipped = any(SKIPPED_CALLS in line for line in said)
     judgements = [
         judgement
         for case in CASES
-        for judgement in judge(case, outcomes[case.name], lines, token, route, machine.version)
+        for judgement in judge(
+            case, outcomes[case.name], lines, token, route, machine.version, skipped
+        )
     ]
     return Run(route, tuple(judgements), said=tuple(said))
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from profiler.doctor.cases import (
@@ -37,6 +37,9 @@ from profiler.doctor.script import (
 )
 
 Record = dict[str, Any]
+
+SKIPPED = "the kernel skipped the probe for some calls, and the account says so"
+SKIPPABLE = ("lost", "closed_early")
 
 # Reasons that leave the size of the message known: the rest was counted.
 _COUNTED = {"lost", "body_limit"}
@@ -92,9 +95,18 @@ class Lines:
 
 
 def judge(
-    case: Case, outcome: Outcome, lines: Lines, token: str, route: str, kernel: tuple[int, int]
+    case: Case,
+    outcome: Outcome,
+    lines: Lines,
+    token: str,
+    route: str,
+    kernel: tuple[int, int],
+    skipped: bool = False,
 ) -> list[Judgement]:
-    """Return what became of a case at both ends, on a ``kernel`` of (version, patch level)."""
+    """Return what became of a case at both ends, on a ``kernel`` of (version, patch level).
+
+    ``skipped``: the profiler said that the kernel did not run the probe for some calls.
+    """
     if outcome.unavailable is not None:
         there = kernel >= case.since
         since = "" if there else f" (it is there from Linux {case.since[0]}.{case.since[1]} on)"
@@ -104,7 +116,17 @@ def judge(
         reason = f"not on this machine: {outcome.unavailable}{since}"
         row = (case.group, case.name, case.what, route)
         return [Judgement(*row, end, UNAVAILABLE, expected, there, reason) for end in ENDS]
-    return [_judge_end(case, outcome.said, lines, token, route, end) for end in ENDS]
+    judgements = [_judge_end(case, outcome.said, lines, token, route, end) for end in ENDS]
+    return [_excused(each) for each in judgements] if skipped else judgements
+
+
+def _excused(judgement: Judgement) -> Judgement:
+    """What a call that the kernel hid may have done: never a wrong line, and it was counted."""
+    if not judgement.worse or judgement.result not in (PARTIAL, MISSED):
+        return judgement
+    if judgement.result == PARTIAL and not judgement.reason.startswith(SKIPPABLE):
+        return judgement
+    return replace(judgement, worse=False, reason=f"{judgement.reason}: {SKIPPED}")
 
 
 def _judge_end(

@@ -94,8 +94,12 @@ FIELDS.update(
         ),
     }
 )
-# Added in 6.0.
-OPTIONAL_FIELDS: dict[str, tuple[str, ...]] = {"msghdr_iter_ubuf": ("msghdr.msg_iter.ubuf",)}
+OPTIONAL_FIELDS: dict[str, tuple[str, ...]] = {
+    # added in 6.0
+    "msghdr_iter_ubuf": ("msghdr.msg_iter.ubuf",),
+    # Since 6.13 what stands on a system call's tracepoint can be preempted.
+    "tracepoint_faultable": ("tracepoint_ext.faultable",),
+}
 
 ENUMERATORS = {"ITER_IOVEC": "iter_type", "ITER_UBUF": "iter_type"}
 HELPERS = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -270,6 +271,34 @@ def test_less_than_the_less_that_is_expected() -> None:
     assert verdicts(records, case=LESS)[SEND].worse
     records.remove(response)
     assert verdicts(records, case=LESS)[SEND].worse
+
+
+def test_what_a_skipped_call_excuses() -> None:
+    """Never a line that is wrong, nor one that lacks something else than bytes."""
+    said = script()
+
+    def found(records: list[Record], skipped: bool) -> Judgement:
+        judged = judge(CASE, Outcome(said), Lines(records), TOKEN, "syscall", KERNEL, skipped)
+        return {each.end: each for each in judged}[SEND]
+
+    def changed(change: Callable[[Record], object]) -> list[Record]:
+        records = lines(said)
+        change(find(records, RESPONSE, 2, SEND))
+        return records
+
+    missing = lines(said)
+    missing.remove(find(missing, RESPONSE, 2, SEND))
+    lost = changed(lambda record: cut(record, 5, "lost"))
+    for records, result in ((missing, "missed"), (lost, "partial")):
+        assert found(records, skipped=False).worse
+        assert (found(records, skipped=True).result, found(records, True).worse) == (result, False)
+        assert "skipped the probe" in found(records, skipped=True).reason
+    limited = changed(lambda record: cut(record, 5, "body_limit"))
+    wrong = changed(lambda record: record.update(pid=1))
+    for records in (limited, wrong):
+        assert found(records, skipped=True).worse
+    whole = found(lines(said), skipped=True)
+    assert (whole.result, whole.reason) == ("captured", "")
 
 
 def test_what_the_kernel_is_too_old_for() -> None:

@@ -8,14 +8,14 @@ import pytest
 from profiler.errors import UnsupportedError
 from profiler.probe.generate import Program, generate
 from profiler.probe.hooks import BPF_DIRECTORY, load_hooks
-from profiler.probe.layout import FIELDS, Layout
+from profiler.probe.layout import FIELDS, OPTIONAL_FIELDS, Layout
 from profiler.settings import Settings
 
 DEFAULTS = Settings()
 SENDERS = ("inet_sendmsg", "inet6_sendmsg", "unix_stream_sendmsg")
 RECEIVERS = ("inet_recvmsg", "inet6_recvmsg", "unix_stream_recvmsg")
 LAYOUT = Layout(
-    offsets={name: 8 * i for i, name in enumerate([*FIELDS, "msghdr_iter_ubuf"])},
+    offsets={name: 8 * i for i, name in enumerate([*FIELDS, *OPTIONAL_FIELDS])},
     enumerators={"ITER_IOVEC": 1, "ITER_UBUF": 0},
     helpers={"get_current_task_btf": 158, "task_pt_regs": 175},
     pt_regs_size=168,
