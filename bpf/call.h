@@ -26,6 +26,7 @@ struct call {
 	u64 socket;   /* struct socket of the kernel */
 	u64 sk;       /* its struct sock */
 	u64 memory;   /* socket route: struct msghdr of the kernel; syscall route: the pointer argument; 0: not readable */
+	u64 flat;     /* socket route: the data, where there is no msghdr to ask (struct waiting), or 0 */
 	u64 inode;    /* the socket's when the call began, or 0: take it now */
 	s32 syscall;
 	u32 size;     /* bytes moved */

@@ -129,7 +129,13 @@ static __always_inline void start_walk(volatile struct walk *walk, struct call *
 	walk->messages = 0;
 	walk->message_left = call->size;
 #ifdef ROUTE_SOCKET
-	walk->readable = call->memory && walk_back(walk, call->memory, call->size) == 0;
+	if (call->flat) {
+		walk->readable = 1;
+		walk->data = call->flat;
+		walk->left = call->size;
+	} else {
+		walk->readable = call->memory && walk_back(walk, call->memory, call->size) == 0;
+	}
 #else
 	walk->readable = call->payload != PAYLOAD_NONE && !call->discarded;
 	walk->segments = call->memory;

@@ -70,6 +70,7 @@ static __always_inline void move_data(struct call *call)
 	if (direction == DIRECTION_RECV && call->msg_flags & MSG_TRUNC && is_tcp(call->sk)) {
 		call->discarded = 1;
 		call->memory = 0;
+		call->flat = 0;
 	}
 	start_walk(&work->walk, call);
 	if (connection->verdict == VERDICT_OPEN &&

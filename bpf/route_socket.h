@@ -26,6 +26,20 @@
 #define LEVEL_SOCKET 0 /* struct socket: any protocol */
 #define LEVEL_ABOVE  1 /* struct socket: all but plain TCP */
 #define LEVEL_TCP    2 /* struct sock: plain TCP only */
+/*
+ * A call that waited for data when the profiler came is not seen when it returns: it
+ * did not pass the hook on its way in. But when data has come, it passes a function
+ * deeper in TCP, which knows how much it received; where that is, /proc told.
+ */
+#define LEVEL_WAITING 3 /* struct sock of TCP: only for threads in `waiting` */
+
+/* By thread; profiler/probe/waiting.py writes it. */
+struct waiting {
+	u64 pointer;   /* read's and recvfrom's second argument */
+	u64 msg_flags; /* recvfrom's fourth, or 0 */
+};
+
+DEFINE_MAP(waiting, MAP_TYPE_HASH, u64, struct waiting, 4096)
 
 #define PARAMETERS_MAX 6
 
@@ -66,7 +80,16 @@ int leave_function(u64 *ctx)
 	if (result < 0 && result != -ECONNRESET && result != -EPIPE)
 		return 0;
 	u64 socket, sk;
-	if (level == LEVEL_TCP) {
+	struct waiting told = {};
+	if (level == LEVEL_WAITING) {
+		u64 id = get_current_pid_tgid();
+		struct waiting *found = result > 0 ? LOOKUP(waiting, &id) : 0;
+		if (!found)
+			return 0;
+		told = *found;
+		DELETE(waiting, &id);
+	}
+	if (level == LEVEL_TCP || level == LEVEL_WAITING) {
 		sk = parameter(ctx, socket_number);
 		socket = FIELD(u64, sk, sock_sk_socket);
 		if (!socket || !is_plain_tcp(sk))
@@ -80,7 +103,7 @@ int leave_function(u64 *ctx)
 
 	/* Without a message the data is in pages of a file or a pipe. */
 	u64 message = 0;
-	u32 msg_flags = 0;
+	u32 msg_flags = told.msg_flags;
 	if (message_number != NO_PARAMETER) {
 		message = parameter(ctx, message_number);
 		if (flags_number == NO_PARAMETER)
@@ -93,6 +116,7 @@ int leave_function(u64 *ctx)
 		.socket = socket,
 		.sk = sk,
 		.memory = message,
+		.flat = told.pointer,
 		.syscall = result > 0 ? current_syscall() : -1,
 		.msg_flags = msg_flags,
 		.direction = direction,

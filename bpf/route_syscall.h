@@ -10,7 +10,11 @@
 #include "counters.h"
 
 #ifdef ROUTE_SYSCALL
-/* A call in progress, from entry to exit, by thread. */
+/*
+ * A call in progress, from entry to exit, by thread. Of one that waited for data when
+ * the profiler came, profiler/probe/waiting.py writes what /proc tells: `socket` is 0
+ * and `inode` is the descriptor.
+ */
 struct pending {
 	u64 socket;
 	u64 inode;
@@ -89,6 +93,12 @@ int leave_syscall(struct sys_exit *ctx)
 		return 0;
 	struct pending pending_call = *found;
 	DELETE(pending, &id);
+	if (!pending_call.socket) {
+		pending_call.socket = stream_socket_of(pending_call.inode);
+		if (!pending_call.socket)
+			return 0;
+		pending_call.inode = socket_inode(pending_call.socket);
+	}
 
 	s64 result = ctx->result;
 	if (result > 0 && pending_call.payload == PAYLOAD_MMSGHDR)

@@ -43,6 +43,7 @@ from profiler.probe.maps import PERF_EVENT_ARRAY, RINGBUF, Map, Shape, described
 from profiler.probe.order import Order
 from profiler.probe.perf import PerfBuffer
 from profiler.probe.ring import RingBuffer
+from profiler.probe.waiting import WaitingCalls, as_pending, as_waiting
 from profiler.settings import ROUTES, Settings
 
 POLL_MS = 100
@@ -69,6 +70,7 @@ class BccEngine:
         self._attached: list[int] = []
         self._programs: list[int] = []
         self._order = Order()
+        self._waiting: WaitingCalls | None = None
         hooks = load_hooks()
         layout, without_btf = self._read_layout(hooks, settings)
         self.clock = time.CLOCK_BOOTTIME if uses_boot_time(layout) else time.CLOCK_MONOTONIC
@@ -102,6 +104,8 @@ class BccEngine:
         """Yield the records of each poll, an empty list where there were none, until detached."""
         while self._buffer is not None:
             yield self._poll(POLL_MS)
+            if self._waiting:
+                self._waiting.look_after()
 
     def stop(self) -> list[bytes]:
         """Unhook the probe and return what it had already handed over."""
@@ -166,7 +170,23 @@ class BccEngine:
         )
         for function, name in described_by.items():
             self._maps[name] = Map(name, described(code[function]))
+        # Before the probe is attached, so that none of them is one that it saw begin.
+        self._waiting = WaitingCalls(platform.machine())
         self._attach_all(program, code, layout)
+        if self._waiting:
+            self._tell_waiting(self._waiting, program, code, layout)
+
+    def _tell_waiting(
+        self, waiting: WaitingCalls, program: Program, code: dict[str, bytes], layout: Layout
+    ) -> None:
+        if program.route == "syscall":
+            waiting.tell(self._maps["pending"], as_pending)
+        elif program.waiting:
+            hook = program.waiting
+            shaped = with_shape(code[hook.function], hook.shape)
+            descriptor = load(shaped, hook, target_id(hook, layout))
+            self._programs.append(descriptor)
+            waiting.tell(self._maps["waiting"], as_waiting, attach(descriptor, hook))
 
     def _open_buffer(self, is_ring: bool, size: int) -> None:
         if is_ring:
@@ -203,6 +223,8 @@ class BccEngine:
                 self._attached.append(attach(descriptor, attachment))
 
     def _close_attached(self) -> None:
+        if self._waiting is not None:
+            self._waiting.close()
         while self._attached:
             os.close(self._attached.pop())
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from profiler.errors import UnsupportedError
 from profiler.probe.hooks import BPF_DIRECTORY, FunctionHook, Hooks, SyscallHook
 from profiler.probe.layout import Layout
-from profiler.probe.maps import MAPS, SYSCALL_ROUTE_MAPS
+from profiler.probe.maps import SOCKET_ROUTE_MAPS, SYSCALL_ROUTE_MAPS
 from profiler.settings import Settings
 from profiler.syscalls import NAMES
 
@@ -37,7 +37,7 @@ _INCLUDE = re.compile(r'#include "(.+)"')
 # In the program until it is loaded: more than 32 bits, so that it takes an instruction of its own.
 SHAPE_PLACEHOLDER = 0x5368617065000000
 _NO_PARAMETER = 0xFF
-_LEVELS = ("socket", "above", "tcp")
+_LEVELS = ("socket", "above", "tcp", "waiting")
 
 # Kinds of attachment: where a program hooks on.
 FENTRY, FEXIT, KPROBE, TRACEPOINT = "fentry", "fexit", "kprobe", "tracepoint"
@@ -63,6 +63,8 @@ class Program(NamedTuple):
     route: str
     source: str
     attachments: tuple[Attachment, ...]
+    waiting: Attachment | None = None
+    """Socket route: what sees the calls that were there before (``profiler/probe/waiting.py``)."""
 
 
 def generate(
@@ -76,6 +78,7 @@ def generate(
     """
     writers = {"socket": _socket_route, "syscall": _syscall_route}
     entries, attachments = writers[route](hooks, layout, machine)
+    waiting = _waiting(hooks, layout) if route == "socket" else None
     lines = [
         f"#define ROUTE_{route.upper()} 1",
         *(f"#define MAP_NUMBER_{name} {i}" for i, name in enumerate(maps_of(route))),
@@ -85,12 +88,12 @@ def generate(
         '#line 1 "entry points"',
         *entries,
     ]
-    return Program(route, "\n".join(lines) + "\n", tuple(attachments))
+    return Program(route, "\n".join(lines) + "\n", tuple(attachments), waiting)
 
 
 def maps_of(route: str) -> tuple[str, ...]:
     """The names of the maps that the program of ``route`` has, in the order of their numbers."""
-    return SYSCALL_ROUTE_MAPS if route == "syscall" else MAPS
+    return SYSCALL_ROUTE_MAPS if route == "syscall" else SOCKET_ROUTE_MAPS
 
 
 def uses_ring_buffer(layout: Layout, settings: Settings) -> bool:
@@ -170,6 +173,8 @@ def _socket_route(hooks: Hooks, layout: Layout, machine: str) -> tuple[list[str]
     entries: dict[str, str] = {}
     attachments = []
     for hook in hooks.functions:
+        if hook.event == "waiting":
+            continue
         parameters = layout.parameters.get(hook.name)
         if parameters is None:
             if hook.optional:
@@ -183,9 +188,19 @@ def _socket_route(hooks: Hooks, layout: Layout, machine: str) -> tuple[list[str]
             entries[name] = f"int {name}(u64 *ctx)\n{{\n{_at_entry(hook, f'ctx[{number}]')}\n}}"
             attachments.append(Attachment(FENTRY, hook.name, name))
         else:
-            shape = _shape(hook, parameters)
+            # The result follows the parameters.
+            shape = _shape(hook, parameters, len(parameters))
             attachments.append(Attachment(FEXIT, hook.name, "leave_function", shape))
     return list(entries.values()), attachments
+
+
+def _waiting(hooks: Hooks, layout: Layout) -> Attachment | None:
+    for hook in hooks.functions:
+        parameters = layout.parameters.get(hook.name)
+        if hook.event == "waiting" and parameters is not None:
+            number = _position(hook, parameters, "copied")
+            return Attachment(FENTRY, hook.name, "leave_function", _shape(hook, parameters, number))
+    return None
 
 
 _AT_ENTRY = {
@@ -198,7 +213,7 @@ def _at_entry(hook: FunctionHook, socket: str) -> str:
     return f"\t{_AT_ENTRY[hook.event].format(socket=socket)};\n\treturn 0;"
 
 
-def _shape(hook: FunctionHook, parameters: tuple[str, ...]) -> int:
+def _shape(hook: FunctionHook, parameters: tuple[str, ...], result: int) -> int:
     """``leave_function``'s numbers, a byte each (``bpf/route_socket.h``)."""
     bytes_ = (
         0 if hook.direction == "send" else 1,
@@ -206,8 +221,8 @@ def _shape(hook: FunctionHook, parameters: tuple[str, ...]) -> int:
             _position(hook, parameters, name) if name else _NO_PARAMETER
             for name in (hook.socket, hook.message, hook.flags)
         ),
-        len(parameters),
-        _LEVELS.index(hook.level),
+        result,
+        _LEVELS.index("waiting" if hook.event == "waiting" else hook.level),
     )
     return int.from_bytes(bytes(bytes_), "little")
 

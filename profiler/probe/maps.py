@@ -16,6 +16,7 @@ from profiler.errors import ProbeError
 from profiler.probe.kernel import INSTRUCTION, LOAD_CONSTANT, bpf, cpus, why
 
 MAPS = ("events", "account", "workspaces", "connections", "blank_connection", "processes")
+SOCKET_ROUTE_MAPS = (*MAPS, "waiting")
 SYSCALL_ROUTE_MAPS = (*MAPS, "pending")
 
 # include/uapi/linux/bpf.h
@@ -78,6 +79,10 @@ class Map:
         self._value.raw = value
         if self._call(_UPDATE, key) < 0:
             raise ProbeError(f"cannot write to a map: {why(ctypes.get_errno())}")
+
+    def delete(self, key: bytes) -> None:
+        """Remove what is at ``key``, if there is anything."""
+        self._call(_DELETE, key)
 
     def _call(self, command: int, key: bytes, flags: int = 0) -> int:
         buffer = ctypes.create_string_buffer(key, len(key))

@@ -33,7 +33,6 @@ LESS = {
     ("trunc", "recv"): ("partial", f"lost {FIRST}"),
     ("many-segments", "send"): ("partial", f"body_limit {FIRST}"),
     ("many-segments", "recv"): ("partial", f"body_limit {FIRST}"),
-    ("before-waiting", "recv"): ("missed", "no line (request 1)"),
 }
 LESS_ON = {
     "socket": LESS,

@@ -16,6 +16,7 @@ def test_the_table_of_hooks() -> None:
         **{f"{family}_sendmsg": "send" for family in ("inet", "inet6", "unix_stream")},
         **{f"{family}_recvmsg": "recv" for family in ("inet", "inet6", "unix_stream")},
         **{f"{family}_sendpage": "send" for family in ("inet", "unix_stream")},
+        **dict.fromkeys(("__tcp_cleanup_rbuf", "tcp_cleanup_rbuf"), "recv"),
         **{f"{family}_splice_read": "recv" for family in ("tcp", "unix_stream")},
     }
     # A connection is forgotten when it is over, on both routes.

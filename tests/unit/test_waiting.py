@@ -1,0 +1,157 @@
+"""Threads that really wait, on this machine; the probe's map is the only stand-in."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import socket
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from profiler.probe.waiting import WaitingCalls, as_pending, as_waiting
+
+BPF = Path(__file__).parents[2] / "bpf"
+MACHINE = platform.machine()
+
+WAITS = """
+import ctypes, os, socket, sys
+sock = socket.socket(fileno=int(sys.argv[2]))
+buffer = ctypes.create_string_buffer(100)
+print(ctypes.addressof(buffer), flush=True)
+if sys.argv[1] == "recv":
+    sock.recv_into(buffer, 100, socket.MSG_PEEK)
+else:
+    os.readv(sock.fileno(), [buffer]) if sys.argv[1] == "readv" else ctypes.CDLL(None).read(
+        sock.fileno(), buffer, 100)
+print("ended", flush=True)
+sys.stdin.read()
+"""
+
+
+class StandInMap:
+    """Stands in for a map of the kernel's: BPF is only for guests."""
+
+    def __init__(self) -> None:
+        self.values: dict[bytes, bytes] = {}
+
+    def write(self, key: bytes, value: bytes) -> None:
+        self.values[key] = value
+
+    def delete(self, key: bytes) -> None:
+        self.values.pop(key, None)
+
+
+@contextmanager
+def waiting(how: str, sock: socket.socket) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """A process that waits in read or recv on ``sock``; yields it and where the data will be."""
+    with subprocess.Popen(
+        [sys.executable, "-c", WAITS, how, str(sock.fileno())],
+        pass_fds=[sock.fileno()],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout
+        pointer = int(process.stdout.readline())
+        state = Path(f"/proc/{process.pid}/stat")
+        deadline = time.monotonic() + 30
+        while state.read_text().rpartition(")")[2].split()[0] != "S":
+            assert time.monotonic() < deadline
+        try:
+            yield process, pointer
+        finally:
+            process.terminate()
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = socket.create_connection(listener.getsockname())
+        server, _ = listener.accept()
+    with client, server:
+        yield client, server
+
+
+def key(process: subprocess.Popen[str]) -> bytes:
+    return struct.pack("=Q", process.pid << 32 | process.pid)
+
+
+@pytest.mark.parametrize(("how", "flags"), [("recv", socket.MSG_PEEK), ("read", 0)])
+def test_who_waits_is_told(pair: tuple[socket.socket, socket.socket], how: str, flags: int) -> None:
+    with waiting(how, pair[1]) as (process, pointer):
+        told = StandInMap()
+        WaitingCalls(MACHINE).tell(told, as_waiting)  # type: ignore[arg-type]
+        assert struct.unpack("=QQ", told.values[key(process)]) == (pointer, flags)
+        WaitingCalls(MACHINE).tell(told, as_pending)  # type: ignore[arg-type]
+        descriptor = pair[1].fileno()
+        assert struct.unpack("=QQQIBBBx", told.values[key(process)]) == (
+            *(0, descriptor, pointer, flags),
+            *(1, 0, 0),
+        )
+
+
+def test_who_ran_since_is_not_told(pair: tuple[socket.socket, socket.socket]) -> None:
+    """Its call may be one that the probe saw begin."""
+    with waiting("recv", pair[1]) as (process, _):
+        calls = WaitingCalls(MACHINE)
+        pair[0].send(b"x")
+        assert process.stdout and process.stdout.readline() == "ended\n"
+        told = StandInMap()
+        calls.tell(told, as_waiting)  # type: ignore[arg-type]
+        assert key(process) not in told.values
+
+
+def test_who_has_ended_is_forgotten_and_the_hook_goes_with_the_last(
+    pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("profiler.probe.waiting._LOOK_SECONDS", 0)
+    hook, other = os.pipe()
+    with waiting("recv", pair[1]) as (process, _):
+        calls = WaitingCalls(MACHINE)
+        # Whoever else waits on this machine is not of this test.
+        calls._calls = [call for call in calls._calls if call.process == process.pid]
+        told = StandInMap()
+        calls.tell(told, as_waiting, hook)  # type: ignore[arg-type]
+        calls.look_after()
+        assert list(told.values) == [key(process)]
+        os.fstat(hook)
+        pair[0].send(b"x")
+        assert process.stdout and process.stdout.readline() == "ended\n"
+        calls.look_after()
+        assert told.values == {}
+        with pytest.raises(OSError):
+            os.fstat(hook)
+    calls.close()
+    os.close(other)
+
+
+@pytest.mark.parametrize(("how", "unix"), [("readv", False), ("recv", True)])
+def test_what_is_not_told(pair: tuple[socket.socket, socket.socket], how: str, unix: bool) -> None:
+    left, right = socket.socketpair()
+    with left, right, waiting(how, right if unix else pair[1]) as (process, _):
+        assert process.pid not in {call.process for call in WaitingCalls(MACHINE)._calls}
+
+
+def test_threads_that_run_or_end_meanwhile_are_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "7" / "task" / "7").mkdir(parents=True)
+    (tmp_path / "8" / "task" / "8").mkdir(parents=True)
+    (tmp_path / "8" / "task" / "8" / "syscall").write_text("running\n")
+    assert len(WaitingCalls(MACHINE, tmp_path)) == 0
+
+
+def test_the_values_are_what_the_probe_reads() -> None:
+    def members(file: str, structure: str) -> list[str]:
+        text = (BPF / file).read_text()
+        body = text[text.index(f"struct {structure} {{") :]
+        return re.findall(r"\b(u\d+) \w+;", body[: body.index("};")])
+
+    assert members("route_socket.h", "waiting") == ["u64", "u64"]
+    assert members("route_syscall.h", "pending") == ["u64"] * 3 + ["u32"] + ["u8"] * 3
