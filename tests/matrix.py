@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ]
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
-        command = [sys.executable, "-m", "pytest", "tests/e2e", "-n", "2", "--dist", "loadgroup"]
+        command = [sys.executable, "-m", "pytest", "tests/e2e", "-n", "auto", "--dist", "loadgroup"]
         command += [word for guest in guests for word in ("--guest", guest)]
         command += ["--doctor-to", name, "--junitxml", str(directory / "junit.xml"), *passed_on]
         code = subprocess.run(command, cwd=REPOSITORY, check=False).returncode

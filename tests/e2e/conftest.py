@@ -18,12 +18,22 @@ from typing import Any
 import pytest
 
 from provisioning import Guest, GuestSpec, ProvisioningError, Running, build, machine
+from provisioning.capacity import side_by_side
 from provisioning.catalog import find_guest
 from provisioning.errors import ArchiveUnreachable
 from tests.conftest import DEFAULT_GUESTS
 
 TRAFFIC = "/tmp/traffic.py"
 ROUTES = ("socket", "syscall")
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """``-n auto``: a worker for each guest, as far as processors and memory go."""
+    names = config.getoption("--guest") or DEFAULT_GUESTS
+    try:
+        return side_by_side([find_guest(name) for name in dict.fromkeys(names)])
+    except ProvisioningError as error:
+        raise pytest.UsageError(str(error)) from None
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
