@@ -12,6 +12,15 @@
 #include "introduce.h"
 #include "forward.h"
 
+/* The profiler's own process: profiler/probe/load.py writes it when the program is loaded. */
+static __always_inline u64 self_pid(void)
+{
+	u64 value = SELF_PLACEHOLDER;
+
+	asm volatile("" : "+r"(value));
+	return value;
+}
+
 static __always_inline void move_data(struct call *call)
 {
 	u64 direction = call->direction & 1;
@@ -23,7 +32,7 @@ static __always_inline void move_data(struct call *call)
 
 	u64 id = get_current_pid_tgid();
 	u32 pid = id >> 32;
-	if (pid == SELF_PID) {
+	if (pid == self_pid()) {
 		count(&counters->filtered[FILTERED_SELF], call->size);
 		return;
 	}

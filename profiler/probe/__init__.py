@@ -81,4 +81,4 @@ def program_text(settings: Settings) -> str:
     hooks = load_hooks()
     layout = read_layout(tuple(hook.name for hook in hooks.functions))
     route = settings.route or ROUTES[0]
-    return generate(route, hooks, layout, settings, self_pid=0, machine=platform.machine()).source
+    return generate(route, hooks, layout, settings, machine=platform.machine()).source

@@ -15,9 +15,12 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from profiler.errors import ProbeError, UnsupportedError
-from profiler.probe.compiler import check_compiler, compile_functions
+from profiler.probe.compiled import compiled_functions
+from profiler.probe.compiler import compiler_file
 from profiler.probe.counters import FILTERED, LOST, Account, Accounts, Tally
 from profiler.probe.generate import (
+    SELF_PLACEHOLDER,
+    SHAPE_PLACEHOLDER,
     Attachment,
     Program,
     can_fetch_and_add,
@@ -35,9 +38,9 @@ from profiler.probe.load import (
     load,
     skipped,
     target_id,
+    with_constant,
     with_fetch,
     with_maps,
-    with_shape,
 )
 from profiler.probe.maps import PERF_EVENT_ARRAY, RINGBUF, Map, Shape, described
 from profiler.probe.order import Order
@@ -64,7 +67,7 @@ class BccEngine:
 
     def __init__(self, settings: Settings) -> None:
         _check_privilege()
-        check_compiler()
+        compiler_file()
         self._maps: dict[str, Map] = {}
         self._buffer: RingBuffer | PerfBuffer | None = None
         self._attached: list[int] = []
@@ -155,15 +158,13 @@ class BccEngine:
         return read_layout_of_headers(), reason
 
     def _start(self, route: str, hooks: Hooks, layout: Layout, settings: Settings) -> None:
-        program = generate(
-            route, hooks, layout, settings, self_pid=os.getpid(), machine=platform.machine()
-        )
+        program = generate(route, hooks, layout, settings, machine=platform.machine())
         lift_memory_limit()
         # First, since it shows at once whether BPF is permitted here.
         self._open_buffer(uses_ring_buffer(layout, settings), settings.ring_bytes)
         described_by = {f"describe_{name}": name for name in maps_of(route) if name != "events"}
         functions = {attachment.function for attachment in program.attachments}
-        code = compile_functions(
+        code = compiled_functions(
             program.source,
             (*functions, *described_by),
             f"the {program.route} route cannot be compiled",
@@ -183,7 +184,7 @@ class BccEngine:
             waiting.tell(self._maps["pending"], as_pending)
         elif program.waiting:
             hook = program.waiting
-            shaped = with_shape(code[hook.function], hook.shape)
+            shaped = with_constant(code[hook.function], SHAPE_PLACEHOLDER, hook.shape)
             descriptor = load(shaped, hook, target_id(hook, layout))
             self._programs.append(descriptor)
             waiting.tell(self._maps["waiting"], as_waiting, attach(descriptor, hook))
@@ -203,6 +204,7 @@ class BccEngine:
         descriptors = [self._maps[name].descriptor for name in maps_of(program.route)]
         for function in code:
             code[function] = with_maps(code[function], descriptors)
+            code[function] = with_constant(code[function], SELF_PLACEHOLDER, os.getpid())
             if can_fetch_and_add(layout):
                 code[function] = with_fetch(code[function])
         # One that is bound to a kernel function when it is loaded serves only that.
@@ -213,7 +215,12 @@ class BccEngine:
         # The verifier takes as long as the compiler, but works on all processors at once.
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             loading = [
-                pool.submit(load, with_shape(code[function], shape), served[0], target)
+                pool.submit(
+                    load,
+                    with_constant(code[function], SHAPE_PLACEHOLDER, shape),
+                    served[0],
+                    target,
+                )
                 for (function, shape, target), served in serving.items()
             ]
         self._programs = [done.result() for done in loading if not done.exception()]

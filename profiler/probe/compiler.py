@@ -8,6 +8,7 @@ they bring in the kernel's, which BCC would read three times over.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import sys
 import tempfile
@@ -22,10 +23,19 @@ _FLAGS = ["-Wno-everything", "-g0"]
 # Their include guards.
 _WITHOUT_HEADERS = ["-D_UAPI__LINUX_BPF_H__", "-D__LINUX_BPF_H__", "-D__BPF_HELPERS_H"]
 
+_MISSING = (
+    f"BCC is not there for this Python ({sys.executable}): install your distribution's "
+    "package (python3-bpfcc on Debian and Ubuntu), and let the environment that "
+    "http-profiler is installed in see the system's packages (--system-site-packages)"
+)
 
-def check_compiler() -> None:
-    """Raise UnsupportedError if BCC is not installed for this Python."""
-    _import_bcc()
+
+def compiler_file() -> Path:
+    """Return a file of BCC, without loading it. Raises UnsupportedError if there is none."""
+    spec = importlib.util.find_spec("bcc")
+    if spec is None or spec.origin is None:
+        raise UnsupportedError(_MISSING)
+    return Path(spec.origin)
 
 
 def compile_functions(
@@ -54,11 +64,7 @@ def _import_bcc() -> Any:
     try:
         import bcc
     except ImportError:
-        raise UnsupportedError(
-            f"BCC is not there for this Python ({sys.executable}): install your distribution's "
-            "package (python3-bpfcc on Debian and Ubuntu), and let the environment that "
-            "http-profiler is installed in see the system's packages (--system-site-packages)"
-        ) from None
+        raise UnsupportedError(_MISSING) from None
     return bcc
 
 

@@ -34,8 +34,10 @@ _PORT_OF_EITHER_END = (
 _INCLUDE = re.compile(r'#include "(.+)"')
 
 
-# In the program until it is loaded: more than 32 bits, so that it takes an instruction of its own.
+# In the program until it is loaded, so that it can be kept for the next start: more than
+# 32 bits, so that each takes an instruction of its own.
 SHAPE_PLACEHOLDER = 0x5368617065000000
+SELF_PLACEHOLDER = 0x53656C6600000000
 _NO_PARAMETER = 0xFF
 _LEVELS = ("socket", "above", "tcp", "waiting")
 
@@ -68,12 +70,11 @@ class Program(NamedTuple):
 
 
 def generate(
-    route: str, hooks: Hooks, layout: Layout, settings: Settings, *, self_pid: int, machine: str
+    route: str, hooks: Hooks, layout: Layout, settings: Settings, *, machine: str
 ) -> Program:
     """Write the BCC program for ``route`` (``socket`` or ``syscall``).
 
-    ``self_pid`` is the profiler's own process, which is left out; ``machine``
-    is the architecture as ``uname -m`` says it. Raises UnsupportedError if
+    ``machine`` is the architecture as ``uname -m`` says it. Raises UnsupportedError if
     this kernel lacks a hooked function, or this architecture a table of calls.
     """
     writers = {"socket": _socket_route, "syscall": _syscall_route}
@@ -83,7 +84,7 @@ def generate(
         f"#define ROUTE_{route.upper()} 1",
         *(f"#define MAP_NUMBER_{name} {i}" for i, name in enumerate(maps_of(route))),
         *_layout_macros(layout),
-        *_settings_macros(settings, layout, self_pid),
+        *_settings_macros(settings, layout),
         *_with_includes("probe.bpf.c", set()),
         '#line 1 "entry points"',
         *entries,
@@ -151,14 +152,14 @@ def _layout_macros(layout: Layout) -> list[str]:
     ]
 
 
-def _settings_macros(settings: Settings, layout: Layout, self_pid: int) -> list[str]:
+def _settings_macros(settings: Settings, layout: Layout) -> list[str]:
     return [
-        f"#define SELF_PID {self_pid}",
         f"#define FILTER_PID(pid) ({_any_of('(pid)', settings.pids)})",
         "#define FILTER_PORT(sk) " + (_PORT_OF_EITHER_END if settings.ports else "1"),
         f"#define WANTED_PORT(port) ({_any_of('(port)', settings.ports)})",
         f"#define CALL_LIMIT {settings.call_limit}",
         f"#define SHAPE_PLACEHOLDER {SHAPE_PLACEHOLDER}ULL",
+        f"#define SELF_PLACEHOLDER {SELF_PLACEHOLDER}ULL",
         f"#define CONNECTIONS_MAX {CONNECTIONS_MAX}",
         f"#define PROCESSES_MAX {PROCESSES_MAX}",
         *(["#define HAS_RING_BUFFER 1"] if uses_ring_buffer(layout, settings) else []),

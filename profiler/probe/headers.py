@@ -15,7 +15,7 @@ import platform
 import re
 
 from profiler.errors import UnsupportedError
-from profiler.probe.compiler import compile_functions
+from profiler.probe.compiled import compiled_functions
 from profiler.probe.kernel import INSTRUCTION
 from profiler.probe.layout import FIELDS, Layout
 
@@ -75,7 +75,7 @@ def read_layout_of_headers() -> Layout:
     """
     expressions = _expressions(kernel_version(os.uname().release), platform.machine())
     functions = {f"of_{name}": name for name in expressions}
-    code = compile_functions(
+    code = compiled_functions(
         _source(expressions), functions, "the kernel's headers cannot be read", with_headers=True
     )
     offsets = {name: _returned(code[function]) for function, name in functions.items()}

@@ -21,7 +21,6 @@ from profiler.probe.generate import (
     FENTRY,
     FEXIT,
     KPROBE,
-    SHAPE_PLACEHOLDER,
     TRACEPOINT,
     Attachment,
 )
@@ -160,9 +159,9 @@ def with_fetch(code: bytes) -> bytes:
     return bytes(patched)
 
 
-def with_shape(code: bytes, shape: int) -> bytes:
-    """Return ``code`` with ``shape`` in the place of each SHAPE_PLACEHOLDER."""
-    return code.replace(_wide_constant(SHAPE_PLACEHOLDER), _wide_constant(shape))
+def with_constant(code: bytes, placeholder: int, value: int) -> bytes:
+    """Return ``code`` with the 64-bit ``value`` in the place of each ``placeholder``."""
+    return code.replace(_wide_constant(placeholder), _wide_constant(value))
 
 
 def with_maps(code: bytes, descriptors: Sequence[int]) -> bytes:

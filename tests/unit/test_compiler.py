@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from profiler.errors import ProbeError, UnsupportedError
-from profiler.probe.compiler import check_compiler, compile_functions
+from profiler.probe.compiler import compile_functions, compiler_file
 
 
 @pytest.fixture
@@ -98,4 +98,6 @@ def test_a_failure_is_one_line_and_the_log_is_kept(
 def test_without_bcc(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "bcc", None)
     with pytest.raises(UnsupportedError, match="python3-bpfcc"):
-        check_compiler()
+        compiler_file()
+    with pytest.raises(UnsupportedError, match="python3-bpfcc"):
+        compile_functions("", [], "no")

@@ -38,7 +38,7 @@ LAYOUT = Layout(
 def program(
     route: str, settings: Settings = DEFAULTS, layout: Layout = LAYOUT, machine: str = "x86_64"
 ) -> Program:
-    return generate(route, load_hooks(), layout, settings, self_pid=4711, machine=machine)
+    return generate(route, load_hooks(), layout, settings, machine=machine)
 
 
 @pytest.mark.parametrize("route", ["socket", "syscall"])
@@ -163,7 +163,6 @@ def test_attachments() -> None:
 
 def test_settings_reach_the_program() -> None:
     source = program("socket", Settings(ports=(80, 8080), pids=(7,), max_body=1000)).source
-    assert "#define SELF_PID 4711" in source
     assert "#define FILTER_PID(pid) ((pid) == 7)" in source
     assert "#define WANTED_PORT(port) ((port) == 80 || (port) == 8080)" in source
     assert "#define FILTER_PORT(sk) (FIELD(" in source

@@ -27,16 +27,14 @@ def on_kernel(monkeypatch: pytest.MonkeyPatch, release: str) -> tuple[headers.La
             for n, name in enumerate(re.findall(r"int (of_\w+)\(", source))
         }
 
-    monkeypatch.setattr(headers, "compile_functions", compile_functions)
+    monkeypatch.setattr(headers, "compiled_functions", compile_functions)
     monkeypatch.setattr(headers.os, "uname", lambda: SimpleNamespace(release=release))
     return headers.read_layout_of_headers(), sources[0]
 
 
 def test_the_syscall_route_has_all_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     layout, _ = on_kernel(monkeypatch, "6.1.0-56-cloud-amd64")
-    program = generate(
-        "syscall", load_hooks(), layout, Settings(), self_pid=1, machine="x86_64"
-    ).source
+    program = generate("syscall", load_hooks(), layout, Settings(), machine="x86_64").source
     used = {f"OFFSET_{name}" for name in re.findall(r"FIELD\([^()]*?, (\w+)\)", program)}
     defined = set(re.findall(r"#define (OFFSET_\w+) ", program))
     # FIELD's own definition and what only the socket route reads.

@@ -8,7 +8,7 @@ import pytest
 
 from profiler.errors import ProbeError
 from profiler.probe import kernel, load
-from profiler.probe.generate import FENTRY, KPROBE, TRACEPOINT, Attachment
+from profiler.probe.generate import FENTRY, KPROBE, SHAPE_PLACEHOLDER, TRACEPOINT, Attachment
 from profiler.probe.layout import Layout
 
 # opcode, registers, offset, immediate
@@ -37,9 +37,9 @@ def test_the_shape_is_written_over_its_placeholder() -> None:
         return struct.pack("=BBhIBBhI", 0x18, register, 0, low, 0, 0, 0, high)
 
     other = load_constant(0x1122334455667788, 3)
-    placeholder = load.SHAPE_PLACEHOLDER
+    placeholder = SHAPE_PLACEHOLDER
     code = load_constant(placeholder, 1) + other + load_constant(placeholder, 7) + EXIT
-    assert load.with_shape(code, 0x0504030201) == (
+    assert load.with_constant(code, SHAPE_PLACEHOLDER, 0x0504030201) == (
         load_constant(0x0504030201, 1) + other + load_constant(0x0504030201, 7) + EXIT
     )
 
