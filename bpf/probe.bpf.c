@@ -21,6 +21,22 @@ static __always_inline u64 self_pid(void)
 	return value;
 }
 
+/*
+ * A process that is left out has moved bytes of a socket which one that is wanted may
+ * share: they are a hole before what that one moves, but none that the kernel made.
+ */
+static __always_inline void pass_over(struct call *call, u64 direction)
+{
+	u64 inode = socket_inode(call->socket);
+	struct connection *connection = LOOKUP(connections, &inode);
+
+	if (!connection || connection->verdict == VERDICT_OTHER)
+		return;
+	missed_before(connection, call->sk, direction, call->size);
+	fetch_and_add(&connection->position[direction], call->size);
+	connection->after_loss[direction] = 1;
+}
+
 static __always_inline void move_data(struct call *call)
 {
 	u64 direction = call->direction & 1;
@@ -38,6 +54,7 @@ static __always_inline void move_data(struct call *call)
 	}
 	if (!FILTER_PID(pid)) {
 		count(&counters->filtered[FILTERED_PID], call->size);
+		pass_over(call, direction);
 		return;
 	}
 	if (!FILTER_PORT(call->sk)) {

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import uuid
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,6 +125,20 @@ def background(
     command = ["python3", TRAFFIC, scenario, *map(str, arguments)]
     with guest.popen(command, stderr=None, **streams) as running:
         yield running, json.loads(running.stdout.readline())
+
+
+@contextmanager
+def held(
+    guest: Guest, scenario: str, *arguments: object
+) -> Iterator[tuple[dict[str, Any], Callable[[], None]]]:
+    """Start a scenario that waits for a line; yield what it said, and what lets it go on."""
+    with background(guest, scenario, *arguments, stdin=subprocess.PIPE) as (running, facts):
+
+        def go_on() -> None:
+            running.process.stdin.write(b"\n")
+            running.process.stdin.flush()
+
+        yield facts, go_on
 
 
 # Calls that overlap end in an order of their own. Only the socket route knows that of the

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
@@ -13,7 +11,7 @@ import pytest
 
 from provisioning import Guest
 from provisioning.capture import Capture, Record
-from tests.e2e.conftest import ROUTES, background, traffic
+from tests.e2e.conftest import ROUTES, background, held, traffic
 
 
 @dataclass
@@ -43,20 +41,6 @@ def nanoseconds(timestamp: str) -> int:
     whole, fraction = timestamp.rstrip("Z").split(".")
     moment = datetime.fromisoformat(whole).replace(tzinfo=timezone.utc)
     return int(moment.timestamp()) * 10**9 + int(fraction)
-
-
-@contextmanager
-def held(
-    guest: Guest, scenario: str, *arguments: object
-) -> Iterator[tuple[dict[str, Any], Callable[[], None]]]:
-    """Start a scenario that waits for a line; yield what it said, and what lets it go on."""
-    with background(guest, scenario, *arguments, stdin=subprocess.PIPE) as (running, facts):
-
-        def go_on() -> None:
-            running.process.stdin.write(b"\n")
-            running.process.stdin.flush()
-
-        yield facts, go_on
 
 
 @pytest.fixture(scope="module", params=ROUTES)

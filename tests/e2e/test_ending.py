@@ -12,7 +12,7 @@ import pytest
 
 from provisioning import Guest
 from provisioning.capture import Capture
-from tests.e2e.conftest import ROUTES, background, continued, stopped, traffic
+from tests.e2e.conftest import ROUTES, background, continued, held, stopped, traffic
 
 TALLY = r"(\d+)/(\d+)"
 LINE = re.compile(
@@ -112,6 +112,26 @@ def test_sigterm_and_filters(guest: Guest, token: str) -> None:
     ]
     assert re.search(r"pid \d+/\d+", said)
     assert re.search(r"port \d+/\d+", said)
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_a_connection_that_a_process_shares_with_one_that_is_left_out(
+    guest: Guest, token: str, route: str
+) -> None:
+    with held(guest, "shared", token) as (facts, go_on):
+        options = ("--route", route, "--pid", str(facts["child"]))
+        with Capture(guest, *options) as capture:
+            go_on()
+            lines = capture.wait_for(lambda r: True, 8)
+            said = capture.stop()
+    urls = sorted(r["url"] for r in lines if r["type"] == "request")
+    assert urls == [f"/{token}/child/{number}" for number in (0, 0, 1, 1)]
+    assert all("incomplete" not in r for r in lines)
+    # What the other one moved was left out, and not lost.
+    for _, _, forwarded, _, filtered, _, *lost in accounts(said).values():
+        assert forwarded == 4
+        assert filtered >= 4
+        assert lost == [0, 0]
 
 
 def test_a_message_under_way_is_written_at_the_end(guest: Guest, token: str) -> None:

@@ -315,6 +315,35 @@ def gone(token):
     say()
 
 
+def shared(token):
+    """A process and its child take turns at both ends of one connection, after a line."""
+    client, server = pair()
+    turn, taken = os.pipe(), os.pipe()
+
+    def exchange(who, number):
+        request = b"GET /%s/%s/%d HTTP/1.1\r\nHost: x\r\n\r\n" % (token.encode(), who, number)
+        client.sendall(request)
+        read_all(server.recv, len(request))
+        server.sendall(b"HTTP/1.1 204 No Content\r\n\r\n")
+        read_all(client.recv, 27)
+
+    child = os.fork()
+    if child == 0:
+        for number in range(2):
+            os.read(turn[0], 1)
+            exchange(b"child", number)
+            os.write(taken[1], b".")
+        os._exit(0)
+    say(child=child)
+    sys.stdin.readline()
+    for number in range(2):
+        exchange(b"parent", number)
+        os.write(turn[1], b".")
+        os.read(taken[0], 1)
+    os.waitpid(child, 0)
+    say()
+
+
 def frame(kind, flags, stream, payload=b""):
     """RFC 9113, 4.1."""
     return struct.pack(">I", len(payload))[1:] + struct.pack(">BBI", kind, flags, stream) + payload
@@ -392,6 +421,6 @@ if __name__ == "__main__":
         f.__name__: f
         for f in (
             *(serve, requests, exec_between, early, syscalls, bytewise, peek, every_byte),
-            *(pipeline, methods, noise, cut_off, reset, gone, http2, threads),
+            *(pipeline, methods, noise, cut_off, reset, gone, shared, http2, threads),
         )
     }[scenario](*arguments)
