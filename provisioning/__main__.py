@@ -9,6 +9,8 @@ Ctrl-C, and for ``ssh`` that of the command in the guest.
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import json
 import os
 import signal
 import sys
@@ -17,13 +19,15 @@ from types import FrameType
 from typing import NoReturn
 
 from provisioning import machines
-from provisioning.catalog import load_catalog
+from provisioning.box import ensure_box
+from provisioning.catalog import find_guest, load_catalog
 from provisioning.errors import ProvisioningError
-from provisioning.guest import command_line
+from provisioning.guest import Guest, command_line
 from provisioning.image import image_of
 from provisioning.instances import Instance, known_instances
+from provisioning.playbook import play_on_machine
 from provisioning.progress import say
-from provisioning.providers import choose_provider
+from provisioning.providers import DEFAULT, TOOLS, named_provider, running
 
 INTERRUPTED = 130
 
@@ -36,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, _interrupt)
     try:
-        choose_provider(arguments.provider)
+        named_provider(arguments.provider)
         status: int = arguments.run(arguments)
     except ProvisioningError as error:
         if error.details:
@@ -61,16 +65,31 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="python -m provisioning", description="Machines with real kernels, for tests."
     )
-    top.add_argument("--provider", help="who starts machines (default: $GUEST_PROVIDER, else qemu)")
+    top.add_argument(
+        "--provider",
+        metavar="PROVIDER",
+        help=f"who starts machines: {', '.join((DEFAULT, *TOOLS))}"
+        f" (default: $GUEST_PROVIDER, else who has the guest up, else {DEFAULT})",
+    )
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     guest = "a guest of guests.toml, or GUEST@NAME for another machine of the same"
 
     command = commands.add_parser("list", help="show the guests, and what is built and up")
+    command.add_argument("--json", action="store_true", help="the guests as JSON, and no more")
     command.set_defaults(run=_list)
 
     command = commands.add_parser("build", help="build the image of a guest")
     command.add_argument("guest", nargs="?", metavar="GUEST", help=guest)
     command.set_defaults(run=_build)
+
+    command = commands.add_parser("box", help="make a Vagrant box of a guest, and print its path")
+    command.add_argument("guest", nargs="?", metavar="GUEST", help=guest)
+    command.set_defaults(run=_box)
+
+    command = commands.add_parser("play", help="run the playbook on a machine that is up")
+    command.add_argument("guest", metavar="GUEST", help=guest)
+    command.add_argument("arguments", nargs=argparse.REMAINDER, metavar="-- ANSIBLE-ARGUMENT")
+    command.set_defaults(run=_play)
 
     command = commands.add_parser("up", help="boot a guest, building its image if needed")
     command.add_argument("guest", nargs="?", metavar="GUEST", help=guest)
@@ -103,7 +122,11 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _list(arguments: argparse.Namespace) -> int:
+    if arguments.json:
+        print(json.dumps([dataclasses.asdict(spec) for spec in load_catalog().values()]))
+        return 0
     machines_up = {one.name for one in known_instances() if one.pid() is not None}
+    elsewhere = {tool: running(tool) for tool in TOOLS}
     for spec in load_catalog().values():
         image = image_of(spec)
         older = any(image.directory.parent.glob(f"{spec.name}-*"))
@@ -115,12 +138,26 @@ def _list(arguments: argparse.Namespace) -> int:
         for name in sorted(machines_up):
             if name.partition("@")[0] == spec.name:
                 print(f"  {name} is up, process {Instance(name).pid()}")
+        for tool, names in elsewhere.items():
+            if spec.name in names:
+                print(f"  {spec.name} is up, provider {tool}")
     return 0
 
 
 def _build(arguments: argparse.Namespace) -> int:
     print(machines.build(arguments.guest).directory)
     return 0
+
+
+def _box(arguments: argparse.Namespace) -> int:
+    spec, _ = machines.resolve(arguments.guest)
+    print(ensure_box(spec))
+    return 0
+
+
+def _play(arguments: argparse.Namespace) -> int:
+    spec = find_guest(arguments.guest)
+    return play_on_machine(spec, _behind_dashes(arguments.arguments))
 
 
 def _up(arguments: argparse.Namespace) -> int:
@@ -134,11 +171,17 @@ def _up(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _behind_dashes(arguments: list[str]) -> list[str]:
+    return arguments[1:] if arguments[:1] == ["--"] else arguments
+
+
+def _attached(arguments: argparse.Namespace) -> Guest:
+    return machines.attach(arguments.guest, provider=arguments.provider)
+
+
 def _ssh(arguments: argparse.Namespace) -> int:
-    guest = machines.attach(arguments.guest)
-    command = list(arguments.command)
-    if command[:1] == ["--"]:
-        command = command[1:]
+    guest = _attached(arguments)
+    command = _behind_dashes(arguments.command)
     argv = guest.ssh()
     # One argument is a line for the guest's shell, as with ssh itself; several
     # are one command with its arguments, whatever is in them.
@@ -149,19 +192,24 @@ def _ssh(arguments: argparse.Namespace) -> int:
 
 
 def _push(arguments: argparse.Namespace) -> int:
-    machines.attach(arguments.guest).push(arguments.local, arguments.remote)
+    _attached(arguments).push(arguments.local, arguments.remote)
     return 0
 
 
 def _pull(arguments: argparse.Namespace) -> int:
-    machines.attach(arguments.guest).pull(arguments.remote, arguments.local)
+    _attached(arguments).pull(arguments.remote, arguments.local)
     return 0
 
 
 def _down(arguments: argparse.Namespace) -> int:
-    names = [one.name for one in known_instances()] if arguments.all else [arguments.guest]
+    provider = named_provider(arguments.provider) or DEFAULT
+    names = [arguments.guest]
+    if arguments.all:
+        own = [one.name for one in known_instances()]
+        names = own if provider == DEFAULT else running(provider)
     for name in names:
-        say(f"{name} is down" if machines.down(name) else f"{name} was not up")
+        ran = machines.down(name, provider=provider)
+        say(f"{name} is down" if ran else f"{name} was not up")
     return 0
 
 

@@ -22,6 +22,7 @@ from provisioning import Guest, GuestSpec, ProvisioningError, Running, build, ma
 from provisioning.capacity import side_by_side
 from provisioning.catalog import find_guest
 from provisioning.errors import ArchiveUnreachable
+from provisioning.providers import DEFAULT, choose_provider, guests_up
 from tests.conftest import DEFAULT_GUESTS
 
 TRAFFIC = "/tmp/traffic.py"
@@ -33,6 +34,16 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     names = config.getoption("--guest") or DEFAULT_GUESTS
     try:
         return side_by_side([find_guest(name) for name in dict.fromkeys(names)])
+    except ProvisioningError as error:
+        raise pytest.UsageError(str(error)) from None
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Without a choice, take the guests that Vagrant or Lima has up; ask once for all workers."""
+    if config.option.guest or hasattr(config, "workerinput"):
+        return
+    try:
+        config.option.guest = guests_up()
     except ProvisioningError as error:
         raise pytest.UsageError(str(error)) from None
 
@@ -77,6 +88,9 @@ def _build(name: str) -> None:
 @pytest.fixture(scope="session")
 def system(request: pytest.FixtureRequest) -> GuestSpec:
     """A guest that is built, not booted."""
+    provider = choose_provider(guest=request.param)
+    if provider != DEFAULT:
+        pytest.skip(f"the machines of provider {provider} are not built here")
     _build(request.param)
     return find_guest(request.param)
 
@@ -85,8 +99,11 @@ def system(request: pytest.FixtureRequest) -> GuestSpec:
 def guest(request: pytest.FixtureRequest) -> Iterator[Guest]:
     """A guest that is up, with the traffic script in it."""
     worker = os.environ.get("PYTEST_XDIST_WORKER", f"pid{os.getpid()}")
-    _build(request.param)
-    with machine(request.param, instance=f"{request.param}@{worker}") as booted:
+    provider = choose_provider(guest=request.param)
+    if provider == DEFAULT:
+        _build(request.param)
+    instance = f"{request.param}@{worker}"
+    with machine(request.param, instance=instance, provider=provider) as booted:
         booted.push(Path(__file__).with_name("traffic.py"), TRAFFIC)
         yield booted
 
