@@ -311,18 +311,25 @@ def play(spec: GuestSpec, tree: Path, tag: str, extra: Mapping[str, str], log: P
         )
 
 
-def _variables(spec: GuestSpec) -> dict[str, Any]:
+def machine_variables(spec: GuestSpec) -> dict[str, Any]:
+    """Return what the playbook is told about a machine of that guest, whoever started it."""
     return {
-        # We are root in the tree: becoming root once more for each task is only slow.
+        # We are root there: becoming root once more for each task is only slow.
         "ansible_become": False,
         "guest_python": spec.python,
+        "kernel_release_begins": spec.kernel,
+        "profiler_dependencies": profiler_dependencies(),
+        "demo_requirements": [str(REPOSITORY / name) for name in DEMO_REQUIREMENTS],
+    }
+
+
+def _variables(spec: GuestSpec) -> dict[str, Any]:
+    return {
+        **machine_variables(spec),
         "embedded_image": True,
         "embedded_hostname": spec.name.replace(".", "-"),
         "embedded_authorized_key": public_key(),
         "kernel_package": spec.kernel_package,
-        "kernel_release_begins": spec.kernel,
-        "profiler_dependencies": profiler_dependencies(),
-        "demo_requirements": [str(REPOSITORY / name) for name in DEMO_REQUIREMENTS],
     }
 
 
