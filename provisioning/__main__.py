@@ -19,11 +19,11 @@ from typing import NoReturn
 from provisioning import machines
 from provisioning.catalog import load_catalog
 from provisioning.errors import ProvisioningError
-from provisioning.guest import command_line
+from provisioning.guest import Guest, command_line
 from provisioning.image import image_of
 from provisioning.instances import Instance, known_instances
 from provisioning.progress import say
-from provisioning.providers import choose_provider
+from provisioning.providers import DEFAULT, TOOLS, named_provider, running
 
 INTERRUPTED = 130
 
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, _interrupt)
     try:
-        choose_provider(arguments.provider)
+        named_provider(arguments.provider)
         status: int = arguments.run(arguments)
     except ProvisioningError as error:
         if error.details:
@@ -61,7 +61,12 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="python -m provisioning", description="Machines with real kernels, for tests."
     )
-    top.add_argument("--provider", help="who starts machines (default: $GUEST_PROVIDER, else qemu)")
+    top.add_argument(
+        "--provider",
+        metavar="PROVIDER",
+        help=f"who starts machines: {', '.join((DEFAULT, *TOOLS))}"
+        f" (default: $GUEST_PROVIDER, else who has the guest up, else {DEFAULT})",
+    )
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     guest = "a guest of guests.toml, or GUEST@NAME for another machine of the same"
 
@@ -104,6 +109,7 @@ def parser() -> argparse.ArgumentParser:
 
 def _list(arguments: argparse.Namespace) -> int:
     machines_up = {one.name for one in known_instances() if one.pid() is not None}
+    elsewhere = {tool: running(tool) for tool in TOOLS}
     for spec in load_catalog().values():
         image = image_of(spec)
         older = any(image.directory.parent.glob(f"{spec.name}-*"))
@@ -115,6 +121,9 @@ def _list(arguments: argparse.Namespace) -> int:
         for name in sorted(machines_up):
             if name.partition("@")[0] == spec.name:
                 print(f"  {name} is up, process {Instance(name).pid()}")
+        for tool, names in elsewhere.items():
+            if spec.name in names:
+                print(f"  {spec.name} is up, provider {tool}")
     return 0
 
 
@@ -134,8 +143,12 @@ def _up(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _attached(arguments: argparse.Namespace) -> Guest:
+    return machines.attach(arguments.guest, provider=arguments.provider)
+
+
 def _ssh(arguments: argparse.Namespace) -> int:
-    guest = machines.attach(arguments.guest)
+    guest = _attached(arguments)
     command = list(arguments.command)
     if command[:1] == ["--"]:
         command = command[1:]
@@ -149,19 +162,24 @@ def _ssh(arguments: argparse.Namespace) -> int:
 
 
 def _push(arguments: argparse.Namespace) -> int:
-    machines.attach(arguments.guest).push(arguments.local, arguments.remote)
+    _attached(arguments).push(arguments.local, arguments.remote)
     return 0
 
 
 def _pull(arguments: argparse.Namespace) -> int:
-    machines.attach(arguments.guest).pull(arguments.remote, arguments.local)
+    _attached(arguments).pull(arguments.remote, arguments.local)
     return 0
 
 
 def _down(arguments: argparse.Namespace) -> int:
-    names = [one.name for one in known_instances()] if arguments.all else [arguments.guest]
+    provider = named_provider(arguments.provider) or DEFAULT
+    names = [arguments.guest]
+    if arguments.all:
+        own = [one.name for one in known_instances()]
+        names = own if provider == DEFAULT else running(provider)
     for name in names:
-        say(f"{name} is down" if machines.down(name) else f"{name} was not up")
+        ran = machines.down(name, provider=provider)
+        say(f"{name} is down" if ran else f"{name} was not up")
     return 0
 
 

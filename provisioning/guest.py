@@ -28,6 +28,9 @@ Command = Union[str, Sequence[str]]
 # What ssh itself exits with when the connection fails.
 SSH_FAILED = 255
 
+# What ssh calls no path at all: each command opens a connection of its own.
+UNSHARED = Path("none")
+
 
 @dataclass(frozen=True)
 class Address:
@@ -36,7 +39,7 @@ class Address:
     host: str
     port: int
     user: str
-    key: Path
+    keys: tuple[Path, ...]
     control: Path
 
 
@@ -179,8 +182,7 @@ class Guest:
             "none",
             port_flag,
             str(address.port),
-            "-i",
-            str(address.key),
+            *(part for key in address.keys for part in ("-i", str(key))),
             *_pairs(
                 (
                     f"ControlPath={address.control}",

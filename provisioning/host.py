@@ -20,17 +20,20 @@ from provisioning.errors import BuildFailed, ToolMissing
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
-SETUP_HOST = "run provisioning/setup-host.sh (or install {package})"
+SETUP_HOST = "run provisioning/setup-host.sh{part} (or install {package})"
 
 LOG_TAIL = 40
 
 
-def find_tool(name: str, package: str) -> str:
-    """Return the path of a program of the host; ``package`` is what Debian calls its package."""
+def find_tool(name: str, package: str, part: str = "") -> str:
+    """Return the path of a program of the host; ``package`` is what Debian calls its package.
+
+    ``part`` is what setup-host.sh must be asked for to install it, if not all hosts need it.
+    """
     # mke2fs and its like are in sbin, which an ordinary user's PATH may lack.
     found = shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin")
     if found is None:
-        raise ToolMissing(name, SETUP_HOST.format(package=package))
+        raise ToolMissing(name, SETUP_HOST.format(package=package, part=part and f" {part}"))
     return found
 
 

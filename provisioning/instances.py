@@ -44,7 +44,7 @@ class Access:
 
     def address(self) -> Address:
         """Return it as the guest wants it."""
-        return Address(self.host, self.port, self.user, Path(self.key), Path(self.control))
+        return Address(self.host, self.port, self.user, (Path(self.key),), Path(self.control))
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,19 @@
 
 Why it exists: it is the one place that knows the order of things; command
 line, tests and demo all go through it. Its rules: ``up`` leaves a machine that
-is up or nothing; :func:`machine` always takes it down again; when the machine
-itself was lost, its console is shown, and only then.
+is up or nothing; :func:`machine` always takes down again what it started, and
+leaves what Vagrant or Lima brought up as it is; when the machine itself was lost,
+its console is shown, and only then.
 """
 
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
 
 from provisioning.catalog import GuestSpec, default_guest, find_guest
 from provisioning.errors import GuestError, ProviderUnavailable
@@ -18,7 +22,7 @@ from provisioning.guest import Guest
 from provisioning.image import Image, ensure_image
 from provisioning.instances import Instance, known_instances
 from provisioning.progress import say
-from provisioning.providers import choose_provider, qemu
+from provisioning.providers import DEFAULT, choose_provider, named_provider, qemu, running, usable
 
 
 def resolve(name: str | None) -> tuple[GuestSpec, Instance]:
@@ -44,31 +48,43 @@ def up(
     timeout: float = qemu.BOOT_TIMEOUT,
 ) -> tuple[Guest, bool]:
     """Bring a guest up; return it and whether it was not up before."""
-    _check(provider)
+    chosen = choose_provider(provider, name)
+    if chosen != DEFAULT:
+        return _up_with(chosen, name, append)
+    _check_qemu()
     spec, instance = resolve(name)
-    running = _running(instance)
-    if running is not None:
-        return running, False
+    found = _running(instance)
+    if found is not None:
+        return found, False
     image = ensure_image(spec)
     with instance.lock():
-        running = _running(instance)
-        if running is not None:
-            return running, False
+        found = _running(instance)
+        if found is not None:
+            return found, False
         return qemu.start(spec, image, instance, append=append, timeout=timeout), True
 
 
-def attach(name: str) -> Guest:
+def attach(name: str, *, provider: str | None = None) -> Guest:
     """Return a guest that is up."""
     find_guest(name)
-    running = _running(Instance(name))
-    if running is None:
+    chosen = choose_provider(provider, name)
+    if chosen != DEFAULT:
+        return usable(chosen).attach(name)
+    found = _running(Instance(name))
+    if found is None:
         raise GuestError(f"{name} is not up: run `python -m provisioning up {name}`")
-    return running
+    return found
 
 
-def down(name: str) -> bool:
-    """Take a guest down and forget it; return whether it ran."""
+def down(name: str, *, provider: str | None = None) -> bool:
+    """Take a guest down and forget it; return whether it ran.
+
+    What a tool of the user's brought up is ended only if that provider is named.
+    """
     find_guest(name)
+    named = named_provider(provider) or DEFAULT
+    if named != DEFAULT:
+        return usable(named).stop(name)
     instance = Instance(name)
     with instance.lock():
         return qemu.stop(instance)
@@ -89,10 +105,18 @@ def machine(
     no other process has. It dies with this process, even if that is killed. A
     guest that was brought up by hand is never touched. When the machine is lost,
     the :class:`~provisioning.errors.MachineLost` carries its console.
+
+    With the providers vagrant and lima it is the machine that is up there, whatever
+    ``instance`` is, for one process at a time, and it stays up.
     """
-    _check(provider)
     if instance is not None and name is None:
         name = instance.partition("@")[0]
+    chosen = choose_provider(provider, name)
+    if chosen != DEFAULT:
+        with _borrowed(chosen, name, append) as guest:
+            yield guest
+        return
+    _check_qemu()
     spec, _ = resolve(name)
     image = ensure_image(spec)
     _sweep()
@@ -122,11 +146,46 @@ def _running(instance: Instance) -> Guest | None:
     return qemu.guest_of(instance, access)
 
 
-def _check(provider: str | None) -> None:
-    choose_provider(provider)
+def _up_with(tool: str, name: str | None, append: str) -> tuple[Guest, bool]:
+    using = usable(tool)
+    name = _name_with(tool, name, append)
+    if name in using.running():
+        return using.attach(name), False
+    using.start(find_guest(name))
+    return using.attach(name), True
+
+
+@contextmanager
+def _borrowed(tool: str, name: str | None, append: str) -> Iterator[Guest]:
+    using = usable(tool)
+    name = _name_with(tool, name, append)
+    with Instance(f"{name}@{tool}").lock(), tempfile.TemporaryDirectory(dir="/tmp") as control:
+        guest = using.attach(name)
+        # Now there is somebody to close a connection that all commands share.
+        guest.address = replace(guest.address, control=Path(control) / "ssh")
+        try:
+            guest.connect()
+            yield guest
+        finally:
+            guest.disconnect()
+
+
+def _name_with(tool: str, name: str | None, append: str) -> str:
+    if append:
+        raise GuestError(f"provider {tool} takes no arguments for a guest's kernel: use {DEFAULT}")
+    if name is None:
+        up_there = running(tool)
+        name = up_there[0] if up_there else resolve(None)[0].name
+    find_guest(name)
+    if "@" in name:
+        raise GuestError(f"provider {tool} has one machine of each guest: {name} is another one")
+    return name
+
+
+def _check_qemu() -> None:
     trouble = qemu.unavailable()
     if trouble is not None:
-        raise ProviderUnavailable(f"provider qemu cannot be used: {trouble}")
+        raise ProviderUnavailable(f"provider {DEFAULT} cannot be used: {trouble}")
 
 
 def _sweep() -> None:

@@ -20,10 +20,23 @@ import pytest
 from provisioning import Guest, GuestSpec, ProvisioningError, Running, build, machine
 from provisioning.catalog import find_guest
 from provisioning.errors import ArchiveUnreachable
+from provisioning.providers import DEFAULT, choose_provider, up_with
 from tests.conftest import DEFAULT_GUESTS
 
 TRAFFIC = "/tmp/traffic.py"
 ROUTES = ("socket", "syscall")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Without a choice, take the guests that Vagrant or Lima has up; ask once for all workers."""
+    if config.option.guest or hasattr(config, "workerinput"):
+        return
+    try:
+        chosen = choose_provider()
+        if chosen != DEFAULT:
+            config.option.guest = up_with(chosen)
+    except ProvisioningError as error:
+        raise pytest.UsageError(str(error)) from None
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -66,6 +79,9 @@ def _build(name: str) -> None:
 @pytest.fixture(scope="session")
 def system(request: pytest.FixtureRequest) -> GuestSpec:
     """A guest that is built, not booted."""
+    provider = choose_provider(guest=request.param)
+    if provider != DEFAULT:
+        pytest.skip(f"the machines of provider {provider} are not built here")
     _build(request.param)
     return find_guest(request.param)
 
@@ -74,7 +90,8 @@ def system(request: pytest.FixtureRequest) -> GuestSpec:
 def guest(request: pytest.FixtureRequest) -> Iterator[Guest]:
     """A guest that is up, with the traffic script in it."""
     worker = os.environ.get("PYTEST_XDIST_WORKER", f"pid{os.getpid()}")
-    _build(request.param)
+    if choose_provider(guest=request.param) == DEFAULT:
+        _build(request.param)
     with machine(request.param, instance=f"{request.param}@{worker}") as booted:
         booted.push(Path(__file__).with_name("traffic.py"), TRAFFIC)
         yield booted

@@ -29,7 +29,7 @@ def guest(tmp_path, monkeypatch):
     ssh.write_text('#!/bin/sh\nfor line; do :; done\nexec /bin/sh -c "$line"\n')
     ssh.chmod(0o755)
     monkeypatch.setattr("provisioning.guest.find_tool", lambda name, package: str(tmp_path / name))
-    address = Address("127.0.0.1", 1, "tester", Path("/key"), tmp_path / "control")
+    address = Address("127.0.0.1", 1, "tester", (Path("/key"),), tmp_path / "control")
     return Guest("debian-12", address, console=lambda: "last words")
 
 
@@ -109,7 +109,7 @@ def test_nothing_to_push(guest, tmp_path):
         (["up", "debian-99"], 2, "unknown guest 'debian-99'"),
         (["ssh", "debian-12@nobody", "--", "true"], 125, "debian-12@nobody is not up: run"),
         (["down", "../etc"], 2, "unknown guest '../etc'"),
-        (["--provider", "vagrant", "list"], 125, "provider vagrant is not supported yet"),
+        (["--provider", "xen", "list"], 125, "unknown provider 'xen': there are qemu, vagrant"),
     ],
 )
 def test_trouble_is_one_line_and_a_status(arguments, status, says, capsys):

@@ -14,7 +14,7 @@ from provisioning.catalog import find_guest
 from provisioning.errors import BootFailed, ProvisioningError
 from provisioning.image import Image
 from provisioning.instances import Access, Instance
-from provisioning.providers import choose_provider, qemu
+from provisioning.providers import qemu
 
 IMAGE = Image(Path("/images/one"))
 
@@ -203,17 +203,6 @@ def test_two_runs_do_not_change_one_instance(state):
 def test_a_name_that_would_leave_its_directory_is_refused(name):
     with pytest.raises(ProvisioningError):
         Instance(name)
-
-
-def test_the_provider(monkeypatch):
-    monkeypatch.delenv("GUEST_PROVIDER", raising=False)
-    assert choose_provider() == "qemu"
-    monkeypatch.setenv("GUEST_PROVIDER", "lima")
-    with pytest.raises(ProvisioningError, match="provider lima is not supported yet: use qemu"):
-        choose_provider()
-    assert choose_provider("qemu") == "qemu"
-    with pytest.raises(ProvisioningError, match="unknown provider 'xen'"):
-        choose_provider("xen")
 
 
 def test_no_qemu_says_what_to_install(monkeypatch):

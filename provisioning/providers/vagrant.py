@@ -1,0 +1,106 @@
+"""Machines that ``vagrant up`` brings up, as the Vagrantfile of this repository says.
+
+Why it exists: who has Vagrant keeps a machine up for days and runs the tests
+against it. Its rules: Vagrant is asked, never its files, but where it has made
+no machine it is not even started, because that takes seconds; a machine is the
+user's and is left as it is.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+from pathlib import Path
+
+from provisioning.catalog import GuestSpec, load_catalog
+from provisioning.errors import GuestError, ProviderUnavailable, ToolMissing
+from provisioning.guest import Guest
+from provisioning.host import REPOSITORY, find_tool
+from provisioning.providers.sshconfig import address_of
+
+ANSWER_TIMEOUT = 120.0
+"""Seconds for Vagrant to say something; it is slow on a busy machine, and can hang on libvirt."""
+
+
+def unavailable() -> str | None:
+    """Say why it cannot be used here; ``None`` when it can."""
+    try:
+        _ask("--version")
+    except (ToolMissing, ProviderUnavailable) as error:
+        return str(error)
+    return None
+
+
+def running() -> list[str]:
+    """Return the guests that are up."""
+    made = [name for name in load_catalog() if _is_made(name)]
+    if not made:
+        return []
+    # Time, machine, what it is about, and what is said of it.
+    said = [line.split(",") for line in _ask("status", "--machine-readable", *made)]
+    states = {fields[1]: fields[3] for fields in said if fields[2:3] == ["state"]}
+    return [name for name in made if states.get(name) == "running"]
+
+
+def attach(name: str) -> Guest:
+    """Return a guest that is up."""
+    if name not in running():
+        raise GuestError(f"{name} is not up with Vagrant: run `vagrant up {name}`")
+    with tempfile.NamedTemporaryFile("w", prefix="http-profiler-", suffix=".ssh") as config:
+        config.write("\n".join(_ask("ssh-config", name)))
+        config.flush()
+        return Guest(name, address_of(Path(config.name), name))
+
+
+def start(spec: GuestSpec) -> None:
+    """Bring a guest up and provision it."""
+    _run("up", spec.name)
+
+
+def stop(name: str) -> bool:
+    """End a guest and remove its disk; return whether there was one."""
+    if not _is_made(name):
+        return False
+    _run("destroy", "--force", name)
+    return True
+
+
+def _is_made(name: str) -> bool:
+    # What Vagrant's own library looks at: it writes the id when a machine is made.
+    kept = REPOSITORY / os.environ.get("VAGRANT_DOTFILE_PATH", ".vagrant")
+    return any(kept.glob(f"machines/{name}/*/id"))
+
+
+def _ask(*arguments: str) -> list[str]:
+    vagrant = find_tool("vagrant", "vagrant", part="vagrant")
+    try:
+        said = subprocess.run(
+            [vagrant, *arguments],
+            cwd=REPOSITORY,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=ANSWER_TIMEOUT,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise ProviderUnavailable(
+            f"`vagrant {arguments[0]}` gave no answer within {ANSWER_TIMEOUT:.0f} s"
+        ) from None
+    if said.returncode != 0:
+        raise ProviderUnavailable(
+            f"`vagrant {arguments[0]}` ended with status {said.returncode}",
+            (said.stderr + said.stdout).strip(),
+        )
+    return said.stdout.splitlines()
+
+
+def _run(*arguments: str) -> None:
+    vagrant = find_tool("vagrant", "vagrant", part="vagrant")
+    # What it says is for a person; standard output is not ours to fill.
+    done = subprocess.run([vagrant, *arguments], cwd=REPOSITORY, stdout=2, check=False)
+    if done.returncode != 0:
+        raise GuestError(
+            f"`vagrant {' '.join(arguments)}` ended with status {done.returncode}: see above"
+        )
