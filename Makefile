@@ -3,7 +3,7 @@
 VENV := .venv
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test lint clean
+.PHONY: setup setup-vagrant demo test lint clean
 
 setup: $(READY)
 
@@ -13,13 +13,18 @@ $(READY): provisioning/requirements.txt provisioning/setup-host.sh
 	$(VENV)/bin/pip install --quiet --upgrade pip tox -r provisioning/requirements.txt
 	touch $@
 
+# Vagrant with libvirt, and what makes boxes.
+setup-vagrant: setup
+	provisioning/setup-host.sh vagrant
+
 demo: setup
 	$(VENV)/bin/tox run -qq -e demo
 
 # The end-to-end tests come last: they need the others to be right.
-test: setup
+test: setup setup-vagrant
 	$(VENV)/bin/tox run -q -e lint,unit,replay,fuzz
 	$(VENV)/bin/tox run -qq -e e2e
+	$(VENV)/bin/tox run -qq -e e2e-vagrant
 
 lint: setup
 	$(VENV)/bin/tox run -q -e lint

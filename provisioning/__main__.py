@@ -9,6 +9,8 @@ Ctrl-C, and for ``ssh`` that of the command in the guest.
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import json
 import os
 import signal
 import sys
@@ -17,11 +19,13 @@ from types import FrameType
 from typing import NoReturn
 
 from provisioning import machines
-from provisioning.catalog import load_catalog
+from provisioning.box import ensure_box
+from provisioning.catalog import find_guest, load_catalog
 from provisioning.errors import ProvisioningError
 from provisioning.guest import Guest, command_line
 from provisioning.image import image_of
 from provisioning.instances import Instance, known_instances
+from provisioning.playbook import play_on_machine
 from provisioning.progress import say
 from provisioning.providers import DEFAULT, TOOLS, named_provider, running
 
@@ -71,11 +75,21 @@ def parser() -> argparse.ArgumentParser:
     guest = "a guest of guests.toml, or GUEST@NAME for another machine of the same"
 
     command = commands.add_parser("list", help="show the guests, and what is built and up")
+    command.add_argument("--json", action="store_true", help="the guests as JSON, and no more")
     command.set_defaults(run=_list)
 
     command = commands.add_parser("build", help="build the image of a guest")
     command.add_argument("guest", nargs="?", metavar="GUEST", help=guest)
     command.set_defaults(run=_build)
+
+    command = commands.add_parser("box", help="make a Vagrant box of a guest, and print its path")
+    command.add_argument("guest", nargs="?", metavar="GUEST", help=guest)
+    command.set_defaults(run=_box)
+
+    command = commands.add_parser("play", help="run the playbook on a machine that is up")
+    command.add_argument("guest", metavar="GUEST", help=guest)
+    command.add_argument("arguments", nargs=argparse.REMAINDER, metavar="-- ANSIBLE-ARGUMENT")
+    command.set_defaults(run=_play)
 
     command = commands.add_parser("up", help="boot a guest, building its image if needed")
     command.add_argument("guest", nargs="?", metavar="GUEST", help=guest)
@@ -108,6 +122,9 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _list(arguments: argparse.Namespace) -> int:
+    if arguments.json:
+        print(json.dumps([dataclasses.asdict(spec) for spec in load_catalog().values()]))
+        return 0
     machines_up = {one.name for one in known_instances() if one.pid() is not None}
     elsewhere = {tool: running(tool) for tool in TOOLS}
     for spec in load_catalog().values():
@@ -132,6 +149,17 @@ def _build(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _box(arguments: argparse.Namespace) -> int:
+    spec, _ = machines.resolve(arguments.guest)
+    print(ensure_box(spec))
+    return 0
+
+
+def _play(arguments: argparse.Namespace) -> int:
+    spec = find_guest(arguments.guest)
+    return play_on_machine(spec, _behind_dashes(arguments.arguments))
+
+
 def _up(arguments: argparse.Namespace) -> int:
     guest, fresh = machines.up(
         arguments.guest, provider=arguments.provider, append=arguments.append
@@ -143,15 +171,17 @@ def _up(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _behind_dashes(arguments: list[str]) -> list[str]:
+    return arguments[1:] if arguments[:1] == ["--"] else arguments
+
+
 def _attached(arguments: argparse.Namespace) -> Guest:
     return machines.attach(arguments.guest, provider=arguments.provider)
 
 
 def _ssh(arguments: argparse.Namespace) -> int:
     guest = _attached(arguments)
-    command = list(arguments.command)
-    if command[:1] == ["--"]:
-        command = command[1:]
+    command = _behind_dashes(arguments.command)
     argv = guest.ssh()
     # One argument is a line for the guest's shell, as with ssh itself; several
     # are one command with its arguments, whatever is in them.

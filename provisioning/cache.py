@@ -145,3 +145,12 @@ def remove_tree(path: Path) -> None:
     """Remove a directory with all that is in it; one that does not exist is fine."""
     if path.exists():
         shutil.rmtree(path)
+
+
+def give_to_caller(directory: Path) -> None:
+    """Hand a thing that was made through sudo to the user who asked for it."""
+    uid, gid = os.environ.get("SUDO_UID"), os.environ.get("SUDO_GID")
+    for path in (directory, *directory.iterdir()):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+        if uid and gid:
+            os.chown(path, int(uid), int(gid))

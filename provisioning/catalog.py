@@ -60,6 +60,7 @@ class GuestSpec:
     cpus: int
     without_security: bool = False
     archive_expired: bool = False
+    box: str = ""
 
     @property
     def apt_options(self) -> tuple[str, ...]:
@@ -86,6 +87,7 @@ KEYS: Mapping[str, type] = {
 OPTIONAL_KEYS: Mapping[str, type] = {
     "without_security": bool,
     "archive_expired": bool,
+    "box": str,
 }
 
 # Of each distribution the smallest component: what stands for the whole archive

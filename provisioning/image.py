@@ -11,14 +11,13 @@ tree needs root; a user who is not is asked by ``sudo``, for the build only.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from typing import Any
 from provisioning.cache import (
     cache_directory,
     digest,
+    give_to_caller,
     locked,
     made_aside,
     prune,
@@ -36,16 +36,9 @@ from provisioning.chroot import isolated, with_tree
 from provisioning.errors import ArchiveUnreachable, BuildFailed
 from provisioning.host import REPOSITORY, find_ansible, find_tool, run
 from provisioning.keys import public_key
+from provisioning.playbook import SITE, command, product_variables, system_variables
 from provisioning.progress import say, step
-from provisioning.sources import (
-    ANSIBLE,
-    DEMO_REQUIREMENTS,
-    build_wheel,
-    copy_product,
-    product_inputs,
-    profiler_dependencies,
-    system_inputs,
-)
+from provisioning.sources import ANSIBLE, copy_product, product_inputs, system_inputs
 
 # What must be there before Ansible can work in the tree, and what makes it boot.
 BASE_PACKAGES = (
@@ -134,7 +127,7 @@ def ensure_image(spec: GuestSpec) -> Image:
     """Return the image of a guest, building what of it is missing."""
     image = image_of(spec)
     if not image.exists:
-        image = _build(spec) if os.geteuid() == 0 else _build_as_root(spec)
+        image = _build(spec) if os.geteuid() == 0 else Image(made_as_root(spec, "build"))
     for used in (image.directory, system_tree(spec)):
         if used.exists() and os.access(used, os.W_OK):
             # prune() keeps what was used last.
@@ -142,15 +135,16 @@ def ensure_image(spec: GuestSpec) -> Image:
     return image
 
 
-def _build_as_root(spec: GuestSpec) -> Image:
+def made_as_root(spec: GuestSpec, what: str) -> Path:
+    """Run ``python -m provisioning WHAT GUEST`` through sudo; return the path that it prints."""
     sudo = find_tool("sudo", "sudo")
     # Here, for of what fails through sudo no more is known than its status.
     _check_archive(spec, system_tree(spec))
-    say(f"{spec.name}: installing packages into a tree needs root: asking sudo for the build")
+    say(f"{spec.name}: installing packages into a tree needs root: asking sudo for the {what}")
     cache = cache_directory()
-    for name in ("systems", "images", "logs", "locks"):
+    for name in ("systems", "images", "boxes", "wheels", "logs", "locks"):
         (cache / name).mkdir(parents=True, exist_ok=True)
-    built = subprocess.run(
+    made = subprocess.run(
         [
             sudo,
             f"HTTP_PROFILER_CACHE={cache}",
@@ -159,49 +153,61 @@ def _build_as_root(spec: GuestSpec) -> Image:
             sys.executable,
             "-m",
             "provisioning",
-            "build",
+            what,
             spec.name,
         ],
         stdout=subprocess.PIPE,
         text=True,
         check=False,
     )
-    image = Image(Path(built.stdout.strip()))
-    if built.returncode != 0 or not image.disk.exists():
-        raise BuildFailed(
-            f"{spec.name}: building its image as root failed with status {built.returncode}"
-        )
-    return image
+    path = Path(made.stdout.strip())
+    if made.returncode != 0 or not (made.stdout.strip() and path.exists()):
+        raise BuildFailed(f"{spec.name}: its {what} as root failed with status {made.returncode}")
+    return path
 
 
-def _build(spec: GuestSpec) -> Image:
-    cache = cache_directory()
-    log = cache / "logs" / f"{spec.name}.log"
+@contextmanager
+def building(spec: GuestSpec) -> Iterator[Path]:
+    """Be the only one that builds for a guest; yield a copy of the product's sources."""
+    lock = cache_directory() / "locks" / f"build-{spec.name}"
     with ExitStack() as stack:
-        lock = cache / "locks" / f"build-{spec.name}"
         try:
             stack.enter_context(locked(lock, wait=False))
         except BlockingIOError:
             with step(f"{spec.name}: waiting for another process that builds it"):
                 stack.enter_context(locked(lock))
-        trees, images = cache / "systems", cache / "images"
-        for kind in (trees, images):
-            remove_leftovers(kind, spec.name)
-        sources = copy_product(Path(stack.enter_context(tempfile.TemporaryDirectory())))
-        image = image_of(spec, sources)
-        if image.exists:
-            return image
-        log.unlink(missing_ok=True)
-        tree = system_tree(spec)
+        for kind in ("systems", "images", "boxes"):
+            remove_leftovers(cache_directory() / kind, spec.name)
         try:
-            if not tree.is_dir():
-                _build_system(spec, tree, log)
-            _build_image(spec, tree, sources, image, log)
+            yield copy_product(Path(stack.enter_context(tempfile.TemporaryDirectory())))
         except OSError as error:
             raise BuildFailed(f"{spec.name}: building its image: {error}") from error
-        for kind in (trees, images):
-            prune(kind, spec.name, KEPT)
+
+
+def _build(spec: GuestSpec) -> Image:
+    with building(spec) as sources:
+        image = image_of(spec, sources)
+        if not image.exists:
+            log = fresh_log(spec)
+            _build_image(spec, ensure_system(spec, log), sources, image, log)
+            prune(image.directory.parent, spec.name, KEPT)
         return image
+
+
+def fresh_log(spec: GuestSpec) -> Path:
+    """Return the log of what is built for a guest, empty."""
+    log = cache_directory() / "logs" / f"{spec.name}.log"
+    log.unlink(missing_ok=True)
+    return log
+
+
+def ensure_system(spec: GuestSpec, log: Path) -> Path:
+    """Return the system layer of a guest, building it if it is missing. Be in :func:`building`."""
+    tree = system_tree(spec)
+    if not tree.is_dir():
+        _build_system(spec, tree, log)
+        prune(tree.parent, spec.name, KEPT)
+    return tree
 
 
 def _check_archive(spec: GuestSpec, tree: Path) -> None:
@@ -233,32 +239,43 @@ def _build_system(spec: GuestSpec, tree: Path, log: Path) -> None:
 def _build_image(spec: GuestSpec, tree: Path, sources: Path, image: Image, log: Path) -> None:
     mke2fs = find_tool("mke2fs", "e2fsprogs")
     with made_aside(image.directory) as aside:
-        with tempfile.TemporaryDirectory(dir=aside) as scratch:
-            root = Path(scratch) / "tree"
-            with step(f"{spec.name}: building the profiler's wheel"):
-                wheel = build_wheel(sources, Path(scratch), log)
-            with step(f"{spec.name}: copying the system"):
-                run(
-                    ["cp", "--archive", "--reflink=auto", str(tree), str(root)],
-                    doing=f"{spec.name}: copying the system",
-                    log=log,
-                )
-            with step(f"{spec.name}: profiler, demo and load test (Ansible)"):
-                product = {"profiler_wheel": str(wheel), "demo_sources": str(sources)}
-                play(spec, root, "product", product, log)
-            with step(f"{spec.name}: writing the disk"):
-                for kind, copy in (("vmlinuz", image.kernel), ("initrd.img", image.initrd)):
-                    shutil.copyfile(_boot_file(spec, root, kind), aside / copy.name)
-                disk = str(aside / image.disk.name)
-                run(
-                    [mke2fs, "-q", "-F", *FILE_SYSTEM, "-d", str(root), disk, DISK_SIZE],
-                    doing=f"{spec.name}: writing the disk",
-                    log=log,
-                )
-        _give_to_caller(aside)
+        with (
+            whole_tree(spec, tree, sources, aside, log) as root,
+            step(f"{spec.name}: writing the disk"),
+        ):
+            for kind, copy in (("vmlinuz", image.kernel), ("initrd.img", image.initrd)):
+                shutil.copyfile(boot_file(spec, root, kind), aside / copy.name)
+            disk = str(aside / image.disk.name)
+            run(
+                [mke2fs, "-q", "-F", *FILE_SYSTEM, "-d", str(root), disk, DISK_SIZE],
+                doing=f"{spec.name}: writing the disk",
+                log=log,
+            )
+        give_to_caller(aside)
 
 
-def _boot_file(spec: GuestSpec, root: Path, kind: str) -> Path:
+@contextmanager
+def whole_tree(
+    spec: GuestSpec, tree: Path, sources: Path, aside: Path, log: Path
+) -> Iterator[Path]:
+    """Yield a copy of the system with the product in it, below ``aside``, until the block ends."""
+    with tempfile.TemporaryDirectory(dir=aside) as scratch:
+        root = Path(scratch) / "tree"
+        with step(f"{spec.name}: building the profiler's wheel"):
+            product = product_variables(sources, log)
+        with step(f"{spec.name}: copying the system"):
+            run(
+                ["cp", "--archive", "--reflink=auto", str(tree), str(root)],
+                doing=f"{spec.name}: copying the system",
+                log=log,
+            )
+        with step(f"{spec.name}: profiler, demo and load test (Ansible)"):
+            play(spec, root, "product", product, log)
+        yield root
+
+
+def boot_file(spec: GuestSpec, root: Path, kind: str) -> Path:
+    """Return the one kernel (``vmlinuz``) or RAM disk (``initrd.img``) of a tree."""
     found = sorted((root / "boot").glob(f"{kind}-*"))
     if len(found) != 1:
         raise BuildFailed(f"{spec.name}: {len(found)} files {kind}-* in its /boot, not one")
@@ -284,59 +301,32 @@ def _mmdebstrap(spec: GuestSpec, tree: Path) -> list[str]:
     ]
 
 
-def play(spec: GuestSpec, tree: Path, tag: str, extra: Mapping[str, str], log: Path) -> None:
+def play(spec: GuestSpec, tree: Path, tag: str, extra: Mapping[str, Any], log: Path) -> None:
     """Run the playbook's part ``tag`` in a tree, through a chroot."""
-    with tempfile.TemporaryDirectory() as home:
-        variables = Path(home) / "variables.json"
-        variables.write_text(json.dumps({**_variables(spec), **extra}), "utf-8")
-        command = [
-            find_ansible(),
+    variables = {**system_variables(spec), **_embedded_variables(spec), **extra}
+    with command(variables) as (ansible, environment):
+        arguments = [
             "--connection=community.general.chroot",
             f"--inventory={tree},",
             f"--tags={tag}",
-            f"--extra-vars=@{variables}",
-            str(ANSIBLE / "site.yml"),
+            str(SITE),
         ]
         run(
-            with_tree(tree, command),
+            with_tree(tree, [*ansible, *arguments]),
             doing=f"{spec.name}: playbook, tag {tag}",
             log=log,
-            env={
-                "ANSIBLE_CONFIG": str(ANSIBLE / "ansible.cfg"),
-                "ANSIBLE_HOME": home,
-                # Ansible refuses to start without a UTF-8 locale.
-                "LC_ALL": "C.UTF-8",
-            },
+            env=environment,
             cwd=ANSIBLE,
         )
 
 
-def machine_variables(spec: GuestSpec) -> dict[str, Any]:
-    """Return what the playbook is told about a machine of that guest, whoever started it."""
+def _embedded_variables(spec: GuestSpec) -> dict[str, Any]:
     return {
-        # We are root there: becoming root once more for each task is only slow.
+        # We are root in the tree: becoming root once more for each task is only slow.
         "ansible_become": False,
-        "guest_python": spec.python,
-        "kernel_release_begins": spec.kernel,
-        "profiler_dependencies": profiler_dependencies(),
-        "demo_requirements": [str(REPOSITORY / name) for name in DEMO_REQUIREMENTS],
-    }
-
-
-def _variables(spec: GuestSpec) -> dict[str, Any]:
-    return {
-        **machine_variables(spec),
         "embedded_image": True,
         "embedded_hostname": spec.name.replace(".", "-"),
         "embedded_authorized_key": public_key(),
         "kernel_package": spec.kernel_package,
+        "kernel_release_begins": spec.kernel,
     }
-
-
-def _give_to_caller(directory: Path) -> None:
-    """Hand an image that was built through sudo to the user who asked for it."""
-    uid, gid = os.environ.get("SUDO_UID"), os.environ.get("SUDO_GID")
-    for path in (directory, *directory.iterdir()):
-        path.chmod(0o755 if path.is_dir() else 0o644)
-        if uid and gid:
-            os.chown(path, int(uid), int(gid))

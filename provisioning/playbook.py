@@ -1,84 +1,74 @@
-"""The playbook on the machine that runs this, as root: how a guest provisions itself.
+"""The playbook, and what it is told of a guest: the same for an image and for a machine that runs.
 
-Why it exists: a machine that nobody reaches while it is made, such as one that
-Lima starts, has to do it alone; and so can any machine of a release that
-guests.toml knows. Its rule: the same playbook, with both tags and the same
-variables as an image of ours, less what belongs to an image.
-
-    python -m provisioning.playbook ubuntu-24.04
+Why it exists: Vagrant and Lima bring machines of their own, which become what
+an image of ours is by the same playbook. Its rules: what a guest is told comes
+from here alone; the product comes from a copy of the sources, so it does not change
+while the playbook runs.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import sys
+import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from provisioning.catalog import GuestSpec, find_guest
-from provisioning.errors import GuestError, ProvisioningError
-from provisioning.host import find_ansible, run
-from provisioning.image import machine_variables
-from provisioning.progress import say, step
-from provisioning.sources import ANSIBLE, build_wheel, copy_product
+from provisioning.cache import cache_directory
+from provisioning.catalog import GuestSpec
+from provisioning.host import REPOSITORY, find_ansible
+from provisioning.sources import (
+    ANSIBLE,
+    DEMO_REQUIREMENTS,
+    copy_product,
+    profiler_dependencies,
+    wheel_of,
+)
 
-LOG = Path("/var/log/http-profiler-playbook.log")
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Provision this machine as the guest that is named; return the exit status."""
-    arguments = sys.argv[1:] if argv is None else list(argv)
-    if len(arguments) != 1:
-        say("usage: python -m provisioning.playbook GUEST")
-        return 2
-    try:
-        play_here(find_guest(arguments[0]), LOG)
-    except ProvisioningError as error:
-        if error.details:
-            say(error.details)
-        say(f"provisioning: {error}")
-        return error.exit_code
-    return 0
+SITE = ANSIBLE / "site.yml"
 
 
-def play_here(spec: GuestSpec, log: Path) -> None:
-    """Run the whole playbook on this machine, which is of that guest's release.
+def system_variables(spec: GuestSpec) -> dict[str, Any]:
+    """Return what the playbook's part ``system`` is told of any guest."""
+    return {
+        "guest_python": spec.python,
+        "profiler_dependencies": profiler_dependencies(),
+        "demo_requirements": [str(REPOSITORY / name) for name in DEMO_REQUIREMENTS],
+    }
 
-    Appends to ``log`` what is done. Raises GuestError for another user than root,
-    BuildFailed when a step fails.
+
+def product_variables(sources: Path, log: Path) -> dict[str, Any]:
+    """Return what its part ``product`` is told: the files that come from a copy of the sources."""
+    return {"profiler_wheel": str(wheel_of(sources, log)), "demo_sources": str(sources)}
+
+
+@contextmanager
+def command(variables: Mapping[str, Any]) -> Iterator[tuple[list[str], dict[str, str]]]:
+    """Yield ansible-playbook with these variables, and the environment that it needs."""
+    with tempfile.TemporaryDirectory() as home:
+        file = Path(home) / "variables.json"
+        file.write_text(json.dumps(variables), "utf-8")
+        environment = {
+            "ANSIBLE_CONFIG": str(ANSIBLE / "ansible.cfg"),
+            "ANSIBLE_HOME": home,
+            # Ansible refuses to start without a UTF-8 locale.
+            "LC_ALL": "C.UTF-8",
+        }
+        yield [find_ansible(), f"--extra-vars=@{file}"], environment
+
+
+def play_on_machine(spec: GuestSpec, arguments: Sequence[str]) -> int:
+    """Run the playbook on a machine that is up, and return Ansible's status.
+
+    ``arguments`` are ansible-playbook's own: how to reach the machine, and the playbook.
     """
-    if os.geteuid() != 0:
-        raise GuestError("the playbook installs packages on this machine: run it as root")
-    with tempfile.TemporaryDirectory() as name:
-        scratch = Path(name)
-        sources = copy_product(scratch / "sources")
-        with step(f"{spec.name}: building the profiler's wheel"):
-            wheel = build_wheel(sources, scratch, log)
-        product = {"profiler_wheel": str(wheel), "demo_sources": str(sources)}
-        variables = scratch / "variables.json"
-        variables.write_text(json.dumps({**machine_variables(spec), **product}), "utf-8")
-        with step(f"{spec.name}: packages, profiler, demo and load test (Ansible)"):
-            run(
-                [
-                    find_ansible(),
-                    "--connection=local",
-                    "--inventory=localhost,",
-                    f"--extra-vars=@{variables}",
-                    str(ANSIBLE / "site.yml"),
-                ],
-                doing=f"{spec.name}: playbook",
-                log=log,
-                env={
-                    "ANSIBLE_CONFIG": str(ANSIBLE / "ansible.cfg"),
-                    "ANSIBLE_HOME": str(scratch / "ansible"),
-                    # Ansible refuses to start without a UTF-8 locale.
-                    "LC_ALL": "C.UTF-8",
-                },
-                cwd=ANSIBLE,
-            )
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    log = cache_directory() / "logs" / "wheel.log"
+    with tempfile.TemporaryDirectory() as scratch:
+        product = product_variables(copy_product(Path(scratch)), log)
+        with command({**system_variables(spec), **product}) as (ansible, environment):
+            return subprocess.run(
+                [*ansible, *arguments], env={**os.environ, **environment}, check=False
+            ).returncode

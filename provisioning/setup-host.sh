@@ -1,7 +1,16 @@
 #!/bin/sh
 # Installs what a host needs to build and boot guests, and nothing that is
 # there already: silent and quick when there is nothing to do.
+#
+#   setup-host.sh           for the embedded guests
+#   setup-host.sh vagrant   and Vagrant with libvirt, and what makes boxes
 set -eu
+
+part=${1:-}
+if [ -n "$part" ] && [ "$part" != vagrant ]; then
+    echo "setup-host: unknown part '$part': there is only vagrant" >&2
+    exit 2
+fi
 
 machine=$(uname -m)
 case $machine in
@@ -31,6 +40,17 @@ need e2fsprogs mke2fs
 need openssh-client ssh
 need gpg gpg
 need debian-archive-keyring /usr/share/keyrings/debian-archive-keyring.gpg
+if [ "$part" = vagrant ]; then
+    need vagrant vagrant
+    need vagrant-libvirt /usr/share/vagrant-plugins/plugins.d/vagrant-libvirt.json
+    need libvirt-daemon-system libvirtd
+    need libvirt-clients virsh
+    need dnsmasq-base dnsmasq
+    need iptables iptables
+    if [ "$machine" = x86_64 ]; then
+        need grub-pc-bin /usr/lib/grub/i386-pc/boot.img
+    fi
+fi
 python3 -c 'import ensurepip, venv' 2>/dev/null || missing="$missing python3-venv"
 
 # Guests of Ubuntu need its key, which not every release of Debian has as a package.

@@ -3,8 +3,8 @@
 Why it exists: an image is named by the hash of its inputs, so the list of
 inputs must be the truth. Its rule: a build takes the product from a copy and names
 its image after that copy, so a file that is edited meanwhile is in the next
-image. The wheel is built there too, with fixed times: the same sources give
-the same wheel, and the repository is left as it was.
+image. The wheel is built from it too, with fixed times, and kept by the hash of its
+sources: the same sources give the same wheel, and the repository is left as it was.
 """
 
 from __future__ import annotations
@@ -13,9 +13,20 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
-from provisioning.cache import digest_files, source_files
+from provisioning.cache import (
+    cache_directory,
+    digest,
+    digest_files,
+    give_to_caller,
+    locked,
+    made_aside,
+    prune,
+    remove_leftovers,
+    source_files,
+)
 from provisioning.errors import BuildFailed, ToolMissing
 from provisioning.host import REPOSITORY, run
 
@@ -40,6 +51,8 @@ HOST_CERTIFICATES = Path("/usr/local/share/ca-certificates")
 
 # 1980-01-01, the earliest time a zip file, and so a wheel, can hold.
 SOURCE_DATE_EPOCH = "315532800"
+
+KEPT_WHEELS = 4
 
 
 def profiler_dependencies() -> list[str]:
@@ -75,28 +88,38 @@ def copy_product(target: Path) -> Path:
     return target
 
 
-def build_wheel(sources: Path, scratch: Path, log: Path) -> Path:
-    """Build the wheel of the profiler from a copy of the sources."""
-    wheel_sources = scratch / "wheel-sources"
-    wheel_sources.mkdir()
+def wheel_of(sources: Path, log: Path) -> Path:
+    """Return the wheel of the profiler for a copy of the sources, building it if it is not kept."""
+    inputs = digest_files(sources, [sources / name for name in WHEEL_SOURCES])
+    wheels = cache_directory() / "wheels"
+    kept = wheels / f"profiler-{digest(inputs)}"
+    with locked(cache_directory() / "locks" / "wheel"):
+        if not kept.is_dir():
+            remove_leftovers(wheels, "profiler")
+            with tempfile.TemporaryDirectory() as scratch, made_aside(kept) as aside:
+                _build_wheel(sources, Path(scratch), aside, log)
+                give_to_caller(aside)
+            prune(wheels, "profiler", KEPT_WHEELS)
+    return next(kept.glob("*.whl"))
+
+
+def _build_wheel(sources: Path, scratch: Path, wheels: Path, log: Path) -> None:
     for name in WHEEL_SOURCES:
         if (sources / name).is_dir():
-            shutil.copytree(sources / name, wheel_sources / name)
+            shutil.copytree(sources / name, scratch / name)
         elif (sources / name).exists():
-            shutil.copy(sources / name, wheel_sources / name)
+            shutil.copy(sources / name, scratch / name)
     # The project names its README, and a build must not need the text of it.
-    (wheel_sources / "README.md").touch()
-    wheels = scratch / "wheels"
+    (scratch / "README.md").touch()
     run(
-        [*_pip(), "wheel", "--quiet", "--no-deps", "--wheel-dir", str(wheels), str(wheel_sources)],
+        [*_pip(), "wheel", "--quiet", "--no-deps", "--wheel-dir", str(wheels), str(scratch)],
         doing="building the wheel",
         log=log,
         env={"SOURCE_DATE_EPOCH": SOURCE_DATE_EPOCH, "PIP_DISABLE_PIP_VERSION_CHECK": "1"},
     )
-    built = list(wheels.glob("*.whl"))
-    if len(built) != 1:
-        raise BuildFailed(f"building the wheel: {len(built)} wheels in {wheels}, not one")
-    return built[0]
+    built = len(list(wheels.glob("*.whl")))
+    if built != 1:
+        raise BuildFailed(f"building the wheel: {built} wheels were built, not one")
 
 
 def _pip() -> list[str]:

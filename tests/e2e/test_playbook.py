@@ -12,7 +12,8 @@ import pytest
 from provisioning import GuestSpec
 from provisioning.host import run
 from provisioning.image import play, system_tree
-from provisioning.sources import build_wheel, copy_product
+from provisioning.playbook import product_variables
+from provisioning.sources import copy_product
 
 RECAP = re.compile(r"ok=(\d+)\s+changed=(\d+).*failed=(\d+)")
 
@@ -26,8 +27,7 @@ def test_a_second_run_changes_nothing(system: GuestSpec) -> None:
         copy = ["cp", "--archive", "--reflink=auto", str(system_tree(system)), str(tree)]
         run(copy, doing="copying the system", log=log)
         sources = copy_product(scratch / "sources")
-        wheel = build_wheel(sources, scratch, log)
-        product = {"profiler_wheel": str(wheel), "demo_sources": str(sources)}
+        product = product_variables(sources, log)
         play(system, tree, "system", {}, log)
         play(system, tree, "product", product, log)
         play(system, tree, "product", product, log)

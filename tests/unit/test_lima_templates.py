@@ -245,7 +245,10 @@ def test_the_clone_is_found_in_what_is_mounted(provision, clone, tmp_path):
     done = provision(clone)
     place = (tmp_path / "shared" / clone).resolve()
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == f"{place}: -m provisioning.playbook debian-12\n"
+    assert done.stdout == (
+        f"{place}: -m provisioning play debian-12 -- --connection=local --inventory=debian-12,"
+        " provisioning/ansible/site.yml\n"
+    )
     assert not (tmp_path / "trouble").exists()
 
 
@@ -255,7 +258,7 @@ def test_the_clone_is_found_in_what_is_mounted(provision, clone, tmp_path):
         ([], 0, "no clone of its repository in what is mounted: give --param repository=PATH"),
         ([".hidden/clone"], 0, "no clone of its repository"),
         (["one", "two"], 0, "more than one clone of its repository, give --param repository=PATH:"),
-        (["."], 125, "the playbook failed: see /var/log/http-profiler-playbook.log"),
+        (["."], 125, "the playbook failed: see /var/log/cloud-init-output.log"),
     ],
 )
 def test_what_keeps_a_guest_from_provisioning_itself_is_kept_for_the_probe(

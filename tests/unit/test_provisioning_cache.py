@@ -185,7 +185,7 @@ def test_a_copy_of_the_product_gives_the_same_name(repository, tmp_path):
 
 def test_the_image_that_exists_is_taken_without_a_build(repository, monkeypatch):
     monkeypatch.setattr(image, "_build", lambda spec: pytest.fail("built"))
-    monkeypatch.setattr(image, "_build_as_root", lambda spec: pytest.fail("built"))
+    monkeypatch.setattr(image, "made_as_root", lambda spec, what: pytest.fail("built"))
     spec = find_guest("debian-12")
     made = image.image_of(spec, repository).directory
     made.mkdir(parents=True)
@@ -209,7 +209,7 @@ def test_a_build_that_fails_leaves_nothing_to_reuse(repository, monkeypatch, tmp
     assert contents(tmp_path / "cache" / "systems") == []
 
 
-@pytest.mark.parametrize("build", [image._build, image._build_as_root])
+@pytest.mark.parametrize("build", [image._build, lambda spec: image.made_as_root(spec, "build")])
 def test_an_archive_that_cannot_be_reached_is_told_from_a_build_that_fails(
     repository, monkeypatch, build
 ):

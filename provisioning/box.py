@@ -1,0 +1,137 @@
+"""Turns an image of ours into a Vagrant box for libvirt, so that none has to be downloaded.
+
+Why it exists: ``vagrant up`` should work where no registry of boxes is reached,
+and end in a machine that needs nothing from outside. Its rules: the box is made of
+the same two layers as the image, plus the role ``box``; its disk boots by itself,
+since who unpacks a box need not be who runs QEMU, and then a kernel beside the disk
+cannot be read. Boot loader and partition are put together in a file, without a
+loop device: the first sector loads GRUB from the gap before the partition.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tarfile
+from pathlib import Path
+
+from provisioning import image
+from provisioning.architecture import host_architecture
+from provisioning.cache import cache_directory, digest, give_to_caller, made_aside, prune
+from provisioning.catalog import GuestSpec
+from provisioning.errors import ProvisioningError, ToolMissing
+from provisioning.host import SETUP_HOST, find_tool, run
+from provisioning.progress import step
+
+SECTOR = 512
+# The usual place of a first partition leaves room for the boot loader.
+FIRST_SECTOR = 2048
+DISK_GIB = 8
+
+GRUB = Path("/usr/lib/grub/i386-pc")
+GRUB_MODULES = ("biosdisk", "part_msdos", "ext2", "linux", "boot")
+
+# What the first sector may hold of code: the table of partitions follows.
+BOOT_CODE = 440
+
+# As with the embedded provider, see kernel_arguments() in providers/qemu.py.
+KERNEL_ARGUMENTS = "rw panic=-1 no_timer_check mitigations=off net.ifnames=0"
+
+METADATA = {"provider": "libvirt", "format": "qcow2", "virtual_size": DISK_GIB}
+
+# Nothing in it serves a shared folder, and one is not needed.
+VAGRANTFILE = """\
+Vagrant.configure("2") do |config|
+  config.vm.synced_folder ".", "/vagrant", disabled: true
+end
+"""
+
+
+def ensure_box(spec: GuestSpec) -> Path:
+    """Return the box of a guest for the sources as they are now, making it if it is missing."""
+    _check_tools()
+    if os.geteuid() != 0:
+        return image.made_as_root(spec, "box")
+    with image.building(spec) as sources:
+        name = digest([image.image_of(spec, sources).directory.name, _recipe()])
+        box = cache_directory() / "boxes" / f"{spec.name}-{name}" / f"{spec.name}.box"
+        if not box.exists():
+            log = image.fresh_log(spec)
+            _make(spec, image.ensure_system(spec, log), sources, box, log)
+            prune(box.parent.parent, spec.name, image.KEPT)
+        return box
+
+
+def _make(spec: GuestSpec, tree: Path, sources: Path, box: Path, log: Path) -> None:
+    with made_aside(box.parent) as aside:
+        with image.whole_tree(spec, tree, sources, aside, log) as root:
+            with step(f"{spec.name}: network and user of a box (Ansible)"):
+                image.play(spec, root, "box", {}, log)
+            with step(f"{spec.name}: writing the disk"):
+                disk = _disk(spec, root, root.parent, log)
+            with step(f"{spec.name}: packing the box"):
+                _pack(spec, disk, root.parent, aside / box.name, log)
+        give_to_caller(aside)
+
+
+def _recipe() -> list[object]:
+    return [FIRST_SECTOR, DISK_GIB, GRUB_MODULES, KERNEL_ARGUMENTS, METADATA, VAGRANTFILE]
+
+
+def _check_tools() -> None:
+    if host_architecture().debian != "amd64":
+        raise ProvisioningError("boxes are made on x86_64 only: their boot loader is a PC's")
+    if not GRUB.is_dir():
+        package = "grub-pc-bin"
+        raise ToolMissing("GRUB for PCs", SETUP_HOST.format(package=package, part=" vagrant"))
+
+
+def _disk(spec: GuestSpec, root: Path, scratch: Path, log: Path) -> Path:
+    """Write a disk with one partition that holds ``root``, and a boot loader before it."""
+    kernel = image.boot_file(spec, root, "vmlinuz").relative_to(root)
+    initrd = image.boot_file(spec, root, "initrd.img").relative_to(root)
+    disk, core, menu = scratch / "disk.raw", scratch / "core.img", scratch / "grub.cfg"
+    menu.write_text(
+        "set root=(hd0,msdos1)\n"
+        f"linux /{kernel} root=/dev/vda1 {KERNEL_ARGUMENTS}\n"
+        f"initrd /{initrd}\n"
+        "boot\n"
+    )
+    mkimage = [find_tool("grub-mkimage", "grub-common"), "--format=i386-pc", "--prefix=/boot/grub"]
+    output = [f"--config={menu}", f"--output={core}", *GRUB_MODULES]
+    doing = f"{spec.name}: writing the disk"
+    run([*mkimage, *output], doing=doing, log=log)
+    with disk.open("wb") as file:
+        file.truncate(DISK_GIB << 30)
+    size = (DISK_GIB << 30) - FIRST_SECTOR * SECTOR
+    mke2fs = [find_tool("mke2fs", "e2fsprogs"), "-q", "-F", *image.FILE_SYSTEM]
+    at = ["-E", f"root_owner=0:0,offset={FIRST_SECTOR * SECTOR}"]
+    run([*mke2fs, *at, "-d", str(root), str(disk), f"{size >> 10}k"], doing=doing, log=log)
+    _write_boot_sectors(disk, core.read_bytes(), size // SECTOR)
+    return disk
+
+
+def _write_boot_sectors(disk: Path, core: bytes, sectors: int) -> None:
+    if len(core) > (FIRST_SECTOR - 1) * SECTOR:
+        raise ProvisioningError("the boot loader does not fit before the first partition")
+    first = (GRUB / "boot.img").read_bytes()[:BOOT_CODE].ljust(BOOT_CODE + 6, b"\0")
+    # Active, Linux; the old way to count sectors is filled with its largest values.
+    active, linux, unused = b"\x80", b"\x83", b"\xfe\xff\xff"
+    place = FIRST_SECTOR.to_bytes(4, "little") + sectors.to_bytes(4, "little")
+    partitions = (active + unused + linux + unused + place).ljust(64, b"\0")
+    with disk.open("r+b") as file:
+        # boot.img loads the sector after it; core.img goes on from there by itself.
+        file.write(first + partitions + b"\x55\xaa" + core)
+
+
+def _pack(spec: GuestSpec, disk: Path, scratch: Path, box: Path, log: Path) -> None:
+    image_file = scratch / "box.img"
+    # Quickly unpacked again, and there is no other compression around it.
+    convert = ["convert", "-c", "-O", "qcow2", "-o", "compression_type=zstd"]
+    command = [find_tool("qemu-img", "qemu-utils"), *convert, str(disk), str(image_file)]
+    run(command, doing=f"{spec.name}: packing the box", log=log)
+    (scratch / "metadata.json").write_text(json.dumps(METADATA))
+    (scratch / "Vagrantfile").write_text(VAGRANTFILE)
+    with tarfile.open(box, "w") as archive:
+        for name in ("metadata.json", "Vagrantfile", "box.img"):
+            archive.add(scratch / name, name)
