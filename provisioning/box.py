@@ -22,6 +22,7 @@ from provisioning.catalog import GuestSpec
 from provisioning.errors import ProvisioningError, ToolMissing
 from provisioning.host import SETUP_HOST, find_tool, run
 from provisioning.progress import step
+from provisioning.sources import box_inputs
 
 SECTOR = 512
 # The usual place of a first partition leaves room for the boot loader.
@@ -36,6 +37,15 @@ BOOT_CODE = 440
 
 # As with the embedded provider, see kernel_arguments() in providers/qemu.py.
 KERNEL_ARGUMENTS = "rw panic=-1 no_timer_check mitigations=off net.ifnames=0"
+
+# Vagrant's own, which opens every fresh box and is replaced at the first `vagrant up`.
+INSECURE_KEY = (
+    "ssh-rsa AAAAB3NzaC1yc2EAAAABIwAAAQEA6NF8iallvQVp22WDkTkyrtvp9eWW6A8YVr+kz4TjGYe7gHzIw+niNltG"
+    "EFHzD8+v1I2YJ6oXevct1YeS0o9HZyN1Q9qgCgzUFtdOKLv6IedplqoPkcmF0aYet2PkEDo3MlTBckFXPITAMzF8dJSI"
+    "Fo9D8HfdOV0IAdx4O7PtixWKn5y2hMNG0zQPyUecp4pzC6kivAIhyfHilFR61RGL+GPXQ2MWZWFYbAGjyiYJnAmCP3NO"
+    "Td0jMZEnDkbUvxhMmBYSdETk1rRgm+R4LOzFUGaHqHDLKLX+FIPKcF96hrucXzcWyLbIbEgE98OHlnVYCzRdK8jlqm8t"
+    "ehUc9c9WhQ== vagrant insecure public key"
+)
 
 METADATA = {"provider": "libvirt", "format": "qcow2", "virtual_size": DISK_GIB}
 
@@ -66,7 +76,7 @@ def _make(spec: GuestSpec, tree: Path, sources: Path, box: Path, log: Path) -> N
     with made_aside(box.parent) as aside:
         with image.whole_tree(spec, tree, sources, aside, log) as root:
             with step(f"{spec.name}: network and user of a box (Ansible)"):
-                image.play(spec, root, "box", {}, log)
+                image.play(spec, root, "box", {"embedded_authorized_key": INSECURE_KEY}, log)
             with step(f"{spec.name}: writing the disk"):
                 disk = _disk(spec, root, root.parent, log)
             with step(f"{spec.name}: packing the box"):
@@ -75,7 +85,8 @@ def _make(spec: GuestSpec, tree: Path, sources: Path, box: Path, log: Path) -> N
 
 
 def _recipe() -> list[object]:
-    return [FIRST_SECTOR, DISK_GIB, GRUB_MODULES, KERNEL_ARGUMENTS, METADATA, VAGRANTFILE]
+    disk = [FIRST_SECTOR, DISK_GIB, GRUB_MODULES, KERNEL_ARGUMENTS]
+    return [box_inputs(), INSECURE_KEY, disk, METADATA, VAGRANTFILE]
 
 
 def _check_tools() -> None:

@@ -37,6 +37,8 @@ else:
 
 ANSIBLE = Path(__file__).with_name("ansible")
 
+BOX = "roles/box/"
+
 PYPROJECT = REPOSITORY / "pyproject.toml"
 
 WHEEL_SOURCES = ("pyproject.toml", "README.md", "LICENSE", "profiler", "bpf")
@@ -63,14 +65,23 @@ def profiler_dependencies() -> list[str]:
 
 def system_inputs() -> dict[str, object]:
     """Return what of the repository and the host shapes a guest's system."""
+    playbook = digest_files(ANSIBLE, [ANSIBLE])
     return {
-        "ansible": digest_files(ANSIBLE, [ANSIBLE]),
+        # Of what makes a box of an image, the image knows nothing.
+        "ansible": {
+            name: content for name, content in playbook.items() if not name.startswith(BOX)
+        },
         "profiler dependencies": profiler_dependencies(),
         "demo requirements": digest_files(
             REPOSITORY, [REPOSITORY / name for name in DEMO_REQUIREMENTS]
         ),
         "certificates": digest_files(HOST_CERTIFICATES, [HOST_CERTIFICATES]),
     }
+
+
+def box_inputs() -> dict[str, str]:
+    """Return what of the playbook makes a box of an image."""
+    return digest_files(ANSIBLE, [ANSIBLE / BOX])
 
 
 def product_inputs(root: Path = REPOSITORY) -> dict[str, str]:
