@@ -183,7 +183,7 @@ class BccEngine:
         descriptors = [self._maps[name].descriptor for name in maps_of(program.route)]
         for function in code:
             code[function] = with_maps(code[function], descriptors)
-            if can_fetch_and_add(layout):
+            if can_fetch_and_add(layout, platform.machine()):
                 code[function] = with_fetch(code[function])
         # One that is bound to a kernel function when it is loaded serves only that.
         serving: dict[tuple[str, int, int | None], list[Attachment]] = {}
