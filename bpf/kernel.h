@@ -92,16 +92,15 @@ static u64 (*const ktime_get_boot_ns)(void) = (void *)HELPER_ktime_get_boot_ns;
 #endif
 
 /*
- * Add to a shared number and return what it was. Kernels before 5.12 cannot do
- * both at once: there, two threads that send on one socket at the same moment may
- * get the same answer. The compiler of BCC does not know the newer instruction,
- * so it is told that the older one changes its operand, and profiler/probe/load.py
- * makes it the newer one.
+ * Add to a shared number and return what it was. Kernels before 5.12, on arm64
+ * before 5.18, cannot do both at once: there, two threads that send on one socket
+ * at the same moment may get the same answer. The compiler of BCC does not know the
+ * newer instruction, so it is told that the older one changes its operand, and
+ * profiler/probe/load.py makes it the newer one.
  */
 static __always_inline u64 fetch_and_add(u64 *number, u64 added)
 {
-/* Both came with 5.12. */
-#ifdef HELPER_check_mtu
+#ifdef FETCH_AND_ADD
 	asm volatile("lock *(u64 *)(%1 + 0) += %0" : "+r"(added) : "r"(number) : "memory");
 	return added;
 #else

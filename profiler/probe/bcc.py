@@ -205,7 +205,7 @@ class BccEngine:
         for function in code:
             code[function] = with_maps(code[function], descriptors)
             code[function] = with_constant(code[function], SELF_PLACEHOLDER, os.getpid())
-            if can_fetch_and_add(layout):
+            if can_fetch_and_add(layout, platform.machine()):
                 code[function] = with_fetch(code[function])
         # One that is bound to a kernel function when it is loaded serves only that.
         serving: dict[tuple[str, int, int | None], list[Attachment]] = {}

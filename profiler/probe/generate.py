@@ -84,6 +84,7 @@ def generate(
         f"#define ROUTE_{route.upper()} 1",
         *(f"#define MAP_NUMBER_{name} {i}" for i, name in enumerate(maps_of(route))),
         *_layout_macros(layout),
+        *(["#define FETCH_AND_ADD 1"] if can_fetch_and_add(layout, machine) else []),
         *_settings_macros(settings, layout),
         *_with_includes("probe.bpf.c", set()),
         '#line 1 "entry points"',
@@ -115,9 +116,14 @@ def uses_boot_time(layout: Layout) -> bool:
     return "ktime_get_boot_ns" in layout.helpers
 
 
-def can_fetch_and_add(layout: Layout) -> bool:
-    """Can the kernel add to a number and tell what it was, at once (Linux 5.12)?"""
-    return "check_mtu" in layout.helpers
+# Of each machine a helper that came with the kernel whose compiler of BPF knows the
+# instruction that adds and tells what was there: 5.12, and 5.18.
+_CAME_WITH_FETCH_AND_ADD = {"x86_64": "check_mtu", "aarch64": "copy_from_user_task"}
+
+
+def can_fetch_and_add(layout: Layout, machine: str) -> bool:
+    """Can the kernel add to a number and tell what it was, at once?"""
+    return _CAME_WITH_FETCH_AND_ADD.get(machine) in layout.helpers
 
 
 def _with_includes(name: str, seen: set[str]) -> list[str]:

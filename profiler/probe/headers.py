@@ -54,6 +54,7 @@ _HELPERS = {
     "ktime_get_boot_ns": (125, (5, 8)),
     "ringbuf_output": (130, (5, 8)),
     "check_mtu": (163, (5, 12)),
+    "copy_from_user_task": (191, (5, 18)),
 }
 
 # The hooked functions that a kprobe looks at, and their parameters up to the one that counts.

@@ -15,11 +15,16 @@ import resource
 import struct
 from pathlib import Path
 
+from profiler.errors import UnsupportedError
+
 _SYSCALLS = {
     "x86_64": {"bpf": 321, "perf_event_open": 298},
     "aarch64": {"bpf": 280, "perf_event_open": 241},
     "riscv64": {"bpf": 280, "perf_event_open": 241},
 }
+
+# The kernel's own, of include/linux/errno.h, which libc has no words for.
+_ENOTSUPP = 524
 
 # struct bpf_insn (include/uapi/linux/bpf.h): opcode, registers, offset, constant.
 INSTRUCTION = struct.Struct("=BBhi")
@@ -88,9 +93,17 @@ def why(number: int) -> str:
     """Put an errno of one of these calls into words."""
     if number == errno.EPERM:
         return "the kernel does not permit BPF here (a container without CAP_BPF, or lockdown)"
+    if number == _ENOTSUPP:
+        return "this kernel does not support it (fexit on arm64 came with Linux 6.4)"
     return os.strerror(number)
 
 
 def _syscall(name: str, *arguments: int) -> int:
-    number = _SYSCALLS[platform.machine()][name]
+    try:
+        number = _SYSCALLS[platform.machine()][name]
+    except KeyError:
+        raise UnsupportedError(
+            f"the number of {name}(2) on {platform.machine()} is not known: "
+            f"http-profiler runs on {', '.join(_SYSCALLS)}"
+        ) from None
     return int(_libc.syscall(ctypes.c_long(number), *map(ctypes.c_long, arguments)))

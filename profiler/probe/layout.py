@@ -107,8 +107,9 @@ HELPERS = (
     "task_pt_regs",
     "ktime_get_boot_ns",
     "ringbuf_output",
-    # not called: it tells a kernel that can add and fetch at once
+    # not called: they tell a kernel that can add and fetch at once
     "check_mtu",
+    "copy_from_user_task",
 )
 
 # Kinds of BTF types (include/uapi/linux/btf.h).

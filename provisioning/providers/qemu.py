@@ -132,9 +132,7 @@ def kernel_arguments(hardware: Architecture, append: str = "") -> str:
         f"console={hardware.console}",
         # With -no-reboot a panic ends QEMU, and is noticed at once.
         "panic=-1",
-        # On a busy host the emulated timer can miss the moment at which the kernel
-        # tests its interrupt, and the kernel then panics ("IO-APIC + timer doesn't work").
-        "no_timer_check",
+        *hardware.kernel_arguments,
         # No guest of ours runs code of a stranger.
         "mitigations=off",
         # The network is configured for eth0, whatever the bus calls it.
@@ -208,7 +206,12 @@ def start(
         machine = _Machine(
             spec, image, instance, access, qemu, hardware, accelerator, append, bound
         )
-        with step(f"{instance.name}: booting Linux {spec.kernel}x ({accelerator.name})"):
+        how = (
+            accelerator.name
+            if hardware.proven
+            else f"{accelerator.name}, untried: {hardware.machine}"
+        )
+        with step(f"{instance.name}: booting Linux {spec.kernel}x ({how})"):
             return _boot(machine, time.monotonic() + timeout)
     except BaseException:
         stop(instance)

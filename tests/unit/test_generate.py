@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from profiler.errors import UnsupportedError
-from profiler.probe.generate import Program, generate
+from profiler.probe.generate import Program, can_fetch_and_add, generate
 from profiler.probe.hooks import BPF_DIRECTORY, load_hooks
 from profiler.probe.layout import FIELDS, OPTIONAL_FIELDS, Layout
 from profiler.settings import Settings
@@ -135,6 +135,26 @@ def test_the_syscall_route_uses_the_machine_s_numbers() -> None:
     assert "case 207: /* recvfrom */" in program("syscall", machine="aarch64").source
     with pytest.raises(UnsupportedError, match="s390x"):
         program("syscall", machine="s390x")
+
+
+@pytest.mark.parametrize("route", ["socket", "syscall"])
+@pytest.mark.parametrize(
+    ("machine", "helpers", "at_once"),
+    [
+        ("x86_64", {}, False),
+        ("x86_64", {"check_mtu": 163}, True),
+        # Linux 5.12 to 5.17 on arm64
+        ("aarch64", {"check_mtu": 163}, False),
+        ("aarch64", {"check_mtu": 163, "copy_from_user_task": 191}, True),
+    ],
+)
+def test_adding_and_fetching_at_once(
+    route: str, machine: str, helpers: dict[str, int], at_once: bool
+) -> None:
+    layout = replace(LAYOUT, helpers=helpers)
+    source = program(route, layout=layout, machine=machine).source
+    assert ("#define FETCH_AND_ADD 1" in source) == at_once
+    assert can_fetch_and_add(layout, machine) == at_once
 
 
 def test_attachments() -> None:

@@ -50,7 +50,25 @@ def test_members_that_had_another_name(monkeypatch: pytest.MonkeyPatch) -> None:
     new, source = on_kernel(monkeypatch, "6.12.117+deb13-cloud-amd64")
     assert "offsetof(struct task_struct, start_boottime)" in source
     assert "__sk_flags_offset" not in source
-    assert new.helpers == {"ktime_get_boot_ns": 125, "ringbuf_output": 130, "check_mtu": 163}
+    assert new.helpers == {
+        "ktime_get_boot_ns": 125,
+        "ringbuf_output": 130,
+        "check_mtu": 163,
+        "copy_from_user_task": 191,
+    }
+    older, _ = on_kernel(monkeypatch, "5.15.0-100-generic")
+    assert {"check_mtu", "copy_from_user_task"} & set(older.helpers) == {"check_mtu"}
+
+
+def test_the_registers_of_arm64() -> None:
+    x86, arm = (headers._expressions((6, 1), machine) for machine in ("x86_64", "aarch64"))
+    assert x86["pt_regs_argument1"] == "offsetof(struct pt_regs, si)"
+    assert arm["pt_regs_argument0"] == "offsetof(struct pt_regs, regs)"
+    assert arm["pt_regs_argument1"] == "offsetof(struct pt_regs, regs) + 8"
+    assert {name for name in x86 if x86[name] != arm[name]} == {
+        "pt_regs_argument0",
+        "pt_regs_argument1",
+    }
 
 
 def test_an_offset_in_another_form() -> None:

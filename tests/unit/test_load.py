@@ -18,6 +18,18 @@ ADD_32 = struct.pack("=BBhi", 0xC3, 0x12, 8, 0)
 EXIT = struct.pack("=BBhi", 0x95, 0, 0, 0)
 
 
+def test_a_machine_whose_calls_are_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel.platform, "machine", lambda: "s390x")
+    with pytest.raises(ProbeError, match=r"bpf\(2\) on s390x is not known: .* x86_64, aarch64"):
+        kernel.bpf(0, b"")
+
+
+def test_what_libc_has_no_words_for() -> None:
+    assert kernel.why(524) == (
+        "this kernel does not support it (fexit on arm64 came with Linux 6.4)"
+    )
+
+
 def test_atomic_additions_are_made_to_return_what_was_there() -> None:
     assert load.with_fetch(ADD + EXIT + ADD) == FETCH_ADD + EXIT + FETCH_ADD
 

@@ -78,6 +78,9 @@ def test_the_other_architecture_differs_by_its_table_only():
     assert line[0] == "qemu-system-aarch64"
     assert option(line, "-machine") == "virt"
     assert "console=ttyAMA0" in option(line, "-append")
+    # It is for the interrupt controller of a PC.
+    assert "no_timer_check" in option(command(), "-append")
+    assert "no_timer_check" not in option(line, "-append")
 
 
 def test_a_comma_in_a_path_does_not_start_an_option(monkeypatch, tmp_path):

@@ -1,0 +1,274 @@
+"""The templates in lima/: against Lima's schema where there is one, and against guests.toml."""
+
+from __future__ import annotations
+
+import copy
+import os
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+from provisioning.catalog import load_catalog
+from provisioning.host import REPOSITORY
+from provisioning.providers import lima
+
+TEMPLATES = sorted(lima.TEMPLATES.glob("*.yaml"))
+GUESTS = [path for path in TEMPLATES if path.stem != "base"]
+BASE = lima.TEMPLATES / "base.yaml"
+
+# It is Lima's, and so not in this repository.
+BESIDE = REPOSITORY.parent / "shared" / "lima-template.schema.json"
+
+names = pytest.mark.parametrize("path", GUESTS, ids=lambda path: path.stem)
+
+
+def load(path):
+    return yaml.safe_load(path.read_text())
+
+
+@pytest.fixture(scope="module")
+def schema():
+    named = os.environ.get("LIMA_TEMPLATE_SCHEMA")
+    path = Path(named) if named else BESIDE
+    if not named and not path.exists():
+        pytest.skip(f"no schema of Lima's templates: {path}; LIMA_TEMPLATE_SCHEMA names another")
+    # A schema that was named and is not there, or that cannot be read, is a failure.
+    document = yaml.safe_load(path.read_text())
+    jsonschema.Draft202012Validator.check_schema(document)
+    return jsonschema.Draft202012Validator(document)
+
+
+@pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.stem)
+def test_a_template_has_only_what_lima_knows(schema, path):
+    assert [error.message for error in schema.iter_errors(load(path))] == []
+
+
+def misspelt_at_the_top(template):
+    template["mount"] = template.pop("mounts")
+
+
+def misspelt_in_a_mount(template):
+    template["mounts"][0]["writeable"] = template["mounts"][0].pop("writable")
+
+
+def misspelt_in_a_script(template):
+    template["provision"][0]["scripts"] = template["provision"][0].pop("script")
+
+
+def misspelt_in_a_probe(template):
+    template["probes"][0]["hints"] = template["probes"][0].pop("hint")
+
+
+def a_mode_that_is_deprecated(template):
+    template["provision"][0]["mode"] = "ansible"
+
+
+def a_number_that_is_text(template):
+    template["cpus"] = "2"
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        misspelt_at_the_top,
+        misspelt_in_a_mount,
+        misspelt_in_a_script,
+        misspelt_in_a_probe,
+        a_mode_that_is_deprecated,
+        a_number_that_is_text,
+    ],
+)
+def test_a_mistake_in_a_template_is_found(schema, mistake):
+    template = copy.deepcopy(load(BASE))
+    mistake(template)
+    assert list(schema.iter_errors(template))
+
+
+def test_every_release_that_lima_is_to_have():
+    ubuntu = [f"ubuntu-{release}" for release in ("20.04", "22.04", "24.04", "26.04")]
+    assert [path.stem for path in GUESTS] == ["debian-12", "debian-13", *ubuntu]
+
+
+@names
+def test_a_template_is_its_image_the_base_and_the_guests_name(path):
+    assert load(path) == {
+        # Lima's own: the release's images for each architecture, by date and digest.
+        "base": [f"template:_images/{path.stem}", BASE.name],
+        "param": {"guest": path.stem},
+    }
+
+
+@names
+def test_a_template_is_of_a_guest_and_gives_it_what_the_table_says(path):
+    spec = load_catalog()[path.stem]
+    base = load(BASE)
+    assert base["cpus"] == spec.cpus
+    assert base["memory"] == f"{spec.memory // 1024}GiB"
+    assert spec.memory % 1024 == 0
+
+
+def test_the_base_asks_for_the_lima_that_the_provider_asks_for():
+    assert load(BASE)["minimumLimaVersion"] == ".".join(map(str, lima.OLDEST))
+
+
+def test_the_clone_is_only_read():
+    assert [mount["writable"] for mount in load(BASE)["mounts"]] == [False]
+
+
+def scripts():
+    base = load(BASE)
+    return [entry["script"] for entry in (*base["provision"], *base["probes"])]
+
+
+@pytest.mark.parametrize("script", scripts(), ids=["provision", "probe"])
+def test_a_script_says_who_runs_it_and_can_be_read_by_it(script, tmp_path):
+    interpreter = script.partition("\n")[0]
+    assert interpreter in ("#!/bin/sh", "#!/bin/bash")
+    subprocess.run([interpreter[2:], "-n"], input=script.encode(), check=True)
+    file = tmp_path / "script"
+    file.write_text(script)
+    # Beside this Python: it is among the dependencies of the tests.
+    shellcheck = Path(sys.executable).with_name("shellcheck")
+    checked = subprocess.run([shellcheck, file], capture_output=True, text=True, check=False)
+    assert checked.stdout == ""
+
+
+def executable(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+
+
+@pytest.fixture
+def probe(tmp_path):
+    """Run the readiness probe as Lima does, from standard input; http-profiler is a stand-in."""
+    (script,) = (entry["script"] for entry in load(BASE)["probes"])
+    trouble = tmp_path / "trouble"
+    script = script.replace("/run/http-profiler-trouble", str(trouble))
+    executable(tmp_path / "bin" / "sudo", '#!/bin/sh\nshift\nexec "$@"\n')
+
+    def run(profiler=None, why=""):
+        if profiler:
+            executable(tmp_path / "bin" / "http-profiler", profiler)
+        trouble.write_text(why)
+        path = f"{tmp_path}/bin:/usr/bin:/bin"
+        return subprocess.run(
+            ["/bin/bash"],
+            input=script,
+            env={"PATH": path},
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+
+    return run
+
+
+CAPTURES = """\
+#!/bin/sh
+trap 'echo http-profiler: wrote 0 requests >&2; exit 0' TERM
+cat
+echo 'http-profiler: capturing (socket route)' >&2
+while :; do sleep 0.1; done
+"""
+
+CANNOT = """\
+#!/bin/sh
+echo 'http-profiler: loading the probe ...' >&2
+echo 'http-profiler: the kernel has no BTF' >&2
+exit 1
+"""
+
+ENDS_BADLY = CAPTURES.replace("exit 0", "exit 1")
+
+
+def test_the_probe_is_true_when_the_profiler_captures_and_ends_it(probe):
+    done = probe(CAPTURES)
+    assert done.returncode == 0
+    assert "wrote 0 requests" in done.stderr
+
+
+@pytest.mark.parametrize("profiler", [None, CANNOT, ENDS_BADLY])
+def test_the_probe_is_false_when_the_profiler_cannot_attach(probe, profiler):
+    assert probe(profiler).returncode != 0
+
+
+def test_the_probe_is_false_and_says_why_when_provisioning_failed(probe):
+    done = probe(CAPTURES, why="http-profiler: no clone\n")
+    assert done.returncode == 1
+    assert done.stderr == "http-profiler: no clone\n"
+
+
+@pytest.fixture
+def provision(tmp_path):
+    """Run the provisioning script up to the playbook, which is a stand-in; installs nothing."""
+    (script,) = (entry["script"] for entry in load(BASE)["provision"])
+    shared, tools = tmp_path / "shared", tmp_path / "tools"
+    for place, here in (
+        ("{{.Param.guest}}", "debian-12"),
+        ("/mnt/http-profiler", str(shared)),
+        ("/opt/http-profiler-tools", str(tools)),
+        ("/run/http-profiler-trouble", str(tmp_path / "trouble")),
+    ):
+        assert place in script
+        script = script.replace(place, here)
+    executable(tools / "bin" / "ansible-playbook", "#!/bin/sh\n")
+    executable(tools / "bin" / "python", '#!/bin/sh\necho "$PWD: $*"\nexit ${PLAYBOOK:-0}\n')
+
+    def run(*clones, playbook=0):
+        shared.mkdir(exist_ok=True)
+        for clone in clones:
+            (shared / clone / "lima").mkdir(parents=True)
+            shutil.copy(BASE, shared / clone / "lima")
+        return subprocess.run(
+            ["/bin/sh", "-c", script],
+            env={"PATH": os.environ["PATH"], "PLAYBOOK": str(playbook)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.mark.parametrize("clone", [".", "http-profiler", "src/of mine/deep/http-profiler"])
+def test_the_clone_is_found_in_what_is_mounted(provision, clone, tmp_path):
+    (tmp_path / "shared" / "other" / "lima").mkdir(parents=True)
+    (tmp_path / "shared" / "other" / "lima" / "base.yaml").write_text("cpus: 2\n")
+    done = provision(clone)
+    place = (tmp_path / "shared" / clone).resolve()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == (
+        f"{place}: -m provisioning play debian-12 -- --connection=local --inventory=debian-12,"
+        " provisioning/ansible/site.yml\n"
+    )
+    assert not (tmp_path / "trouble").exists()
+
+
+@pytest.mark.parametrize(
+    ("clones", "playbook", "says"),
+    [
+        ([], 0, "no clone of its repository in what is mounted: give --param repository=PATH"),
+        ([".hidden/clone"], 0, "no clone of its repository"),
+        (["one", "two"], 0, "more than one clone of its repository, give --param repository=PATH:"),
+        (["."], 125, "the playbook failed: see /var/log/cloud-init-output.log"),
+    ],
+)
+def test_what_keeps_a_guest_from_provisioning_itself_is_kept_for_the_probe(
+    provision, tmp_path, clones, playbook, says
+):
+    done = provision(*clones, playbook=playbook)
+    assert done.returncode == 1
+    trouble = (tmp_path / "trouble").read_text()
+    assert says in trouble
+    assert trouble in done.stderr
+    assert len(trouble.splitlines()) == 1
+    for clone in clones if len(clones) > 1 else ():
+        assert str(tmp_path / "shared" / clone) in trouble
