@@ -17,10 +17,11 @@ from types import FrameType
 from typing import NoReturn
 
 from provisioning import machines
-from provisioning.catalog import load_catalog
+from provisioning.catalog import find_guest, load_catalog
+from provisioning.check import DIFFERS, check
 from provisioning.errors import ProvisioningError
 from provisioning.guest import command_line
-from provisioning.image import image_of
+from provisioning.image import ensure_image, image_of, lock_guest
 from provisioning.instances import Instance, known_instances
 from provisioning.progress import say
 from provisioning.providers import choose_provider
@@ -70,7 +71,23 @@ def parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("build", help="build the image of a guest")
     command.add_argument("guest", nargs="?", metavar="GUEST", help=guest)
+    how = command.add_mutually_exclusive_group()
+    how.add_argument(
+        "--check",
+        action="store_true",
+        help="build nothing; say whether a rebuild would differ, and in what:"
+        " exit code 0 if not, 1 if so, 125 if that cannot be told",
+    )
+    how.add_argument(
+        "--strict", action="store_true", help="exit with 1 if what was built is not as locked"
+    )
     command.set_defaults(run=_build)
+
+    command = commands.add_parser(
+        "lock", help="build guests of the newest versions, and lock these in provisioning/locks"
+    )
+    command.add_argument("guest", nargs="+", metavar="GUEST", help="a guest of guests.toml")
+    command.set_defaults(run=_lock)
 
     command = commands.add_parser("up", help="boot a guest, building its image if needed")
     command.add_argument("guest", nargs="?", metavar="GUEST", help=guest)
@@ -119,7 +136,23 @@ def _list(arguments: argparse.Namespace) -> int:
 
 
 def _build(arguments: argparse.Namespace) -> int:
-    print(machines.build(arguments.guest).directory)
+    if arguments.check:
+        spec, _ = machines.resolve(arguments.guest)
+        return check(spec, lambda line: print(f"{spec.name}: {line}", flush=True))
+    spec, _ = machines.resolve(arguments.guest)
+    image = ensure_image(spec)
+    print(image.directory)
+    trouble = image.not_as_locked(spec.name) if arguments.strict else None
+    if trouble is not None:
+        say(f"{spec.name}: {trouble}")
+        return DIFFERS
+    return 0
+
+
+def _lock(arguments: argparse.Namespace) -> int:
+    # All of them known before the first is built.
+    for spec in [find_guest(name) for name in arguments.guest]:
+        print(lock_guest(spec))
     return 0
 
 

@@ -114,20 +114,25 @@ def remove_leftovers(directory: Path, prefix: str) -> None:
         remove_tree(leftover)
 
 
-def prune(directory: Path, prefix: str, keep: int) -> list[Path]:
-    """Remove all but the ``keep`` newest things of that prefix; return what was removed."""
-    made = [
+def made(directory: Path, prefix: str) -> list[Path]:
+    """Return the things of that prefix, the one that was used last first."""
+    found = [
         path
         for path in directory.glob(f"{prefix}-*")
         if len(path.name) == len(prefix) + 1 + HASH_DIGITS
     ]
-    made.sort(key=lambda path: path.stat().st_mtime, reverse=True)
-    for old in made[keep:]:
+    return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
+
+
+def prune(directory: Path, prefix: str, keep: int) -> list[Path]:
+    """Remove all but the ``keep`` newest things of that prefix; return what was removed."""
+    removed = made(directory, prefix)[keep:]
+    for old in removed:
         # Renamed first: a removal that is interrupted must not leave half of it by its name.
         aside = old.with_name(f".{old.name}.{os.getpid()}.tmp")
         old.rename(aside)
         remove_tree(aside)
-    return made[keep:]
+    return removed
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -17,8 +17,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,15 +27,19 @@ from provisioning.cache import (
     cache_directory,
     digest,
     locked,
+    made,
     made_aside,
     prune,
     remove_leftovers,
+    remove_tree,
 )
 from provisioning.catalog import GuestSpec, archive_trouble, recipe
 from provisioning.chroot import isolated, with_tree
 from provisioning.errors import ArchiveUnreachable, BuildFailed
 from provisioning.host import REPOSITORY, find_ansible, find_tool, run
+from provisioning.installed import Installed, installed_in
 from provisioning.keys import public_key
+from provisioning.locks import differences, in_short, lock_file, pins, read_lock, write_lock
 from provisioning.progress import say, step
 from provisioning.sources import (
     ANSIBLE,
@@ -75,7 +79,13 @@ DISK_SIZE = "6G"
 # A disk that is thrown away needs no journal.
 FILE_SYSTEM = ("-t", "ext4", "-O", "^has_journal", "-m", "0", "-L", "root", "-E", "root_owner=0:0")
 
+# GiB: the system's tree, a copy of it, and the disk made of that.
+SPACE_NEEDED = 5
+
 KEPT = 2
+
+# Below the cache: trees of the system layer, and images.
+KINDS = ("systems", "images")
 
 
 @dataclass(frozen=True)
@@ -100,34 +110,77 @@ class Image:
         return self.directory / "initrd"
 
     @property
+    def manifest(self) -> dict[str, Any]:
+        """What it was made of (``inputs``), and which versions came of that (``installed``)."""
+        document: dict[str, Any] = json.loads(self._manifest.read_text("utf-8"))
+        return document
+
+    def write_manifest(self, inputs: Mapping[str, Any], installed: Installed) -> None:
+        """Write down beside the disk what ``manifest`` is to say."""
+        document = {"inputs": inputs, "installed": installed.document()}
+        self._manifest.write_text(json.dumps(document, indent=1), "utf-8")
+
+    def not_as_locked(self, guest: str) -> str | None:
+        """Say what of it is not as the lock of ``guest`` has it; ``None`` if all is.
+
+        A guest without a lock is not as locked.
+        """
+        lock = read_lock(guest)
+        if lock is None:
+            return f"there is no {lock_file(guest).name}: run `python -m provisioning lock {guest}`"
+        installed = Installed.of_document(self.manifest["installed"])
+        differ = differences(lock.versions, installed.versions)
+        return in_short(differ) if differ else None
+
+    @property
+    def _manifest(self) -> Path:
+        return self.directory / "manifest.json"
+
+    @property
     def exists(self) -> bool:
         """Whether it is built."""
         return self.directory.is_dir()
 
 
+def system_inputs_of(spec: GuestSpec) -> dict[str, Any]:
+    """Return all that shapes the system layer of a guest."""
+    return {
+        "guest": recipe(spec),
+        "mmdebstrap": _mmdebstrap(spec, Path("TREE")),
+        "locked Python packages": pins(read_lock(spec.name)),
+        "key of the harness": public_key(),
+        **system_inputs(),
+    }
+
+
+def image_inputs_of(spec: GuestSpec, sources: Path = REPOSITORY) -> dict[str, Any]:
+    """Return all that shapes the image of a guest."""
+    return {
+        **system_inputs_of(spec),
+        "product": product_inputs(sources),
+        "disk": [DISK_SIZE, *FILE_SYSTEM],
+    }
+
+
 def system_tree(spec: GuestSpec) -> Path:
     """Return where the system layer of a guest is, or will be."""
-    name = digest(
-        {
-            "guest": recipe(spec),
-            "mmdebstrap": _mmdebstrap(spec, Path("TREE")),
-            "inputs": system_inputs(),
-            "key": public_key(),
-        }
-    )
-    return cache_directory() / "systems" / f"{spec.name}-{name}"
+    return cache_directory() / "systems" / f"{spec.name}-{digest(system_inputs_of(spec))}"
 
 
 def image_of(spec: GuestSpec, sources: Path = REPOSITORY) -> Image:
     """Return the image of a guest for the sources as they are now, built or not."""
-    name = digest(
-        {
-            "system": system_tree(spec).name,
-            "product": product_inputs(sources),
-            "disk": [DISK_SIZE, *FILE_SYSTEM],
-        }
-    )
+    name = digest(image_inputs_of(spec, sources))
     return Image(cache_directory() / "images" / f"{spec.name}-{name}")
+
+
+def latest_image(spec: GuestSpec) -> Image | None:
+    """Return the image of a guest for the sources as they are now, else the one used last."""
+    now = image_of(spec)
+    if now.exists:
+        return now
+    older = [Image(path) for path in made(now.directory.parent, spec.name)]
+    # Before there were manifests, images had none.
+    return next((image for image in older if image._manifest.exists()), None)
 
 
 def ensure_image(spec: GuestSpec) -> Image:
@@ -142,15 +195,52 @@ def ensure_image(spec: GuestSpec) -> Image:
     return image
 
 
+def lock_guest(spec: GuestSpec) -> Path:
+    """Build the system of a guest anew, of the newest there is, and lock that; return the lock."""
+    if os.geteuid() == 0:
+        with _building(spec) as log:
+            _lock(spec, log)
+    else:
+        check_archive(spec)
+        _as_root(spec, "lock")
+    return lock_file(spec.name)
+
+
+def _lock(spec: GuestSpec, log: Path) -> None:
+    # A name that no digest has: it is never reused, should this process be killed.
+    newest = cache_directory() / "systems" / f"{spec.name}-newest"
+    remove_tree(newest)
+    try:
+        _build_system(spec, newest, log, {})
+        installed = installed_in(newest)
+        with step(f"{spec.name}: pinning the Python packages (Ansible)"):
+            play(spec, newest, "system", {}, log, pins(installed))
+        give_to_caller(write_lock(spec.name, installed))
+        tree = system_tree(spec)
+        remove_tree(tree)
+        newest.rename(tree)
+    finally:
+        remove_tree(newest)
+
+
 def _build_as_root(spec: GuestSpec) -> Image:
-    sudo = find_tool("sudo", "sudo")
     # Here, for of what fails through sudo no more is known than its status.
-    _check_archive(spec, system_tree(spec))
-    say(f"{spec.name}: installing packages into a tree needs root: asking sudo for the build")
+    if not system_tree(spec).is_dir():
+        check_archive(spec)
+    image = Image(Path(_as_root(spec, "build")))
+    if not image.disk.exists():
+        raise BuildFailed(f"{spec.name}: building its image as root left no image")
+    return image
+
+
+def _as_root(spec: GuestSpec, command: str) -> str:
+    """Run a command of this package on one guest through sudo; return what it printed."""
+    sudo = find_tool("sudo", "sudo")
+    say(f"{spec.name}: installing packages into a tree needs root: asking sudo for the {command}")
     cache = cache_directory()
     for name in ("systems", "images", "logs", "locks"):
         (cache / name).mkdir(parents=True, exist_ok=True)
-    built = subprocess.run(
+    done = subprocess.run(
         [
             sudo,
             f"HTTP_PROFILER_CACHE={cache}",
@@ -159,22 +249,21 @@ def _build_as_root(spec: GuestSpec) -> Image:
             sys.executable,
             "-m",
             "provisioning",
-            "build",
+            command,
             spec.name,
         ],
         stdout=subprocess.PIPE,
         text=True,
         check=False,
     )
-    image = Image(Path(built.stdout.strip()))
-    if built.returncode != 0 or not image.disk.exists():
-        raise BuildFailed(
-            f"{spec.name}: building its image as root failed with status {built.returncode}"
-        )
-    return image
+    if done.returncode != 0:
+        raise BuildFailed(f"{spec.name}: {command} as root failed with status {done.returncode}")
+    return done.stdout.strip()
 
 
-def _build(spec: GuestSpec) -> Image:
+@contextmanager
+def _building(spec: GuestSpec) -> Iterator[Path]:
+    """Be the only one to build a guest, and clear away what a killed build left; yield the log."""
     cache = cache_directory()
     log = cache / "logs" / f"{spec.name}.log"
     with ExitStack() as stack:
@@ -184,37 +273,53 @@ def _build(spec: GuestSpec) -> Image:
         except BlockingIOError:
             with step(f"{spec.name}: waiting for another process that builds it"):
                 stack.enter_context(locked(lock))
-        trees, images = cache / "systems", cache / "images"
-        for kind in (trees, images):
-            remove_leftovers(kind, spec.name)
-        sources = copy_product(Path(stack.enter_context(tempfile.TemporaryDirectory())))
-        image = image_of(spec, sources)
-        if image.exists:
-            return image
+        for kind in KINDS:
+            remove_leftovers(cache / kind, spec.name)
+        _check_space(spec, cache)
         log.unlink(missing_ok=True)
-        tree = system_tree(spec)
         try:
-            if not tree.is_dir():
-                _build_system(spec, tree, log)
-            _build_image(spec, tree, sources, image, log)
+            yield log
         except OSError as error:
             raise BuildFailed(f"{spec.name}: building its image: {error}") from error
-        for kind in (trees, images):
-            prune(kind, spec.name, KEPT)
+        for kind in KINDS:
+            prune(cache / kind, spec.name, KEPT)
+
+
+def _check_space(spec: GuestSpec, cache: Path) -> None:
+    # A program that fills the disk names a file of its own in the middle of a log.
+    free = shutil.disk_usage(cache).free / 2**30
+    if free < SPACE_NEEDED:
+        raise BuildFailed(
+            f"{spec.name}: {free:.1f} GiB are free in {cache}, and a build takes {SPACE_NEEDED}:"
+            " free some, or set HTTP_PROFILER_CACHE to another place"
+        )
+
+
+def _build(spec: GuestSpec) -> Image:
+    with _building(spec) as log, tempfile.TemporaryDirectory() as scratch:
+        sources = copy_product(Path(scratch))
+        image = image_of(spec, sources)
+        # Another process may have built it while this one waited.
+        if not image.exists:
+            tree = system_tree(spec)
+            if not tree.is_dir():
+                _build_system(spec, tree, log, pins(read_lock(spec.name)))
+            _build_image(spec, tree, sources, image, log)
         return image
 
 
-def _check_archive(spec: GuestSpec, tree: Path) -> None:
-    if not tree.is_dir():
-        trouble = archive_trouble(spec)
-        if trouble is not None:
-            raise ArchiveUnreachable(f"{spec.name} is unreachable: {trouble}")
+def check_archive(spec: GuestSpec) -> None:
+    """Raise ArchiveUnreachable if the archive of a guest cannot be used from here."""
+    trouble = archive_trouble(spec)
+    if trouble is not None:
+        raise ArchiveUnreachable(f"{spec.name} is unreachable: {trouble}")
 
 
-def _build_system(spec: GuestSpec, tree: Path, log: Path) -> None:
-    _check_archive(spec, tree)
+def _build_system(spec: GuestSpec, tree: Path, log: Path, pinned: Mapping[str, list[str]]) -> None:
+    check_archive(spec)
     # Missed now rather than after a minute.
     find_ansible()
+    inputs = system_inputs_of(spec)
     with made_aside(tree) as aside:
         # Whoever runs programs of the tree enters it as somebody, root or not.
         aside.chmod(0o755)
@@ -225,13 +330,17 @@ def _build_system(spec: GuestSpec, tree: Path, log: Path) -> None:
             resolv.unlink(missing_ok=True)
             resolv.touch()
         with step(f"{spec.name}: kernel, BCC, bpftrace and Python packages (Ansible)"):
-            play(spec, aside, "system", {}, log)
-        if system_tree(spec) != tree:
+            play(spec, aside, "system", {}, log, pinned)
+        if system_inputs_of(spec) != inputs:
             raise BuildFailed(f"{spec.name}: the playbook was changed while it ran: build again")
 
 
 def _build_image(spec: GuestSpec, tree: Path, sources: Path, image: Image, log: Path) -> None:
     mke2fs = find_tool("mke2fs", "e2fsprogs")
+    installed = installed_in(tree)
+    locked = read_lock(spec.name)
+    if locked is not None and (differ := differences(locked.versions, installed.versions)):
+        say(f"{spec.name}: {in_short(differ)}")
     with made_aside(image.directory) as aside:
         with tempfile.TemporaryDirectory(dir=aside) as scratch:
             root = Path(scratch) / "tree"
@@ -255,7 +364,8 @@ def _build_image(spec: GuestSpec, tree: Path, sources: Path, image: Image, log: 
                     doing=f"{spec.name}: writing the disk",
                     log=log,
                 )
-        _give_to_caller(aside)
+        Image(aside).write_manifest(image_inputs_of(spec, sources), installed)
+        give_to_caller(aside)
 
 
 def _boot_file(spec: GuestSpec, root: Path, kind: str) -> Path:
@@ -284,11 +394,24 @@ def _mmdebstrap(spec: GuestSpec, tree: Path) -> list[str]:
     ]
 
 
-def play(spec: GuestSpec, tree: Path, tag: str, extra: Mapping[str, str], log: Path) -> None:
-    """Run the playbook's part ``tag`` in a tree, through a chroot."""
+def play(
+    spec: GuestSpec,
+    tree: Path,
+    tag: str,
+    extra: Mapping[str, str],
+    log: Path,
+    pinned: Mapping[str, list[str]] | None = None,
+) -> None:
+    """Run the playbook's part ``tag`` in a tree, through a chroot.
+
+    ``pinned`` says what versions pip takes, for each virtual environment; by
+    default those of the guest's lock.
+    """
+    if pinned is None:
+        pinned = pins(read_lock(spec.name))
     with tempfile.TemporaryDirectory() as home:
         variables = Path(home) / "variables.json"
-        variables.write_text(json.dumps({**_variables(spec), **extra}), "utf-8")
+        variables.write_text(json.dumps({**_variables(spec, pinned), **extra}), "utf-8")
         command = [
             find_ansible(),
             "--connection=community.general.chroot",
@@ -311,25 +434,28 @@ def play(spec: GuestSpec, tree: Path, tag: str, extra: Mapping[str, str], log: P
         )
 
 
-def _variables(spec: GuestSpec) -> dict[str, Any]:
+def _variables(spec: GuestSpec, pinned: Mapping[str, list[str]]) -> dict[str, Any]:
     return {
         # We are root in the tree: becoming root once more for each task is only slow.
         "ansible_become": False,
         "guest_python": spec.python,
+        "venv_python": spec.venv_python,
         "embedded_image": True,
         "embedded_hostname": spec.name.replace(".", "-"),
         "embedded_authorized_key": public_key(),
         "kernel_package": spec.kernel_package,
         "kernel_release_begins": spec.kernel,
+        "containers": spec.containers,
+        "pip_constraints": pinned,
         "profiler_dependencies": profiler_dependencies(),
         "demo_requirements": [str(REPOSITORY / name) for name in DEMO_REQUIREMENTS],
     }
 
 
-def _give_to_caller(directory: Path) -> None:
-    """Hand an image that was built through sudo to the user who asked for it."""
+def give_to_caller(thing: Path) -> None:
+    """Hand what was made through sudo, a file or a flat directory, to the user who asked."""
     uid, gid = os.environ.get("SUDO_UID"), os.environ.get("SUDO_GID")
-    for path in (directory, *directory.iterdir()):
+    for path in (thing, *(thing.iterdir() if thing.is_dir() else ())):
         path.chmod(0o755 if path.is_dir() else 0o644)
         if uid and gid:
             os.chown(path, int(uid), int(gid))
