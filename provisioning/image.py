@@ -213,8 +213,8 @@ def _lock(spec: GuestSpec, log: Path) -> None:
     try:
         _build_system(spec, newest, log, {})
         installed = installed_in(newest)
-        with step(f"{spec.name}: pinning the Python packages (Ansible)"):
-            play(spec, newest, "system", {}, log, pins(installed))
+        # As if they had been pinned: pip took just these.
+        play(spec, newest, "pins", {}, log, pins(installed))
         give_to_caller(write_lock(spec.name, installed))
         tree = system_tree(spec)
         remove_tree(tree)
