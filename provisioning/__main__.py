@@ -21,10 +21,13 @@ from provisioning.catalog import find_guest, load_catalog
 from provisioning.check import DIFFERS, check
 from provisioning.errors import ProvisioningError
 from provisioning.guest import command_line
-from provisioning.image import ensure_image, image_of, lock_guest
+from provisioning.image import ensure_image, image_of
 from provisioning.instances import Instance, known_instances
+from provisioning.locks import read_lock
+from provisioning.manifest import read_manifest
 from provisioning.progress import say
 from provisioning.providers import choose_provider
+from provisioning.relock import relock
 
 INTERRUPTED = 130
 
@@ -142,17 +145,23 @@ def _build(arguments: argparse.Namespace) -> int:
     spec, _ = machines.resolve(arguments.guest)
     image = ensure_image(spec)
     print(image.directory)
-    trouble = image.not_as_locked(spec.name) if arguments.strict else None
-    if trouble is not None:
-        say(f"{spec.name}: {trouble}")
-        return DIFFERS
+    if arguments.strict:
+        lock = read_lock(spec.name)
+        if lock is None:
+            raise ProvisioningError(
+                f"{spec.name} has no lock: run `python -m provisioning lock {spec.name}`"
+            )
+        trouble = read_manifest(image.directory).not_as_locked(lock)
+        if trouble is not None:
+            say(f"{spec.name}: {trouble}")
+            return DIFFERS
     return 0
 
 
 def _lock(arguments: argparse.Namespace) -> int:
     # All of them known before the first is built.
     for spec in [find_guest(name) for name in arguments.guest]:
-        print(lock_guest(spec))
+        print(relock(spec))
     return 0
 
 

@@ -23,9 +23,10 @@ from provisioning.catalog import GuestSpec
 from provisioning.chroot import isolated
 from provisioning.errors import BuildFailed, ProvisioningError
 from provisioning.host import find_tool, run
-from provisioning.image import check_archive, image_inputs_of, latest_image
+from provisioning.image import check_archive, image_inputs_of, image_of
 from provisioning.installed import Installed
 from provisioning.locks import differences, read_lock
+from provisioning.manifest import latest_manifest
 from provisioning.progress import step
 
 SAME, DIFFERS, CANNOT_TELL = 0, 1, ProvisioningError.exit_code
@@ -50,15 +51,15 @@ def check(spec: GuestSpec, tell: Callable[[str], None]) -> int:
     """Tell, a line each, what a rebuild of a guest would change; return SAME, DIFFERS or
     CANNOT_TELL, which are exit codes.
     """
-    image, lock = latest_image(spec), read_lock(spec.name)
+    manifest = latest_manifest(image_of(spec).directory, spec.name)
+    lock = read_lock(spec.name)
     built = None
     found = []
-    if image is None:
+    if manifest is None:
         tell("no image is built here: only the lock is looked at")
     else:
-        manifest = image.manifest
-        built = Installed.of_document(manifest["installed"])
-        found += changes(manifest["inputs"], image_inputs_of(spec))
+        built = manifest.installed
+        found += changes(manifest.inputs, image_inputs_of(spec))
         if lock is not None:
             found += [
                 f"the image is not as locked: {one}"

@@ -27,19 +27,18 @@ from provisioning.cache import (
     cache_directory,
     digest,
     locked,
-    made,
     made_aside,
     prune,
     remove_leftovers,
-    remove_tree,
 )
 from provisioning.catalog import GuestSpec, archive_trouble, recipe
 from provisioning.chroot import isolated, with_tree
 from provisioning.errors import ArchiveUnreachable, BuildFailed
 from provisioning.host import REPOSITORY, find_ansible, find_tool, run
-from provisioning.installed import Installed, installed_in
+from provisioning.installed import installed_in
 from provisioning.keys import public_key
-from provisioning.locks import differences, in_short, lock_file, pins, read_lock, write_lock
+from provisioning.locks import pins, read_lock
+from provisioning.manifest import Manifest
 from provisioning.progress import say, step
 from provisioning.sources import (
     ANSIBLE,
@@ -110,33 +109,6 @@ class Image:
         return self.directory / "initrd"
 
     @property
-    def manifest(self) -> dict[str, Any]:
-        """What it was made of (``inputs``), and which versions came of that (``installed``)."""
-        document: dict[str, Any] = json.loads(self._manifest.read_text("utf-8"))
-        return document
-
-    def write_manifest(self, inputs: Mapping[str, Any], installed: Installed) -> None:
-        """Write down beside the disk what ``manifest`` is to say."""
-        document = {"inputs": inputs, "installed": installed.document()}
-        self._manifest.write_text(json.dumps(document, indent=1), "utf-8")
-
-    def not_as_locked(self, guest: str) -> str | None:
-        """Say what of it is not as the lock of ``guest`` has it; ``None`` if all is.
-
-        A guest without a lock is not as locked.
-        """
-        lock = read_lock(guest)
-        if lock is None:
-            return f"there is no {lock_file(guest).name}: run `python -m provisioning lock {guest}`"
-        installed = Installed.of_document(self.manifest["installed"])
-        differ = differences(lock.versions, installed.versions)
-        return in_short(differ) if differ else None
-
-    @property
-    def _manifest(self) -> Path:
-        return self.directory / "manifest.json"
-
-    @property
     def exists(self) -> bool:
         """Whether it is built."""
         return self.directory.is_dir()
@@ -173,16 +145,6 @@ def image_of(spec: GuestSpec, sources: Path = REPOSITORY) -> Image:
     return Image(cache_directory() / "images" / f"{spec.name}-{name}")
 
 
-def latest_image(spec: GuestSpec) -> Image | None:
-    """Return the image of a guest for the sources as they are now, else the one used last."""
-    now = image_of(spec)
-    if now.exists:
-        return now
-    older = [Image(path) for path in made(now.directory.parent, spec.name)]
-    # Before there were manifests, images had none.
-    return next((image for image in older if image._manifest.exists()), None)
-
-
 def ensure_image(spec: GuestSpec) -> Image:
     """Return the image of a guest, building what of it is missing."""
     image = image_of(spec)
@@ -195,45 +157,17 @@ def ensure_image(spec: GuestSpec) -> Image:
     return image
 
 
-def lock_guest(spec: GuestSpec) -> Path:
-    """Build the system of a guest anew, of the newest there is, and lock that; return the lock."""
-    if os.geteuid() == 0:
-        with _building(spec) as log:
-            _lock(spec, log)
-    else:
-        check_archive(spec)
-        _as_root(spec, "lock")
-    return lock_file(spec.name)
-
-
-def _lock(spec: GuestSpec, log: Path) -> None:
-    # A name that no digest has: it is never reused, should this process be killed.
-    newest = cache_directory() / "systems" / f"{spec.name}-newest"
-    remove_tree(newest)
-    try:
-        _build_system(spec, newest, log, {})
-        installed = installed_in(newest)
-        # As if they had been pinned: pip took just these.
-        play(spec, newest, "pins", {}, log, pins(installed))
-        give_to_caller(write_lock(spec.name, installed))
-        tree = system_tree(spec)
-        remove_tree(tree)
-        newest.rename(tree)
-    finally:
-        remove_tree(newest)
-
-
 def _build_as_root(spec: GuestSpec) -> Image:
     # Here, for of what fails through sudo no more is known than its status.
     if not system_tree(spec).is_dir():
         check_archive(spec)
-    image = Image(Path(_as_root(spec, "build")))
+    image = Image(Path(as_root(spec, "build")))
     if not image.disk.exists():
         raise BuildFailed(f"{spec.name}: building its image as root left no image")
     return image
 
 
-def _as_root(spec: GuestSpec, command: str) -> str:
+def as_root(spec: GuestSpec, command: str) -> str:
     """Run a command of this package on one guest through sudo; return what it printed."""
     sudo = find_tool("sudo", "sudo")
     say(f"{spec.name}: installing packages into a tree needs root: asking sudo for the {command}")
@@ -262,7 +196,7 @@ def _as_root(spec: GuestSpec, command: str) -> str:
 
 
 @contextmanager
-def _building(spec: GuestSpec) -> Iterator[Path]:
+def building(spec: GuestSpec) -> Iterator[Path]:
     """Be the only one to build a guest, and clear away what a killed build left; yield the log."""
     cache = cache_directory()
     log = cache / "logs" / f"{spec.name}.log"
@@ -296,14 +230,14 @@ def _check_space(spec: GuestSpec, cache: Path) -> None:
 
 
 def _build(spec: GuestSpec) -> Image:
-    with _building(spec) as log, tempfile.TemporaryDirectory() as scratch:
+    with building(spec) as log, tempfile.TemporaryDirectory() as scratch:
         sources = copy_product(Path(scratch))
         image = image_of(spec, sources)
         # Another process may have built it while this one waited.
         if not image.exists:
             tree = system_tree(spec)
             if not tree.is_dir():
-                _build_system(spec, tree, log, pins(read_lock(spec.name)))
+                build_system(spec, tree, log, pins(read_lock(spec.name)))
             _build_image(spec, tree, sources, image, log)
         return image
 
@@ -315,7 +249,8 @@ def check_archive(spec: GuestSpec) -> None:
         raise ArchiveUnreachable(f"{spec.name} is unreachable: {trouble}")
 
 
-def _build_system(spec: GuestSpec, tree: Path, log: Path, pinned: Mapping[str, list[str]]) -> None:
+def build_system(spec: GuestSpec, tree: Path, log: Path, pinned: Mapping[str, list[str]]) -> None:
+    """Make the system layer of a guest, whole or not at all; pip takes what is ``pinned``."""
     check_archive(spec)
     # Missed now rather than after a minute.
     find_ansible()
@@ -337,10 +272,10 @@ def _build_system(spec: GuestSpec, tree: Path, log: Path, pinned: Mapping[str, l
 
 def _build_image(spec: GuestSpec, tree: Path, sources: Path, image: Image, log: Path) -> None:
     mke2fs = find_tool("mke2fs", "e2fsprogs")
-    installed = installed_in(tree)
-    locked = read_lock(spec.name)
-    if locked is not None and (differ := differences(locked.versions, installed.versions)):
-        say(f"{spec.name}: {in_short(differ)}")
+    manifest = Manifest(image_inputs_of(spec, sources), installed_in(tree))
+    trouble = manifest.not_as_locked(read_lock(spec.name))
+    if trouble is not None:
+        say(f"{spec.name}: {trouble}")
     with made_aside(image.directory) as aside:
         with tempfile.TemporaryDirectory(dir=aside) as scratch:
             root = Path(scratch) / "tree"
@@ -364,7 +299,7 @@ def _build_image(spec: GuestSpec, tree: Path, sources: Path, image: Image, log: 
                     doing=f"{spec.name}: writing the disk",
                     log=log,
                 )
-        Image(aside).write_manifest(image_inputs_of(spec, sources), installed)
+        manifest.write(aside)
         give_to_caller(aside)
 
 

@@ -8,7 +8,7 @@ from collections import namedtuple
 
 import pytest
 
-from provisioning import cache, image, locks, sources
+from provisioning import cache, image, locks, relock, sources
 from provisioning.cache import (
     digest,
     digest_files,
@@ -23,6 +23,7 @@ from provisioning.catalog import find_guest
 from provisioning.errors import ArchiveUnreachable
 from provisioning.host import REPOSITORY
 from provisioning.installed import Installed
+from provisioning.manifest import read_manifest
 
 
 def contents(directory):
@@ -203,7 +204,7 @@ def test_a_build_that_fails_leaves_nothing_to_reuse(repository, monkeypatch, tmp
             (aside / "half").touch()
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(image, "_build_system", half)
+    monkeypatch.setattr(image, "build_system", half)
     with pytest.raises(image.BuildFailed, match="No space left on device"):
         image._build(find_guest("debian-12"))
     kept = [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
@@ -212,7 +213,7 @@ def test_a_build_that_fails_leaves_nothing_to_reuse(repository, monkeypatch, tmp
 
 
 def test_a_full_disk_is_told_before_anything_is_begun(repository, monkeypatch, tmp_path):
-    monkeypatch.setattr(image, "_build_system", lambda *a: pytest.fail("begun"))
+    monkeypatch.setattr(image, "build_system", lambda *a: pytest.fail("begun"))
     free = namedtuple("usage", "free")(int(1.5 * 2**30))
     monkeypatch.setattr(image.shutil, "disk_usage", lambda path: free)
     with pytest.raises(
@@ -231,9 +232,10 @@ def fake_build(monkeypatch, versions):
         tree.mkdir(parents=True)
 
     installed = Installed("6.1", (), {"bash": "1"}, {"/opt/tool": versions})
-    monkeypatch.setattr(image, "_build_system", system)
-    monkeypatch.setattr(image, "installed_in", lambda tree: installed)
-    monkeypatch.setattr(image, "play", lambda *a: pinned.append(a[-1]))
+    for module in (image, relock):
+        monkeypatch.setattr(module, "build_system", system)
+        monkeypatch.setattr(module, "installed_in", lambda tree: installed)
+        monkeypatch.setattr(module, "play", lambda *a: pinned.append(a[-1]))
     return pinned
 
 
@@ -246,8 +248,8 @@ def test_a_lock_is_of_the_newest_and_what_was_built_for_it_is_kept(
     locks.write_lock(spec.name, old)
     before = image.system_tree(spec)
     pinned = fake_build(monkeypatch, {"flask": "3.1"})
-    with image._building(spec) as log:
-        image._lock(spec, log)
+    with image.building(spec) as log:
+        relock._relock(spec, log)
     # Nothing is pinned while the newest are looked for; then those are.
     assert pinned == [{}, {"/opt/tool": ["flask==3.1"]}]
     assert locks.read_lock(spec.name).python == {"/opt/tool": {"flask": "3.1"}}
@@ -265,9 +267,9 @@ def test_a_lock_that_fails_leaves_the_old_one_and_no_tree(repository, monkeypatc
     def no(*arguments):
         raise image.BuildFailed("pip finds nothing")
 
-    monkeypatch.setattr(image, "play", no)
-    with pytest.raises(image.BuildFailed), image._building(spec) as log:
-        image._lock(spec, log)
+    monkeypatch.setattr(relock, "play", no)
+    with pytest.raises(image.BuildFailed), image.building(spec) as log:
+        relock._relock(spec, log)
     assert locks.read_lock(spec.name) == old
     assert contents(tmp_path / "cache" / "systems") == []
 
@@ -288,8 +290,9 @@ def test_a_build_that_is_not_as_locked_says_so_and_goes_on(
     monkeypatch.setattr(image, "run", lambda *a, **k: None)
     monkeypatch.setattr(image, "_boot_file", lambda *a: __file__)
     made = image._build(find_guest("debian-12"))
-    assert made.manifest["installed"]["python"] == {"/opt/tool": {"flask": found}}
-    assert made.manifest["inputs"]["locked Python packages"] == {"/opt/tool": ["flask==3.1"]}
+    manifest = read_manifest(made.directory)
+    assert manifest.installed.python == {"/opt/tool": {"flask": found}}
+    assert manifest.inputs["locked Python packages"] == {"/opt/tool": ["flask==3.1"]}
     said = [line for line in capsys.readouterr().err.splitlines() if "locked" in line]
     assert len(said) == bool(says)
     assert all(line.startswith(says) for line in said)

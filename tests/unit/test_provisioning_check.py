@@ -14,6 +14,7 @@ from provisioning.check import CANNOT_TELL, DIFFERS, SAME, ask_archive, changes,
 from provisioning.errors import ArchiveUnreachable
 from provisioning.image import Image
 from provisioning.installed import Installed
+from provisioning.manifest import Manifest, latest_manifest
 
 KERNEL = "linux-image-6.1.0-9-cloud-amd64"
 PACKAGES = {"bash": "5.2-1", KERNEL: "6.1.27-1"}
@@ -27,11 +28,11 @@ def world(tmp_path, monkeypatch):
     spec = find_guest("debian-12")
     built = Image(tmp_path / "image")
     built.directory.mkdir()
-    built.write_manifest(INPUTS, INSTALLED)
+    Manifest(INPUTS, INSTALLED).write(built.directory)
     monkeypatch.setattr(locks, "LOCKS", tmp_path / "locks")
     locks.write_lock(spec.name, INSTALLED)
     state = {"image": built, "inputs": INPUTS, "archive": dict(PACKAGES)}
-    monkeypatch.setattr(check_module, "latest_image", lambda spec: state["image"])
+    monkeypatch.setattr(check_module, "image_of", lambda spec: state["image"])
     monkeypatch.setattr(check_module, "image_inputs_of", lambda spec: state["inputs"])
 
     def ask(spec, reference):
@@ -91,7 +92,7 @@ def test_inputs_are_the_same_after_a_manifest():
 
 def test_an_image_that_is_not_as_locked(world):
     other = Installed(INSTALLED.kernel, (), PACKAGES, {"/opt/tool": {"flask": "3.2"}})
-    world["image"].write_manifest(INPUTS, other)
+    Manifest(INPUTS, other).write(world["image"].directory)
     status, lines = answer()
     assert status == DIFFERS
     assert "the image is not as locked: /opt/tool: flask 3.1 -> 3.2" in lines
@@ -112,8 +113,8 @@ def test_a_difference_is_an_answer_though_the_archive_cannot_be_reached(world):
     assert answer()[0] == DIFFERS
 
 
-def test_a_guest_that_is_not_built_is_compared_by_its_lock(world):
-    world["image"] = None
+def test_a_guest_that_is_not_built_is_compared_by_its_lock(world, tmp_path):
+    world["image"] = Image(tmp_path / "nothing" / "built")
     status, lines = answer()
     assert status == SAME
     assert lines[0] == "no image is built here: only the lock is looked at"
@@ -127,8 +128,8 @@ def test_without_a_lock_the_image_is_what_counts(world):
     assert "the archive has not what is built: bash 5.2-1 -> 5.3-1" in lines
 
 
-def test_without_either_nothing_can_be_told(world):
-    world["image"] = None
+def test_without_either_nothing_can_be_told(world, tmp_path):
+    world["image"] = Image(tmp_path / "nothing" / "built")
     locks.lock_file("debian-12").unlink()
     assert answer() == (
         CANNOT_TELL,
@@ -158,7 +159,7 @@ def test_the_command_exits_with_the_answer(world, capsys):
 )
 def test_strict_refuses_what_is_not_as_locked(world, monkeypatch, capsys, version, status, says):
     other = Installed(INSTALLED.kernel, (), PACKAGES, {"/opt/tool": {"flask": version}})
-    world["image"].write_manifest(INPUTS, other)
+    Manifest(INPUTS, other).write(world["image"].directory)
     monkeypatch.setattr("provisioning.__main__.ensure_image", lambda spec: world["image"])
     assert main(["build", "debian-12"]) == 0
     assert main(["build", "--strict", "debian-12"]) == status
@@ -168,24 +169,25 @@ def test_strict_refuses_what_is_not_as_locked(world, monkeypatch, capsys, versio
 def test_strict_without_a_lock(world, monkeypatch, capsys):
     locks.lock_file("debian-12").unlink()
     monkeypatch.setattr("provisioning.__main__.ensure_image", lambda spec: world["image"])
-    assert main(["build", "--strict", "debian-12"]) == 1
-    assert "python -m provisioning lock debian-12" in capsys.readouterr().err
+    assert main(["build", "--strict", "debian-12"]) == 125
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("debian-12 has no lock: run `python -m provisioning lock debian-12`")
 
 
-def test_the_latest_image_is_that_of_the_sources_else_the_one_used_last(tmp_path, monkeypatch):
-    spec = find_guest("debian-12")
-    now = Image(tmp_path / f"debian-12-{9:016x}")
-    monkeypatch.setattr(image, "image_of", lambda spec: now)
-    assert image.latest_image(spec) is None
+def test_the_latest_manifest_is_of_the_image_wanted_else_of_the_one_used_last(tmp_path):
+    wanted = tmp_path / f"debian-12-{9:016x}"
+    assert latest_manifest(wanted, "debian-12") is None
     for age in (1, 2, 3):
-        older = Image(tmp_path / f"debian-12-{age:016x}")
-        older.directory.mkdir()
+        older = tmp_path / f"debian-12-{age:016x}"
+        older.mkdir()
         if age != 1:
-            older.write_manifest(INPUTS, INSTALLED)
-        os.utime(older.directory, (1000 - age, 1000 - age))
-    assert image.latest_image(spec).directory.name == f"debian-12-{2:016x}"
-    now.directory.mkdir()
-    assert image.latest_image(spec) == now
+            Manifest({"age": age}, INSTALLED).write(older)
+        os.utime(older, (1000 - age, 1000 - age))
+    assert latest_manifest(wanted, "debian-12").inputs == {"age": 2}
+    wanted.mkdir()
+    Manifest({"age": 0}, INSTALLED).write(wanted)
+    os.utime(wanted, (1, 1))
+    assert latest_manifest(wanted, "debian-12") == Manifest({"age": 0}, INSTALLED)
 
 
 # What apt and mmdebstrap do, as far as the hook sees them: the real ones are run by hand.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from provisioning import catalog, image, machines
+from provisioning import catalog, image, machines, relock
 from provisioning.__main__ import main
 
 UBUNTU = ("ubuntu-20.04", "ubuntu-22.04", "ubuntu-24.04", "ubuntu-26.04")
@@ -62,7 +62,7 @@ def test_it_is_listed_all_the_same(unreachable, capsys):
     ],
 )
 def test_an_unknown_guest_is_one_line(unreachable, monkeypatch, capsys, command):
-    monkeypatch.setattr(image, "_build_system", lambda *a: pytest.fail("something was built"))
+    monkeypatch.setattr(relock, "build_system", lambda *a: pytest.fail("something was built"))
     assert main(command) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("provisioning: unknown guest 'debian-99': guests.toml has ubuntu-24.04,")
