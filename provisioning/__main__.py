@@ -21,13 +21,17 @@ from typing import NoReturn
 from provisioning import machines
 from provisioning.box import ensure_box
 from provisioning.catalog import find_guest, load_catalog
+from provisioning.check import DIFFERS, check
 from provisioning.errors import ProvisioningError
 from provisioning.guest import Guest, command_line
-from provisioning.image import image_of
+from provisioning.image import ensure_image, image_of
 from provisioning.instances import Instance, known_instances
+from provisioning.locks import read_lock
+from provisioning.manifest import read_manifest
 from provisioning.playbook import play_on_machine
 from provisioning.progress import say
 from provisioning.providers import DEFAULT, TOOLS, named_provider, running
+from provisioning.relock import relock
 
 INTERRUPTED = 130
 
@@ -80,6 +84,16 @@ def parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("build", help="build the image of a guest")
     command.add_argument("guest", nargs="?", metavar="GUEST", help=guest)
+    how = command.add_mutually_exclusive_group()
+    how.add_argument(
+        "--check",
+        action="store_true",
+        help="build nothing; say whether a rebuild would differ, and in what:"
+        " exit code 0 if not, 1 if so, 125 if that cannot be told",
+    )
+    how.add_argument(
+        "--strict", action="store_true", help="exit with 1 if what was built is not as locked"
+    )
     command.set_defaults(run=_build)
 
     command = commands.add_parser("box", help="make a Vagrant box of a guest, and print its path")
@@ -90,6 +104,12 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("guest", metavar="GUEST", help=guest)
     command.add_argument("arguments", nargs=argparse.REMAINDER, metavar="-- ANSIBLE-ARGUMENT")
     command.set_defaults(run=_play)
+
+    command = commands.add_parser(
+        "lock", help="build guests of the newest versions, and lock these in provisioning/locks"
+    )
+    command.add_argument("guest", nargs="+", metavar="GUEST", help="a guest of guests.toml")
+    command.set_defaults(run=_lock)
 
     command = commands.add_parser("up", help="boot a guest, building its image if needed")
     command.add_argument("guest", nargs="?", metavar="GUEST", help=guest)
@@ -145,7 +165,29 @@ def _list(arguments: argparse.Namespace) -> int:
 
 
 def _build(arguments: argparse.Namespace) -> int:
-    print(machines.build(arguments.guest).directory)
+    if arguments.check:
+        spec, _ = machines.resolve(arguments.guest)
+        return check(spec, lambda line: print(f"{spec.name}: {line}", flush=True))
+    spec, _ = machines.resolve(arguments.guest)
+    image = ensure_image(spec)
+    print(image.directory)
+    if arguments.strict:
+        lock = read_lock(spec.name)
+        if lock is None:
+            raise ProvisioningError(
+                f"{spec.name} has no lock: run `python -m provisioning lock {spec.name}`"
+            )
+        trouble = read_manifest(image.directory).not_as_locked(lock)
+        if trouble is not None:
+            say(f"{spec.name}: {trouble}")
+            return DIFFERS
+    return 0
+
+
+def _lock(arguments: argparse.Namespace) -> int:
+    # All of them known before the first is built.
+    for spec in [find_guest(name) for name in arguments.guest]:
+        print(relock(spec))
     return 0
 
 

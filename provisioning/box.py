@@ -13,16 +13,17 @@ from __future__ import annotations
 import json
 import os
 import tarfile
+import tempfile
 from pathlib import Path
 
 from provisioning import image
 from provisioning.architecture import host_architecture
-from provisioning.cache import cache_directory, digest, give_to_caller, made_aside, prune
+from provisioning.cache import cache_directory, digest, give_to_caller, made_aside
 from provisioning.catalog import GuestSpec
 from provisioning.errors import ProvisioningError, ToolMissing
 from provisioning.host import SETUP_HOST, find_tool, run
 from provisioning.progress import step
-from provisioning.sources import box_inputs
+from provisioning.sources import box_inputs, copy_product
 
 SECTOR = 512
 # The usual place of a first partition leaves room for the boot loader.
@@ -62,13 +63,12 @@ def ensure_box(spec: GuestSpec) -> Path:
     _check_tools()
     if os.geteuid() != 0:
         return image.made_as_root(spec, "box")
-    with image.building(spec) as sources:
+    with image.building(spec) as log, tempfile.TemporaryDirectory() as scratch:
+        sources = copy_product(Path(scratch))
         name = digest([image.image_of(spec, sources).directory.name, _recipe()])
         box = cache_directory() / "boxes" / f"{spec.name}-{name}" / f"{spec.name}.box"
         if not box.exists():
-            log = image.fresh_log(spec)
             _make(spec, image.ensure_system(spec, log), sources, box, log)
-            prune(box.parent.parent, spec.name, image.KEPT)
         return box
 
 

@@ -114,20 +114,25 @@ def remove_leftovers(directory: Path, prefix: str) -> None:
         remove_tree(leftover)
 
 
-def prune(directory: Path, prefix: str, keep: int) -> list[Path]:
-    """Remove all but the ``keep`` newest things of that prefix; return what was removed."""
-    made = [
+def made(directory: Path, prefix: str) -> list[Path]:
+    """Return the things of that prefix, the one that was used last first."""
+    found = [
         path
         for path in directory.glob(f"{prefix}-*")
         if len(path.name) == len(prefix) + 1 + HASH_DIGITS
     ]
-    made.sort(key=lambda path: path.stat().st_mtime, reverse=True)
-    for old in made[keep:]:
+    return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
+
+
+def prune(directory: Path, prefix: str, keep: int) -> list[Path]:
+    """Remove all but the ``keep`` newest things of that prefix; return what was removed."""
+    removed = made(directory, prefix)[keep:]
+    for old in removed:
         # Renamed first: a removal that is interrupted must not leave half of it by its name.
         aside = old.with_name(f".{old.name}.{os.getpid()}.tmp")
         old.rename(aside)
         remove_tree(aside)
-    return made[keep:]
+    return removed
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -147,10 +152,10 @@ def remove_tree(path: Path) -> None:
         shutil.rmtree(path)
 
 
-def give_to_caller(directory: Path) -> None:
-    """Hand a thing that was made through sudo to the user who asked for it."""
+def give_to_caller(thing: Path) -> None:
+    """Hand what was made through sudo, a file or a flat directory, to the user who asked."""
     uid, gid = os.environ.get("SUDO_UID"), os.environ.get("SUDO_GID")
-    for path in (directory, *directory.iterdir()):
+    for path in (thing, *(thing.iterdir() if thing.is_dir() else ())):
         path.chmod(0o755 if path.is_dir() else 0o644)
         if uid and gid:
             os.chown(path, int(uid), int(gid))

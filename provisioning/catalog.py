@@ -58,9 +58,16 @@ class GuestSpec:
     python: str
     memory: int
     cpus: int
+    product_python: str = ""
+    containers: bool = False
     without_security: bool = False
     archive_expired: bool = False
     box: str = ""
+
+    @property
+    def venv_python(self) -> str:
+        """The program that makes virtual environments, and the name of its package."""
+        return f"python{self.product_python}" if self.product_python else "python3"
 
     @property
     def apt_options(self) -> tuple[str, ...]:
@@ -85,6 +92,8 @@ KEYS: Mapping[str, type] = {
 }
 
 OPTIONAL_KEYS: Mapping[str, type] = {
+    "product_python": str,
+    "containers": bool,
     "without_security": bool,
     "archive_expired": bool,
     "box": str,
@@ -219,6 +228,6 @@ def recipe(spec: GuestSpec) -> dict[str, Any]:
     Nor is here what only shapes the command that installs the base system.
     """
     values = dataclasses.asdict(spec)
-    for key in ("memory", "cpus", *OPTIONAL_KEYS):
+    for key in ("memory", "cpus", "without_security", "archive_expired", "box"):
         del values[key]
     return values

@@ -35,7 +35,10 @@ from provisioning.catalog import GuestSpec, archive_trouble, recipe
 from provisioning.chroot import isolated, with_tree
 from provisioning.errors import ArchiveUnreachable, BuildFailed
 from provisioning.host import REPOSITORY, find_ansible, find_tool, run
+from provisioning.installed import installed_in
 from provisioning.keys import public_key
+from provisioning.locks import pins, read_lock
+from provisioning.manifest import Manifest
 from provisioning.playbook import SITE, command, product_variables, system_variables
 from provisioning.progress import say, step
 from provisioning.sources import ANSIBLE, copy_product, product_inputs, system_inputs
@@ -68,7 +71,13 @@ DISK_SIZE = "6G"
 # A disk that is thrown away needs no journal.
 FILE_SYSTEM = ("-t", "ext4", "-O", "^has_journal", "-m", "0", "-L", "root", "-E", "root_owner=0:0")
 
+# GiB: the system's tree, a copy of it, and the disk made of that.
+SPACE_NEEDED = 5
+
 KEPT = 2
+
+# Below the cache: trees of the system layer, images, and boxes for Vagrant.
+KINDS = ("systems", "images", "boxes")
 
 
 @dataclass(frozen=True)
@@ -98,28 +107,34 @@ class Image:
         return self.directory.is_dir()
 
 
+def system_inputs_of(spec: GuestSpec) -> dict[str, Any]:
+    """Return all that shapes the system layer of a guest."""
+    return {
+        "guest": recipe(spec),
+        "mmdebstrap": _mmdebstrap(spec, Path("TREE")),
+        "locked Python packages": pins(read_lock(spec.name)),
+        "key of the harness": public_key(),
+        **system_inputs(),
+    }
+
+
+def image_inputs_of(spec: GuestSpec, sources: Path = REPOSITORY) -> dict[str, Any]:
+    """Return all that shapes the image of a guest."""
+    return {
+        **system_inputs_of(spec),
+        "product": product_inputs(sources),
+        "disk": [DISK_SIZE, *FILE_SYSTEM],
+    }
+
+
 def system_tree(spec: GuestSpec) -> Path:
     """Return where the system layer of a guest is, or will be."""
-    name = digest(
-        {
-            "guest": recipe(spec),
-            "mmdebstrap": _mmdebstrap(spec, Path("TREE")),
-            "inputs": system_inputs(),
-            "key": public_key(),
-        }
-    )
-    return cache_directory() / "systems" / f"{spec.name}-{name}"
+    return cache_directory() / "systems" / f"{spec.name}-{digest(system_inputs_of(spec))}"
 
 
 def image_of(spec: GuestSpec, sources: Path = REPOSITORY) -> Image:
     """Return the image of a guest for the sources as they are now, built or not."""
-    name = digest(
-        {
-            "system": system_tree(spec).name,
-            "product": product_inputs(sources),
-            "disk": [DISK_SIZE, *FILE_SYSTEM],
-        }
-    )
+    name = digest(image_inputs_of(spec, sources))
     return Image(cache_directory() / "images" / f"{spec.name}-{name}")
 
 
@@ -137,14 +152,23 @@ def ensure_image(spec: GuestSpec) -> Image:
 
 def made_as_root(spec: GuestSpec, what: str) -> Path:
     """Run ``python -m provisioning WHAT GUEST`` through sudo; return the path that it prints."""
-    sudo = find_tool("sudo", "sudo")
     # Here, for of what fails through sudo no more is known than its status.
-    _check_archive(spec, system_tree(spec))
-    say(f"{spec.name}: installing packages into a tree needs root: asking sudo for the {what}")
+    if not system_tree(spec).is_dir():
+        check_archive(spec)
+    path = Path(as_root(spec, what))
+    if not path.exists():
+        raise BuildFailed(f"{spec.name}: its {what} as root left nothing")
+    return path
+
+
+def as_root(spec: GuestSpec, command: str) -> str:
+    """Run a command of this package on one guest through sudo; return what it printed."""
+    sudo = find_tool("sudo", "sudo")
+    say(f"{spec.name}: installing packages into a tree needs root: asking sudo for the {command}")
     cache = cache_directory()
-    for name in ("systems", "images", "boxes", "wheels", "logs", "locks"):
+    for name in (*KINDS, "wheels", "logs", "locks"):
         (cache / name).mkdir(parents=True, exist_ok=True)
-    made = subprocess.run(
+    done = subprocess.run(
         [
             sudo,
             f"HTTP_PROFILER_CACHE={cache}",
@@ -153,74 +177,83 @@ def made_as_root(spec: GuestSpec, what: str) -> Path:
             sys.executable,
             "-m",
             "provisioning",
-            what,
+            command,
             spec.name,
         ],
         stdout=subprocess.PIPE,
         text=True,
         check=False,
     )
-    path = Path(made.stdout.strip())
-    if made.returncode != 0 or not (made.stdout.strip() and path.exists()):
-        raise BuildFailed(f"{spec.name}: its {what} as root failed with status {made.returncode}")
-    return path
+    if done.returncode != 0:
+        raise BuildFailed(f"{spec.name}: {command} as root failed with status {done.returncode}")
+    return done.stdout.strip()
 
 
 @contextmanager
 def building(spec: GuestSpec) -> Iterator[Path]:
-    """Be the only one that builds for a guest; yield a copy of the product's sources."""
-    lock = cache_directory() / "locks" / f"build-{spec.name}"
+    """Be the only one to build a guest, and clear away what a killed build left; yield the log."""
+    cache = cache_directory()
+    log = cache / "logs" / f"{spec.name}.log"
     with ExitStack() as stack:
+        lock = cache / "locks" / f"build-{spec.name}"
         try:
             stack.enter_context(locked(lock, wait=False))
         except BlockingIOError:
             with step(f"{spec.name}: waiting for another process that builds it"):
                 stack.enter_context(locked(lock))
-        for kind in ("systems", "images", "boxes"):
-            remove_leftovers(cache_directory() / kind, spec.name)
+        for kind in KINDS:
+            remove_leftovers(cache / kind, spec.name)
+        _check_space(spec, cache)
+        log.unlink(missing_ok=True)
         try:
-            yield copy_product(Path(stack.enter_context(tempfile.TemporaryDirectory())))
+            yield log
         except OSError as error:
             raise BuildFailed(f"{spec.name}: building its image: {error}") from error
+        for kind in KINDS:
+            prune(cache / kind, spec.name, KEPT)
+
+
+def _check_space(spec: GuestSpec, cache: Path) -> None:
+    # A program that fills the disk names a file of its own in the middle of a log.
+    free = shutil.disk_usage(cache).free / 2**30
+    if free < SPACE_NEEDED:
+        raise BuildFailed(
+            f"{spec.name}: {free:.1f} GiB are free in {cache}, and a build takes {SPACE_NEEDED}:"
+            " free some, or set HTTP_PROFILER_CACHE to another place"
+        )
 
 
 def _build(spec: GuestSpec) -> Image:
-    with building(spec) as sources:
+    with building(spec) as log, tempfile.TemporaryDirectory() as scratch:
+        sources = copy_product(Path(scratch))
         image = image_of(spec, sources)
+        # Another process may have built it while this one waited.
         if not image.exists:
-            log = fresh_log(spec)
             _build_image(spec, ensure_system(spec, log), sources, image, log)
-            prune(image.directory.parent, spec.name, KEPT)
         return image
-
-
-def fresh_log(spec: GuestSpec) -> Path:
-    """Return the log of what is built for a guest, empty."""
-    log = cache_directory() / "logs" / f"{spec.name}.log"
-    log.unlink(missing_ok=True)
-    return log
 
 
 def ensure_system(spec: GuestSpec, log: Path) -> Path:
     """Return the system layer of a guest, building it if it is missing. Be in :func:`building`."""
     tree = system_tree(spec)
     if not tree.is_dir():
-        _build_system(spec, tree, log)
-        prune(tree.parent, spec.name, KEPT)
+        build_system(spec, tree, log, pins(read_lock(spec.name)))
     return tree
 
 
-def _check_archive(spec: GuestSpec, tree: Path) -> None:
-    if not tree.is_dir():
-        trouble = archive_trouble(spec)
-        if trouble is not None:
-            raise ArchiveUnreachable(f"{spec.name} is unreachable: {trouble}")
+def check_archive(spec: GuestSpec) -> None:
+    """Raise ArchiveUnreachable if the archive of a guest cannot be used from here."""
+    trouble = archive_trouble(spec)
+    if trouble is not None:
+        raise ArchiveUnreachable(f"{spec.name} is unreachable: {trouble}")
 
 
-def _build_system(spec: GuestSpec, tree: Path, log: Path) -> None:
-    _check_archive(spec, tree)
+def build_system(spec: GuestSpec, tree: Path, log: Path, pinned: Mapping[str, list[str]]) -> None:
+    """Make the system layer of a guest, whole or not at all; pip takes what is ``pinned``."""
+    check_archive(spec)
     # Missed now rather than after a minute.
     find_ansible()
+    inputs = system_inputs_of(spec)
     with made_aside(tree) as aside:
         # Whoever runs programs of the tree enters it as somebody, root or not.
         aside.chmod(0o755)
@@ -231,13 +264,17 @@ def _build_system(spec: GuestSpec, tree: Path, log: Path) -> None:
             resolv.unlink(missing_ok=True)
             resolv.touch()
         with step(f"{spec.name}: kernel, BCC, bpftrace and Python packages (Ansible)"):
-            play(spec, aside, "system", {}, log)
-        if system_tree(spec) != tree:
+            play(spec, aside, "system", {}, log, pinned)
+        if system_inputs_of(spec) != inputs:
             raise BuildFailed(f"{spec.name}: the playbook was changed while it ran: build again")
 
 
 def _build_image(spec: GuestSpec, tree: Path, sources: Path, image: Image, log: Path) -> None:
     mke2fs = find_tool("mke2fs", "e2fsprogs")
+    manifest = Manifest(image_inputs_of(spec, sources), installed_in(tree))
+    trouble = manifest.not_as_locked(read_lock(spec.name))
+    if trouble is not None:
+        say(f"{spec.name}: {trouble}")
     with made_aside(image.directory) as aside:
         with (
             whole_tree(spec, tree, sources, aside, log) as root,
@@ -251,6 +288,7 @@ def _build_image(spec: GuestSpec, tree: Path, sources: Path, image: Image, log: 
                 doing=f"{spec.name}: writing the disk",
                 log=log,
             )
+        manifest.write(aside)
         give_to_caller(aside)
 
 
@@ -301,9 +339,20 @@ def _mmdebstrap(spec: GuestSpec, tree: Path) -> list[str]:
     ]
 
 
-def play(spec: GuestSpec, tree: Path, tag: str, extra: Mapping[str, Any], log: Path) -> None:
-    """Run the playbook's part ``tag`` in a tree, through a chroot."""
-    variables = {**system_variables(spec), **_embedded_variables(spec), **extra}
+def play(
+    spec: GuestSpec,
+    tree: Path,
+    tag: str,
+    extra: Mapping[str, Any],
+    log: Path,
+    pinned: Mapping[str, list[str]] | None = None,
+) -> None:
+    """Run the playbook's part ``tag`` in a tree, through a chroot.
+
+    ``pinned`` says what versions pip takes, for each virtual environment; by
+    default those of the guest's lock.
+    """
+    variables = {**system_variables(spec, pinned), **_embedded_variables(spec), **extra}
     with command(variables) as (ansible, environment):
         arguments = [
             "--connection=community.general.chroot",

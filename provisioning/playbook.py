@@ -20,6 +20,7 @@ from typing import Any
 from provisioning.cache import cache_directory
 from provisioning.catalog import GuestSpec
 from provisioning.host import REPOSITORY, find_ansible
+from provisioning.locks import pins, read_lock
 from provisioning.sources import (
     ANSIBLE,
     DEMO_REQUIREMENTS,
@@ -31,10 +32,19 @@ from provisioning.sources import (
 SITE = ANSIBLE / "site.yml"
 
 
-def system_variables(spec: GuestSpec) -> dict[str, Any]:
-    """Return what the playbook's part ``system`` is told of any guest."""
+def system_variables(
+    spec: GuestSpec, pinned: Mapping[str, list[str]] | None = None
+) -> dict[str, Any]:
+    """Return what the playbook's part ``system`` is told of any guest.
+
+    ``pinned`` says what versions pip takes, for each virtual environment; by
+    default those of the guest's lock.
+    """
     return {
         "guest_python": spec.python,
+        "venv_python": spec.venv_python,
+        "containers": spec.containers,
+        "pip_constraints": pins(read_lock(spec.name)) if pinned is None else pinned,
         "profiler_dependencies": profiler_dependencies(),
         "demo_requirements": [str(REPOSITORY / name) for name in DEMO_REQUIREMENTS],
     }

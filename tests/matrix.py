@@ -42,7 +42,7 @@ class Seen:
     ``selection`` is the arguments to pytest, if only some tests were run;
     ``tests`` counts outcomes by name (``passed``, ``failed``, ``skipped``),
     ``failures`` names the tests; ``doctor`` is its document for each route, where
-    there is one.
+    there is one. ``unreachable`` says why the guest could not be made, if so.
     """
 
     guest: str
@@ -51,6 +51,7 @@ class Seen:
     failures: list[str]
     doctor: dict[str, dict[str, Any]]
     selection: str = ""
+    unreachable: str = ""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -85,6 +86,7 @@ def collect(guest: str, date: str, junit: str, directory: Path, selection: str =
     """Return what a run saw of ``guest``: of its JUnit report, and of the doctor's documents."""
     tests: dict[str, int] = {}
     failures = []
+    unreachable = ""
     for case in ElementTree.fromstring(junit).iter("testcase"):
         name = case.get("name", "")
         if not re.search(rf"[\[-]{re.escape(guest)}[\]-]", name):
@@ -98,11 +100,15 @@ def collect(guest: str, date: str, junit: str, directory: Path, selection: str =
             else "passed"
         )
         tests[outcome] = tests.get(outcome, 0) + 1
+        skipped = case.find("skipped")
+        reason = "" if skipped is None else skipped.get("message", "")
+        if f"{guest} is unreachable" in reason:
+            unreachable = reason.partition(f"{guest} is ")[2]
         if outcome == "failed":
             failures.append(f"{case.get('classname', '').rpartition('.')[2]}::{name}")
     documents = {route: directory / f"{guest}.{route}.json" for route in ROUTES}
     doctor = {r: json.loads(path.read_text()) for r, path in documents.items() if path.exists()}
-    return Seen(guest, date, tests, failures, doctor, selection)
+    return Seen(guest, date, tests, failures, doctor, selection, unreachable)
 
 
 def page(seen: Iterable[Seen]) -> str:
@@ -139,7 +145,7 @@ def _facts(seen: Seen) -> list[str]:
     known = [machine.get(key) or "unknown" for key in ("kernel", "bcc", "bpftrace")]
     counts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(seen.tests.items()))
     selection = f"`{seen.selection}`" if seen.selection else "all"
-    return [seen.guest, seen.date, *known, selection, counts or "none"]
+    return [seen.guest, seen.date, *known, selection, seen.unreachable or counts or "none"]
 
 
 def _results(guests: list[Seen], route: str, group: str) -> str:

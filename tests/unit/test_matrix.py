@@ -44,6 +44,18 @@ def test_what_is_collected(tmp_path: Path) -> None:
     )
 
 
+def test_a_guest_that_could_not_be_made_is_unreachable_not_failed(tmp_path: Path) -> None:
+    junit = """<testsuites><testsuite>
+<testcase classname="tests.e2e.test_capture" name="test_ipv6[socket-ubuntu-24.04]">
+  <skipped type="pytest.skip" message="ubuntu-24.04 is unreachable: no answer within 8 s"/>
+</testcase></testsuite></testsuites>"""
+    found = collect("ubuntu-24.04", "today", junit, tmp_path)
+    assert (found.tests, found.failures) == ({"skipped": 1}, [])
+    text = page([found])
+    assert text.count("ubuntu-24.04") == 1
+    assert "| all | unreachable: no answer within 8 s |" in text
+
+
 def test_the_page() -> None:
     captured = [row("peek", "send", "captured"), row("peek", "recv", "captured")]
     partial = [row("sendfile", "send", "partial", "lost: why"), row("sendfile", "recv", "captured")]

@@ -4,10 +4,11 @@ import os
 import subprocess
 import sys
 import time
+from collections import namedtuple
 
 import pytest
 
-from provisioning import cache, image, sources
+from provisioning import cache, image, locks, relock, sources
 from provisioning.cache import (
     digest,
     digest_files,
@@ -21,6 +22,8 @@ from provisioning.cache import (
 from provisioning.catalog import find_guest
 from provisioning.errors import ArchiveUnreachable
 from provisioning.host import REPOSITORY
+from provisioning.installed import Installed
+from provisioning.manifest import read_manifest
 
 
 def contents(directory):
@@ -196,17 +199,103 @@ def test_the_image_that_exists_is_taken_without_a_build(repository, monkeypatch)
 
 
 def test_a_build_that_fails_leaves_nothing_to_reuse(repository, monkeypatch, tmp_path):
-    def half(spec, tree, log):
+    def half(spec, tree, log, pinned):
         with cache.made_aside(tree) as aside:
             (aside / "half").touch()
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(image, "_build_system", half)
+    monkeypatch.setattr(image, "build_system", half)
     with pytest.raises(image.BuildFailed, match="No space left on device"):
         image._build(find_guest("debian-12"))
     kept = [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
     assert kept == []
     assert contents(tmp_path / "cache" / "systems") == []
+
+
+def test_a_full_disk_is_told_before_anything_is_begun(repository, monkeypatch, tmp_path):
+    monkeypatch.setattr(image, "build_system", lambda *a: pytest.fail("begun"))
+    free = namedtuple("usage", "free")(int(1.5 * 2**30))
+    monkeypatch.setattr(image.shutil, "disk_usage", lambda path: free)
+    with pytest.raises(
+        image.BuildFailed,
+        match=r"^debian-12: 1\.5 GiB are free in .*/cache, and a build takes 5: free some, or",
+    ):
+        image._build(find_guest("debian-12"))
+
+
+def fake_build(monkeypatch, versions):
+    """Have a system be built in no time, with ``versions`` of Python packages."""
+    pinned = []
+
+    def system(spec, tree, log, pins):
+        pinned.append(pins)
+        tree.mkdir(parents=True)
+
+    installed = Installed("6.1", (), {"bash": "1"}, {"/opt/tool": versions})
+    for module in (image, relock):
+        monkeypatch.setattr(module, "build_system", system)
+        monkeypatch.setattr(module, "installed_in", lambda tree: installed)
+        monkeypatch.setattr(module, "play", lambda *a: pinned.append(a[-1]))
+    return pinned
+
+
+def test_a_lock_is_of_the_newest_and_what_was_built_for_it_is_kept(
+    repository, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(locks, "LOCKS", tmp_path / "locks")
+    spec = find_guest("debian-12")
+    old = Installed("6.0", (), {}, {"/opt/tool": {"flask": "3.0"}})
+    locks.write_lock(spec.name, old)
+    before = image.system_tree(spec)
+    pinned = fake_build(monkeypatch, {"flask": "3.1"})
+    with image.building(spec) as log:
+        relock._relock(spec, log)
+    # Nothing is pinned while the newest are looked for; then those are.
+    assert pinned == [{}, {"/opt/tool": ["flask==3.1"]}]
+    assert locks.read_lock(spec.name).python == {"/opt/tool": {"flask": "3.1"}}
+    assert image.system_tree(spec) != before
+    assert contents(tmp_path / "cache" / "systems") == [image.system_tree(spec).name]
+
+
+def test_a_lock_that_fails_leaves_the_old_one_and_no_tree(repository, monkeypatch, tmp_path):
+    monkeypatch.setattr(locks, "LOCKS", tmp_path / "locks")
+    spec = find_guest("debian-12")
+    old = Installed("6.0", (), {}, {"/opt/tool": {"flask": "3.0"}})
+    locks.write_lock(spec.name, old)
+    fake_build(monkeypatch, {"flask": "3.1"})
+
+    def no(*arguments):
+        raise image.BuildFailed("pip finds nothing")
+
+    monkeypatch.setattr(relock, "play", no)
+    with pytest.raises(image.BuildFailed), image.building(spec) as log:
+        relock._relock(spec, log)
+    assert locks.read_lock(spec.name) == old
+    assert contents(tmp_path / "cache" / "systems") == []
+
+
+@pytest.mark.parametrize(
+    ("found", "says"),
+    [("3.1", ""), ("3.2", "debian-12: not as locked, 1 of the versions: /opt/tool: flask")],
+)
+def test_a_build_that_is_not_as_locked_says_so_and_goes_on(
+    repository, monkeypatch, tmp_path, capsys, found, says
+):
+    monkeypatch.setattr(locks, "LOCKS", tmp_path / "locks")
+    locks.write_lock(
+        "debian-12", Installed("6.1", (), {"bash": "1"}, {"/opt/tool": {"flask": "3.1"}})
+    )
+    fake_build(monkeypatch, {"flask": found})
+    monkeypatch.setattr(image, "product_variables", lambda *a: {})
+    monkeypatch.setattr(image, "run", lambda *a, **k: None)
+    monkeypatch.setattr(image, "boot_file", lambda *a: __file__)
+    made = image._build(find_guest("debian-12"))
+    manifest = read_manifest(made.directory)
+    assert manifest.installed.python == {"/opt/tool": {"flask": found}}
+    assert manifest.inputs["locked Python packages"] == {"/opt/tool": ["flask==3.1"]}
+    said = [line for line in capsys.readouterr().err.splitlines() if "locked" in line]
+    assert len(said) == bool(says)
+    assert all(line.startswith(says) for line in said)
 
 
 @pytest.mark.parametrize("build", [image._build, lambda spec: image.made_as_root(spec, "build")])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import subprocess
+from dataclasses import replace
 
 import pytest
 
@@ -41,6 +42,36 @@ def test_the_guests_that_issue_2_asks_for():
     assert kernels["debian-13"] == "6.12."
     assert kernels["ubuntu-24.04"] == "6.8."
     assert kernels["ubuntu-22.04"] == "5.15."
+
+
+def test_ubuntu_comes_first():
+    names = list(load_catalog())
+    assert names[:4] == ["ubuntu-24.04", "ubuntu-26.04", "ubuntu-22.04", "ubuntu-20.04"]
+    assert all(name.startswith("debian-") for name in names[4:])
+
+
+def test_the_releases_of_ubuntu():
+    rows = {name: (row.suite, row.kernel, row.python) for name, row in load_catalog().items()}
+    assert rows["ubuntu-20.04"] == ("focal", "5.4.", "3.8")
+    assert rows["ubuntu-26.04"] == ("resolute", "7.0.", "3.14")
+    # python3.9 and python3-bpfcc are there.
+    assert "universe" in find_guest("ubuntu-20.04").components
+
+
+def test_a_python_beside_the_system_s_makes_the_environments_where_that_is_too_old():
+    assert find_guest("ubuntu-20.04").venv_python == "python3.9"
+    others = [row for row in load_catalog().values() if row.name != "ubuntu-20.04"]
+    assert {row.venv_python for row in others} == {"python3"}
+    assert all(tuple(map(int, row.python.split("."))) >= (3, 9) for row in others)
+
+
+def test_what_shapes_an_image_is_in_its_recipe():
+    spec = find_guest("debian-12")
+    assert spec.containers
+    for change in ({"containers": False}, {"product_python": "3.12"}, {"suite": "trixie"}):
+        assert catalog.recipe(replace(spec, **change)) != catalog.recipe(spec)
+    for change in ({"memory": 1}, {"cpus": 1}, {"archive_expired": True}):
+        assert catalog.recipe(replace(spec, **change)) == catalog.recipe(spec)
 
 
 def test_the_oldest_and_the_newest_kernel():

@@ -63,6 +63,17 @@ def test_a_command_that_takes_too_long(guest):
         guest.exec("exec sleep 30", timeout=0.2)
 
 
+def test_a_guest_without_a_network_is_lost_and_shows_its_console(guest, tmp_path):
+    """It booted, and nobody can come in."""
+    (tmp_path / "ssh").write_text("#!/bin/sh\nexit 255\n")
+    waits = []
+    with pytest.raises(MachineLost, match="debian-12: ssh lets nobody in") as caught:
+        guest.wait(time.monotonic() + 0.5, alive=lambda: waits.append(1))
+    assert caught.value.details == "last words"
+    # Each time it was asked whether waiting is in vain.
+    assert waits
+
+
 def test_a_machine_that_is_gone_is_lost_and_shows_its_console(guest):
     with pytest.raises(MachineLost) as caught:
         guest.exec("echo Connection refused >&2; exit 255")
