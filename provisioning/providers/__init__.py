@@ -78,13 +78,21 @@ def running(tool: str) -> list[str]:
         return []
 
 
-def up_with(tool: str) -> list[str]:
-    """Return the guests that a tool has up; GuestError if there is none."""
-    names = usable(tool).running()
+def guests_up(asked: str | None = None) -> list[str]:
+    """Return the guests that a tool has up, of the tool to use; none if that is qemu.
+
+    GuestError if a tool was asked for that has none up.
+    """
+    name = named_provider(asked)
+    if name is None:
+        return next((up for up in map(running, TOOLS) if up), [])
+    if name == DEFAULT:
+        return []
+    names = usable(name).running()
     if not names:
         raise GuestError(
-            f"no guest is up with provider {tool}:"
-            f" run `python -m provisioning --provider {tool} up GUEST`"
+            f"no guest is up with provider {name}:"
+            f" run `python -m provisioning --provider {name} up GUEST`"
         )
     return names
 

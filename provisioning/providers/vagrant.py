@@ -25,9 +25,10 @@ ANSWER_TIMEOUT = 120.0
 
 def unavailable() -> str | None:
     """Say why it cannot be used here; ``None`` when it can."""
+    # Whether it works is told by the first question: each takes it seconds.
     try:
-        _ask("--version")
-    except (ToolMissing, ProviderUnavailable) as error:
+        _find()
+    except ToolMissing as error:
         return str(error)
     return None
 
@@ -45,10 +46,15 @@ def running() -> list[str]:
 
 def attach(name: str) -> Guest:
     """Return a guest that is up."""
-    if name not in running():
-        raise GuestError(f"{name} is not up with Vagrant: run `vagrant up {name}`")
+    not_up = f"{name} is not up with Vagrant: run `vagrant up {name}`"
+    if not _is_made(name):
+        raise GuestError(not_up)
+    try:
+        said = _ask("ssh-config", name)
+    except ProviderUnavailable as error:
+        raise GuestError(not_up, error.details) from None
     with tempfile.NamedTemporaryFile("w", prefix="http-profiler-", suffix=".ssh") as config:
-        config.write("\n".join(_ask("ssh-config", name)))
+        config.write("\n".join(said))
         config.flush()
         return Guest(name, address_of(Path(config.name), name))
 
@@ -72,11 +78,14 @@ def _is_made(name: str) -> bool:
     return any(kept.glob(f"machines/{name}/*/id"))
 
 
+def _find() -> str:
+    return find_tool("vagrant", "vagrant", part="vagrant")
+
+
 def _ask(*arguments: str) -> list[str]:
-    vagrant = find_tool("vagrant", "vagrant", part="vagrant")
     try:
         said = subprocess.run(
-            [vagrant, *arguments],
+            [_find(), *arguments],
             cwd=REPOSITORY,
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -97,9 +106,8 @@ def _ask(*arguments: str) -> list[str]:
 
 
 def _run(*arguments: str) -> None:
-    vagrant = find_tool("vagrant", "vagrant", part="vagrant")
     # What it says is for a person; standard output is not ours to fill.
-    done = subprocess.run([vagrant, *arguments], cwd=REPOSITORY, stdout=2, check=False)
+    done = subprocess.run([_find(), *arguments], cwd=REPOSITORY, stdout=2, check=False)
     if done.returncode != 0:
         raise GuestError(
             f"`vagrant {' '.join(arguments)}` ended with status {done.returncode}: see above"

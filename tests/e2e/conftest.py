@@ -20,7 +20,7 @@ import pytest
 from provisioning import Guest, GuestSpec, ProvisioningError, Running, build, machine
 from provisioning.catalog import find_guest
 from provisioning.errors import ArchiveUnreachable
-from provisioning.providers import DEFAULT, choose_provider, up_with
+from provisioning.providers import DEFAULT, choose_provider, guests_up
 from tests.conftest import DEFAULT_GUESTS
 
 TRAFFIC = "/tmp/traffic.py"
@@ -32,9 +32,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.option.guest or hasattr(config, "workerinput"):
         return
     try:
-        chosen = choose_provider()
-        if chosen != DEFAULT:
-            config.option.guest = up_with(chosen)
+        config.option.guest = guests_up()
     except ProvisioningError as error:
         raise pytest.UsageError(str(error)) from None
 
@@ -90,9 +88,11 @@ def system(request: pytest.FixtureRequest) -> GuestSpec:
 def guest(request: pytest.FixtureRequest) -> Iterator[Guest]:
     """A guest that is up, with the traffic script in it."""
     worker = os.environ.get("PYTEST_XDIST_WORKER", f"pid{os.getpid()}")
-    if choose_provider(guest=request.param) == DEFAULT:
+    provider = choose_provider(guest=request.param)
+    if provider == DEFAULT:
         _build(request.param)
-    with machine(request.param, instance=f"{request.param}@{worker}") as booted:
+    instance = f"{request.param}@{worker}"
+    with machine(request.param, instance=instance, provider=provider) as booted:
         booted.push(Path(__file__).with_name("traffic.py"), TRAFFIC)
         yield booted
 

@@ -16,7 +16,7 @@ from provisioning import instances, machines
 from provisioning.errors import GuestError, ProviderUnavailable, ProvisioningError
 from provisioning.guest import UNSHARED, Guest
 from provisioning.host import REPOSITORY
-from provisioning.providers import choose_provider, up_with, vagrant
+from provisioning.providers import choose_provider, guests_up, vagrant
 from provisioning.providers.sshconfig import address_of
 
 SSH_CONFIG = """\
@@ -76,7 +76,9 @@ def one_up(stand_in, tmp_path):
 1763862001,debian-12,state,shutoff
 END
         ;;
-        ssh-config) cat {tmp_path}/ssh-config ;;
+        ssh-config)
+            if [ $2 != ubuntu-24.04 ]; then echo 'not yet ready for SSH' >&2; exit 1; fi
+            cat {tmp_path}/ssh-config ;;
         esac"""
     )
 
@@ -106,7 +108,8 @@ def test_what_was_asked_for_comes_first(one_up, monkeypatch, place):
 def test_a_machine_that_vagrant_has_up_is_taken(one_up):
     assert choose_provider() == "vagrant"
     assert choose_provider(guest="ubuntu-24.04") == "vagrant"
-    assert up_with("vagrant") == ["ubuntu-24.04"]
+    assert guests_up() == guests_up("vagrant") == ["ubuntu-24.04"]
+    assert guests_up("qemu") == []
 
 
 @pytest.mark.parametrize("name", ["debian-12", "debian-13", "ubuntu-24.04@gw0"])
@@ -157,7 +160,7 @@ def test_the_users_machine_is_borrowed_by_one_and_never_ended(one_up, connection
             pytest.fail("held twice")
         assert len(str(connections[0])) < 100
     assert connections[1:] == ["closed"]
-    assert set(calls(place)) == {"status", "ssh-config", "--version"}
+    assert set(calls(place)) == {"status", "ssh-config"}
     assert not any((place / "guests").iterdir())
 
 
@@ -178,22 +181,33 @@ def test_vagrants_machine_is_ended_only_if_vagrant_is_named(one_up, place):
     assert not machines.down("ubuntu-24.04")
     assert calls(place) == []
     assert machines.down("ubuntu-24.04", provider="vagrant")
-    assert calls(place) == ["--version", "destroy"]
+    assert calls(place) == ["destroy"]
     assert not machines.down("debian-13", provider="vagrant"), "there was none"
 
 
 @pytest.mark.parametrize(
     ("script", "says"),
     [
-        ("exit 1", "provider vagrant cannot be used: `vagrant --version` ended with status 1"),
-        ("exec sleep 30", "`vagrant --version` gave no answer within 0 s"),
+        ("exit 1", "`vagrant status` ended with status 1"),
+        ("exec sleep 30", "`vagrant status` gave no answer within 0 s"),
     ],
 )
-def test_a_vagrant_that_does_not_work(stand_in, monkeypatch, script, says):
+def test_a_vagrant_that_does_not_work(one_up, stand_in, monkeypatch, capsys, script, says):
     stand_in(script)
     monkeypatch.setattr(vagrant, "ANSWER_TIMEOUT", 0.3)
     with pytest.raises(ProviderUnavailable, match=says):
-        up_with("vagrant")
+        guests_up("vagrant")
+    assert command_line.main(["--provider", "vagrant", "up", "debian-12"]) == 125
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f"provisioning: {says}")
+
+
+def test_an_up_that_fails_says_which(stand_in, capfd):
+    stand_in("echo 'The provider could not be found' >&2; exit 1")
+    assert command_line.main(["--provider", "vagrant", "up", "debian-12"]) == 125
+    assert capfd.readouterr().err.splitlines() == [
+        "The provider could not be found",
+        "provisioning: `vagrant up debian-12` ended with status 1: see above",
+    ]
 
 
 def test_where_nobody_asked_a_broken_vagrant_is_left_out(one_up, stand_in, capsys):
@@ -215,7 +229,7 @@ def test_no_vagrant(monkeypatch, capsys):
 def test_nobody_is_up(stand_in):
     stand_in("exit 0")
     with pytest.raises(GuestError, match="no guest is up with provider vagrant: run `python"):
-        up_with("vagrant")
+        guests_up("vagrant")
 
 
 def test_the_end_to_end_tests_take_the_guest_that_is_up(one_up, place):
