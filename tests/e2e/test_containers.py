@@ -47,7 +47,7 @@ def watched(guest: Guest) -> Iterator[Watched]:
     guest.exec(["sudo", f"{COMPOSE}/image.sh"], timeout=120)
     try:
         with Capture(guest, "--port", str(PORT)) as capture:
-            guest.exec(f"{compose} up -d", timeout=300)
+            guest.exec(f"{compose} up -d", timeout=600)
             capture.wait_for(lambda r: True, count=4 * REQUESTS, timeout=120)
             demo, loadtest, address, *netns = guest.exec(FACTS, timeout=120).stdout.split()
             said = capture.stop()
