@@ -41,7 +41,7 @@ BOX = "roles/box/"
 
 PYPROJECT = REPOSITORY / "pyproject.toml"
 
-WHEEL_SOURCES = ("pyproject.toml", "README.md", "LICENSE", "profiler", "bpf")
+WHEEL_SOURCES = ("pyproject.toml", "LICENSE", "profiler", "bpf")
 
 DEMO_SOURCES = ("demo", "loadtest")
 

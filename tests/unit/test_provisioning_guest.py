@@ -146,7 +146,7 @@ def test_an_interrupt_is_told_by_its_status(monkeypatch, capsys):
     def interrupted(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(machines, "build", interrupted)
+    monkeypatch.setattr(command_line, "ensure_image", interrupted)
     assert command_line.main(["build", "debian-12"]) == 130
 
 
