@@ -11,7 +11,8 @@ from provisioning import Guest, Result
 from provisioning.capture import Capture
 from tests.e2e.conftest import background, traffic
 
-HEADERS = ("/lib/modules", "/usr/src")
+# And what an earlier start kept of them.
+HEADERS = ("/lib/modules", "/usr/src", "/var/cache")
 
 
 def hidden(*directories: str) -> str:
