@@ -24,7 +24,6 @@ demo: setup
 test: setup setup-vagrant
 	$(VENV)/bin/tox run -q -e lint,unit,replay,fuzz
 	$(VENV)/bin/tox run -qq -e e2e
-	$(VENV)/bin/tox run -qq -e e2e-vagrant
 
 lint: setup
 	$(VENV)/bin/tox run -q -e lint
