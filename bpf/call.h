@@ -10,16 +10,16 @@
 #include "payload.h"
 
 /*
- * Where a call is worked on: one for each direction and CPU, for the same reason
- * as the counters; the third is for closing.
+ * Where a call is worked on. A program never runs twice at once on a CPU, but another
+ * may run there while it is preempted: so each that may has a slot of its own, here
+ * and in the account. (SLOTS, and which is whose, is up to profiler/probe/generate.py.)
  */
 struct workspace {
 	struct walk walk;
 	struct event event;
 };
 
-#define WORKSPACE_CLOSE 2
-DEFINE_MAP(workspaces, MAP_TYPE_PERCPU_ARRAY, u32, struct workspace, 3)
+DEFINE_MAP(workspaces, MAP_TYPE_PERCPU_ARRAY, u32, struct workspace, SLOTS)
 
 /* One finished call. */
 struct call {
@@ -30,12 +30,23 @@ struct call {
 	u64 inode;    /* the socket's when the call began, or 0: take it now */
 	s32 syscall;
 	u32 size;     /* bytes moved */
+	u32 slot;     /* the program's */
 	u32 msg_flags;
 	u8 direction;
 	u8 payload;   /* syscall route: what `memory` is */
-	u16 discarded; /* the bytes left the stream, but nobody got them */
+	u8 discarded; /* the bytes left the stream, but nobody got them */
+	u8 look;      /* socket route: LOOK_* */
 	void *context; /* the program's, for the perf buffer */
 };
+
+/*
+ * While a program runs on a CPU, the kernel skips it there for any other task. Where a
+ * task can be preempted meanwhile, a second program looks at what the first did not
+ * see: it runs after it, at the same function.
+ */
+#define LOOK_ONLY   0
+#define LOOK_FIRST  1
+#define LOOK_SECOND 2
 
 /* What the pointer argument of a system call is. */
 enum payload {

@@ -29,6 +29,7 @@ struct connection {
 	u8 prefix_length[2];
 	u8 named;             /* user space has heard of its names (Unix) */
 	u32 sending;          /* calls that send and have not ended, see begin_sending() */
+	u32 looked[2];        /* thread of the last call that was looked at, see was_looked_at() */
 	u32 unused;
 	u8 prefix[2][PREFIX_SPACE]; /* aligned: judge_response() reads 8 bytes at once */
 };
@@ -115,6 +116,21 @@ missed_before(struct connection *connection, u64 sk, u64 direction, u32 size)
 	return (s32)missed > 1 ? missed : 0;
 }
 
+/*
+ * Whether the first look, before this second one, saw a call that moved `size` bytes:
+ * it left the thread's number behind. Several threads may receive on one socket, and
+ * write over each other's: then TCP's own count decides. In doubt it was looked at.
+ */
+static __always_inline int was_looked_at(struct connection *connection, u64 sk, u64 direction,
+					 u32 thread, u32 size)
+{
+	if (connection->looked[direction] == thread) {
+		connection->looked[direction] = 0;
+		return 1;
+	}
+	return (s32)(sequence_of(sk, direction) - connection->sequence[direction] - size) < 0;
+}
+
 #if defined(ROUTE_SYSCALL) && defined(OFFSET_tracepoint_faultable)
 /*
  * A call begins to send: as long as no other one does, all that was sent before has
@@ -126,8 +142,7 @@ missed_before(struct connection *connection, u64 sk, u64 direction, u32 size)
 static __always_inline int begin_sending(u64 inode, u64 sk)
 {
 	struct connection *connection = LOOKUP(connections, &inode);
-	u32 slot = DIRECTION_SEND;
-	struct counters *counters = LOOKUP(account, &slot);
+	struct counters *counters = counters_of(SLOT_SEND, DIRECTION_SEND);
 
 	if (!connection || !counters || connection->verdict == VERDICT_OTHER || !is_plain_tcp(sk))
 		return 0;

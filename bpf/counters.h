@@ -5,9 +5,8 @@
  *     seen = forwarded + sum(filtered) + sum(lost)
  *
  * `seen` is counted where a call is first looked at and the others where its
- * fate is decided, so the equation is a check and not a definition. One slot a
- * direction and CPU: a program never runs twice at once on a CPU, but the one
- * for the other direction may preempt it.
+ * fate is decided, so the equation is a check and not a definition. There is one of
+ * each direction for each slot of a program (call.h) and CPU.
  *
  * profiler/probe/counters.py mirrors the reasons (tests/unit/test_counters.py).
  */
@@ -49,7 +48,14 @@ struct counters {
 	struct tally lost[LOST_REASONS];
 };
 
-DEFINE_MAP(account, MAP_TYPE_PERCPU_ARRAY, u32, struct counters, 2)
+DEFINE_MAP(account, MAP_TYPE_PERCPU_ARRAY, u32, struct counters, 2 * SLOTS)
+
+static __always_inline struct counters *counters_of(u32 slot, u32 direction)
+{
+	u32 key = 2 * slot + direction;
+
+	return LOOKUP(account, &key);
+}
 
 static __always_inline void count(struct tally *tally, u64 bytes)
 {

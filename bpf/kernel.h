@@ -20,6 +20,18 @@
 #define S_IFMT      0170000
 #define S_IFSOCK    0140000
 
+/*
+ * In the program until it is loaded: profiler/probe/load.py writes a number over it that
+ * says what the program is loaded for.
+ */
+static __always_inline u64 shape(void)
+{
+	u64 value = SHAPE_PLACEHOLDER;
+
+	asm volatile("" : "+r"(value));
+	return value;
+}
+
 #define MSG_OOB      0x1
 #define MSG_PEEK     0x2
 #define MSG_TRUNC    0x20

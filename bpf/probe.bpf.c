@@ -37,38 +37,46 @@ static __always_inline void pass_over(struct call *call, u64 direction)
 	connection->after_loss[direction] = 1;
 }
 
+/* Whether a call is none of those that are wanted, and if so, why; else FILTERED_REASONS. */
+static __always_inline u32 why_filtered(struct call *call, u32 pid, u64 inode)
+{
+	if (pid == self_pid())
+		return FILTERED_SELF;
+	if (!FILTER_PID(pid))
+		return FILTERED_PID;
+	if (!FILTER_PORT(call->sk))
+		return FILTERED_PORT;
+	if (call->msg_flags & MSG_NOT_STREAM)
+		return FILTERED_NOT_STREAM;
+	if (!inode && !call->inode)
+		return FILTERED_KERNEL;
+	return FILTERED_REASONS;
+}
+
 static __always_inline void move_data(struct call *call)
 {
 	u64 direction = call->direction & 1;
-	u32 slot = direction;
-	struct counters *counters = LOOKUP(account, &slot);
+	struct counters *counters = counters_of(call->slot, direction);
 	if (!counters)
 		return;
-	count(&counters->seen, call->size);
-
 	u64 id = get_current_pid_tgid();
 	u32 pid = id >> 32;
-	if (pid == self_pid()) {
-		count(&counters->filtered[FILTERED_SELF], call->size);
-		return;
-	}
-	if (!FILTER_PID(pid)) {
-		count(&counters->filtered[FILTERED_PID], call->size);
-		pass_over(call, direction);
-		return;
-	}
-	if (!FILTER_PORT(call->sk)) {
-		count(&counters->filtered[FILTERED_PORT], call->size);
-		return;
-	}
-	if (call->msg_flags & MSG_NOT_STREAM) {
-		count(&counters->filtered[FILTERED_NOT_STREAM], call->size);
-		return;
-	}
-
 	u64 inode = socket_inode(call->socket);
-	if (!inode && !call->inode) {
-		count(&counters->filtered[FILTERED_KERNEL], call->size);
+	u32 why = why_filtered(call, pid, inode);
+
+	if (call->look == LOOK_SECOND) {
+		struct connection *known = LOOKUP(connections, &inode);
+		/* What is not wanted has been counted by the first look, if it saw it. */
+		if (why != FILTERED_REASONS ||
+		    (known && (known->verdict == VERDICT_OTHER ||
+			       was_looked_at(known, call->sk, direction, id, call->size))))
+			return;
+	}
+	count(&counters->seen, call->size);
+	if (why < FILTERED_REASONS) {
+		count(&counters->filtered[why], call->size);
+		if (why == FILTERED_PID)
+			pass_over(call, direction);
 		return;
 	}
 	if (call->inode && call->inode != inode) {
@@ -86,11 +94,13 @@ static __always_inline void move_data(struct call *call)
 		count(&counters->filtered[FILTERED_NOT_HTTP], call->size);
 		return;
 	}
+	if (call->look == LOOK_FIRST)
+		connection->looked[direction] = id;
 	u32 missed = missed_before(connection, call->sk, direction, call->size);
 	if (missed)
 		miss(connection, counters, direction, missed);
 	u64 position = fetch_and_add(&connection->position[direction], call->size);
-	struct workspace *work = LOOKUP(workspaces, &slot);
+	struct workspace *work = LOOKUP(workspaces, &call->slot);
 	if (!work)
 		return;
 	if (direction == DIRECTION_RECV && call->msg_flags & MSG_TRUNC && is_tcp(call->sk)) {
@@ -155,8 +165,14 @@ static __always_inline void meet_end(struct call *call)
 	struct connection *connection = LOOKUP(connections, &inode);
 	if (!connection || !connection->forwarded)
 		return;
-	u32 slot = DIRECTION_RECV;
-	struct workspace *work = LOOKUP(workspaces, &slot);
+	u32 thread = get_current_pid_tgid();
+	if (call->look == LOOK_SECOND && connection->looked[DIRECTION_RECV] == thread) {
+		connection->looked[DIRECTION_RECV] = 0;
+		return;
+	}
+	if (call->look == LOOK_FIRST)
+		connection->looked[DIRECTION_RECV] = thread;
+	struct workspace *work = LOOKUP(workspaces, &call->slot);
 	if (work)
 		deliver_end(call, &work->event, inode, connection, DIRECTION_RECV, 0);
 }
@@ -174,8 +190,7 @@ static __always_inline void meet_reset(struct call *call, s64 result)
 	struct connection *connection = LOOKUP(connections, &inode);
 	if (!connection || !connection->forwarded)
 		return;
-	u32 slot = call->direction & 1;
-	struct workspace *work = LOOKUP(workspaces, &slot);
+	struct workspace *work = LOOKUP(workspaces, &call->slot);
 	if (!work)
 		return;
 	deliver_end(call, &work->event, inode, connection, DIRECTION_SEND, FLAG_RESET);
@@ -190,20 +205,19 @@ static __always_inline void finish_call(struct call *call, s64 result)
 		move_data(call);
 	} else if (result == 0 && call->direction == DIRECTION_RECV) {
 		meet_end(call);
-	} else if (result == -ECONNRESET || result == -EPIPE) {
+	} else if (call->look != LOOK_SECOND && (result == -ECONNRESET || result == -EPIPE)) {
 		meet_reset(call, result);
 	}
 }
 
 /* The last descriptor of a socket was closed. */
-static __always_inline void close_socket(void *context, u64 socket)
+static __always_inline void close_socket(void *context, u64 socket, u32 slot)
 {
 	struct call call = { .context = context };
 	u64 inode = socket_inode(socket);
 	struct connection *connection = LOOKUP(connections, &inode);
 	if (!connection)
 		return;
-	u32 slot = WORKSPACE_CLOSE;
 	struct workspace *work = LOOKUP(workspaces, &slot);
 	if (work && connection->forwarded) {
 		u8 flags = 0;

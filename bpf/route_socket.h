@@ -10,8 +10,8 @@
 #ifdef ROUTE_SOCKET
 /*
  * How a hooked function is called: a byte each for the direction and for which of
- * its parameters is the socket, the message and the flags; how many it has; and
- * its level.
+ * its parameters is the socket, the message and the flags; how many it has; its
+ * level; which look this is, and the program's slot (call.h).
  *
  * The program is the same for all functions and is compiled once. When it is loaded
  * for one of them, profiler/probe/load.py writes that function's numbers over
@@ -43,14 +43,6 @@ DEFINE_MAP(waiting, MAP_TYPE_HASH, u64, struct waiting, 4096)
 
 #define PARAMETERS_MAX 6
 
-static __always_inline u64 shape(void)
-{
-	u64 value = SHAPE_PLACEHOLDER;
-
-	asm volatile("" : "+r"(value));
-	return value;
-}
-
 /* A program may only load from its context at offsets that are written in its code. */
 static __always_inline u64 parameter(u64 *ctx, u8 number)
 {
@@ -75,6 +67,8 @@ int leave_function(u64 *ctx)
 	u8 flags_number = shape() >> 24;
 	u8 result_number = shape() >> 32; /* it follows the parameters */
 	u8 level = shape() >> 40;
+	u8 look = shape() >> 48;
+	u8 slot = shape() >> 56;
 
 	s64 result = (int)parameter(ctx, result_number);
 	if (result < 0 && result != -ECONNRESET && result != -EPIPE)
@@ -97,7 +91,8 @@ int leave_function(u64 *ctx)
 	} else {
 		socket = parameter(ctx, socket_number);
 		sk = FIELD(u64, socket, socket_sk);
-		if (!is_stream(sk) || (level == LEVEL_ABOVE && is_plain_tcp(sk)))
+		if (!is_stream(sk) || (level == LEVEL_ABOVE && is_plain_tcp(sk)) ||
+		    (look == LOOK_SECOND && !is_plain_tcp(sk)))
 			return 0;
 	}
 
@@ -120,6 +115,8 @@ int leave_function(u64 *ctx)
 		.syscall = result > 0 ? current_syscall() : -1,
 		.msg_flags = msg_flags,
 		.direction = direction,
+		.look = look,
+		.slot = slot,
 		.context = ctx,
 	};
 	finish_call(&call, result);

@@ -59,7 +59,7 @@ static __always_inline int enter_syscall(struct pending *call, u64 fd)
 	if (UPDATE(pending, &id, call)) {
 		/* How much it will move is not known yet: the call is counted, its bytes cannot be. */
 		u32 direction = call->direction & 1;
-		struct counters *counters = LOOKUP(account, &direction);
+		struct counters *counters = counters_of(direction, direction);
 		if (counters) {
 			counters->seen.calls++;
 			counters->lost[LOST_TABLE_FULL].calls++;
@@ -111,6 +111,7 @@ int leave_syscall(struct sys_exit *ctx)
 		.syscall = ctx->number,
 		.msg_flags = pending_call.msg_flags,
 		.direction = pending_call.direction,
+		.slot = pending_call.direction & 1,
 		.payload = pending_call.payload,
 		.context = ctx,
 	};

@@ -71,7 +71,9 @@ class BccEngine:
         self._maps: dict[str, Map] = {}
         self._buffer: RingBuffer | PerfBuffer | None = None
         self._attached: list[int] = []
-        self._programs: list[int] = []
+        # By kernel function and by the program's; where two look, a call is missed if both are
+        # skipped.
+        self._programs: dict[tuple[str, str], list[int]] = {}
         self._order = Order()
         self._waiting: WaitingCalls | None = None
         hooks = load_hooks()
@@ -120,7 +122,7 @@ class BccEngine:
 
     def accounts(self) -> Accounts:
         """The kernel's counters, summed over CPUs."""
-        missed = sum(map(skipped, self._programs))
+        missed = sum(min(map(skipped, looks)) for looks in self._programs.values())
         return Accounts(send=self._account(0), recv=self._account(1), skipped=missed)
 
     def ignore(self, socket: int) -> None:
@@ -136,7 +138,8 @@ class BccEngine:
         """Unhook the probe and free its tables."""
         self._close_attached()
         while self._programs:
-            os.close(self._programs.pop())
+            for descriptor in self._programs.popitem()[1]:
+                os.close(descriptor)
         if self._buffer is not None:
             self._buffer.close()
             self._buffer = None
@@ -186,7 +189,7 @@ class BccEngine:
             hook = program.waiting
             shaped = with_constant(code[hook.function], SHAPE_PLACEHOLDER, hook.shape)
             descriptor = load(shaped, hook, target_id(hook, layout))
-            self._programs.append(descriptor)
+            self._programs[hook.target, hook.function] = [descriptor]
             waiting.tell(self._maps["waiting"], as_waiting, attach(descriptor, hook))
 
     def _open_buffer(self, is_ring: bool, size: int) -> None:
@@ -223,7 +226,10 @@ class BccEngine:
                 )
                 for (function, shape, target), served in serving.items()
             ]
-        self._programs = [done.result() for done in loading if not done.exception()]
+        for done, (first, *_) in zip(loading, serving.values()):
+            if not done.exception():
+                looks = self._programs.setdefault((first.target, first.function), [])
+                looks.append(done.result())
         for done, served in zip(loading, serving.values()):
             descriptor = done.result()
             for attachment in served:
@@ -244,16 +250,17 @@ class BccEngine:
         return records if in_order else self._order.arrange(records, started)
 
     def _account(self, direction: int) -> Account:
-        values = self._maps["account"].read(struct.pack("=I", direction)) or b""
-        size = self._maps["account"].shape.value
-        cpus = [
-            [Tally(*tally) for tally in _TALLY.iter_unpack(values[at : at + size])]
-            for at in range(0, len(values), size)
-        ]
-        seen, forwarded, *reasons = (
-            Tally(sum(t.calls for t in of_cpus), sum(t.bytes for t in of_cpus))
-            for of_cpus in zip(*cpus)
-        )
+        account = self._maps["account"]
+        size = account.shape.value
+        # Of each slot (bpf/counters.h), and of each processor.
+        tallies = []
+        for key in range(direction, account.shape.entries, 2):
+            values = account.read(struct.pack("=I", key)) or b""
+            tallies += [
+                list(_TALLY.iter_unpack(values[at : at + size]))
+                for at in range(0, len(values), size)
+            ]
+        seen, forwarded, *reasons = (Tally(*map(sum, zip(*parts))) for parts in zip(*tallies))
         return Account(
             seen=seen,
             forwarded=forwarded,

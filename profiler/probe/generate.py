@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from itertools import count
 from typing import NamedTuple
 
 from profiler.errors import UnsupportedError
@@ -40,6 +41,11 @@ SHAPE_PLACEHOLDER = 0x5368617065000000
 SELF_PLACEHOLDER = 0x53656C6600000000
 _NO_PARAMETER = 0xFF
 _LEVELS = ("socket", "above", "tcp", "waiting")
+_LOOK_FIRST, _LOOK_SECOND = 1 << 48, 2 << 48
+_LEAVE = "leave_function"
+_SLOT = 56  # bits before it
+# Where no program is preempted: of those that send, that receive, and that close.
+_SLOT_SEND, _SLOT_RECV, _SLOT_CLOSE = range(3)
 
 # Kinds of attachment: where a program hooks on.
 FENTRY, FEXIT, KPROBE, TRACEPOINT = "fentry", "fexit", "kprobe", "tracepoint"
@@ -79,9 +85,16 @@ def generate(
     """
     writers = {"socket": _socket_route, "syscall": _syscall_route}
     entries, attachments = writers[route](hooks, layout, machine)
-    waiting = _waiting(hooks, layout) if route == "socket" else None
+    if route == "socket":
+        attachments += _waiting(hooks, layout)
+    # A program on a system call's tracepoint is skipped while any other is at work.
+    slots = _slots(attachments, route == "socket" and layout.preemptible)
+    attachments = [a._replace(shape=a.shape | n << _SLOT) for a, n in zip(attachments, slots)]
+    waiting = next((a for a in attachments if a.kind == FENTRY and a.function == _LEAVE), None)
     lines = [
         f"#define ROUTE_{route.upper()} 1",
+        f"#define SLOTS {max(slots) + 1}",
+        f"#define SLOT_SEND {_SLOT_SEND}",
         *(f"#define MAP_NUMBER_{name} {i}" for i, name in enumerate(maps_of(route))),
         *_layout_macros(layout),
         *(["#define FETCH_AND_ADD 1"] if can_fetch_and_add(layout, machine) else []),
@@ -90,7 +103,8 @@ def generate(
         '#line 1 "entry points"',
         *entries,
     ]
-    return Program(route, "\n".join(lines) + "\n", tuple(attachments), waiting)
+    lasting = tuple(a for a in attachments if a is not waiting)
+    return Program(route, "\n".join(lines) + "\n", lasting, waiting)
 
 
 def maps_of(route: str) -> tuple[str, ...]:
@@ -176,6 +190,19 @@ def _any_of(expression: str, values: Iterable[int]) -> str:
     return " || ".join(f"{expression} == {value}" for value in values) or "1"
 
 
+def _slots(attachments: list[Attachment], preemptible: bool) -> list[int]:
+    """The slot of each program's own place to work (``bpf/call.h``)."""
+    if preemptible:
+        # Those that note that a connection begins need none.
+        number = count()
+        return [0 if "_open_" in a.function else next(number) for a in attachments]
+    closing, receiving = _SLOT_CLOSE, _SLOT_RECV
+    return [
+        closing if a.function != _LEAVE else receiving if a.shape & 1 else _SLOT_SEND
+        for a in attachments
+    ]
+
+
 def _socket_route(hooks: Hooks, layout: Layout, machine: str) -> tuple[list[str], list[Attachment]]:
     entries: dict[str, str] = {}
     attachments = []
@@ -197,22 +224,27 @@ def _socket_route(hooks: Hooks, layout: Layout, machine: str) -> tuple[list[str]
         else:
             # The result follows the parameters.
             shape = _shape(hook, parameters, len(parameters))
-            attachments.append(Attachment(FEXIT, hook.name, "leave_function", shape))
+            if hook.second and layout.preemptible:
+                # What is attached later runs earlier.
+                second = shape | _LOOK_SECOND
+                attachments.append(Attachment(FEXIT, hook.name, _LEAVE, second))
+                shape |= _LOOK_FIRST
+            attachments.append(Attachment(FEXIT, hook.name, _LEAVE, shape))
     return list(entries.values()), attachments
 
 
-def _waiting(hooks: Hooks, layout: Layout) -> Attachment | None:
+def _waiting(hooks: Hooks, layout: Layout) -> list[Attachment]:
     for hook in hooks.functions:
         parameters = layout.parameters.get(hook.name)
         if hook.event == "waiting" and parameters is not None:
             number = _position(hook, parameters, "copied")
-            return Attachment(FENTRY, hook.name, "leave_function", _shape(hook, parameters, number))
-    return None
+            return [Attachment(FENTRY, hook.name, _LEAVE, _shape(hook, parameters, number))]
+    return []
 
 
 _AT_ENTRY = {
     "open": "open_socket({socket})",
-    "close": "close_socket(ctx, {socket})",
+    "close": "close_socket(ctx, {socket}, shape() >> 56)",
 }
 
 

@@ -27,8 +27,8 @@ BPF_DIRECTORY = next(
 class FunctionHook:
     """A kernel function; ``socket``, ``message`` and ``flags`` name its parameters.
 
-    ``level`` is ``socket``, ``above`` or ``tcp``; ``optional``: some kernels lack it and do
-    not need it.
+    ``level`` is ``socket``, ``above`` or ``tcp``; ``second``: two programs look at it where
+    one may be skipped; ``optional``: some kernels lack it and do not need it.
     """
 
     name: str
@@ -38,6 +38,7 @@ class FunctionHook:
     message: str | None = None
     flags: str | None = None
     level: str = "socket"
+    second: bool = False
     optional: bool = False
 
 

@@ -11,6 +11,7 @@ import ctypes
 import errno
 import os
 import platform
+import re
 import resource
 import struct
 from pathlib import Path
@@ -36,6 +37,9 @@ PERF_EVENT_IOC_ENABLE = 0x2400
 _PERF_FLAG_FD_CLOEXEC = 8
 # struct perf_event_attr up to config2, PERF_ATTR_SIZE_VER1.
 _EVENT = struct.Struct("=IIQQQQQIIQQ")
+
+# As "none (voluntary) full lazy".
+_PREEMPTION = Path("/sys/kernel/debug/sched/preempt")
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -87,6 +91,23 @@ def cpus(which: str) -> list[int]:
         first, _, last = part.partition("-")
         numbers += range(int(first), int(last or first) + 1)
     return numbers
+
+
+def is_preemptible(built: str | None = None, chosen: Path = _PREEMPTION) -> bool:
+    """Whether a task may be preempted while it is in the kernel.
+
+    ``built`` is uname(2)'s ``version``, which says how the kernel was built. With
+    PREEMPT_DYNAMIC (Linux 5.12) the model was ``chosen`` at boot; where that cannot be
+    read, the answer is yes.
+    """
+    words = (platform.version() if built is None else built).split()
+    if not any(word.startswith("PREEMPT") for word in words):
+        return False
+    try:
+        model = re.search(r"\((\w+)\)", chosen.read_text())
+    except OSError:
+        return True
+    return model is None or model[1] not in ("none", "voluntary")
 
 
 def why(number: int) -> str:

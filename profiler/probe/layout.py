@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from profiler.errors import UnsupportedError
+from profiler.probe.kernel import is_preemptible
 
 VMLINUX = Path("/sys/kernel/btf/vmlinux")
 
@@ -135,6 +136,9 @@ class Layout:
 
     functions: dict[str, int] = field(default_factory=dict)
     """Kernel function -> its BTF id, by which a program is attached to it."""
+
+    preemptible: bool = False
+    """Whether a task may be preempted while a program runs for it."""
 
 
 class Btf:
@@ -305,6 +309,7 @@ def read_layout(functions: Collection[str] = (), path: Path = VMLINUX) -> Layout
             iter_type_has_direction=btf.offset("msghdr.msg_iter.iter_type") is None,
             parameters={k: v for k, v in parameters.items() if v is not None},
             functions={k: v for k, v in ids.items() if v is not None},
+            preemptible=is_preemptible(),
         )
     finally:
         btf.close()

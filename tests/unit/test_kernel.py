@@ -1,0 +1,30 @@
+"""What the kernel's interface has in common, as far as it needs no kernel that loads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from profiler.probe.kernel import is_preemptible
+
+
+@pytest.mark.parametrize(
+    ("built", "chosen", "preemptible"),
+    [
+        ("#1 SMP Debian 5.10.223-1 (2024-08-10)", None, False),
+        ("#1 SMP PREEMPT_DYNAMIC Debian 6.1.158-1", "none (voluntary) full\n", False),
+        ("#1 SMP PREEMPT_DYNAMIC Debian 7.2.12-1", "full (lazy) \n", True),
+        ("#1 SMP PREEMPT_DYNAMIC", "none voluntary (full)\n", True),
+        # Nobody can tell: without debugfs, and built without a choice.
+        ("#1 SMP PREEMPT_DYNAMIC", None, True),
+        ("#1 SMP PREEMPT_RT", None, True),
+    ],
+)
+def test_whether_programs_are_preempted(
+    tmp_path: Path, built: str, chosen: str | None, preemptible: bool
+) -> None:
+    file = tmp_path / "preempt"
+    if chosen is not None:
+        file.write_text(chosen)
+    assert is_preemptible(built, file) == preemptible
