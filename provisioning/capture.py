@@ -102,12 +102,24 @@ class Capture:
             if len(found) >= count:
                 return found
             if time.monotonic() > deadline:
+                self.counts()
                 raise GuestError(
                     f"{len(found)} of {count} records after {timeout:.0f} s, among "
                     f"{len(self._records)}: {[_short(record) for record in self._records[-20:]]}; "
                     f"the profiler said: {self.said}"
                 )
             time.sleep(POLL_SECONDS)
+
+    def counts(self) -> str:
+        """Have the profiler say what it has seen and what it has lost; return that."""
+        assert self._running is not None
+        before = len(self.said)
+        self._running.signal("USR1")
+        deadline = time.monotonic() + STOP_TIMEOUT
+        # The last thing that is said.
+        while "resident memory" not in self.said[before:] and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS)
+        return self.said[before:]
 
     def fetch(self, path: Path) -> None:
         """Copy the output to the host."""

