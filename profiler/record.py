@@ -14,7 +14,8 @@ from datetime import datetime, timezone
 from functools import lru_cache
 from hashlib import sha1
 from ipaddress import IPv4Address, IPv6Address
-from typing import Any
+from operator import itemgetter
+from typing import Any, NamedTuple
 
 from profiler.exchange import Exchange
 from profiler.http import content
@@ -58,35 +59,30 @@ def record_of(
         if reason is not None and reason not in incomplete:
             incomplete = (*incomplete, reason)
 
+    asks = is_request and not head.pushed
+    constant = _constant_of(
+        origin, syscalls.get(origin.syscall), sent == is_request, process, names, clock_offset
+    )
     record: Record = {
         "timestamp": timestamp(origin.time + clock_offset),
-        "pid": origin.pid,
-        "comm": comm(origin.comm),
+        **constant.mover,
+        "bytes": message.bytes,
     }
-    if process is not None and process.cmdline is not None:
-        record["cmdline"] = process.cmdline
-    record["direction"] = "send" if sent else "recv"
-    if origin.family == AF_UNIX:
-        _add_paths(record, names, sent)
-    else:
-        local = address(origin.family, origin.local), origin.local_port
-        remote = address(origin.family, origin.remote), origin.remote_port
-        record["source_ip"], record["source_port"] = local if sent else remote
-        record["dest_ip"], record["dest_port"] = remote if sent else local
-    record["bytes"] = message.bytes
     if is_request:
-        _add(record, "method", head.method)
-        _add(record, "url", head.target)
+        _add_request(record, head.method, head.target)
     else:
-        _add(record, "status_code", head.status)
-        _add(record, "reason", head.reason)
+        if head.status is not None:
+            record["status_code"] = head.status
+        if head.reason is not None:
+            record["reason"] = head.reason
     record["http_version"] = head.version
     record["headers"] = head.fields.headers
     if message.trailers is not None and message.trailers.headers:
         record["trailers"] = message.trailers.headers
-    upgrade = None if is_request else switches_to(head)
-    if upgrade:
-        record["upgrade"] = upgrade
+    if not is_request:
+        upgrade = switches_to(head)
+        if upgrade:
+            record["upgrade"] = upgrade
     content_type = head.fields.by_name.get("content-type")
     if codings:
         # The charset, and characters, are those of the content, not of its coded form.
@@ -108,45 +104,121 @@ def record_of(
     if raw_text is None:
         record["raw_payload_encoding"] = "base64"
     record["type"] = head.type
-    asks = is_request and not head.pushed
     record["role"] = "client" if sent == asks else "server"
     if exchange is not None:
         record["exchange"] = exchange.id
-        if exchange.request is not None:
-            request = exchange.request
-            asked: Record = {}
-            _add(asked, "method", request.method)
-            _add(asked, "url", request.target)
-            record["request"] = asked
+        request = exchange.request
+        if request is not None:
+            asked = record["request"] = {}
+            _add_request(asked, request.method, request.target)
             record["latency_ms"] = exchange.latency_ms
             record["duration_ms"] = exchange.duration_ms
-    _add(record, "stream", head.stream)
-    syscall = syscalls.get(origin.syscall)
-    if syscall is not None:
-        record["syscall"] = syscall
-    connection = connection_of(origin, names, is_client=sent == is_request)
-    if connection is not None:
-        record["connection"] = connection
+    if head.stream is not None:
+        record["stream"] = head.stream
+    record.update(constant.call)
     if origin.sequence:
         record["sequence"] = (origin.sequence + origin.position) & 0xFFFFFFFF
-    record["socket"] = origin.socket
-    record["netns"] = origin.netns
-    record["tid"] = origin.tid
-    record["process_start"] = _start(origin.start_time + clock_offset)
+    record.update(constant.socket)
+    record["captured"] = len(message.raw)
+    if incomplete:
+        record["incomplete"] = list(incomplete)
+    if message.error_code is not None:
+        record["error_code"] = message.error_code
+    return record
+
+
+def _add_request(record: Record, method: str | None, target: str | None) -> None:
+    if method is not None:
+        record["method"] = method
+    if target is not None:
+        record["url"] = target
+
+
+class _Constant(NamedTuple):
+    """What the records of one thread and one direction of a connection say alike.
+
+    ``mover`` stands before ``bytes``, ``call`` behind what is said of the exchange, ``socket``
+    behind ``sequence``.
+    """
+
+    mover: Record
+    call: Record
+    socket: Record
+
+
+# The fields of a chunk that decide it.
+_WHO = (
+    "direction", "family", "pid", "tid", "start_time", "socket", "netns", "local_port",
+    "remote_port", "local", "remote", "comm",
+)  # fmt: skip
+_who = itemgetter(*map(Chunk._fields.index, _WHO))
+
+# Remembered until there are so many: an open connection asks again with each message.
+_constants: dict[tuple[object, ...], _Constant] = {}
+_CONSTANTS_MAX = 4096
+
+
+def _constant_of(
+    origin: Chunk,
+    syscall: str | None,
+    is_client: bool,
+    process: Identity | None,
+    names: Names | None,
+    clock_offset: int,
+) -> _Constant:
+    key = _who(origin), syscall, is_client, process, names, clock_offset
+    constant = _constants.get(key)
+    if constant is None:
+        if len(_constants) >= _CONSTANTS_MAX:
+            _constants.clear()
+        constant = _constants[key] = _Constant(
+            _of_mover(origin, process, names),
+            _of_call(origin, syscall, is_client, names),
+            _of_socket(origin, process, clock_offset),
+        )
+    return constant
+
+
+def _of_mover(origin: Chunk, process: Identity | None, names: Names | None) -> Record:
+    sent = origin.direction == SEND
+    record: Record = {"pid": origin.pid, "comm": comm(origin.comm)}
+    if process is not None and process.cmdline is not None:
+        record["cmdline"] = process.cmdline
+    record["direction"] = "send" if sent else "recv"
+    if origin.family == AF_UNIX:
+        _add_paths(record, names, sent)
+    else:
+        local = address(origin.family, origin.local), origin.local_port
+        remote = address(origin.family, origin.remote), origin.remote_port
+        record["source_ip"], record["source_port"] = local if sent else remote
+        record["dest_ip"], record["dest_port"] = remote if sent else local
+    return record
+
+
+def _of_call(
+    origin: Chunk, syscall: str | None, is_client: bool, names: Names | None
+) -> Record:
+    record: Record = {}
+    if syscall is not None:
+        record["syscall"] = syscall
+    connection = connection_of(origin, names, is_client)
+    if connection is not None:
+        record["connection"] = connection
+    return record
+
+
+def _of_socket(origin: Chunk, process: Identity | None, clock_offset: int) -> Record:
+    record: Record = {
+        "socket": origin.socket,
+        "netns": origin.netns,
+        "tid": origin.tid,
+        "process_start": _start(origin.start_time + clock_offset),
+    }
     if process is not None:
         record["uid"] = process.uid
         if process.cgroup is not None:
             record["cgroup"] = process.cgroup
-    record["captured"] = len(message.raw)
-    if incomplete:
-        record["incomplete"] = list(incomplete)
-    _add(record, "error_code", message.error_code)
     return record
-
-
-def _add(record: Record, key: str, value: object) -> None:
-    if value is not None:
-        record[key] = value
 
 
 def _add_paths(record: Record, names: Names | None, sent: bool) -> None:
