@@ -15,6 +15,10 @@ from typing import NamedTuple
 from profiler.http.message import RESPONSE, Message, Request
 
 
+# NamedTuple's own way goes through Python.
+_new = tuple.__new__
+
+
 class Exchange(NamedTuple):
     """``id`` is the same on a request and its responses as seen at one socket.
 
@@ -36,7 +40,8 @@ def exchange_of(message: Message) -> Exchange | None:
     origin = message.origin
     name = f"{origin.socket}-{request.number}"
     if message.head.type != RESPONSE:
-        return Exchange(name, None, None, None)
-    return Exchange(
-        name, request, (origin.time - request.time) / 1e6, (message.last_time - request.time) / 1e6
+        return _new(Exchange, (name, None, None, None))
+    asked = request.time
+    return _new(
+        Exchange, (name, request, (origin.time - asked) / 1e6, (message.last_time - asked) / 1e6)
     )
