@@ -12,6 +12,7 @@ interpreter, BCC, the ring buffer, small tables of fixed size - comes on top.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 
 
 class Memory:
@@ -23,16 +24,21 @@ class Memory:
         self._held: OrderedDict[int, int] = OrderedDict()
         self.total = 0
 
-    def use(self, socket: int, size: int) -> list[int]:
+    def use(self, socket: int, size: int) -> Sequence[int]:
         """Connection ``socket`` moved and holds ``size`` bytes, 0 if it is gone.
 
         Return the connections to be given up; they are forgotten here.
         """
         held = self._held
-        self.total += size - held.get(socket, 0)
+        before = held.get(socket, 0)
+        if size == before:
+            if size:
+                held.move_to_end(socket)
+            return ()
+        self.total += size - before
         if not size:
             held.pop(socket, None)
-            return []
+            return ()
         held[socket] = size
         held.move_to_end(socket)
         if size > self._connection_limit:
