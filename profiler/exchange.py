@@ -34,12 +34,12 @@ class Exchange(NamedTuple):
 
 def exchange_of(message: Message) -> Exchange | None:
     """Return the exchange that ``message`` is part of; ``None`` if its request was not seen."""
-    request = message.head.request
+    origin, head = message.origin, message.head
+    request = head.request
     if request is None:
         return None
-    origin = message.origin
     name = f"{origin.socket}-{request.number}"
-    if message.head.type != RESPONSE:
+    if head.type != RESPONSE:
         return _new(Exchange, (name, None, None, None))
     asked = request.time
     return _new(

@@ -47,17 +47,16 @@ def record_of(
     ``max_content`` limits what decoding a content coding may yield; ``syscalls``
     names the syscalls of the captured machine by number.
     """
-    origin, head = message.origin, message.head
+    # Taken apart at once: asking a tuple for each of its fields costs a third of all this.
+    origin, head, raw, body, size, incomplete, _, trailers, error_code = message
+    type_, version, method, target, status, reason, fields, _, stream = head
     sent = origin.direction == SEND
-    is_request = head.type == REQUEST
-    body, incomplete = message.body, message.incomplete
+    is_request = type_ == REQUEST
     codings: tuple[str, ...] = ()
-    if head.fields.codings:
-        body, codings, reason = content.decode(
-            body, head.fields.codings, max_content, not incomplete
-        )
-        if reason is not None and reason not in incomplete:
-            incomplete = (*incomplete, reason)
+    if fields.codings:
+        body, codings, why = content.decode(body, fields.codings, max_content, not incomplete)
+        if why is not None and why not in incomplete:
+            incomplete = (*incomplete, why)
 
     asks = is_request and not head.pushed
     constant = _constant_of(
@@ -66,24 +65,24 @@ def record_of(
     record: Record = {
         "timestamp": timestamp(origin.time + clock_offset),
         **constant.mover,
-        "bytes": message.bytes,
+        "bytes": size,
     }
     if is_request:
-        _add_request(record, head.method, head.target)
+        _add_request(record, method, target)
     else:
-        if head.status is not None:
-            record["status_code"] = head.status
-        if head.reason is not None:
-            record["reason"] = head.reason
-    record["http_version"] = head.version
-    record["headers"] = head.fields.headers
-    if message.trailers is not None and message.trailers.headers:
-        record["trailers"] = message.trailers.headers
+        if status is not None:
+            record["status_code"] = status
+        if reason is not None:
+            record["reason"] = reason
+    record["http_version"] = version
+    record["headers"] = fields.headers
+    if trailers is not None and trailers.headers:
+        record["trailers"] = trailers.headers
     if not is_request:
         upgrade = switches_to(head)
         if upgrade:
             record["upgrade"] = upgrade
-    content_type = head.fields.by_name.get("content-type")
+    content_type = fields.by_name.get("content-type")
     if codings:
         # The charset, and characters, are those of the content, not of its coded form.
         body_text = text_of(body)
@@ -92,9 +91,9 @@ def record_of(
         body_text = None
     else:
         body_text = text_of(body, content_type, cut=bool(incomplete))
-    raw_text = text_of(message.raw)
+    raw_text = text_of(raw)
     record["body"] = _base64(body) if body_text is None else body_text[0]
-    record["raw_payload"] = _base64(message.raw) if raw_text is None else raw_text[0]
+    record["raw_payload"] = _base64(raw) if raw_text is None else raw_text[0]
     if body_text is None:
         record["body_encoding"] = "base64"
     elif body_text[1] is not None:
@@ -103,7 +102,7 @@ def record_of(
         record["body_codings"] = list(codings)
     if raw_text is None:
         record["raw_payload_encoding"] = "base64"
-    record["type"] = head.type
+    record["type"] = type_
     record["role"] = "client" if sent == asks else "server"
     if exchange is not None:
         record["exchange"] = exchange.id
@@ -113,17 +112,17 @@ def record_of(
             _add_request(asked, request.method, request.target)
             record["latency_ms"] = exchange.latency_ms
             record["duration_ms"] = exchange.duration_ms
-    if head.stream is not None:
-        record["stream"] = head.stream
+    if stream is not None:
+        record["stream"] = stream
     record.update(constant.call)
     if origin.sequence:
         record["sequence"] = (origin.sequence + origin.position) & 0xFFFFFFFF
     record.update(constant.socket)
-    record["captured"] = len(message.raw)
+    record["captured"] = len(raw)
     if incomplete:
         record["incomplete"] = list(incomplete)
-    if message.error_code is not None:
-        record["error_code"] = message.error_code
+    if error_code is not None:
+        record["error_code"] = error_code
     return record
 
 
