@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 from profiler.http.message import RESPONSE, Message, Request
 
-
 # NamedTuple's own way goes through Python.
 _new = tuple.__new__
 

@@ -194,9 +194,7 @@ def _of_mover(origin: Chunk, process: Identity | None, names: Names | None) -> R
     return record
 
 
-def _of_call(
-    origin: Chunk, syscall: str | None, is_client: bool, names: Names | None
-) -> Record:
+def _of_call(origin: Chunk, syscall: str | None, is_client: bool, names: Names | None) -> Record:
     record: Record = {}
     if syscall is not None:
         record["syscall"] = syscall

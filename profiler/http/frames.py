@@ -59,7 +59,7 @@ _LENGTHS: dict[type[Frame], tuple[int, int]] = {
     ContinuationFrame: (0, _LENGTH_MAX),
 }
 
-_TYPE_MAX = max(kind.type for kind in _LENGTHS)
+_TYPE_MAX = max(kind.type or 0 for kind in _LENGTHS)
 
 
 class Handler(Protocol):

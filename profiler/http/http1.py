@@ -41,6 +41,7 @@ from profiler.http.message import (
     Head,
     Message,
     Output,
+    Request,
 )
 from profiler.settings import Settings
 from profiler.stream import CLOSED_EARLY, Gap
@@ -226,9 +227,11 @@ class Reader:
         return self._begin(head, origin, data, at, body)
 
     def _head(self, start: Start, block: bytes, origin: Chunk) -> Head:
-        if start.type == REQUEST:
+        request: Request | None
+        if start.method is not None and start.target is not None:
             request = self.connection.ask(start.method, start.target, origin.time)
         else:
+            assert start.status is not None
             request = self.connection.answer(start.status, origin.time)
         return _new(Head, (*start, parse_fields(block), request, None))
 
