@@ -12,7 +12,6 @@ interpreter, BCC, the ring buffer, small tables of fixed size - comes on top.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
 
 
 class Memory:
@@ -24,7 +23,7 @@ class Memory:
         self._held: OrderedDict[int, int] = OrderedDict()
         self.total = 0
 
-    def use(self, socket: int, size: int) -> Sequence[int]:
+    def use(self, socket: int, size: int) -> list[int]:
         """Connection ``socket`` moved and holds ``size`` bytes, 0 if it is gone.
 
         Return the connections to be given up; they are forgotten here.
@@ -34,11 +33,11 @@ class Memory:
         if size == before:
             if size:
                 held.move_to_end(socket)
-            return ()
+            return []
         self.total += size - before
         if not size:
             held.pop(socket, None)
-            return ()
+            return []
         held[socket] = size
         held.move_to_end(socket)
         if size > self._connection_limit:

@@ -154,7 +154,7 @@ _who = itemgetter(*map(Chunk._fields.index, _WHO))
 
 # Remembered until there are so many: an open connection asks again with each message.
 _constants: dict[tuple[object, ...], _Constant] = {}
-_CONSTANTS_MAX = 4096
+_CONSTANTS_MAX = 1024
 
 
 def _constant_of(
