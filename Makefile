@@ -22,7 +22,7 @@ demo: setup
 
 # The end-to-end tests come last: they need the others to be right.
 test: setup setup-vagrant
-	$(VENV)/bin/tox run -q -e lint,unit,replay,fuzz
+	$(VENV)/bin/tox run -q -e lint,unit,replay,fuzz,growth
 	$(VENV)/bin/tox run -qq -e e2e
 
 lint: setup

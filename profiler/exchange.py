@@ -14,6 +14,9 @@ from typing import NamedTuple
 
 from profiler.http.message import RESPONSE, Message, Request
 
+# NamedTuple's own way goes through Python.
+_new = tuple.__new__
+
 
 class Exchange(NamedTuple):
     """``id`` is the same on a request and its responses as seen at one socket.
@@ -30,13 +33,14 @@ class Exchange(NamedTuple):
 
 def exchange_of(message: Message) -> Exchange | None:
     """Return the exchange that ``message`` is part of; ``None`` if its request was not seen."""
-    request = message.head.request
+    origin, head = message.origin, message.head
+    request = head.request
     if request is None:
         return None
-    origin = message.origin
     name = f"{origin.socket}-{request.number}"
-    if message.head.type != RESPONSE:
-        return Exchange(name, None, None, None)
-    return Exchange(
-        name, request, (origin.time - request.time) / 1e6, (message.last_time - request.time) / 1e6
+    if head.type != RESPONSE:
+        return _new(Exchange, (name, None, None, None))
+    asked = request.time
+    return _new(
+        Exchange, (name, request, (origin.time - asked) / 1e6, (message.last_time - asked) / 1e6)
     )

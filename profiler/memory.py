@@ -29,7 +29,12 @@ class Memory:
         Return the connections to be given up; they are forgotten here.
         """
         held = self._held
-        self.total += size - held.get(socket, 0)
+        before = held.get(socket, 0)
+        if size == before:
+            if size:
+                held.move_to_end(socket)
+            return []
+        self.total += size - before
         if not size:
             held.pop(socket, None)
             return []

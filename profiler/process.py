@@ -44,9 +44,12 @@ class Processes:
         # By pid and start time; with the inode of the cgroup.
         self._known: OrderedDict[tuple[int, int], tuple[str | None, int, int]] = OrderedDict()
         self._paths: OrderedDict[int, str | None] = OrderedDict()
+        # Those that were asked for since something was learnt.
+        self._identities: dict[tuple[int, int], Identity] = {}
 
     def learn(self, process: Process) -> Cgroup | None:
         """Take over who a process is; return its cgroup if that was found out just now."""
+        self._identities.clear()
         cmdline = _text(process.cmdline) if process.cmdline else None
         known = cmdline, process.uid, process.cgroup
         _keep(self._known, (process.pid, process.start_time), known)
@@ -58,15 +61,20 @@ class Processes:
 
     def learn_cgroup(self, cgroup: Cgroup) -> None:
         """Take over the path of a cgroup."""
+        self._identities.clear()
         _keep(self._paths, cgroup.id, _shown(cgroup.path))
 
     def identity(self, pid: int, start_time: int) -> Identity | None:
         """Who this process is; ``None`` if it was never introduced."""
-        known = self._known.get((pid, start_time))
-        if known is None:
-            return None
-        cmdline, uid, cgroup = known
-        return Identity(cmdline, uid, self._paths.get(cgroup))
+        key = pid, start_time
+        identity = self._identities.get(key)
+        if identity is None:
+            known = self._known.get(key)
+            if known is None:
+                return None
+            cmdline, uid, cgroup = known
+            identity = self._identities[key] = Identity(cmdline, uid, self._paths.get(cgroup))
+        return identity
 
     def _find_cgroup(self, pid: int, inode: int) -> str | None:
         assert self._root is not None

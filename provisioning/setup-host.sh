@@ -39,6 +39,7 @@ need mmdebstrap mmdebstrap
 need e2fsprogs mke2fs
 need openssh-client ssh
 need gpg gpg
+need valgrind valgrind
 need debian-archive-keyring /usr/share/keyrings/debian-archive-keyring.gpg
 if [ "$part" = vagrant ]; then
     need vagrant vagrant

@@ -11,7 +11,10 @@ spaces, a bare LF, no reason.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
+from typing import NamedTuple
 
+from profiler.http.fields import decode
 from profiler.http.message import REQUEST, RESPONSE
 
 TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"  # RFC 9110, 5.6.2
@@ -63,6 +66,38 @@ def is_sure(start: re.Match[bytes]) -> bool:
     if start.re is REQUEST_LINE and (b" " in start[2] or _GLUED.match(start[1])):
         return False
     return _FIELD_BEGINS.match(start.string, start.end()) is not None
+
+
+class Start(NamedTuple):
+    """What a start line says: ``type``, and what such a message has of the others."""
+
+    type: str
+    version: str
+    method: str | None
+    target: str | None
+    status: int | None
+    reason: str | None
+
+
+def start_of(line: bytes) -> Start | None:
+    """Return what ``line``, with its LF, says if it is a start line."""
+    return (_remembered if len(line) <= _REMEMBERED_SIZE else _parse)(line)
+
+
+def _parse(line: bytes) -> Start | None:
+    match = start_line(line, 0, None)
+    if match is None:
+        return None
+    if match.re is REQUEST_LINE:
+        method, target, version = map(decode, match.groups())
+        return Start(REQUEST, version, method, target, None, None)
+    version, code, reason = map(decode, match.groups(b""))
+    return Start(RESPONSE, version, None, None, int(code), reason.strip())
+
+
+# Programs repeat themselves; the limits are those of ``fields.py``.
+_remembered = lru_cache(maxsize=512)(_parse)
+_REMEMBERED_SIZE = 1024
 
 
 def begins_usual(data: bytes, at: int) -> bool:

@@ -59,6 +59,8 @@ _LENGTHS: dict[type[Frame], tuple[int, int]] = {
     ContinuationFrame: (0, _LENGTH_MAX),
 }
 
+_TYPE_MAX = max(kind.type or 0 for kind in _LENGTHS)
+
 
 class Handler(Protocol):
     """Who takes the frames of one direction, in their order.
@@ -118,6 +120,8 @@ def is_sure_start(chunk: Chunk) -> bool:
 
 def _likely_length(header: bytes) -> int | None:
     """Return the length that a frame's header states; ``None`` if nobody would send it."""
+    if header[3] > _TYPE_MAX:  # as all text is, and most else
+        return None
     frame, length = _parse(header)
     if frame is None or type(frame) not in _LENGTHS:
         return None

@@ -40,11 +40,11 @@ def switches_to(head: Head) -> str | None:
     Behind ``101`` it is what the Upgrade field names, in lower case, such as
     ``websocket`` or ``h2c``; ``""`` if there is no such field.
     """
+    status, request = head.status, head.request
     # RFC 9110, 15.2.2: 101 Switching Protocols
-    if head.status == 101:
+    if status == 101:
         return head.fields.by_name.get("upgrade", "").lower()
     # RFC 9110, 9.3.6: a 2xx response to CONNECT opens a tunnel.
-    connect = head.request is not None and head.request.method == "CONNECT"
-    if connect and head.status is not None and 200 <= head.status < 300:
-        return TUNNEL
+    if request is not None and request.method == "CONNECT":
+        return TUNNEL if status is not None and 200 <= status < 300 else None
     return None

@@ -22,14 +22,16 @@ from typing import Callable, Optional
 
 from profiler.http.classify import (
     REQUEST_LINE,
+    Start,
     begins_usual,
     is_sure,
     may_become_start_line,
     start_line,
+    start_of,
 )
 from profiler.http.connection import Connection
 from profiler.http.draft import Draft, without_payload
-from profiler.http.fields import CHUNKED, FAULTY, UNTIL_CLOSE, decode, parse_fields
+from profiler.http.fields import CHUNKED, FAULTY, UNTIL_CLOSE, parse_fields
 from profiler.http.framing import body_length, switches_to
 from profiler.http.message import (
     HEAD_LIMIT,
@@ -39,6 +41,7 @@ from profiler.http.message import (
     Head,
     Message,
     Output,
+    Request,
 )
 from profiler.settings import Settings
 from profiler.stream import CLOSED_EARLY, Gap
@@ -58,6 +61,9 @@ _SHORT_LINE = 64
 
 # What is kept of the chunk with which a head began that is cut off.
 _ORIGIN_SIZE = 500
+
+# NamedTuple's own way goes through Python.
+_new = tuple.__new__
 
 Step = Callable[["Reader", bytes, int], Optional[int]]
 
@@ -190,10 +196,11 @@ class Reader:
             return at + 1
         connection = self.connection
         type_ = connection.type_in(self._direction)
-        start = start_line(data, at, type_)
-        if start is not None and start.end() - at > self._max_head:
-            start = None
-        if start is None:
+        behind = data.find(b"\n", at) + 1
+        start = None
+        if behind - at <= self._max_head:
+            start = start_of(data[at:behind])
+        if start is None or type_ not in (None, start.type):
             if len(data) - at <= self._max_head and may_become_start_line(data, at, type_):
                 return None
             if type_ is None:
@@ -202,9 +209,9 @@ class Reader:
                 self._start_anew()
             return len(data)
         if type_ is None:
-            is_request = start.re is REQUEST_LINE
+            is_request = start.type == REQUEST
             connection.requests = self._direction if is_request else 1 - self._direction
-        end = _END_OF_HEAD.search(data, max(start.end() - 1, self._searched))
+        end = _END_OF_HEAD.search(data, max(behind - 1, self._searched))
         body = len(data) if end is None else end.end()
         self._searched = 0
         if body - at > self._max_head:
@@ -216,19 +223,17 @@ class Reader:
             self._searched = body - at - 2
             return None
         origin = self._origin_at(at)
-        head = self._head(start, data[start.end() : body], origin)
+        head = self._head(start, data[behind:body], origin)
         return self._begin(head, origin, data, at, body)
 
-    def _head(self, start: re.Match[bytes], block: bytes, origin: Chunk) -> Head:
-        fields = parse_fields(block)
-        if start.re is REQUEST_LINE:
-            method, target, version = map(decode, start.groups())
-            request = self.connection.ask(method, target, origin.time)
-            return Head(REQUEST, version, method, target, None, None, fields, request)
-        version, code, reason = map(decode, start.groups(b""))
-        status = int(code)
-        answered = self.connection.answer(status, origin.time)
-        return Head(RESPONSE, version, None, None, status, reason.strip(), fields, answered)
+    def _head(self, start: Start, block: bytes, origin: Chunk) -> Head:
+        request: Request | None
+        if start.method is not None and start.target is not None:
+            request = self.connection.ask(start.method, start.target, origin.time)
+        else:
+            assert start.status is not None
+            request = self.connection.answer(start.status, origin.time)
+        return _new(Head, (*start, parse_fields(block), request, None))
 
     def _begin(self, head: Head, origin: Chunk, data: bytes, at: int, body: int) -> int:
         """A head stands in ``data`` from ``at`` to ``body``: make the message, or its draft."""
@@ -238,8 +243,9 @@ class Reader:
         doubtful = head.request is None or "expect" in head.fields.by_name
         end = body + length
         if length == 0 or (0 < length <= self._max_body and end <= len(data) and not doubtful):
+            raw, content = data[at:end], data[body:end]
             self._out.append(
-                Message(origin, head, data[at:end], data[body:end], end - at, (), self._time)
+                _new(Message, (origin, head, raw, content, end - at, (), self._time, None, None))
             )
             if head.type == RESPONSE:
                 self.over = switches_to(head)
@@ -409,9 +415,10 @@ class Reader:
 
     def _cut_head(self, raw: bytes, origin: Chunk, reason: str) -> None:
         """Hand out the beginning of a head, if its start line is whole: else it may be anything."""
-        start = self._start_line(raw, 0)
-        if start is not None:
-            head = self._head(start, raw[start.end() : raw.rfind(b"\n") + 1], origin)
+        behind = raw.find(b"\n") + 1
+        start = start_of(raw[:behind])
+        if start is not None and self.connection.type_in(self._direction) in (start.type, None):
+            head = self._head(start, raw[behind : raw.rfind(b"\n") + 1], origin)
             self._out.append(Message(origin, head, raw, b"", len(raw), (reason,), self._time))
 
     def _start_anew(self) -> None:

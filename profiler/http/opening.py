@@ -54,10 +54,11 @@ class Opening:
 def may_be_settings(data: bytes) -> bool:
     """Whether a server's first frame may begin like ``data``, as far as that goes."""
     # RFC 9113, 6.5: length, type, no ACK, stream 0. No server has so many settings to tell.
+    if data[:1] > b"\0":
+        return False
     length, rest = data[:3], data[3:HEADER_SIZE]
     return (
-        length[:1] in (b"", b"\0")
-        and length[1:2] <= b"\x05"
+        length[1:2] <= b"\x05"
         and (len(length) < 3 or int.from_bytes(length, "big") % 6 == 0)
         and b"\x04\0\0\0\0\0".startswith(rest)
     )

@@ -189,7 +189,7 @@ def test_a_pipe_that_does_not_block_is_waited_for(stdout: int) -> None:
     thread = Thread(target=receive)
     sink.write({"x": "y" * 10})
     for _ in range(10):
-        sink._lines.append(b"z" * 20_000 + b"\n")
+        sink._batch += b"z" * 20_000 + b"\n"
     thread.start()
     sink.close()
     thread.join(10)

@@ -54,6 +54,7 @@ def test_a_process_that_is_not_introduced_is_unknown(proc: Path, cgroups: Path) 
 def test_a_process_that_runs_another_program_is_introduced_again(proc: Path, cgroups: Path) -> None:
     processes = Processes(proc, cgroups)
     processes.learn(process(cmdline=b"sh\0"))
+    assert processes.identity(7, 500) == Identity("sh", 33, None)
     processes.learn(process(cmdline=b"curl\0x\0"))
     identity = processes.identity(7, 500)
     assert identity is not None

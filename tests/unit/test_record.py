@@ -17,7 +17,16 @@ from profiler import syscalls
 from profiler.exchange import exchange_of
 from profiler.http import Message
 from profiler.process import Identity
-from profiler.record import address, comm, community_id, connection_of, record_of, timestamp
+from profiler.record import (
+    _CONSTANTS_MAX,
+    _constants,
+    address,
+    comm,
+    community_id,
+    connection_of,
+    record_of,
+    timestamp,
+)
 from profiler.wire import AF_INET, AF_INET6, AF_UNIX, FLAG_JOINED, FLAG_LIMIT, RECV, SEND, Names
 from tests.unit.h2talk import Talk, answering, asking
 from tests.unit.messages import read, request, response
@@ -88,6 +97,31 @@ def test_a_request() -> None:
         "cgroup": "/user.slice",
         "captured": len(POST),
     }
+
+
+def test_what_records_of_a_connection_say_alike_follows_what_is_known() -> None:
+    """It is remembered, but not longer than it is true."""
+    wire = Wire()
+    first, second = read(wire.send(POST), wire.send(POST, tid=9))
+    before = record(first)
+    later = Identity("wget", 7, None)
+    names = ("cmdline", "uid", "cgroup", "tid", "process_start")
+    assert [before[name] for name in names] == [
+        *("curl x", 1000, "/user.slice", 101, "2026-11-22T16:00:00.000000007Z")
+    ]
+    assert [record(first, later).get(name) for name in names[:3]] == ["wget", 7, None]
+    assert record(second)["tid"] == 9
+    shifted = record_of(first, None, CURL, None, OFFSET + 1, 1000, SYSCALLS)
+    assert shifted["process_start"] == "2026-11-22T16:00:00.000000008Z"
+    assert record(first) == before
+
+
+def test_only_so_much_is_remembered_of_connections() -> None:
+    (message,) = read(Wire().send(POST))
+    for socket in range(2 * _CONSTANTS_MAX):
+        origin = message.origin._replace(socket=socket)
+        assert record(message._replace(origin=origin))["socket"] == socket
+        assert len(_constants) <= _CONSTANTS_MAX
 
 
 def test_a_response() -> None:

@@ -1,0 +1,22 @@
+"""The replay of ``replay.py`` by pytest-benchmark: ``tox -e bench-replay``."""
+
+from __future__ import annotations
+
+import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from benchmarks.replay import run, workload
+
+ROUNDS = 50
+
+
+@pytest.mark.parametrize("kept", [False, True], ids=["demo", "kept alive"])
+def test_replay(benchmark: BenchmarkFixture, kept: bool) -> None:
+    """One round is the time of all messages: ``messages`` says how many there are."""
+    machine, records, messages = workload(kept, ROUNDS)
+    benchmark.extra_info["messages"] = messages * ROUNDS
+    written = benchmark(run, machine, records).written
+    assert written.requests + written.responses == messages * ROUNDS
+    benchmark.extra_info["microseconds a message"] = round(
+        benchmark.stats["min"] / (messages * ROUNDS) * 1e6, 1
+    )

@@ -1,0 +1,33 @@
+"""Twice the input gives at most twice the work, whatever grows.
+
+The work is instructions as valgrind counts them, so a busy machine changes
+nothing (``benchmarks/growth.py``; docs/performance.md has the figures).
+"""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from benchmarks.growth import SHAPES, counts
+
+# Room for what does not grow evenly: Python's tables and collections of garbage, which come at
+# certain sizes. What is quadratic gives up to 4, and is well above when it is half of the work.
+LIMIT = 2.2
+
+
+@pytest.fixture(scope="module")
+def counted() -> dict[str, list[int]]:
+    if shutil.which("valgrind") is None:
+        pytest.fail("valgrind is needed: provisioning/setup-host.sh installs it")
+    return counts()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_twice_the_input_is_at_most_twice_the_work(
+    counted: dict[str, list[int]], shape: str
+) -> None:
+    one, two, four = counted[shape]
+    assert two <= LIMIT * one
+    assert four <= LIMIT * two
