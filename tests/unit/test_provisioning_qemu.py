@@ -25,9 +25,7 @@ def state(tmp_path, monkeypatch):
     return tmp_path / "guests"
 
 
-def command(
-    machine="x86_64", accelerator=None, append="", instance="debian-12", guest="debian-12"
-):
+def command(machine="x86_64", accelerator=None, append="", instance="debian-12", guest="debian-12"):
     hardware = host_architecture(machine)
     return qemu.command_line(
         find_guest(guest),
