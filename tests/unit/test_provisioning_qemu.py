@@ -162,8 +162,10 @@ def fake_machine(instance, *more):
     """A process whose command line is that of an instance."""
     instance.directory.mkdir(parents=True)
     process = subprocess.Popen(
-        [sys.executable, "-c", "import time; time.sleep(60)", "-pidfile", str(instance.pid_file)]
-        + list(more)
+        [
+            *(sys.executable, "-c", "import time; time.sleep(60)"),
+            *("-pidfile", str(instance.pid_file), *more),
+        ]
     )
     instance.pid_file.write_text(f"{process.pid}\n")
     while not instance.is_process(process.pid):
