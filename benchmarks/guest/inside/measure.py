@@ -86,6 +86,8 @@ class Client:
         said = self._directory / "client"
         with said.open("wb") as output:
             # Files and not pipes: nobody is to be woken by what it prints.
+            # What this process has run is counted when it stops: now, and not in between.
+            time.sleep(POLL_SECONDS)
             before = processes.busy_time()
             status = subprocess.Popen(command, stdout=output, stderr=output).wait()
             busy = processes.busy_time() - before

@@ -145,12 +145,12 @@ WORKLOADS = {
         ),
         Workload(
             "file-write",
-            "`dd bs=500` from /dev/zero to a file in memory",
+            "`dd bs=500` from /dev/zero over a file in memory",
             "block",
             rounds=20_000,
             client=(
-                *("dd", "if=/dev/zero", "of={directory}/written", "bs=500", "count={rounds}"),
-                "status=none",
+                *("dd", "if=/dev/zero", "of={directory}/zeros", "bs=500", "count={rounds}"),
+                *("conv=notrunc", "status=none"),
             ),
         ),
         Workload(
