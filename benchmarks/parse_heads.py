@@ -3,7 +3,7 @@
     python -m benchmarks.parse_heads                  # times, and what is refused
     python -m benchmarks.parse_heads --instructions   # counted by valgrind, a few minutes
 
-It wants h11, httptools and llhttp: ``tox -e bench`` has them.
+It wants h11, httptools and llhttp: ``tox -e bench-replay`` has them.
 ``docs/parser-choice.md`` holds the answer and what follows from it.
 """
 

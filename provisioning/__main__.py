@@ -30,7 +30,7 @@ from provisioning.locks import read_lock
 from provisioning.manifest import read_manifest
 from provisioning.playbook import play_on_machine
 from provisioning.progress import say
-from provisioning.providers import DEFAULT, TOOLS, named_provider, running
+from provisioning.providers import DEFAULT, TOOLS, named_provider, qemu, running
 from provisioning.relock import relock
 
 INTERRUPTED = 130
@@ -114,6 +114,11 @@ def parser() -> argparse.ArgumentParser:
     command = commands.add_parser("up", help="boot a guest, building its image if needed")
     command.add_argument("guest", nargs="?", metavar="GUEST", help=guest)
     command.add_argument("--append", default="", help="more arguments for the guest's kernel")
+    command.add_argument(
+        "--icount",
+        action="store_true",
+        help="have the guest's clock count instructions, one a nanosecond; needs cpus = 1",
+    )
     command.set_defaults(run=_up)
 
     command = commands.add_parser("ssh", help="run a command in a guest, or log in")
@@ -204,7 +209,11 @@ def _play(arguments: argparse.Namespace) -> int:
 
 def _up(arguments: argparse.Namespace) -> int:
     guest, fresh = machines.up(
-        arguments.guest, provider=arguments.provider, append=arguments.append
+        arguments.guest,
+        provider=arguments.provider,
+        append=arguments.append,
+        icount=arguments.icount,
+        timeout=qemu.ICOUNT_BOOT_TIMEOUT if arguments.icount else qemu.BOOT_TIMEOUT,
     )
     say(
         f"{guest.name} is {'up' if fresh else 'up already'}:"

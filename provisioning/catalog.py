@@ -60,6 +60,7 @@ class GuestSpec:
     cpus: int
     product_python: str = ""
     containers: bool = False
+    benchmarks: bool = False
     without_security: bool = False
     archive_expired: bool = False
     box: str = ""
@@ -94,6 +95,7 @@ KEYS: Mapping[str, type] = {
 OPTIONAL_KEYS: Mapping[str, type] = {
     "product_python": str,
     "containers": bool,
+    "benchmarks": bool,
     "without_security": bool,
     "archive_expired": bool,
     "box": str,

@@ -46,10 +46,12 @@ def up(
     provider: str | None = None,
     append: str = "",
     timeout: float = qemu.BOOT_TIMEOUT,
+    icount: bool = False,
 ) -> tuple[Guest, bool]:
-    """Bring a guest up; return it and whether it was not up before."""
+    """Bring a guest up; return it and whether it was not up before. See :func:`machine`."""
     chosen = choose_provider(provider, name)
     if chosen != DEFAULT:
+        _check_icount(chosen, icount)
         return _up_with(chosen, name, append)
     _check_qemu()
     spec, instance = resolve(name)
@@ -61,7 +63,8 @@ def up(
         found = _running(instance)
         if found is not None:
             return found, False
-        return qemu.start(spec, image, instance, append=append, timeout=timeout), True
+        guest = qemu.start(spec, image, instance, append=append, timeout=timeout, icount=icount)
+        return guest, True
 
 
 def attach(name: str, *, provider: str | None = None) -> Guest:
@@ -98,6 +101,7 @@ def machine(
     provider: str | None = None,
     append: str = "",
     timeout: float = qemu.BOOT_TIMEOUT,
+    icount: bool = False,
 ) -> Iterator[Guest]:
     """Yield a guest of one's own: fresh, and gone when the block ends.
 
@@ -108,11 +112,15 @@ def machine(
 
     With the providers vagrant and lima it is the machine that is up there, whatever
     ``instance`` is, for one process at a time, and it stays up.
+
+    With ``icount``, which the provider qemu has alone, a nanosecond of the guest's
+    clock is one instruction.
     """
     if instance is not None and name is None:
         name = instance.partition("@")[0]
     chosen = choose_provider(provider, name)
     if chosen != DEFAULT:
+        _check_icount(chosen, icount)
         with _borrowed(chosen, name, append) as guest:
             yield guest
         return
@@ -132,11 +140,18 @@ def machine(
                     f"{own.name} is up already: take it down, or name another instance"
                 )
             qemu.stop(own)
-        guest = qemu.start(spec, image, own, append=append, timeout=timeout, bound=True)
+        guest = qemu.start(
+            spec, image, own, append=append, timeout=timeout, bound=True, icount=icount
+        )
         try:
             yield guest
         finally:
             qemu.stop(own)
+
+
+def _check_icount(tool: str, icount: bool) -> None:
+    if icount:
+        raise GuestError(f"provider {tool} cannot count instructions: use {DEFAULT}")
 
 
 def _running(instance: Instance) -> Guest | None:

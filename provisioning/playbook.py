@@ -44,6 +44,7 @@ def system_variables(
         "guest_python": spec.python,
         "venv_python": spec.venv_python,
         "containers": spec.containers,
+        "benchmarks": spec.benchmarks,
         "pip_constraints": pins(read_lock(spec.name)) if pinned is None else pinned,
         "profiler_dependencies": profiler_dependencies(),
         "demo_requirements": [str(REPOSITORY / name) for name in DEMO_REQUIREMENTS],

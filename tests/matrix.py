@@ -59,9 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.matrix", description=__doc__)
     parser.add_argument("--guest", action="append", help="only this one; may be repeated")
     options, passed_on = parser.parse_known_args(arguments)
-    guests = options.guest or [
-        spec.name for spec in load_catalog().values() if spec.distribution == DISTRIBUTION
-    ]
+    guests = options.guest or the_range()
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         command = [sys.executable, "-m", "pytest", "tests/e2e", "-n", "auto", "--dist", "loadgroup"]
@@ -80,6 +78,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     PAGE.write_text(page(every))
     print(f"written: {PAGE.relative_to(REPOSITORY)}")
     return code
+
+
+def the_range() -> list[str]:
+    """Return the guests that are a release's, by name: those of benchmarks repeat one."""
+    return [
+        spec.name
+        for spec in load_catalog().values()
+        if spec.distribution == DISTRIBUTION and not spec.benchmarks
+    ]
 
 
 def collect(guest: str, date: str, junit: str, directory: Path, selection: str = "") -> Seen:

@@ -23,7 +23,7 @@ from pathlib import Path
 from provisioning.architecture import Architecture, host_architecture
 from provisioning.cache import cache_directory, digest, write_whole
 from provisioning.catalog import GuestSpec
-from provisioning.errors import BootFailed, ProvisioningError
+from provisioning.errors import BootFailed, GuestError, ProvisioningError
 from provisioning.guest import Guest
 from provisioning.host import find_tool, tail
 from provisioning.image import Image
@@ -35,6 +35,9 @@ USER = "tester"
 
 # Emulation on a busy machine of two cores, with a margin.
 BOOT_TIMEOUT = 180.0
+
+# One thread emulates all of it, and each instruction is counted.
+ICOUNT_BOOT_TIMEOUT = 1800.0
 
 BOOT_ATTEMPTS = 5
 
@@ -65,9 +68,21 @@ KVM = Accelerator("KVM", ("-accel", "kvm", "-cpu", "host"))
 
 # Without la57: each memory access that misses would walk one table more, and
 # five levels are of no use below 128 TiB. Without svm: the guest would load KVM.
+PROCESSORS = {"x86_64": "max,la57=off,svm=off", "aarch64": "max"}
+
 TCG = {
-    "x86_64": Accelerator("TCG", ("-accel", "tcg,thread=multi", "-cpu", "max,la57=off,svm=off")),
-    "aarch64": Accelerator("TCG", ("-accel", "tcg,thread=multi", "-cpu", "max")),
+    machine: Accelerator("TCG", ("-accel", "tcg,thread=multi", "-cpu", processor))
+    for machine, processor in PROCESSORS.items()
+}
+
+# The guest's clock counts instructions, one a nanosecond, however busy the host is. While
+# the guest is idle its clock does not wait for the host's: it jumps to the next timer.
+ICOUNT = {
+    machine: Accelerator(
+        "TCG, counting instructions",
+        ("-icount", "shift=0,sleep=off", "-accel", "tcg,thread=single", "-cpu", processor),
+    )
+    for machine, processor in PROCESSORS.items()
 }
 
 
@@ -184,16 +199,17 @@ def start(
     append: str = "",
     timeout: float = BOOT_TIMEOUT,
     bound: bool = False,
+    icount: bool = False,
 ) -> Guest:
     """Boot a machine and wait until it takes commands; on any failure nothing is left of it.
 
     ``append`` is added to the kernel's command line. A machine that is ``bound``
-    dies with the process that started it, even if that is killed.
+    dies with the process that started it, even if that is killed. With ``icount``
+    a nanosecond of its clock is one instruction.
     """
     hardware = host_architecture()
     qemu = find_tool(hardware.qemu, hardware.qemu_package)
-    trouble = kvm_trouble(qemu, hardware, image)
-    accelerator = KVM if trouble is None else TCG[hardware.machine]
+    accelerator = _accelerator(spec, qemu, hardware, image, icount)
     instance.forget()
     instance.directory.mkdir(parents=True)
     try:
@@ -216,6 +232,20 @@ def start(
     except BaseException:
         stop(instance)
         raise
+
+
+def _accelerator(
+    spec: GuestSpec, qemu: str, hardware: Architecture, image: Image, icount: bool
+) -> Accelerator:
+    if icount:
+        if spec.cpus != 1:
+            # QEMU would start it, and it would never come up.
+            raise GuestError(
+                f"{spec.name}: instructions are counted on one processor only, and it has"
+                f" {spec.cpus}: take a guest with cpus = 1 in guests.toml"
+            )
+        return ICOUNT[hardware.machine]
+    return KVM if kvm_trouble(qemu, hardware, image) is None else TCG[hardware.machine]
 
 
 @dataclass(frozen=True)
@@ -309,6 +339,14 @@ def _check_running(instance: Instance, process: subprocess.Popen[bytes]) -> None
             f"{instance.name}: QEMU ended with status {status} before the guest was up",
             last_words(instance),
         )
+
+
+def counts_instructions(instance: Instance) -> bool:
+    """Whether the machine was started with ``icount``, and runs."""
+    pid = instance.pid()
+    if pid is None:
+        return False
+    return b"-icount" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
 
 
 def stop(instance: Instance) -> bool:

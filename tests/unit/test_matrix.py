@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tests.matrix import Seen, collect, page
+from tests.matrix import Seen, collect, page, the_range
 
 JUNIT = """<testsuites><testsuite>
 <testcase classname="tests.e2e.test_capture" name="test_ipv6[socket-debian-12]"/>
@@ -30,6 +30,10 @@ def document(kernel: str, *rows: dict[str, Any]) -> dict[str, Any]:
 
 def seen(guest: str, *rows: dict[str, Any]) -> Seen:
     return Seen(guest, "2026-11-22", {"passed": 3}, [], {"socket": document("6.1.0", *rows)})
+
+
+def test_each_kernel_is_there_once() -> None:
+    assert the_range() == ["debian-11", "debian-12", "debian-13", "debian-14"]
 
 
 def test_what_is_collected(tmp_path: Path) -> None:

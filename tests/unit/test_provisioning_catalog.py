@@ -68,7 +68,12 @@ def test_a_python_beside_the_system_s_makes_the_environments_where_that_is_too_o
 def test_what_shapes_an_image_is_in_its_recipe():
     spec = find_guest("debian-12")
     assert spec.containers
-    for change in ({"containers": False}, {"product_python": "3.12"}, {"suite": "trixie"}):
+    for change in (
+        {"containers": False},
+        {"benchmarks": True},
+        {"product_python": "3.12"},
+        {"suite": "trixie"},
+    ):
         assert catalog.recipe(replace(spec, **change)) != catalog.recipe(spec)
     for change in ({"memory": 1}, {"cpus": 1}, {"archive_expired": True}):
         assert catalog.recipe(replace(spec, **change)) == catalog.recipe(spec)
@@ -201,3 +206,12 @@ def test_without_mmdebstrap_no_archive_can_be_used(monkeypatch):
     monkeypatch.setattr(catalog.shutil, "which", lambda name: None)
     trouble = catalog.archive_trouble(find_guest("ubuntu-24.04"))
     assert trouble == "mmdebstrap is not installed"
+
+
+def test_what_is_measured_is_in_a_guest_of_its_own():
+    found = [row for row in load_catalog().values() if row.benchmarks]
+    assert [row.name for row in found] == ["debian-13-bench"]
+    # Instructions are counted on one processor only.
+    assert found[0].cpus == 1
+    like = find_guest("debian-13")
+    assert (found[0].suite, found[0].kernel) == (like.suite, like.kernel)

@@ -169,6 +169,11 @@ def test_what_vagrant_cannot_give_is_refused(one_up):
         machines.up("ubuntu-24.04", append="quiet")
     with pytest.raises(GuestError, match="has one machine of each guest"):
         machines.up("ubuntu-24.04@two", provider="vagrant")
+    refused = pytest.raises(GuestError, match="provider vagrant cannot count instructions: use")
+    with refused:
+        machines.up("ubuntu-24.04", icount=True)
+    with refused, machines.machine("ubuntu-24.04", icount=True):
+        pytest.fail("a figure that is none")
 
 
 def test_a_second_up_finds_the_first(one_up, place):

@@ -11,7 +11,7 @@ import pytest
 from provisioning import instances
 from provisioning.architecture import host_architecture
 from provisioning.catalog import find_guest
-from provisioning.errors import BootFailed, ProvisioningError
+from provisioning.errors import BootFailed, GuestError, ProvisioningError
 from provisioning.image import Image
 from provisioning.instances import Access, Instance
 from provisioning.providers import qemu
@@ -25,10 +25,10 @@ def state(tmp_path, monkeypatch):
     return tmp_path / "guests"
 
 
-def command(machine="x86_64", accelerator=None, append="", instance="debian-12"):
+def command(machine="x86_64", accelerator=None, append="", instance="debian-12", guest="debian-12"):
     hardware = host_architecture(machine)
     return qemu.command_line(
-        find_guest("debian-12"),
+        find_guest(guest),
         IMAGE,
         Instance(instance),
         2299,
@@ -88,6 +88,32 @@ def test_a_comma_in_a_path_does_not_start_an_option(monkeypatch, tmp_path):
     assert f"file={tmp_path}/a,,b/debian-12/overlay.qcow2" in option(command(), "-drive")
 
 
+def test_a_clock_that_counts_instructions_takes_one_thread_and_one_processor():
+    line = command(accelerator=qemu.ICOUNT["x86_64"], guest="debian-13-bench")
+    assert option(line, "-icount") == "shift=0,sleep=off"
+    assert option(line, "-accel") == "tcg,thread=single"
+    assert option(line, "-smp") == "1"
+    # The same processor as without.
+    assert option(line, "-cpu") == option(command(), "-cpu")
+    assert "-icount" not in command()
+
+
+def test_a_guest_with_more_processors_is_refused_before_it_hangs(state):
+    with pytest.raises(GuestError, match="on one processor only, and it has 2: take a guest with"):
+        qemu.start(find_guest("debian-12"), IMAGE, Instance("debian-12"), icount=True)
+    assert not Instance("debian-12").directory.exists()
+
+
+@pytest.mark.parametrize("counts", [True, False])
+def test_a_machine_that_counts_is_told_by_its_command_line(state, counts):
+    instance = Instance("debian-12@gw0")
+    assert not qemu.counts_instructions(instance)
+    process = fake_machine(instance, *(["-icount"] if counts else []))
+    assert qemu.counts_instructions(instance) is counts
+    qemu.stop(instance)
+    process.wait()
+
+
 def test_without_kvm_there_is_no_probe(monkeypatch, tmp_path):
     monkeypatch.setattr(qemu, "KVM_DEVICE", tmp_path / "kvm")
     trouble = qemu.kvm_trouble("/bin/sh", host_architecture("x86_64"), IMAGE)
@@ -132,11 +158,14 @@ def test_kvm_is_used_only_where_a_kernel_booted(kvm_device, tmp_path, script, tr
     assert (tmp_path / "runs").read_text() == "run\n", "the answer is remembered"
 
 
-def fake_machine(instance):
+def fake_machine(instance, *more):
     """A process whose command line is that of an instance."""
     instance.directory.mkdir(parents=True)
     process = subprocess.Popen(
-        [sys.executable, "-c", "import time; time.sleep(60)", "-pidfile", str(instance.pid_file)]
+        [
+            *(sys.executable, "-c", "import time; time.sleep(60)"),
+            *("-pidfile", str(instance.pid_file), *more),
+        ]
     )
     instance.pid_file.write_text(f"{process.pid}\n")
     while not instance.is_process(process.pid):

@@ -1,0 +1,147 @@
+"""What captures: a table of commands, of how each says that it began, and of what it counted."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Callable
+
+from benchmarks.guest.inside.workloads import WORKLOADS
+
+BASE, AGAIN = "base", "again"
+"""Nothing captures: before all others, and after. What differs between the two is noise."""
+
+PROFILER = ("http-profiler", "--output", "{directory}/out", "--stats", "{directory}/stats")
+
+Counts = dict[str, int]
+
+
+@dataclass(frozen=True)
+class Capture:
+    """One way to capture.
+
+    ``command`` prints ``ready`` to standard error (or output, whichever it has) when it
+    captures; ``room`` gives it buffers of 256 MiB. ``counted`` reads what came of it from
+    the directory, where its output and errors are ``out`` and ``err``; ``ends`` is how often
+    it sees each message; 0: it does not tell messages.
+    """
+
+    name: str
+    what: str
+    command: tuple[str, ...] = ()
+    room: tuple[str, ...] = ()
+    environment: tuple[tuple[str, str], ...] = ()
+    ready: str = ""
+    counted: Callable[[Path], Counts] = lambda directory: {}
+    ends: int = 0
+    only: tuple[str, ...] = tuple(WORKLOADS)
+
+
+def profiler_counts(directory: Path) -> Counts:
+    """Count lines, and what the kernel side says it lost; quotes in a payload are escaped."""
+    lines = incomplete = 0
+    for line in _lines(directory / "out"):
+        lines += 1
+        incomplete += b'"incomplete":' in line
+    final = json.loads((directory / "stats").read_text().splitlines()[-1])
+    account = final["account"]
+    calls = sum(t["calls"] for end in ("send", "recv") for t in account[end]["lost"].values())
+    return {"complete": lines - incomplete, "incomplete": incomplete, "calls_lost": calls}
+
+
+def tcpdump_counts(directory: Path) -> Counts:
+    """Read its last words."""
+    said = (directory / "err").read_text()
+    captured, dropped = (
+        int(re.search(rf"(\d+) packets? {word}", said)[1])  # type: ignore[index]
+        for word in ("captured", "dropped by kernel")
+    )
+    return {"packets": captured, "packets_lost": dropped}
+
+
+def tshark_counts(directory: Path) -> Counts:
+    """Count documents: each has a line for the index before it."""
+    messages = sum(not line.startswith(b'{"index"') for line in _lines(directory / "out"))
+    dropped = re.search(r"(\d+) packets? dropped", (directory / "err").read_text())
+    return {"complete": messages, "packets_lost": int(dropped[1]) if dropped else 0}
+
+
+def bpftrace_counts(directory: Path) -> Counts:
+    """Count the lines that end a call, and the events that bpftrace says it lost."""
+    calls = sum(line.startswith(b"C ") for line in _lines(directory / "out"))
+    lost = re.findall(r"Lost (\d+) events", (directory / "err").read_text())
+    return {"calls": calls, "events_lost": sum(map(int, lost))}
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        yield from (line for line in file if line.strip())
+
+
+def _profiler(name: str, what: str, *options: str, only: tuple[str, ...] = ()) -> Capture:
+    return Capture(
+        name,
+        what,
+        (*PROFILER, *options),
+        room=("--ring-size", str(256 * 1024 * 1024)),
+        ready="capturing",
+        counted=profiler_counts,
+        ends=2,
+        only=only or tuple(WORKLOADS),
+    )
+
+
+LOADED = tuple(name for name in WORKLOADS if name not in ("saturation", "connections", "start"))
+COMPARED = (*LOADED, "saturation", "start")
+
+CAPTURES = {
+    capture.name: capture
+    for capture in (
+        Capture(BASE, "nothing", only=LOADED),
+        _profiler("socket", "http-profiler, socket route", "--route", "socket"),
+        _profiler("syscall", "http-profiler, syscall route", "--route", "syscall"),
+        _profiler("bpftrace", "http-profiler, bpftrace engine", "--engine", "bpftrace"),
+        _profiler(
+            "max-body-0",
+            "http-profiler, socket route, `--max-body 0`",
+            "--route",
+            "socket",
+            "--max-body",
+            "0",
+            only=("1m",),
+        ),
+        Capture(
+            "tcpdump",
+            "`tcpdump -w`",
+            ("tcpdump", "-i", "lo", "-Z", "root", "-w", "{directory}/out.pcap"),
+            room=("-B", str(256 * 1024)),
+            ready="listening on",
+            counted=tcpdump_counts,
+            only=COMPARED,
+        ),
+        Capture(
+            "tshark",
+            "`tshark -Y http -T ek`",
+            ("tshark", "-i", "lo", "-Y", "http", "-T", "ek"),
+            room=("-B", "256"),
+            ready="Capturing on",
+            counted=tshark_counts,
+            ends=1,
+            only=COMPARED,
+        ),
+        Capture(
+            "probe",
+            "`http-profiler probe --engine bpftrace`, run by bpftrace",
+            ("bpftrace", "-B", "line", "{directory}/probe.bt"),
+            environment=(("BPFTRACE_PERF_RB_PAGES", str(256 * 1024 * 1024 // 4096)),),
+            # The heartbeat of the program's last probe.
+            ready="\nT ",
+            counted=bpftrace_counts,
+            only=COMPARED,
+        ),
+        Capture(AGAIN, "nothing, again", only=LOADED),
+    )
+}

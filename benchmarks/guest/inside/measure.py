@@ -1,0 +1,334 @@
+"""Measures a workload under a capture, in nanoseconds, which are instructions (see ``..``).
+
+Only time in which the processor was busy counts: an idle guest's clock jumps.
+
+``added`` is for what a capture costs others: it may use the processor only when nobody
+else wants it, and the time that it gets all the same is taken off. Its buffers are large
+enough for what it does not fetch meanwhile. ``own`` is for what it costs itself, and what
+it loses, as it comes: with the usual priority and its own defaults.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.guest.inside import processes
+from benchmarks.guest.inside.captures import Capture
+from benchmarks.guest.inside.workloads import (
+    ADDED,
+    CONNECTIONS,
+    MEMORY,
+    NGINX_CONFIGURATION,
+    NGINX_FILE,
+    OWN,
+    START,
+    Workload,
+)
+
+FEW, MANY = 1, 3
+"""What a round costs is told by two runs, of this many times the workload's rounds."""
+
+PAIRS = 3
+"""So often; the median counts."""
+
+START_SECONDS = 600.0
+STOP_SECONDS = 600.0
+POLL_SECONDS = 0.01
+
+# A capture that has caught up still looks at its clock now and then.
+QUIET_SECONDS = 0.5
+QUIET_SHARE = 0.03
+
+CACHE = Path("/var/cache/http-profiler")
+
+Result = dict[str, Any]
+
+
+class BenchmarkError(Exception):
+    """A measurement that would not say what it is taken for."""
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Nanoseconds of the processor, and of these in the processes that capture."""
+
+    busy: float
+    own: float
+
+
+class Client:
+    """Runs a workload's client, and counts the rounds."""
+
+    def __init__(self, workload: Workload, directory: Path) -> None:
+        self.workload = workload
+        self.rounds = 0
+        self._directory = directory
+
+    def run(self, times: int) -> int:
+        """Run it for so many times the workload's rounds; return how long that kept the processor.
+
+        Raises BenchmarkError if it did not do what it was asked.
+        """
+        rounds = times * self.workload.rounds
+        self.rounds += rounds
+        command = _filled(self.workload.client, self._directory, rounds)
+        said = self._directory / "client"
+        with said.open("wb") as output:
+            # Files and not pipes: nobody is to be woken by what it prints.
+            # What this process has run is counted when it stops: now, and not in between.
+            time.sleep(POLL_SECONDS)
+            before = processes.busy_time()
+            status = subprocess.Popen(command, stdout=output, stderr=output).wait()
+            busy = processes.busy_time() - before
+        text = said.read_text(errors="replace")
+        if status != 0:
+            raise BenchmarkError(f"{command[0]} ended with status {status}: {text[-500:]}")
+        if command[0] == "ab":
+            check_ab(text, rounds)
+        return busy
+
+
+def check_ab(said: str, rounds: int) -> None:
+    """Raise BenchmarkError unless ``ab`` says that all went well, over connections it kept."""
+    numbers = {name: int(value) for name, value in re.findall(r"^([\w -]+):\s+(\d+)$", said, re.M)}
+    if (
+        numbers.get("Complete requests") != rounds
+        or numbers.get("Keep-Alive requests") != rounds
+        or numbers.get("Failed requests") != 0
+        or "Non-2xx responses" in numbers
+    ):
+        raise BenchmarkError(f"ab did not do {rounds} requests well: {said[-700:]}")
+
+
+class Running:
+    """A capture at work."""
+
+    def __init__(self, capture: Capture, command: list[str], directory: Path) -> None:
+        self.capture = capture
+        self._directory = directory
+        began = time.monotonic()
+        with (directory / "out").open("wb") as out, (directory / "err").open("wb") as err:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                env={**os.environ, **dict(capture.environment)},
+            )
+        self.pid = self._process.pid
+        while not self._has_begun():
+            if self._process.poll() is not None or time.monotonic() - began > START_SECONDS:
+                self.stop()
+                raise BenchmarkError(f"{capture.name} does not capture: {self._said()}")
+            time.sleep(POLL_SECONDS)
+        self.seconds = time.monotonic() - began
+
+    def _has_begun(self) -> bool:
+        return any(
+            self.capture.ready in (self._directory / name).read_text(errors="replace")
+            for name in ("err", "out")
+        )
+
+    def _said(self) -> str:
+        return (self._directory / "err").read_text(errors="replace")[-700:]
+
+    def own(self) -> int:
+        """Return the nanoseconds it has run so far."""
+        return processes.processor_time(self.pid)
+
+    def catch_up(self) -> None:
+        """Wait until it has nothing left to do."""
+        while True:
+            before, began = self.own(), time.monotonic()
+            time.sleep(QUIET_SECONDS)
+            if (self.own() - before) / 1e9 < QUIET_SHARE * (time.monotonic() - began):
+                return
+
+    def stop(self) -> None:
+        """End it in order. Raises BenchmarkError if that takes too long."""
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGINT)
+        try:
+            self._process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+            raise BenchmarkError(f"{self.capture.name} does not end: {self._said()}") from None
+
+
+def measure(asked: str, workload: Workload, capture: Capture, directory: Path) -> Result:
+    """Return what was asked of one workload under one capture, as a JSON value."""
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+    # Of its own, and in memory: the disk interrupts when it likes.
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=80%", "tmpfs", directory], check=True)
+    try:
+        with _serving(workload, directory):
+            return _MEASURES[asked](workload, capture, directory)
+    finally:
+        subprocess.run(["umount", directory], check=True)
+
+
+def _added(workload: Workload, capture: Capture, directory: Path) -> Result:
+    client = Client(workload, directory)
+    roomy = replace(capture, command=(*capture.command, *capture.room))
+    with _capturing(roomy, directory) as running:
+        if running:
+            processes.run_when_idle(running.pid)
+        spent = _spent(client, running)
+    return {
+        "target": spent.busy - spent.own,
+        "own": spent.own,
+        **_counted(capture, client, directory),
+    }
+
+
+def _own(workload: Workload, capture: Capture, directory: Path) -> Result:
+    client = Client(workload, directory)
+    bare = replace(capture, environment=())
+    with _capturing(bare, directory) as running:
+        assert running is not None
+        before = running.own()
+        spent = _spent(client, running)
+        running.catch_up()
+        own = (running.own() - before) / client.rounds
+        memory = processes.peak_memory(running.pid)
+    return {
+        "busy": spent.busy,
+        "own": own,
+        "memory": memory,
+        "start": running.seconds,
+        **_counted(capture, client, directory),
+    }
+
+
+def _spent(client: Client, running: Running | None) -> Spent:
+    """Run few rounds, then many; return what those cost that the second run had more."""
+    client.run(FEW)  # What is done once is done.
+    more = (MANY - FEW) * client.workload.rounds
+    pairs = []
+    for _ in range(PAIRS):
+        few, many = (_run(client, running, times) for times in (FEW, MANY))
+        pairs.append(Spent((many.busy - few.busy) / more, (many.own - few.own) / more))
+    return sorted(pairs, key=lambda spent: spent.busy - spent.own)[PAIRS // 2]
+
+
+def _run(client: Client, running: Running | None, times: int) -> Spent:
+    """Run the client, and let the capture catch up; return nanoseconds of all the rounds."""
+    if running is None:
+        return Spent(client.run(times), 0)
+    running.catch_up()
+    before = running.own()
+    return Spent(client.run(times), running.own() - before)
+
+
+def _started(workload: Workload, capture: Capture, directory: Path) -> Result:
+    seconds = []
+    shutil.rmtree(CACHE, ignore_errors=True)
+    for _ in range(2):
+        with _capturing(capture, directory) as running:
+            assert running is not None
+            memory = processes.peak_memory(running.pid)
+        seconds.append(running.seconds)
+    return {"first": seconds[0], "second": seconds[1], "memory": memory}
+
+
+def _memory(workload: Workload, capture: Capture, directory: Path) -> Result:
+    client = Client(workload, directory)
+    client.rounds = workload.rounds
+    with _capturing(capture, directory) as running:
+        assert running is not None
+        command = _filled(workload.client, directory, workload.rounds)
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as clients:
+            assert clients.stdout is not None
+            if clients.stdout.readline() != b"open\n":
+                raise BenchmarkError(f"{CONNECTIONS} connections cannot be opened")
+            running.catch_up()
+            memory = processes.peak_memory(running.pid)
+            clients.communicate()
+        running.catch_up()
+    return {"memory": memory, **_counted(capture, client, directory)}
+
+
+_MEASURES = {ADDED: _added, OWN: _own, START: _started, MEMORY: _memory}
+
+
+def _counted(capture: Capture, client: Client, directory: Path) -> Result:
+    expected = client.rounds * client.workload.messages * capture.ends
+    counts = capture.counted(directory)
+    return {"rounds": client.rounds, "expected": expected, **counts}
+
+
+@contextmanager
+def _serving(workload: Workload, directory: Path) -> Iterator[None]:
+    """Make the files of a workload and start its server; end it with all its workers."""
+    _make_files(directory)
+    if not workload.server:
+        yield
+        return
+    with (directory / "server").open("wb") as log:
+        server = subprocess.Popen(
+            _filled(workload.server, directory, 0), stdout=log, stderr=log, start_new_session=True
+        )
+    try:
+        while socket.socket().connect_ex(("127.0.0.1", workload.port)):
+            if server.poll() is not None:
+                said = (directory / "server").read_text(errors="replace")
+                raise BenchmarkError(f"{workload.server[0]} ended: {said[-500:]}")
+            time.sleep(POLL_SECONDS)
+        yield
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+def _capturing(capture: Capture, directory: Path) -> Any:
+    return _started_capture(capture, directory) if capture.command else nullcontext()
+
+
+@contextmanager
+def _started_capture(capture: Capture, directory: Path) -> Iterator[Running]:
+    for name in ("out", "err", "stats"):
+        (directory / name).unlink(missing_ok=True)
+    if "{directory}/probe.bt" in capture.command:
+        with (directory / "probe.bt").open("wb") as program:
+            subprocess.run(
+                ["http-profiler", "probe", "--engine", "bpftrace"], stdout=program, check=True
+            )
+    running = Running(capture, _filled(capture.command, directory, 0), directory)
+    try:
+        yield running
+    finally:
+        running.stop()
+
+
+def _make_files(directory: Path) -> None:
+    www = directory / "www"
+    (www / "upload").mkdir(parents=True)
+    (directory / "body").mkdir()
+    line = b"What a page says, in lines of fifty bytes, is text.\n"
+    for name, size in (("20k", 20_000), ("1m", 1_000_000)):
+        (www / name).write_bytes((line * (size // len(line) + 1))[:size])
+    (directory / "upload").write_bytes((line * 2000)[:100_000])
+    (directory / "zeros").write_bytes(bytes(500 * 20_000 * MANY))
+    # Braces of its own: nginx's blocks.
+    text = NGINX_CONFIGURATION.replace("{directory}", str(directory))
+    Path(NGINX_FILE.format(directory=directory)).write_text(text)
+
+
+def _filled(command: tuple[str, ...], directory: Path, rounds: int) -> list[str]:
+    return [
+        word.replace("{directory}", str(directory)).replace("{rounds}", str(rounds))
+        for word in command
+    ]

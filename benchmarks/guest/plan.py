@@ -1,0 +1,54 @@
+"""What is measured: which workload under which capture, and what is asked of it.
+
+The tables are the guest's own, so that host and guest cannot differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import NamedTuple
+
+from benchmarks.guest.inside.captures import AGAIN, BASE, CAPTURES, Capture
+from benchmarks.guest.inside.workloads import ADDED, MEMORY, OWN, START, WORKLOADS, Workload
+
+__all__ = [
+    "ADDED",
+    "AGAIN",
+    "BASE",
+    "CAPTURES",
+    "MEMORY",
+    "OWN",
+    "START",
+    "WORKLOADS",
+    "Capture",
+    "Measurement",
+    "Workload",
+    "selected",
+]
+
+
+class Measurement(NamedTuple):
+    """``asked`` of a workload under a capture; all three by name."""
+
+    asked: str
+    workload: str
+    capture: str
+
+    def __str__(self) -> str:
+        return " ".join(self)
+
+
+def selected(
+    workloads: Collection[str] = tuple(WORKLOADS), captures: Collection[str] = tuple(CAPTURES)
+) -> list[Measurement]:
+    """Return what is to be measured, in order: without a base nothing else tells anything."""
+    return [
+        Measurement(asked, workload.name, capture.name)
+        for workload in WORKLOADS.values()
+        if workload.name in workloads
+        for capture in CAPTURES.values()
+        if capture.name in captures or capture.name == BASE
+        if workload.name in capture.only
+        for asked in workload.asked
+        if capture.command or asked == ADDED
+    ]

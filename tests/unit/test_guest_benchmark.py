@@ -1,0 +1,255 @@
+"""The benchmark in a guest: what is asked, what is read, and what is told of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+
+import pytest
+
+from benchmarks.guest import __main__ as command
+from benchmarks.guest import results as kept
+from benchmarks.guest.inside import captures, processes
+from benchmarks.guest.inside.measure import BenchmarkError, Client, check_ab
+from benchmarks.guest.inside.workloads import WORKLOADS, Workload
+from benchmarks.guest.page import BEGIN, END, page, replaced
+from benchmarks.guest.plan import ADDED, CAPTURES, MEMORY, OWN, START, Measurement, selected
+from benchmarks.guest.results import Results
+
+AB = """\
+Server Software:        nginx/1.26.3
+Concurrency Level:      4
+Time taken for tests:   0.034 seconds
+Complete requests:      500
+Failed requests:        0
+Keep-Alive requests:    500
+Total transferred:      128000 bytes
+"""
+
+
+def test_without_a_base_nothing_is_measured():
+    found = selected(["small"], ["socket"])
+    assert found == [
+        Measurement(ADDED, "small", "base"),
+        Measurement(ADDED, "small", "socket"),
+        Measurement(OWN, "small", "socket"),
+    ]
+
+
+def test_the_whole_is_each_capture_on_each_workload_between_two_bases():
+    found = selected()
+    assert len(found) == len(set(found))
+    for workload in ("small", "20k", "1m", "demo", "upload", "byte", "file-write", "tls", "redis"):
+        under = [one.capture for one in found if one[:2] == (ADDED, workload)]
+        assert under[0] == "base"
+        assert under[-1] == "again"
+        usual = {"socket", "syscall", "bpftrace", "tcpdump", "tshark", "probe"}
+        assert usual == set(under[1:-1]) - {"max-body-0"}
+    assert Measurement(OWN, "1m", "max-body-0") in found
+    assert Measurement(START, "start", "socket") in found
+    assert Measurement(MEMORY, "connections", "socket") in found
+
+
+@pytest.mark.parametrize("arguments", [["--workload", "nope"], ["--capture", "base,"]])
+def test_a_name_that_is_none_is_one_clear_line(arguments, capsys):
+    with pytest.raises(SystemExit) as ended:
+        command.main(arguments)
+    assert ended.value.code == 2
+    *_, line = capsys.readouterr().err.splitlines()
+    assert "is not one of" in line
+
+
+def test_ab_that_did_what_it_was_asked():
+    check_ab(AB, 500)
+
+
+@pytest.mark.parametrize(
+    ("was", "instead"),
+    [
+        ("Complete requests:      500", "Complete requests:      499"),
+        ("Failed requests:        0", "Failed requests:        1"),
+        ("Keep-Alive requests:    500", "Keep-Alive requests:    0"),
+        ("Failed requests:        0", "Failed requests:        0\nNon-2xx responses:      500"),
+        (AB, "apr_socket_recv: Connection refused (111)"),
+    ],
+)
+def test_ab_that_did_not_is_no_measurement(was, instead):
+    with pytest.raises(BenchmarkError, match="ab did not do 500 requests well"):
+        check_ab(AB.replace(was, instead), 500)
+
+
+@pytest.fixture
+def no_clock(monkeypatch):
+    """Not every kernel tells what its processors did."""
+    monkeypatch.setattr(processes, "busy_time", time.monotonic_ns)
+
+
+def test_a_client_is_told_its_rounds(tmp_path, no_clock):
+    workload = Workload("w", "", "round", 20, ("sh", "-c", "echo {rounds} >> {directory}/rounds"))
+    client = Client(workload, tmp_path)
+    assert client.run(1) > 0
+    client.run(3)
+    assert (tmp_path / "rounds").read_text() == "20\n60\n"
+    assert client.rounds == 80
+
+
+def test_a_client_that_fails_is_no_measurement(tmp_path, no_clock):
+    workload = Workload("w", "", "round", 20, ("sh", "-c", "echo no route >&2; exit 3"))
+    with pytest.raises(BenchmarkError, match="sh ended with status 3: no route"):
+        Client(workload, tmp_path).run(1)
+
+
+def test_a_process_has_its_children_and_theirs():
+    shell = "sleep 60 & echo $!; wait"
+    with subprocess.Popen(
+        ["sh", "-c", f"sh -c '{shell}'; true"], stdout=subprocess.PIPE, text=True
+    ) as process:
+        sleep = int(process.stdout.readline())
+        found = processes.family(process.pid)
+        assert found[0] == process.pid
+        assert found[-1] == sleep
+        assert len(found) == 3
+        assert processes.peak_memory(process.pid) > processes.peak_memory(sleep) > 0
+        for pid in found[1:]:
+            os.kill(pid, 9)
+
+
+def test_the_time_of_the_processor_is_the_seventh_number(tmp_path, monkeypatch):
+    monkeypatch.setattr(processes, "PROC", tmp_path)
+    (tmp_path / "schedstat").write_text(
+        "version 17\ntimestamp 4294942553\ncpu0 0 0 0 0 0 0 123456789 5 6\ndomain0 MC 1 2 3\n"
+    )
+    assert processes.busy_time() == 123456789
+
+
+def tallies(calls):
+    return {"ring_full": {"calls": calls, "bytes": 9}, "skipped": {"calls": 1, "bytes": 0}}
+
+
+def test_what_the_profiler_counted(tmp_path):
+    lines = [
+        {"url": "/", "body": '{"incomplete":["a payload says it"]}'},
+        {"url": "/", "incomplete": ["lost"]},
+        {"url": "/"},
+    ]
+    # As the profiler writes: without blanks.
+    text = "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines)
+    (tmp_path / "out").write_text(text)
+    account = {"send": {"lost": tallies(0)}, "recv": {"lost": tallies(4)}}
+    (tmp_path / "stats").write_text("{}\n" + json.dumps({"account": account}) + "\n")
+    assert captures.profiler_counts(tmp_path) == {"complete": 2, "incomplete": 1, "calls_lost": 6}
+
+
+def test_what_the_others_counted(tmp_path):
+    (tmp_path / "err").write_text(
+        "listening on lo\n60 packets captured\n70 packets received by filter\n"
+        "10 packets dropped by kernel\n"
+    )
+    assert captures.tcpdump_counts(tmp_path) == {"packets": 60, "packets_lost": 10}
+    (tmp_path / "err").write_text("Capturing on 'Loopback: lo'\n7 packets dropped from lo\n")
+    (tmp_path / "out").write_text('{"index":{}}\n{"timestamp":"1"}\n\n{"index":{}}\n{}\n')
+    assert captures.tshark_counts(tmp_path) == {"complete": 2, "packets_lost": 7}
+    (tmp_path / "out").write_text("T 0 1\nP 1 2 3\nB 1\nC 1\nC 2\n")
+    (tmp_path / "err").write_text("Lost 3 events\nLost 2 events\n")
+    assert captures.bpftrace_counts(tmp_path) == {"calls": 2, "events_lost": 5}
+
+
+RUN = {"date": "2026-11-23", "rounds": 2500}
+
+
+def results(tmp_path, **runs):
+    found = Results(tmp_path / "one.json", {}, {})
+    found.keep_facts({"kernel": "6.12.1"})
+    for name, run in runs.items():
+        found.keep(Measurement(*name.split("_")), {**RUN, **run})
+    return found
+
+
+def test_what_is_added_is_told_beside_the_noise(tmp_path):
+    text = page(
+        results(
+            tmp_path,
+            added_small_base={"target": 67_700.0},
+            added_small_socket={"target": 72_000.4, "complete": 9, "expected": 10},
+            added_small_tcpdump={"target": 75_000.0, "packets": 9, "packets_lost": 0},
+            added_small_again={"target": 67_690.0},
+        )
+    )
+    assert "Measured 2026-11-23 by `tox -e bench`: kernel 6.12.1." in text
+    (row,) = (line for line in text.splitlines() if line.startswith("| `small`"))
+    # Losses would make it cheaper than it is.
+    assert row.endswith("| 67,700 | -10 | +4,300 (with losses) | +7,300 |")
+    assert "| added to a request, socket route | 3,000 | +4,300 |" in text
+
+
+def test_what_is_lost_is_what_is_missing(tmp_path):
+    text = page(
+        results(
+            tmp_path,
+            added_small_base={"target": 50_000.0},
+            own_small_socket={
+                "busy": 150_000.0,
+                "own": 200_000.0,
+                "memory": 102_400,
+                "start": 3.0,
+                "expected": 100,
+                "complete": 80,
+                "incomplete": 5,
+                "calls_lost": 15,
+            },
+        )
+    )
+    assert "| 80 / 5 / 15 |" in text
+    assert "| 200.0 % |" in text
+    assert "| the profiler's own, of a message (small) | 25,000 | 50,000 |" in text
+    assert "| messages lost at saturation | 0 | - |" in text
+
+
+def test_what_failed_is_told_and_is_not_the_whole(tmp_path):
+    found = results(
+        tmp_path, added_small_base={"target": 1.0}, added_small_tshark={"error": "a\nb"}
+    )
+    text = page(found)
+    assert "| failed |" in text
+    assert "- added small tshark: a b" in text
+    for measurement in selected():
+        found.runs.setdefault(measurement, RUN)
+    assert not found.whole
+    found.runs[Measurement(ADDED, "small", "tshark")] = RUN
+    assert found.whole
+
+
+def test_results_are_kept_for_what_they_were_measured_of(tmp_path, monkeypatch):
+    monkeypatch.setattr(kept, "KEPT", tmp_path)
+    first = Results.of_product()
+    first.keep_facts({"kernel": "6.12.1"})
+    first.keep(Measurement(ADDED, "small", "base"), RUN)
+    assert Results.of_product() == first
+    # Not with those of another kernel.
+    first.keep_facts({"kernel": "6.12.2"})
+    assert Results.of_product().runs == {}
+    monkeypatch.setattr(kept, "WHEEL_SOURCES", ("profiler",))
+    assert Results.of_product().path != first.path
+
+
+def test_the_part_of_the_page_that_is_written_is_marked():
+    once = replaced("# Performance\n\nBy hand.\n", "one\n")
+    assert once == f"# Performance\n\nBy hand.\n\n{BEGIN}\n\none\n\n{END}\n"
+    behind = once + "\n## More by hand\n"
+    assert replaced(behind, "two") == behind.replace("one", "two")
+    assert replaced("", "one").startswith(BEGIN)
+
+
+def test_a_guest_that_does_not_count_is_refused(monkeypatch, capsys):
+    monkeypatch.setattr(command, "attach", lambda name, provider: None)
+    assert command.main(["--attach"]) == 125
+    said = capsys.readouterr().err
+    assert "does not count instructions: take it down, and run `python -m provisioning up" in said
+
+
+def test_every_name_of_the_tables_is_used():
+    for capture in CAPTURES.values():
+        assert set(capture.only) <= set(WORKLOADS)
+        assert not capture.command or capture.ready
