@@ -33,12 +33,6 @@ _INCLUDES = (
     "net/net_namespace.h",
     "net/sock.h",
 )
-# What the kernel's headers assert of sizes need not be so for the target of BPF.
-_WITHOUT_ASSERTIONS = (
-    "#include <linux/build_bug.h>",
-    "#undef static_assert",
-    "#define static_assert(...)",
-)
 # Read on the socket route only.
 _SOCKET_ROUTE = ("msghdr_", "pt_regs_syscall", "task_struct_stack")
 
@@ -122,7 +116,7 @@ def _expressions(version: tuple[int, int], machine: str) -> dict[str, str]:
 
 
 def _source(expressions: dict[str, str]) -> str:
-    lines = [*_WITHOUT_ASSERTIONS, *(f"#include <{name}>" for name in _INCLUDES)]
+    lines = [f"#include <{name}>" for name in _INCLUDES]
     lines += [
         f"int of_{name}(void *ctx) {{ return {expression}; }}"
         for name, expression in expressions.items()
