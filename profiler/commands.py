@@ -124,7 +124,7 @@ def _report(options: argparse.Namespace) -> int:
     # What captures need is not loaded for the profiler itself.
     from profiler.report.page import page
 
-    capture, records, redactor = _opened(options)
+    capture, records, redactor = _opened(options, raw=False)
     exchanges = Exchanges()
     exchanges.add_all(records)
     with output(options.output) as file:
@@ -179,19 +179,30 @@ def _query(options: argparse.Namespace) -> int:
     return _ended(capture)
 
 
-def _opened(options: argparse.Namespace) -> tuple[Capture, Iterable[Record], Redactor | None]:
-    """Open the capture, and say what is done about secrets, as the first line."""
+def _opened(
+    options: argparse.Namespace, raw: bool = True
+) -> tuple[Capture, Iterator[Record], Redactor | None]:
+    """Open the capture, and say what is done about secrets, as the first line.
+
+    Without ``raw`` the records have no ``raw_payload``, which then need not be redacted.
+    """
     capture = Capture(options.capture)
     target = getattr(options, "output", _STDOUT)
     if target.exists() and options.capture.exists() and target.samefile(options.capture):
         raise OutputError(f"{target} is the capture itself; choose another --output")
     redactor = Redactor() if options.redact else None
     _say(described(redactor))
-    return capture, _redacted(capture.records(), redactor), redactor
+    return capture, _changed(capture.records(), redactor, raw), redactor
 
 
-def _redacted(records: Iterator[Record], redactor: Redactor | None) -> Iterable[Record]:
-    return records if redactor is None else map(redactor.record, records)
+def _changed(
+    records: Iterable[Record], redactor: Redactor | None, raw: bool
+) -> Iterator[Record]:
+    for record in records:
+        if not raw:
+            record.pop("raw_payload", None)
+            record.pop("raw_payload_encoding", None)
+        yield record if redactor is None else redactor.record(record)
 
 
 def _ended(capture: Capture, exchanges: Exchanges | None = None) -> int:

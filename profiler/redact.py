@@ -17,6 +17,7 @@ from __future__ import annotations
 import hmac
 import re
 import secrets
+from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote_plus
 
@@ -239,11 +240,13 @@ def _is_form(text: str) -> bool:
     return "=" in text[:256] and not re.search(r"[\s<>{}\"]", text[:1024])
 
 
+@lru_cache(maxsize=4096)
 def _plain(name: str) -> str:
     letters = re.sub(r"[^a-z0-9]", "", name.lower())
     return letters[1:] if name[:2].lower() == "x-" else letters
 
 
+@lru_cache(maxsize=4096)
 def _is_secret(name: str) -> bool:
     # a[password] and user.password are a password too.
     parts = re.split(r"[\[\].]+", unquote_plus(name))

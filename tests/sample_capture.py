@@ -50,6 +50,7 @@ class _Shop:
         self.made = 0
         self.time = 0.0
         self.numbers: dict[int, int] = {}
+        self.busy: dict[int, float] = {}
         self.links: dict[tuple[object, ...], int] = {}
         self.total = exchanges
 
@@ -63,7 +64,7 @@ class _Shop:
         if chance.random() < 0.06:
             return self.call("monitor", "nginx", "GET", "/healthz", 0.3, body={"ok": True})
         kind = chance.random()
-        thread = 1320 + chance.randrange(1, 9)
+        thread = self.idle_thread()
         worker = 812 + chance.randrange(0, 2)
         item = chance.randrange(1, 400)
         lines: list[Record] = []
@@ -109,8 +110,16 @@ class _Shop:
         person = chance.choice(_PEOPLE)
         lines += self.call(person, "nginx", method, target, upstream, serving=worker,
                            status=status, body="<!doctype html><title>Shop</title>")
+        self.busy[thread] = at + took * 1.1 + 5
         self.time = at
         return lines
+
+    def idle_thread(self) -> int:
+        """A thread of the shop that has no request; each serves one at a time."""
+        thread = 1321
+        while self.busy.get(thread, -1.0) >= self.time:
+            thread += 1
+        return thread
 
     def link(self, *ends: object) -> int:
         """The number of a connection; with 4,000 requests it is a new one."""

@@ -15,6 +15,7 @@ exchange, however long its bodies are.
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from profiler.errors import OutputError
 from profiler.record import Record
 
 _Key = tuple[object, ...]
+_Place = tuple[int, int]  # offset and size in the file
 
 
 @dataclass(frozen=True)
@@ -105,9 +107,9 @@ class _Open:
         self.time = self.end = time
         self.key: _Key | None = None
         """What joins both ends where there is no sequence number."""
-        self.request: int | None = None
-        self.interim: tuple[int, ...] = ()
-        self.final: int | None = None
+        self.request: _Place | None = None
+        self.interim: tuple[_Place, ...] = ()
+        self.final: _Place | None = None
         self.other: _Open | None = None
         """The other end; the server's is reached by the client's."""
 
@@ -154,9 +156,9 @@ class Exchanges:
         return one.role != "client" and one.other is not None
 
     def _add(self, record: Record) -> None:
-        line = orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
+        line = orjson.dumps(record)
         self._file.write(line)
-        place = self._size
+        place = self._size, len(line)
         self._size += len(line)
         role = record.get("role", "client")
         if "exchange" in record:
@@ -218,9 +220,9 @@ class Exchanges:
             None if one.final is None else self._read(one.final),
         )
 
-    def _read(self, place: int) -> Record:
-        self._file.seek(place)
-        record: Record = orjson.loads(self._file.readline())
+    def _read(self, place: _Place) -> Record:
+        offset, size = place
+        record: Record = orjson.loads(os.pread(self._file.fileno(), size, offset))
         return record
 
 

@@ -4,7 +4,7 @@ const WIDTH = 1180;
 
 function roundUp(value) {
   const ten = 10 ** Math.floor(Math.log10(Math.max(value, 1)));
-  return [1, 2, 2.5, 5, 10].map((one) => one * ten).find((one) => one >= value) ?? value;
+  return [1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10].map((one) => one * ten).find((one) => one >= value) ?? value;
 }
 
 function drawTime(capture, rows, choose) {
@@ -127,7 +127,7 @@ function spark(sorted, low, high) {
       y: height - Math.max(1.5, (height * number) / top), height: Math.max(1.5, (height * number) / top) }) : null));
 }
 
-const SLOWEST = 20, INNER = 12;
+const SLOWEST = 15, INNER = 8;
 
 function drawSlowest(capture, rows, open) {
   const { duration, latency, time, serverAfter, serverDuration, clientThread, serverThread } = capture.columns;
@@ -158,14 +158,25 @@ function drawSlowest(capture, rows, open) {
         make("small", {}, visible(`${capture.node("client", row).name} \u2192 ${capture.node("server", row).name} \u00b7 ${capture.columns.status[row] || "no response"} \u00b7 ${capture.clock(row)}`))),
       track, make("span", { class: "number" }, milliseconds(duration[row])));
   };
-  const byThread = groups(capture.everyRow, (row) => clientThread[row]);
-  byId("slowest").replaceChildren(...(slowest.length ? slowest.flatMap((row) => {
+  const asked = groups(capture.everyRow, (row) => clientThread[row]);
+  const served = groups(capture.everyRow, (row) => serverThread[row]);
+  /** What a thread asked while it served one request and no other: an event loop serves many at once. */
+  const meanwhile = (row) => {
+    if (Number.isNaN(serverThread[row]) || Number.isNaN(serverDuration[row])) return [];
     const begin = time[row] + serverAfter[row], end = begin + serverDuration[row];
-    const inner = (byThread.get(serverThread[row]) ?? [])
-      .filter((one) => one !== row && time[one] >= begin && time[one] + (duration[one] || 0) <= end);
-    return [fall(row, 0, false), ...inner.slice(0, INNER).map((one) => fall(one, time[one] - time[row], true)),
-      inner.length > INNER ? make("p", { class: "hint" }, `\u2026 and ${many(inner.length - INNER, "call")} more`) : null];
-  }).filter(Boolean) : [make("p", { class: "hint" }, "Nothing to show.")]));
+    const alone = served.get(serverThread[row]).every((one) => one === row || Number.isNaN(serverDuration[one])
+      || time[one] + serverAfter[one] >= end || time[one] + serverAfter[one] + serverDuration[one] <= begin);
+    return alone ? (asked.get(serverThread[row]) ?? []).filter((one) => one !== row && time[one] >= begin && time[one] + (duration[one] || 0) <= end) : [];
+  };
+  const told = new Set(), falls = [];
+  for (const row of slowest) {
+    if (told.has(row)) continue;
+    const inner = meanwhile(row);
+    inner.forEach((one) => told.add(one));
+    falls.push(fall(row, 0, false), ...inner.slice(0, INNER).map((one) => fall(one, time[one] - time[row], true)));
+    if (inner.length > INNER) falls.push(make("p", { class: "hint" }, `\u2026 and ${many(inner.length - INNER, "call")} more`));
+  }
+  byId("slowest").replaceChildren(...(falls.length ? falls : [make("p", { class: "hint" }, "Nothing to show.")]));
   byId("legend").replaceChildren(...[["wait", "before the server had it, or until the first byte where only one end was seen"],
     ["serve", "at the server"], ["receive", "receiving"]].map(([name, words]) => make("span", {}, make("i", { class: name }), words)));
 }

@@ -42,7 +42,7 @@ class Capture {
     ? this.text("host", row) + this.text("target", row) : this.text("target", row) || this.text("host", row); }
   clock(row) { return clock(this.start + this.columns.time[row]); }
 
-  async lines(block) {
+  async linesOf(block) {
     if (!this.opened.has(block)) {
       // A few blocks are enough to go back and forth.
       if (this.opened.size > 8) this.opened.delete(this.opened.keys().next().value);
@@ -55,7 +55,7 @@ class Capture {
   async detail(row) {
     let block = this.blocks.length - 1;
     while (this.blocks[block] > row) block -= 1;
-    const sides = JSON.parse((await this.lines(block))[row - this.blocks[block]]);
+    const sides = JSON.parse((await this.linesOf(block))[row - this.blocks[block]]);
     return sides;
   }
 

@@ -42,7 +42,7 @@ class Detail {
           make("h2", { id: "detail-title" }, visible(`${capture.text("method", row) || "request not seen"} ${capture.url(row)}`)),
           make("p", {}, make("span", { class: `s-${CLASSES[capture.kind[row]].name}` }, status ? `${status} ${visible(records.find((one) => one.status_code === status)?.reason ?? "")}` : "no response"),
             ` \u00b7 ${new Date(capture.start + capture.columns.time[row]).toISOString()} \u00b7 ${visible(capture.node("client", row).name)} \u2192 ${visible(capture.node("server", row).name)}`),
-          make("p", {}, this.times(row))),
+          make("p", {}, this.times(row, sides))),
         step(-1, "Previous"), step(1, "Next"),
         make("button", { type: "button", click: () => this.dialog.close() }, "Close")),
       make("div", { class: "detail-body", tabindex: 0, role: "group", "aria-label": "Messages" },
@@ -58,10 +58,10 @@ class Detail {
     this.open(this.grid.sorted[index]);
   }
 
-  times(row) {
+  times(row, sides) {
     const { latency, duration, serverAfter, serverDuration } = this.capture.columns;
     const parts = [`first byte after ${milliseconds(latency[row])}`, `last after ${milliseconds(duration[row])}`];
-    if (!Number.isNaN(serverDuration[row])) parts.push(`the server had the request after ${milliseconds(serverAfter[row])} and took ${milliseconds(serverDuration[row])}`);
+    if (sides.client && !Number.isNaN(serverDuration[row])) parts.push(`the server had the request after ${milliseconds(serverAfter[row])} and took ${milliseconds(serverDuration[row])}`);
     return Number.isNaN(latency[row]) ? "" : parts.join(", ");
   }
 

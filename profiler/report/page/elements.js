@@ -24,14 +24,11 @@ function fill(element, attributes, children) {
 // Controls, marks of direction, and what has no width: they would act, or hide.
 const UNSEEN = /[\u0000-\u001f\u007f-\u009f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202f\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb]|[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]|\udb40[\udc00-\udfff]/g;
 
-/** Text of which every character can be seen: a control becomes its picture or its number. */
+/** Text of which every character can be seen: what cannot becomes its number. */
 function visible(text, keep = "") {
   return String(text).replace(UNSEEN, (character) => {
     if (keep.includes(character)) return character;
-    const code = character.codePointAt(0);
-    if (code < 0x20) return String.fromCharCode(0x2400 + code);
-    if (code === 0x7f) return "\u2421";
-    return `\u27e8U+${code.toString(16).toUpperCase().padStart(4, "0")}\u27e9`;
+    return `\u27e8U+${character.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}\u27e9`;
   });
 }
 

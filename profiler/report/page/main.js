@@ -103,14 +103,14 @@ class Report {
     }
     const tile = (label, value, more, bad) => make("div", { class: bad ? "bad" : null }, make("dt", {}, label), make("dd", {}, value, more ? make("small", {}, more) : null));
     byId("tiles").replaceChildren(
-      tile("Exchanges", count(rows.length), rows.length > 1 ? `${figure(rows.length / seconds)}/s over ${milliseconds(seconds * 1000)}` : ""),
+      tile("Exchanges", count(rows.length), rows.length > 1 ? `${figure(rows.length / seconds)}/s` : ""),
       tile("Failed (5xx)", percent(kinds[FAILED], rows.length), count(kinds[FAILED]), kinds[FAILED]),
       tile("Refused (4xx)", percent(kinds[CLIENT], rows.length), count(kinds[CLIENT])),
       tile("No response", count(kinds[NONE]), "", kinds[NONE]),
       tile("p50", milliseconds(percentile(sorted, 0.5))),
       tile("p95", milliseconds(percentile(sorted, 0.95)), `p99 ${milliseconds(percentile(sorted, 0.99))}`),
       tile("Slowest", milliseconds(sorted[sorted.length - 1])),
-      tile("Moved", bytes(sent + received), `${bytes(sent)} asked, ${bytes(received)} answered`),
+      tile("Moved", bytes(sent + received), `${bytes(received)} back`),
       tile("Not whole", count(broken), "", broken));
   }
 

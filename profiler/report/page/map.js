@@ -87,7 +87,7 @@ function picture(capture, edges, shown, filter, choose) {
     if (edge.from === edge.to) {
       const right = from[0];
       path = `M${right - 40},${from[1] - BOX.height / 2} c10,-26 60,-22 40,${BOX.height / 2 - 6}`;
-      label = [right + 14, from[1] - BOX.height / 2 - 8];
+      label = [right + 14, from[1] - BOX.height / 2 - 8, "start"];
     } else if (to[0] > from[0]) {
       // Where several leave a box or come to one, each has a place of its own.
       const leave = spread(edges.filter((one) => one.from === edge.from && one.to !== one.from), edge, (one) => y(one.to));
@@ -95,19 +95,23 @@ function picture(capture, edges, shown, filter, choose) {
       from[1] += leave; to[1] += come;
       const bend = Math.max(50, (to[0] - from[0]) / 2);
       path = `M${from} C${from[0] + bend},${from[1]} ${to[0] - bend},${to[1]} ${to}`;
-      const share = columns.length > 1 && to[0] - from[0] > BOX.across ? 0.3 : 0.5;
-      label = [bezier(share, from[0], from[0] + bend, to[0] - bend, to[0]), bezier(share, from[1], from[1], to[1], to[1]) - 5];
+      // Beside the end at which it is alone.
+      const alone = edges.filter((one) => one.to === edge.to).length > 1;
+      // Above the line or below it, where the line does not go.
+      const [end, other] = alone ? [from, to] : [to, from];
+      label = [end[0] + (alone ? 10 : -10), end[1] + (other[1] < end[1] - 1 ? 16 : -7), alone ? "start" : "end"];
     } else {
       const low = Math.max(from[1], to[1]) + BOX.down * 0.55;
       path = `M${x(edge.from) + BOX.width / 2},${from[1] + BOX.height / 2} C${x(edge.from) + BOX.width / 2},${low + 22} ${x(edge.to) + BOX.width / 2},${low + 22} ${x(edge.to) + BOX.width / 2},${to[1] + BOX.height / 2}`;
-      label = [(x(edge.from) + x(edge.to) + BOX.width) / 2, low + 10];
+      label = [(x(edge.from) + x(edge.to) + BOX.width) / 2, low + 10, "middle"];
     }
     const share = edge.failed / edge.count;
     const line = svg("path", { class: "edge", d: path, "stroke-width": 1.5 + Math.log10(edge.count) * 1.6 },
       svg("title", {}, `${visible(capture.nodes[edge.from].name)} \u2192 ${visible(capture.nodes[edge.to].name)}: ${many(edge.count, "request")}, ${percent(edge.failed, edge.count)} failed, p95 ${milliseconds(edge.p95)}`));
     line.style.stroke = share ? `color-mix(in oklab, var(--failed) ${Math.round(35 + 65 * Math.min(1, share * 4))}%, var(--wait))` : "var(--wait)";
     chart.append(line);
-    if (edges.length <= 40) labels.push(svg("text", { class: "edge-text", x: label[0], y: label[1] }, `${count(edge.count)} \u00b7 ${milliseconds(edge.p95)}${edge.failed ? ` \u00b7 ${percent(edge.failed, edge.count)} 5xx` : ""}`));
+    if (edges.length <= 40) labels.push(svg("text", { class: "edge-text", x: label[0], y: label[1], "text-anchor": label[2] }, `${count(edge.count)} \u00b7 ${milliseconds(edge.p95)}`,
+      edge.failed ? svg("tspan", { class: "bad-text" }, ` \u00b7 ${percent(edge.failed, edge.count)}`) : null));
   }
   chart.append(...labels);
   for (const node of columns.flat()) {
@@ -118,13 +122,13 @@ function picture(capture, edges, shown, filter, choose) {
       "aria-label": `${visible(name)}: ${kind === "address" ? "address" : "program"}`, transform: `translate(${x(node)},${y(node) - BOX.height / 2})`, click: press, keydown: press },
     svg("rect", { width: BOX.width, height: BOX.height, rx: 9 }),
     svg("title", {}, visible(`${name} ${detail}`)),
-    svg("text", { class: "name", x: 13, y: sub ? 20 : 28 }, shortened(visible(name), 21)),
-    sub ? svg("text", { class: "sub", x: 13, y: 36 }, shortened(visible(sub), 27)) : null));
+    svg("svg", { width: BOX.width - 8, height: BOX.height, overflow: "hidden" },
+      svg("text", { class: "name", x: 13, y: sub ? 20 : 28 }, shortened(visible(name), 21)),
+      sub ? svg("text", { class: "sub", x: 13, y: 36 }, shortened(visible(sub), 27)) : null)));
   }
   return chart;
 }
 
-const bezier = (t, a, b, c, d) => (1 - t) ** 3 * a + 3 * (1 - t) ** 2 * t * b + 3 * (1 - t) * t * t * c + t ** 3 * d;
 const shortened = (text, length) => (text.length > length ? `${text.slice(0, length - 1)}\u2026` : text);
 
 function spread(siblings, edge, at) {

@@ -46,7 +46,7 @@ class Grid {
         make("button", { type: "button", click: () => this.sortBy(index) }, column.label + (sorted ? (this.sort.down ? " \u2193" : " \u2191") : "")));
     }), make("div", { role: "columnheader" }, make("span", { class: "hidden" }, "Whole")));
     this.element.setAttribute("aria-rowcount", this.sorted.length + 1);
-    this.body.style.height = `${this.sorted.length * ROW}px`;
+    this.body.style.height = `${Math.max(3, this.sorted.length) * ROW}px`;
     this.view.scrollTop = 0;
     this.draw();
   }
