@@ -72,7 +72,7 @@ class Grid {
 
   row(index) {
     const { capture } = this, row = this.sorted[index];
-    const reasons = capture.text("incomplete", row);
+    const reasons = visible(capture.text("incomplete", row));
     const element = make("div", { class: "grid-row", role: "row", "aria-rowindex": index + 2, tabindex: index === this.active ? 0 : -1, click: () => { this.active = index; this.open(row); } },
       GRID.map((column) => {
         const text = column.text(capture, row, this.measure);
