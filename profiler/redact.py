@@ -53,17 +53,14 @@ _USERINFO = re.compile(r"(?<=://)[^/?#@\s\"'<>]+(?=@)")
 _MEMBER = re.compile(
     r'"([^"\\]{1,256})"(\s{0,64}:\s{0,64})(?:"((?:[^"\\]+|\\.)*)("|\\?$)|(-?\d[\d.eE+-]*))', re.S
 )
-# A part of multipart/form-data (RFC 7578): its name, its other fields, its value.
-_PART = re.compile(
-    r'(\r\ncontent-disposition:[^\r\n]{0,256}?\bname="?([^"\r\n;]{1,256})[^\r\n]*\r\n'
-    r"(?:[^\r\n]+\r\n)*\r\n)(.*?)(?=\r\n--|\Z)",
-    re.I | re.S,
-)
+# The name of a part of multipart/form-data (RFC 7578).
+_PART_NAME = re.compile(r'\bname="?([^"\r\n;]{1,256})')
 # Arguments have lost their borders: what follows such a header's name goes to the end.
 _HEADER_ARGUMENT = re.compile(
     r"((?:proxy-)?authorization|(?:set-)?cookie)(\s*[:=]\s*)(.+)", re.I | re.S
 )
-_OPTION = re.compile(r"(?<![\w-])(-{0,2}[A-Za-z][\w-]*)(:?\s+)(?!-)(\S+)", re.ASCII)
+_OPTION = re.compile(r"(?<!\S)(--?[A-Za-z][\w-]{0,256})(\s+)(?!-)(\S+)", re.ASCII)
+_FIELD_ARGUMENT = re.compile(r"(?<![\w-])([A-Za-z][\w-]{0,256})(:\s+)(\S+)", re.ASCII)
 _WHOLE = re.compile(r"redacted-[0-9a-f]{16}")
 
 
@@ -142,16 +139,21 @@ class Redactor:
 
     def command_line(self, text: str) -> str:
         """Return arguments that were joined by blanks without their secrets."""
-        text = _HEADER_ARGUMENT.sub(lambda m: m[1] + m[2] + self._scheme(m[3]), text)
-        text = _OPTION.sub(self._option, text)
-        return self.url(text)
+        rest = ""
+        header = _HEADER_ARGUMENT.search(text)
+        if header is not None:
+            rest = header[1] + header[2] + self._scheme(header[3])
+            text = text[: header.start()]
+        text = _OPTION.sub(self._named, text)
+        text = _FIELD_ARGUMENT.sub(self._named, text)
+        return self.url(text) + rest
 
     def text(self, text: str, content_type: str = "") -> str:
         """Return a body's text without secret members of JSON and secret fields of forms."""
         kind = content_type.partition(";")[0].strip().lower()
         if kind == "multipart/form-data":
-            # The first part's boundary has no line end before it.
-            return _PART.sub(self._part, f"\r\n{text}")[2:]
+            boundary = "\r\n" + text.partition("\r\n")[0]
+            return boundary.join(map(self._part, text.split(boundary)))
         if kind == "application/x-www-form-urlencoded" or (not kind and _is_form(text)):
             return self._parameters(text)
         if kind.endswith("json") or text[:256].lstrip()[:1] in ("{", "["):
@@ -180,14 +182,14 @@ class Redactor:
             return f'"{name}"{between}"{self.token(number)}"'
         return f'"{name}"{between}"{self.token(string)}{end}'
 
-    def _part(self, match: re.Match[str]) -> str:
-        return match[1] + self.token(match[3]) if _is_secret(match[2]) else match[0]
+    def _part(self, part: str) -> str:
+        head, end, value = part.partition("\r\n\r\n")
+        name = _PART_NAME.search(head[:4096])
+        return head + end + self.token(value) if name and _is_secret(name[1]) else part
 
-    def _option(self, match: re.Match[str]) -> str:
+    def _named(self, match: re.Match[str]) -> str:
         name, between, value = match.groups()
-        # A word alone is an argument like any other.
-        names_it = name.startswith("-") or between.startswith(":")
-        return name + between + self.token(value) if names_it and _is_secret(name) else match[0]
+        return name + between + self.token(value) if _is_secret(name) else match[0]
 
     def _raw(self, redacted: Record, record: Record) -> None:
         raw = record["raw_payload"]

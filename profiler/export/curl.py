@@ -61,7 +61,7 @@ def command(exchange: Exchange) -> str:
     source = ""
     if body:
         if _is_plain(body):
-            words.append(f"--data-raw {quote(body.decode())}")
+            words.append(f"--data-raw {shlex.quote(body.decode())}")
         else:
             source = f"printf %s {b64encode(body).decode()} | base64 -d |\n"
             words.append("--data-binary @-")

@@ -280,6 +280,7 @@ def test_accessibility(browser: Browser, page: Path, dark: bool, inside: bool) -
         (one["id"], [node["html"][:200] for node in one["nodes"]][:3]) for one in found["violations"]
     ]
     assert told == []
+    assert len(found["passes"]) > 20
 
 
 def test_a_hundred_thousand_exchanges(
