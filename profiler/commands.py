@@ -65,9 +65,7 @@ def _add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         ("csv", "a table of the exchanges, without headers and bodies"),
         ("parquet", "the same with headers and bodies (needs the extra `query`, and --output)"),
     ):
-        kind.add_argument(
-            f"--{name}", dest="kind", action="store_const", const=name, help=what
-        )
+        kind.add_argument(f"--{name}", dest="kind", action="store_const", const=name, help=what)
     _add_files(parser)
     _add_redact(parser, default=False)
     parser.set_defaults(run=_export, parser=parser)
@@ -173,9 +171,7 @@ def _query(options: argparse.Namespace) -> int:
         tables.load(records)
         names, rows = tables.query(options.sql)
         with output(_STDOUT) as file:
-            file.writelines(
-                line.encode() for line in answer(names, rows, sys.stdout.isatty())
-            )
+            file.writelines(line.encode() for line in answer(names, rows, sys.stdout.isatty()))
     return _ended(capture)
 
 
@@ -195,9 +191,7 @@ def _opened(
     return capture, _changed(capture.records(), redactor, raw), redactor
 
 
-def _changed(
-    records: Iterable[Record], redactor: Redactor | None, raw: bool
-) -> Iterator[Record]:
+def _changed(records: Iterable[Record], redactor: Redactor | None, raw: bool) -> Iterator[Record]:
     for record in records:
         if not raw:
             record.pop("raw_payload", None)

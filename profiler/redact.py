@@ -25,19 +25,74 @@ from profiler.record import Record
 
 # Names as `_plain` gives them: "X-Api-Key", "api_key" and "apiKey" are one.
 _SECRET_NAMES = frozenset(
-    """
-    accesskey accesstoken apikey apisecret apitoken assertion auth authkey authorization
-    authtoken awsaccesskeyid bearer clientassertion clientsecret cookie credential credentials
-    csrf csrfmiddlewaretoken csrftoken forwardedauthorization idtoken jsessionid jwt
-    amzcredential amzsecuritytoken amzsignature googcredential googsignature
-    originalauthorization otp pass passcode passphrase passwd password phpsessid privatekey
-    proxyauthorization pwd refreshtoken samlresponse secret secretkey securitytoken sessionid
-    sessiontoken setcookie sig signature token xsrftoken
-    """.split()
+    [
+        "accesskey",
+        "accesstoken",
+        "apikey",
+        "apisecret",
+        "apitoken",
+        "assertion",
+        "auth",
+        "authkey",
+        "authorization",
+        "authtoken",
+        "awsaccesskeyid",
+        "bearer",
+        "clientassertion",
+        "clientsecret",
+        "cookie",
+        "credential",
+        "credentials",
+        "csrf",
+        "csrfmiddlewaretoken",
+        "csrftoken",
+        "forwardedauthorization",
+        "idtoken",
+        "jsessionid",
+        "jwt",
+        "amzcredential",
+        "amzsecuritytoken",
+        "amzsignature",
+        "googcredential",
+        "googsignature",
+        "originalauthorization",
+        "otp",
+        "pass",
+        "passcode",
+        "passphrase",
+        "passwd",
+        "password",
+        "phpsessid",
+        "privatekey",
+        "proxyauthorization",
+        "pwd",
+        "refreshtoken",
+        "samlresponse",
+        "secret",
+        "secretkey",
+        "securitytoken",
+        "sessionid",
+        "sessiontoken",
+        "setcookie",
+        "sig",
+        "signature",
+        "token",
+        "xsrftoken",
+    ]
 )
 # `; name=value` behind a cookie of Set-Cookie (RFC 6265bis, 5.6): they say no secret.
 _ATTRIBUTES = frozenset(
-    "domain expires httponly max-age partitioned path priority samesite secure".split()
+    [
+        "domain",
+        "expires",
+        "httponly",
+        "max-age",
+        "partitioned",
+        "path",
+        "priority",
+        "samesite",
+        "secure",
+    ]
 )
 _CREDENTIALS = frozenset({"authorization", "proxyauthorization"})
 # Behind these names a URL may stand, with parameters of its own.
@@ -94,9 +149,8 @@ class Redactor:
             redacted["request"] = {**record["request"], "url": self.url(record["request"]["url"])}
         if "cmdline" in record:
             redacted["cmdline"] = self.command_line(record["cmdline"])
-        if "body" in record:
-            if record.get("body_encoding") != "base64":
-                redacted["body"] = self.text(record["body"], content_type(record))
+        if "body" in record and record.get("body_encoding") != "base64":
+            redacted["body"] = self.text(record["body"], content_type(record))
         if "raw_payload" in record:
             self._raw(redacted, record)
         return redacted
@@ -206,7 +260,7 @@ class Redactor:
             return
         start, *lines = head.split("\r\n")
         redacted["raw_payload"] = (
-            "\r\n".join([self.url(start), *map(self._line, lines)]) 
+            "\r\n".join([self.url(start), *map(self._line, lines)])
             + end
             + self.text(body, content_type(record))
         )
@@ -225,8 +279,7 @@ def described(redactor: Redactor | None) -> str:
     if redactor is None:
         return "secrets are shown as they were sent (--redact hides them)"
     return (
-        "secrets are redacted: credentials, cookies and token parameters "
-        "(--no-redact shows them)"
+        "secrets are redacted: credentials, cookies and token parameters (--no-redact shows them)"
     )
 
 
@@ -253,4 +306,3 @@ def _is_secret(name: str) -> bool:
     # a[password] and user.password are a password too.
     parts = re.split(r"[\[\].]+", unquote_plus(name))
     return any(_plain(part) in _SECRET_NAMES for part in parts if part)
-

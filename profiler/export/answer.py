@@ -46,7 +46,9 @@ def _cell(value: object) -> str:
         return ""
     text = f"{value:.3f}" if isinstance(value, float) else str(value)
     # What a message said must not command the terminal.
-    text = "".join(c if unicodedata.category(c)[0] != "C" else "\N{REPLACEMENT CHARACTER}" for c in text)
+    text = "".join(
+        c if unicodedata.category(c)[0] != "C" else "\N{REPLACEMENT CHARACTER}" for c in text
+    )
     return text if len(text) <= _WIDTH else text[: _WIDTH - 1] + "…"
 
 

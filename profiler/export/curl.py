@@ -21,7 +21,7 @@ import unicodedata
 from base64 import b64encode
 from collections.abc import Iterable, Iterator
 
-from profiler.captures.address import absolute_url, authority, header, program, remote
+from profiler.captures.address import absolute_url, authority, program, remote
 from profiler.captures.exchanges import Exchange
 from profiler.captures.lines import body_bytes
 from profiler.record import Record
@@ -167,7 +167,9 @@ def _is_plain(body: bytes) -> bool:
         text = body.decode()
     except UnicodeDecodeError:
         return False
-    return len(body) <= _ARGUMENT_MAX and all(_is_readable(line) for line in re.split("[\n\t]", text))
+    return len(body) <= _ARGUMENT_MAX and all(
+        _is_readable(line) for line in re.split("[\n\t]", text)
+    )
 
 
 def _comment(text: str) -> str:

@@ -30,10 +30,26 @@ _ID = re.compile(
 # What both ends said alike is kept once.
 _SAME = ("headers", "trailers", "body", "body_length", "body_encoding", "body_charset")
 
-_COLUMNS = (
-    "time client server method host target endpoint status latency duration requestBytes "
-    "responseBytes incomplete clientThread serverThread serverAfter serverDuration flags".split()
-)
+_COLUMNS = [
+    "time",
+    "client",
+    "server",
+    "method",
+    "host",
+    "target",
+    "endpoint",
+    "status",
+    "latency",
+    "duration",
+    "requestBytes",
+    "responseBytes",
+    "incomplete",
+    "clientThread",
+    "serverThread",
+    "serverAfter",
+    "serverDuration",
+    "flags",
+]
 NO_REQUEST, CUT_BODY = 1, 2
 
 
@@ -95,14 +111,13 @@ class Data:
     def blocks(self, exchanges: Iterable[Exchange]) -> Iterator[bytes]:
         """Add exchanges; yield the compressed blocks of their details (raw DEFLATE)."""
         lines: list[bytes] = []
-        size = first = count = 0
-        for exchange in exchanges:
+        size = first = 0
+        for row, exchange in enumerate(exchanges):
             if not lines:
-                first = count
-            line = self._add(exchange, count)
+                first = row
+            line = self._add(exchange, row)
             lines.append(line)
             size += len(line)
-            count += 1
             if size >= _BLOCK:
                 self._starts.append(first)
                 yield _compressed(b"\n".join(lines))
@@ -189,7 +204,7 @@ class Data:
         # A client's port is a new one each time.
         address = remote(first) if role == "server" else _host(local(first))
         address = address or "unknown"
-        name = host if role == "server" and not _host(address) == _host(host) else ""
+        name = host if role == "server" and _host(address) != _host(host) else ""
         return self._number(Node(address, "address", name), ("address", address))
 
     def _number(self, node: Node, key: tuple[str, ...]) -> int:
@@ -236,9 +251,7 @@ class Data:
 
 def template(target: str) -> str:
     """Return the path of a target with what looks like a name of one thing as ``{id}``."""
-    return "/".join(
-        "{id}" if _ID.fullmatch(part) else part for part in path_of(target).split("/")
-    )
+    return "/".join("{id}" if _ID.fullmatch(part) else part for part in path_of(target).split("/"))
 
 
 def _drop_same(record: Record, others: list[Record]) -> None:

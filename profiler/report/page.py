@@ -22,7 +22,16 @@ from profiler.report.data import Data
 
 _FILES = Path(__file__).parent / "page"
 # In the order in which they are read: what is used at the top level comes first.
-_SCRIPTS = "elements.js data.js figures.js charts.js map.js table.js detail.js main.js".split()
+_SCRIPTS = [
+    "elements.js",
+    "data.js",
+    "figures.js",
+    "charts.js",
+    "map.js",
+    "table.js",
+    "detail.js",
+    "main.js",
+]
 _MARK = "@data@"
 
 

@@ -75,7 +75,8 @@ class Browser:
         """Type into the search field; return how many exchanges match, in words."""
         self.run("void (document.getElementById('matching').textContent = '')")
         self.run(
-            "void (field => { field.value = arguments[0]; field.dispatchEvent(new Event('input')) })"
+            "void (field => {"
+            "  field.value = arguments[0]; field.dispatchEvent(new Event('input')) })"
             "(document.getElementById('search'))",
             text,
         )

@@ -66,7 +66,9 @@ def test_figures_are_those_of_the_capture(browser: Browser, page: Path, capture:
             latencies.setdefault(name, []).append(answered["latency_ms"])
         failed += answered.get("status_code", 0) >= 500
     browser.open(page)
-    assert f"Failed (5xx)\n{100 * failed / len(exchanges):.1f} %\n{failed}" in browser.text("#tiles")
+    assert f"Failed (5xx)\n{100 * failed / len(exchanges):.1f} %\n{failed}" in browser.text(
+        "#tiles"
+    )
     rows = browser.run(
         "[...document.querySelectorAll('#endpoints tbody tr')]"
         ".map(row => [...row.cells].map(cell => cell.innerText))"
@@ -166,16 +168,16 @@ def test_by_keyboard(browser: Browser, page: Path) -> None:
     assert first.startswith("POST shop")
     assert browser.run("document.getElementById('detail').contains(document.activeElement)")
     press(browser, Keys.ARROW_RIGHT)
-    browser.until(f"document.querySelector('.detail-head p').innerText !== '' && "
-                  f"document.querySelector('.grid-row[tabindex=\"0\"]').ariaRowIndex === '3'")
+    browser.until(
+        "document.querySelector('.detail-head p').innerText !== '' && "
+        "document.querySelector('.grid-row[tabindex=\"0\"]').ariaRowIndex === '3'"
+    )
     press(browser, Keys.ESCAPE)
     browser.until("!document.getElementById('detail').open")
     assert browser.run("document.activeElement.getAttribute('aria-rowindex')") == "3"
 
 
-def test_one_exchange(
-    browser: Browser, page: Path, request: pytest.FixtureRequest
-) -> None:
+def test_one_exchange(browser: Browser, page: Path, request: pytest.FixtureRequest) -> None:
     browser.open(page)
     browser.search("charges 503")
     browser.click(".grid-view .grid-row")
@@ -218,7 +220,10 @@ def test_nothing_hostile_runs(browser: Browser, report: Make, tmp_path: Path) ->
     assert "000010  10 11 12" in everything
     assert not set(everything) & set("\u202e\u2066\u200b\x1b\x00\x85")
     assert browser.driver.title == "hostile.jsonl · http-profiler"
-    assert browser.run("document.querySelectorAll('img, iframe, main script, dialog script').length") == 0
+    assert (
+        browser.run("document.querySelectorAll('img, iframe, main script, dialog script').length")
+        == 0
+    )
     source = page.read_text()
     assert "onerror" not in re.sub(r"<script>.*?</script>", "", source, flags=re.S)
 
@@ -277,15 +282,14 @@ def test_accessibility(browser: Browser, page: Path, dark: bool, inside: bool) -
         "axe.run(document).then(arguments[0], error => arguments[0]({violations: [String(error)]}))"
     )
     told = [
-        (one["id"], [node["html"][:200] for node in one["nodes"]][:3]) for one in found["violations"]
+        (one["id"], [node["html"][:200] for node in one["nodes"]][:3])
+        for one in found["violations"]
     ]
     assert told == []
     assert len(found["passes"]) > 20
 
 
-def test_a_hundred_thousand_exchanges(
-    browser: Browser, report: Make, tmp_path: Path
-) -> None:
+def test_a_hundred_thousand_exchanges(browser: Browser, report: Make, tmp_path: Path) -> None:
     page = report(sample_capture.write(tmp_path / "large.jsonl", 100_000))
     browser.open(page)
     assert browser.text("#matching") == "100,000 exchanges"

@@ -38,10 +38,7 @@ def test_what_the_profiler_writes_is_read(case: Path, tmp_path: Path) -> None:
 
 
 def test_both_ends_of_the_demo_are_joined() -> None:
-    records = [
-        json.loads(line)
-        for line in (CASES[2] / "expected.jsonl").read_text().splitlines()
-    ]
+    records = [json.loads(line) for line in (CASES[2] / "expected.jsonl").read_text().splitlines()]
     assert CASES[2].name == "demo"
     found = exchanges(records)
     assert len(found) == len(records) / 4
@@ -54,16 +51,20 @@ def test_the_documented_fields_are_those_that_are_checked() -> None:
     document = (Path(__file__).parents[2] / "docs" / "output-format.md").read_text()
     table = document.split("| --- | --- | --- |\n")[1].split("\n\n")[0]
     names = [
-        name
-        for row in table.splitlines()
-        for name in row.split("|")[1].replace("`", "").split()
+        name for row in table.splitlines() for name in row.split("|")[1].replace("`", "").split()
     ]
     assert names == [*FIELDS]
 
 
 def message(kind: str, second: float, **more: Any) -> dict[str, Any]:
-    return {"timestamp": f"2026-01-01T00:00:{second:012.9f}Z", "type": kind, "role": "client",
-            "exchange": "1-1", "netns": 1, **more}
+    return {
+        "timestamp": f"2026-01-01T00:00:{second:012.9f}Z",
+        "type": kind,
+        "role": "client",
+        "exchange": "1-1",
+        "netns": 1,
+        **more,
+    }
 
 
 def test_a_number_that_comes_again_is_another_exchange() -> None:
@@ -139,7 +140,10 @@ GOOD = json.dumps(message("request", 1)).encode() + b"\n"
         (GOOD.replace(b'"netns": 1', b'"request": {"url": []}'), "`request` is of another type"),
         (GOOD.replace(b'"netns": 1', b'"incomplete": [1]'), "`incomplete` is of another type"),
         (GOOD.replace(b"-01T", b"-99T"), "`timestamp` is no time"),
-        (GOOD.replace(b'"netns": 1', b'"body":"!","body_encoding":"base64"'), "`body` is no base64"),
+        (
+            GOOD.replace(b'"netns": 1', b'"body":"!","body_encoding":"base64"'),
+            "`body` is no base64",
+        ),
     ],
 )
 def test_a_damaged_line_is_counted_and_the_others_are_read(

@@ -23,7 +23,10 @@ def capture(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(*arguments: object, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(
         [sys.executable, "-m", "profiler.cli", *map(str, arguments)],
-        input=stdin, capture_output=True, env=ENVIRONMENT, check=False,
+        input=stdin,
+        capture_output=True,
+        env=ENVIRONMENT,
+        check=False,
     )
 
 
@@ -31,8 +34,13 @@ def said(done: subprocess.CompletedProcess[bytes]) -> list[str]:
     return done.stderr.decode().splitlines()
 
 
-COMMANDS = [["report"], ["export", "--har"], ["export", "--curl"], ["export", "--csv"],
-            ["query", "select * from exchanges"]]
+COMMANDS = [
+    ["report"],
+    ["export", "--har"],
+    ["export", "--curl"],
+    ["export", "--csv"],
+    ["query", "select * from exchanges"],
+]
 name = " ".join
 
 
@@ -84,9 +92,7 @@ def test_a_damaged_capture_is_done_as_far_as_it_goes(
     ("content", "words"),
     [(b"hello\n", "is no capture"), (b'{"format":"http-profiler capture"}\n', "replay")],
 )
-def test_what_is_no_capture(
-    command: list[str], content: bytes, words: str, tmp_path: Path
-) -> None:
+def test_what_is_no_capture(command: list[str], content: bytes, words: str, tmp_path: Path) -> None:
     (tmp_path / "c").write_bytes(content)
     done = run(*command, tmp_path / "c")
     assert done.returncode == 1
@@ -105,7 +111,9 @@ def test_a_reader_that_goes_is_no_error(command: list[str], tmp_path: Path) -> N
     # More than a pipe holds, so that the writer must notice.
     profiler = subprocess.Popen(
         [sys.executable, "-m", "profiler.cli", *command, str(large)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=ENVIRONMENT,
     )
     assert profiler.stdout and profiler.stderr
     profiler.stdout.read(1)
@@ -115,7 +123,7 @@ def test_a_reader_that_goes_is_no_error(command: list[str], tmp_path: Path) -> N
     assert "Traceback" not in errors and "BrokenPipe" not in errors
 
 
-@pytest.mark.parametrize("command", COMMANDS[:-1] + [["export", "--parquet"]], ids=name)
+@pytest.mark.parametrize("command", [*COMMANDS[:-1], ["export", "--parquet"]], ids=name)
 def test_the_file_is_its_owners_alone_and_whole_or_not_there(
     command: list[str], capture: Path, tmp_path: Path
 ) -> None:
@@ -151,9 +159,21 @@ def test_output_that_cannot_be_written(
 
 def test_no_room_for_what_waits(capture: Path) -> None:
     done = subprocess.run(
-        ["sh", "-c", 'ulimit -f 8; exec "$@"', "sh", sys.executable, "-m", "profiler.cli",
-         "export", "--har", str(capture)],
-        capture_output=True, env={**ENVIRONMENT, "PYTHONDONTWRITEBYTECODE": "1"}, check=False,
+        [
+            "sh",
+            "-c",
+            'ulimit -f 8; exec "$@"',
+            "sh",
+            sys.executable,
+            "-m",
+            "profiler.cli",
+            "export",
+            "--har",
+            str(capture),
+        ],
+        capture_output=True,
+        env={**ENVIRONMENT, "PYTHONDONTWRITEBYTECODE": "1"},
+        check=False,
     )
     assert done.returncode == 1
     assert "TMPDIR" in said(done)[-1] and "Traceback" not in done.stderr.decode()
@@ -166,7 +186,9 @@ def test_parquet_needs_a_file(capture: Path) -> None:
 
 
 def test_a_query_and_a_wrong_one(capture: Path) -> None:
-    done = run("query", "select host, count(*) n from exchanges group by 1 order by 2 desc", capture)
+    done = run(
+        "query", "select host, count(*) n from exchanges group by 1 order by 2 desc", capture
+    )
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert sum(row["n"] for row in rows) >= 60
     done = run("query", "select nothing", capture)
@@ -180,7 +202,9 @@ def test_without_duckdb(capture: Path, tmp_path: Path) -> None:
     for command in (["query", "select 1"], ["export", "--parquet", "-o", str(tmp_path / "x")]):
         done = subprocess.run(
             [sys.executable, "-m", "profiler.cli", *command, str(capture)],
-            capture_output=True, env=environment, check=False,
+            capture_output=True,
+            env=environment,
+            check=False,
         )
         assert done.returncode == 1
         assert said(done)[-1] == (

@@ -42,17 +42,35 @@ def exchanges(records: list[dict[str, Any]]) -> Exchanges:
 
 def request(**more: Any) -> dict[str, Any]:
     return {
-        "timestamp": "2026-01-01T00:00:00.123456789Z", "type": "request", "role": "client",
-        "exchange": "1-1", "method": "GET", "url": "/", "http_version": "1.1",
-        "dest_ip": "127.0.0.1", "dest_port": 80, "headers": {"Host": "a"}, "body": "", **more,
+        "timestamp": "2026-01-01T00:00:00.123456789Z",
+        "type": "request",
+        "role": "client",
+        "exchange": "1-1",
+        "method": "GET",
+        "url": "/",
+        "http_version": "1.1",
+        "dest_ip": "127.0.0.1",
+        "dest_port": 80,
+        "headers": {"Host": "a"},
+        "body": "",
+        **more,
     }
 
 
 def response(**more: Any) -> dict[str, Any]:
     return {
-        "timestamp": "2026-01-01T00:00:01Z", "type": "response", "role": "client",
-        "exchange": "1-1", "status_code": 200, "reason": "OK", "http_version": "1.1",
-        "headers": {}, "body": "", "latency_ms": 5.5, "duration_ms": 7.0, **more,
+        "timestamp": "2026-01-01T00:00:01Z",
+        "type": "response",
+        "role": "client",
+        "exchange": "1-1",
+        "status_code": 200,
+        "reason": "OK",
+        "http_version": "1.1",
+        "headers": {},
+        "body": "",
+        "latency_ms": 5.5,
+        "duration_ms": 7.0,
+        **more,
     }
 
 
@@ -90,13 +108,24 @@ def test_har_of_hostile_bytes_keeps_to_the_schema(tmp_path: Path) -> None:
 
 def test_a_har_entry() -> None:
     asked = request(
-        url="/a?b=1&b=2&c", method="POST", body="x=1",
-        headers={"Host": "shop", "Cookie": "a=1; b=2", "Content-Type": "text/plain", "X": ["1", "2"]},
-        raw_payload="POST /a HTTP/1.1\r\nHost: shop\r\n\r\nx=1", bytes=35,
+        url="/a?b=1&b=2&c",
+        method="POST",
+        body="x=1",
+        headers={
+            "Host": "shop",
+            "Cookie": "a=1; b=2",
+            "Content-Type": "text/plain",
+            "X": ["1", "2"],
+        },
+        raw_payload="POST /a HTTP/1.1\r\nHost: shop\r\n\r\nx=1",
+        bytes=35,
     )
     answered = response(
-        body=b64encode(b"\xff").decode(), body_encoding="base64", bytes=20,
-        headers={"Set-Cookie": "s=1; Path=/; HttpOnly", "Location": "/b"}, incomplete=["lost"],
+        body=b64encode(b"\xff").decode(),
+        body_encoding="base64",
+        bytes=20,
+        headers={"Set-Cookie": "s=1; Path=/; HttpOnly", "Location": "/b"},
+        incomplete=["lost"],
     )
     found = entry(one(asked, answered))
     assert found["startedDateTime"] == "2026-01-01T00:00:00.123Z"
@@ -105,14 +134,20 @@ def test_a_har_entry() -> None:
     assert found["_incomplete"] == ["lost"]
     sent = found["request"]
     assert sent["url"] == "http://shop/a?b=1&b=2&c"
-    assert [(p["name"], p["value"]) for p in sent["queryString"]] == [("b", "1"), ("b", "2"), ("c", "")]
+    assert [(p["name"], p["value"]) for p in sent["queryString"]] == [
+        ("b", "1"),
+        ("b", "2"),
+        ("c", ""),
+    ]
     assert [p["value"] for p in sent["headers"] if p["name"] == "X"] == ["1", "2"]
     assert [c["name"] for c in sent["cookies"]] == ["a", "b"]
     assert sent["postData"] == {"mimeType": "text/plain", "text": "x=1"}
     assert (sent["headersSize"], sent["bodySize"]) == (32, 3)
     content = found["response"]["content"]
     assert (content["text"], content["encoding"], content["size"]) == ("/w==", "base64", 1)
-    assert found["response"]["cookies"] == [{"name": "s", "value": "1", "path": "/", "httpOnly": True}]
+    assert found["response"]["cookies"] == [
+        {"name": "s", "value": "1", "path": "/", "httpOnly": True}
+    ]
     assert found["response"]["redirectURL"] == "/b"
 
 
@@ -187,7 +222,7 @@ def server() -> Iterator[Server]:
         one_server.shutdown()
 
 
-NASTY = "it's $HOME `id` \\ \"quoted\" !1 *?[a] ~ #c & ; | > < (x) %41 \N{SNOWMAN}"
+NASTY = 'it\'s $HOME `id` \\ "quoted" !1 *?[a] ~ #c & ; | > < (x) %41 \N{SNOWMAN}'
 
 
 @pytest.mark.parametrize(
@@ -207,12 +242,24 @@ NASTY = "it's $HOME `id` \\ \"quoted\" !1 *?[a] ~ #c & ; | > < (x) %41 \N{SNOWMA
         {"headers": {"Host": "name.example", "User-Agent": "mine", "Accept": "text/plain"}},
         {"method": "POST", "body": "a=1&b=@/etc/passwd"},
         {"method": "POST", "body": "@/etc/passwd"},
-        {"method": "PUT", "body": f"line\n\n{NASTY}\n\n", "headers": {"Host": "h", "Content-Type": "a/b"}},
+        {
+            "method": "PUT",
+            "body": f"line\n\n{NASTY}\n\n",
+            "headers": {"Host": "h", "Content-Type": "a/b"},
+        },
         {"method": "POST", "body": "x" * 300_000},
         {"method": "POST", "body": "escape \x1b[31m and \x00 nothing\r\n"},
-        {"method": "POST", "body": b64encode(bytes(range(256))).decode(), "body_encoding": "base64"},
+        {
+            "method": "POST",
+            "body": b64encode(bytes(range(256))).decode(),
+            "body_encoding": "base64",
+        },
         {"method": "POST", "body": "\xe9", "body_charset": "iso-8859-1"},
-        {"method": "POST", "body": "in chunks", "headers": {"Host": "h", "Transfer-Encoding": "chunked"}},
+        {
+            "method": "POST",
+            "body": "in chunks",
+            "headers": {"Host": "h", "Transfer-Encoding": "chunked"},
+        },
         {"method": "GET", "body": "a body", "headers": {"Host": "h"}},
     ],
     ids=lambda more: "-".join(f"{k}={str(v)[:20]}" for k, v in more.items()) or "plain",
@@ -226,7 +273,11 @@ def test_the_command_sends_what_was_sent(
     environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "LC_ALL": "C.UTF-8"}
     (tmp_path / "script").write_text(script)
     subprocess.run(
-        ["sh", "script"], env=environment, cwd=tmp_path, check=True, capture_output=True,
+        ["sh", "script"],
+        env=environment,
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
         timeout=60,
     )
     ((method, target, version, fields, body),) = server.got
@@ -241,9 +292,11 @@ def test_the_command_sends_what_was_sent(
         for name, values in record["headers"].items()
         for value in (values if isinstance(values, list) else [values])
     ]
-    counted = [] if not expected or ("Transfer-Encoding", "chunked") in sent else [
-        ("Content-Length", str(len(expected)))
-    ]
+    counted = (
+        []
+        if not expected or ("Transfer-Encoding", "chunked") in sent
+        else [("Content-Length", str(len(expected)))]
+    )
     assert sorted(fields) == sorted(sent + counted)
     assert all(c == "\n" or c.isprintable() for c in script.replace(record["body"], ""))
 
@@ -270,8 +323,15 @@ def test_a_comment_ends_with_its_line() -> None:
 
 
 def test_a_unix_socket_and_http2() -> None:
-    text = command(one(request(dest_path="/run/a b.sock", http_version="2",
-                               headers={":authority": "a", ":path": "/", "x": "1"})))
+    text = command(
+        one(
+            request(
+                dest_path="/run/a b.sock",
+                http_version="2",
+                headers={":authority": "a", ":path": "/", "x": "1"},
+            )
+        )
+    )
     assert "--http2-prior-knowledge" in text
     assert "--unix-socket '/run/a b.sock'" in text
     assert "--header 'x: 1'" in text and ":path" not in text
@@ -279,7 +339,9 @@ def test_a_unix_socket_and_http2() -> None:
 
 def test_quoting_by_the_shell_itself() -> None:
     for text in ("", "a b", NASTY, "\x01\x7f\u202e", "'" * 3, "-n", "%s\\n"):
-        ran = subprocess.run(["sh", "-c", f"printf %s {quote(text)}"], capture_output=True, check=True)
+        ran = subprocess.run(
+            ["sh", "-c", f"printf %s {quote(text)}"], capture_output=True, check=True
+        )
         assert ran.stdout.decode() == text
 
 
@@ -317,9 +379,15 @@ def test_sql(tmp_path: Path) -> None:
         for sql, expected in (
             ("select count(*) from exchanges", len(found)),
             ("select count(*) from messages", len(records)),
-            ("select epoch_ns(min(timestamp)) % 1000000000 from messages where pid is not null", None),
+            (
+                "select epoch_ns(min(timestamp)) % 1000000000 from messages where pid is not null",
+                None,
+            ),
             ("select count(distinct headers->>'Host') from messages where type = 'request'", 4),
-            ("select max(response_headers->>'$.\"Set-Cookie\"[1]') from exchanges", "theme=dark; Path=/"),
+            (
+                "select max(response_headers->>'$.\"Set-Cookie\"[1]') from exchanges",
+                "theme=dark; Path=/",
+            ),
         ):
             _, rows = tables.query(sql)
             ((value,),) = rows
@@ -328,7 +396,7 @@ def test_sql(tmp_path: Path) -> None:
         path.write_bytes(tables.parquet())
         _, rows = tables.query(f"select count(*), count(request_body) from '{path}'")
         assert list(rows) == [(len(found), len(found))]
-        with pytest.raises(QueryError, match="^DuckDB: .*selct"):
+        with pytest.raises(QueryError, match=r"^DuckDB: .*selct"):
             tables.query("selct 1")
         with pytest.raises(QueryError, match="nothing"):
             tables.query("select nothing from messages")
@@ -359,7 +427,10 @@ def test_sql_of_an_empty_and_a_strange_capture(tmp_path: Path) -> None:
 
 def test_without_duckdb_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "duckdb", None)
-    with pytest.raises(ProfilerError, match=r"pip install 'http-syscall-profiler\[query\]'"), database():
+    with (
+        pytest.raises(ProfilerError, match=r"pip install 'http-syscall-profiler\[query\]'"),
+        database(),
+    ):
         pass
 
 

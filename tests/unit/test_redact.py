@@ -69,7 +69,11 @@ def test_urls(url: str, expected: str) -> None:
         ("user=me&password=x", "", f"user=me&password={t('x')}"),
         ('{"token": "x", "n": 1}', "application/json", f'{{"token": "{t("x")}", "n": 1}}'),
         ('{"otp":123456}', "application/problem+json", f'{{"otp":"{t("123456")}"}}'),
-        ('{"a":{"secret":"a\\"b"}}', "", f'{{"a":{{"secret":"{t(chr(97) + chr(92) + chr(34) + "b")}"}}}}'),
+        (
+            '{"a":{"secret":"a\\"b"}}',
+            "",
+            f'{{"a":{{"secret":"{t(chr(97) + chr(92) + chr(34) + "b")}"}}}}',
+        ),
         ('{"password": "cut of', "application/json", f'{{"password": "{t("cut of")}'),
         ("<a>token=x</a>", "text/html", "<a>token=x</a>"),
         (
@@ -86,7 +90,10 @@ def test_bodies(text: str, kind: str, expected: str) -> None:
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("curl -H Authorization: Bearer x http://a", f"curl -H Authorization: Bearer {t('x http://a')}"),
+        (
+            "curl -H Authorization: Bearer x http://a",
+            f"curl -H Authorization: Bearer {t('x http://a')}",
+        ),
         ("app --password x --port 1", f"app --password {t('x')} --port 1"),
         ("app --api-key=x -v", f"app --api-key={t('x')} -v"),
         ("curl -H X-Api-Key: x a", f"curl -H X-Api-Key: {t('x')} a"),
@@ -100,13 +107,22 @@ def test_command_lines(line: str, expected: str) -> None:
 
 def request(**more: Any) -> dict[str, Any]:
     body = '{"token":"s3cret"}'
-    head = "POST /?token=s3cret HTTP/1.1\r\nCookie: a=s3cret\r\nContent-Type:  application/json\r\n\r\n"
+    head = "POST /?token=s3cret HTTP/1.1\r\nCookie: a=s3cret\r\n"
+    head += "Content-Type:  application/json\r\n\r\n"
     return {
-        "timestamp": "2026-01-01T00:00:00Z", "type": "request", "method": "POST",
-        "url": "/?token=s3cret", "http_version": "1.1", "body": body, "raw_payload": head + body,
+        "timestamp": "2026-01-01T00:00:00Z",
+        "type": "request",
+        "method": "POST",
+        "url": "/?token=s3cret",
+        "http_version": "1.1",
+        "body": body,
+        "raw_payload": head + body,
         "headers": {"Cookie": ["a=s3cret"], "Content-Type": "application/json"},
-        "cmdline": "app --token s3cret", "request": {"url": "/?token=s3cret"},
-        "trailers": {"X-Token": "s3cret"}, "pid": 1, **more,
+        "cmdline": "app --token s3cret",
+        "request": {"url": "/?token=s3cret"},
+        "trailers": {"X-Token": "s3cret"},
+        "pid": 1,
+        **more,
     }
 
 
@@ -135,8 +151,16 @@ def test_bytes_that_cannot_be_looked_into_are_left_out(more: dict[str, Any]) -> 
 
 @pytest.mark.parametrize(
     "text",
-    ["a" * 10**6, '"' * 10**6, '\\"' * 500_000, "token=" * 200_000, '{"token":"' + "\\" * 10**6,
-     "://" * 300_000, "\r\ncontent-disposition: name=x\r\na" * 30_000, '{"a":"' * 150_000],
+    [
+        "a" * 10**6,
+        '"' * 10**6,
+        '\\"' * 500_000,
+        "token=" * 200_000,
+        '{"token":"' + "\\" * 10**6,
+        "://" * 300_000,
+        "\r\ncontent-disposition: name=x\r\na" * 30_000,
+        '{"a":"' * 150_000,
+    ],
     ids=lambda text: repr(text[:12]),
 )
 @pytest.mark.parametrize("kind", ["", "application/json", "multipart/form-data"])
