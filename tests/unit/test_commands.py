@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from profiler.captures.output import output
+from profiler.errors import OutputError
 from tests import sample_capture
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
@@ -155,6 +157,15 @@ def test_output_that_cannot_be_written(
     assert done.returncode == 1
     assert words in said(done)[-1] and "Traceback" not in done.stderr.decode()
     assert capture.read_bytes() == before
+
+
+def test_what_is_half_made_is_taken_away(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("before")
+    with pytest.raises(OutputError, match="No space"), output(tmp_path / "out") as file:
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+    assert [one.name for one in tmp_path.iterdir()] == ["out"]
+    assert (tmp_path / "out").read_text() == "before"
 
 
 def test_no_room_for_what_waits(capture: Path) -> None:
