@@ -3,7 +3,7 @@
 VENV := .venv
 READY := $(VENV)/.ready
 
-.PHONY: setup setup-vagrant demo test lint clean
+.PHONY: setup setup-browser setup-vagrant demo test lint clean
 
 setup: $(READY)
 
@@ -17,12 +17,16 @@ $(READY): provisioning/requirements.txt provisioning/setup-host.sh
 setup-vagrant: setup
 	provisioning/setup-host.sh vagrant
 
+# Chromium, for the tests of the report.
+setup-browser: setup
+	provisioning/setup-host.sh browser
+
 demo: setup
 	$(VENV)/bin/tox run -qq -e demo
 
 # The end-to-end tests come last: they need the others to be right.
-test: setup setup-vagrant
-	$(VENV)/bin/tox run -q -e lint,unit,replay,fuzz,growth
+test: setup setup-browser setup-vagrant
+	$(VENV)/bin/tox run -q -e lint,unit,replay,browser,fuzz,growth
 	$(VENV)/bin/tox run -qq -e e2e
 
 lint: setup

@@ -1,7 +1,7 @@
 """Arguments and environment become Settings; errors become one line and an exit code.
 
 Exit codes: 0 done; 1 it could not be done, with the reason on standard error;
-2 the arguments are wrong.
+2 the arguments are wrong; 3 done, but of the capture that was read some lines are damaged.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from profiler import __version__
+from profiler.commands import add_commands
 from profiler.doctor.examine import examine
 from profiler.errors import ProfilerError
 from profiler.probe import program_text
@@ -27,12 +28,19 @@ examples:
   sudo http-profiler --pid $(pidof -s nginx) | jq 'select(.status_code >= 500)'
   sudo http-profiler --record night.capture --output night.jsonl
   http-profiler replay night.capture
+  http-profiler report http.jsonl --output report.html
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     options = _parser().parse_args(arguments)
+    if "run" in options:
+        return _exit_code(lambda: options.run(options))
+    return _exit_code(lambda: _run(options))
+
+
+def _run(options: argparse.Namespace) -> int:
     settings = Settings(
         output=_output(getattr(options, "output", None)),
         ports=tuple(getattr(options, "port", ()) or ()),
@@ -49,22 +57,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         stats=getattr(options, "stats", None),
         stats_seconds=getattr(options, "stats_interval", _DEFAULTS.stats_seconds),
     )
+    if options.command == "replay":
+        replay(options.capture, settings)
+    elif options.command == "doctor":
+        return examine(settings.route, settings.engine, options.json)
+    elif options.command == "probe":
+        print(program_text(settings), end="")
+    else:
+        capture(settings)
+    return 0
+
+
+def _exit_code(run: Callable[[], int]) -> int:
     try:
-        if options.command == "replay":
-            replay(options.capture, settings)
-        elif options.command == "doctor":
-            return examine(settings.route, settings.engine, options.json)
-        elif options.command == "probe":
-            print(program_text(settings), end="")
-        else:
-            capture(settings)
+        return run()
     except ProfilerError as error:
         if error.exit_code:
             print(f"http-profiler: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         return 130
-    return 0
 
 
 def _output(option: Path | None) -> Path | None:
@@ -165,6 +177,7 @@ def _parser() -> argparse.ArgumentParser:
             "kernel should give.",
         )
     )
+    add_commands(commands)
     return parser
 
 

@@ -17,6 +17,9 @@ CALL_LIMIT = 64 * 16383
 # What a connection may hold besides bodies: heads, requests that wait, chunks that came early.
 CONNECTION_MEMORY = 4 * 1024 * 1024
 
+# Characters of each body that a report has: a page must open in a browser.
+REPORT_BODY = 16 * 1024
+
 
 @dataclass(frozen=True)
 class Settings:

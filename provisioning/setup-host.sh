@@ -4,13 +4,17 @@
 #
 #   setup-host.sh           for the embedded guests
 #   setup-host.sh vagrant   and Vagrant with libvirt, and what makes boxes
+#   setup-host.sh browser   and Chromium, for the tests of the report
 set -eu
 
 part=${1:-}
-if [ -n "$part" ] && [ "$part" != vagrant ]; then
-    echo "setup-host: unknown part '$part': there is only vagrant" >&2
+case $part in
+'' | vagrant | browser) ;;
+*)
+    echo "setup-host: unknown part '$part': there are vagrant and browser" >&2
     exit 2
-fi
+    ;;
+esac
 
 machine=$(uname -m)
 case $machine in
@@ -51,6 +55,12 @@ if [ "$part" = vagrant ]; then
     if [ "$machine" = x86_64 ]; then
         need grub-pc-bin /usr/lib/grub/i386-pc/boot.img
     fi
+fi
+if [ "$part" = browser ]; then
+    need chromium /usr/bin/chromium
+    need chromium-driver /usr/bin/chromedriver
+    # Letters for the pictures.
+    need fonts-dejavu-core /usr/share/fonts/truetype/dejavu/DejaVuSans.ttf
 fi
 python3 -c 'import ensurepip, venv' 2>/dev/null || missing="$missing python3-venv"
 

@@ -110,6 +110,14 @@ def test_twenty_users_for_a_minute(guest: Guest, token: str, route: str) -> None
             k: served[number][k] for k in ("asked", "answered")
         }
 
+    for seen_calls, seen_bytes, *fates in accounts(said).values():
+        assert seen_calls == fates[0] + fates[2] + fates[4]
+        assert seen_bytes == fates[1] + fates[3] + fates[5]
+    hidden = skipped_calls(said)
+    if hidden and route == "syscall":
+        # Nothing tells that route what the kernel kept from it: that is what it says.
+        assert "messages of that moment may be wrong" in said
+        return
     by_number: dict[int, list[Record]] = defaultdict(list)
     whole = [record for record in records if "incomplete" not in record]
     for record in whole:
@@ -121,15 +129,12 @@ def test_twenty_users_for_a_minute(guest: Guest, token: str, route: str) -> None
         for role in ("client", "server"):
             assert len({r.get("exchange") for r in lines if r["role"] == role}) == 1
     # Of a call that the kernel hid, one message suffers, and at most the answer to it.
-    hidden = skipped_calls(said)
     assert len(records) - len(whole) <= 2 * hidden
     assert 4 * len(client) - len(whole) <= 2 * hidden
     assert set(by_number) <= set(client)
     assert len({r["pid"] for r in records if r["role"] == "server"}) > 1  # several workers
 
-    for seen_calls, seen_bytes, *fates in accounts(said).values():
-        assert seen_calls == fates[0] + fates[2] + fates[4]
-        assert seen_bytes == fates[1] + fates[3] + fates[5]
+    for _, _, *fates in accounts(said).values():
         assert fates[4] <= hidden
 
 

@@ -10,6 +10,8 @@ import pytest
 
 from provisioning import Guest
 from provisioning.capture import Capture
+from provisioning.catalog import find_guest
+from provisioning.errors import GuestError
 from tests.e2e.conftest import ROUTES, UNORDERED, Examination, traffic
 from tests.e2e.test_capture import nanoseconds, url_of
 
@@ -109,7 +111,13 @@ def test_boot_time_is_not_wall_clock_time(guest: Guest, token: str) -> None:
 
 def test_without_btf_the_headers_serve(guest: Guest, token: str) -> None:
     """As on Ubuntu 20.04's 5.4: offsets from the headers, and the buffer of that time."""
-    with Capture(guest, "--types", "headers", "--buffer", "perf") as capture:
+    options = ("--types", "headers", "--buffer", "perf")
+    if int(find_guest(guest.name.partition("@")[0]).kernel.split(".")[0]) >= 7:
+        # Headers that BCC cannot compile; such a kernel has BTF.
+        with pytest.raises(GuestError, match="the kernel's headers cannot be read on Linux 7"):
+            Capture(guest, *options).__enter__()
+        return
+    with Capture(guest, *options) as capture:
         assert "syscall route" in capture.said
         traffic(guest, "syscalls", token)
         lines = capture.wait_for(lambda r: (url_of(r) or "").startswith(f"/{token}/"), 16)

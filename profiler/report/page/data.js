@@ -1,0 +1,142 @@
+// The capture: columns of all exchanges, and the details of one, out of its compressed block.
+
+const CLASSES = [
+  { name: "ok", label: "2xx", of: (status) => status >= 100 && status < 300 },
+  { name: "moved", label: "3xx", of: (status) => status >= 300 && status < 400 },
+  { name: "client", label: "4xx", of: (status) => status >= 400 && status < 500 },
+  { name: "failed", label: "5xx", of: (status) => status >= 500 },
+  { name: "none", label: "no response", of: () => true },
+];
+const OK = 0, MOVED = 1, CLIENT = 2, FAILED = 3, NONE = 4;
+const NO_REQUEST = 1;
+
+async function inflated(element) {
+  const packed = Uint8Array.from(atob(element.textContent), (character) => character.charCodeAt(0));
+  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate-raw"));
+  return new Response(stream).text();
+}
+
+class Capture {
+  static async read() {
+    const capture = JSON.parse(await inflated(document.querySelector("script.summary")));
+    return new Capture(capture);
+  }
+
+  constructor(parts) {
+    Object.assign(this, parts);
+    // A value that is not there is not a number.
+    for (const name of Object.keys(this.columns)) {
+      this.columns[name] = Float64Array.from(this.columns[name], (value) => value ?? NaN);
+    }
+    this.kind = Uint8Array.from(this.columns.status,
+      (status) => (status === 0 ? NONE : CLASSES.findIndex((one) => one.of(status))));
+    this.elements = [...document.querySelectorAll("script.block")];
+    this.opened = new Map();
+    this.everyRow = Uint32Array.from({ length: this.count }, (_, row) => row);
+  }
+
+  text(column, row) { return this.tables[column][this.columns[column][row]]; }
+  node(role, row) { return this.nodes[this.columns[role][row]]; }
+  failed(row) { return this.kind[row] === FAILED; }
+  url(row) { return this.text("target", row).startsWith("/") || this.text("target", row) === "*"
+    ? this.text("host", row) + this.text("target", row) : this.text("target", row) || this.text("host", row); }
+  clock(row) { return clock(this.start + this.columns.time[row]); }
+
+  async linesOf(block) {
+    if (!this.opened.has(block)) {
+      // A few blocks are enough to go back and forth.
+      if (this.opened.size > 8) this.opened.delete(this.opened.keys().next().value);
+      this.opened.set(block, (await inflated(this.elements[block])).split("\n"));
+    }
+    return this.opened.get(block);
+  }
+
+  /** {client: [records], server: [records]} of an exchange; what is the same is filled in. */
+  async detail(row) {
+    let block = this.blocks.length - 1;
+    while (this.blocks[block] > row) block -= 1;
+    const sides = JSON.parse((await this.linesOf(block))[row - this.blocks[block]]);
+    return sides;
+  }
+
+  /** The rows whose headers or bodies have all words; `report` hears of the progress. */
+  async search(words, report, stopped) {
+    const wanted = words.map((word) => JSON.stringify(word).slice(1, -1));
+    const found = new Uint8Array(this.count);
+    for (let block = 0; block < this.blocks.length; block += 1) {
+      const lines = (await inflated(this.elements[block])).toLowerCase().split("\n");
+      if (stopped()) return null;
+      lines.forEach((line, index) => {
+        found[this.blocks[block] + index] = wanted.every((word) => line.includes(word)) ? 1 : 0;
+      });
+      report((block + 1) / this.blocks.length);
+    }
+    return found;
+  }
+}
+
+/** Milliseconds since 1970 as a time of day, UTC. */
+function clock(time, digits = 3) {
+  return new Date(time).toISOString().slice(11, 19 + (digits ? digits + 1 : 0));
+}
+
+/** What is looked at: the rows that pass all filters. */
+class Filter {
+  constructor(capture) {
+    this.capture = capture;
+    this.clear();
+  }
+
+  clear() {
+    Object.assign(this, { words: [], deep: null, classes: new Set(), node: null, endpoint: null,
+      incomplete: null, time: null, slow: null, unknown: false });
+  }
+
+  rows(measure) {
+    const { capture } = this;
+    const tests = this.words.map((word) => this.word(word));
+    if (this.deep) tests.splice(0, tests.length, (row) => this.deep[row] === 1);
+    const { client, server, endpoint, incomplete, time, flags } = capture.columns;
+    if (this.classes.size) tests.push((row) => this.classes.has(capture.kind[row]));
+    if (this.node !== null) tests.push((row) => client[row] === this.node || server[row] === this.node);
+    if (this.endpoint !== null) tests.push((row) => endpoint[row] === this.endpoint);
+    if (this.incomplete !== null) {
+      const named = capture.tables.incomplete.map((reasons) => this.incomplete === ""
+        ? reasons !== "" : reasons.split(", ").includes(this.incomplete));
+      tests.push((row) => named[incomplete[row]]);
+    }
+    if (this.unknown) tests.push((row) => (flags[row] & NO_REQUEST) !== 0);
+    if (this.time) tests.push((row) => time[row] >= this.time[0] && time[row] < this.time[1]);
+    if (this.slow) {
+      const values = capture.columns[measure];
+      tests.push((row) => values[row] >= this.slow[0] && values[row] < this.slow[1]);
+    }
+    return tests.length
+      ? capture.everyRow.filter((row) => tests.every((test) => test(row))) : capture.everyRow;
+  }
+
+  /** A test for one word: looked for once in each table, not in each row. */
+  word(word) {
+    const { capture } = this;
+    if (word.startsWith("-") && word.length > 1) {
+      const test = this.word(word.slice(1));
+      return (row) => !test(row);
+    }
+    const inTable = (values) => values.map((value) => value.toLowerCase().includes(word));
+    const method = inTable(capture.tables.method);
+    const host = inTable(capture.tables.host);
+    const target = inTable(capture.tables.target);
+    const node = inTable(capture.nodes.map((one) => `${one.name} ${one.detail}`));
+    const status = /^[1-5][0-9x]{2}$/.test(word)
+      ? new RegExp(`^${word.replaceAll("x", "[0-9]")}$`) : null;
+    // "get /cart/7" is looked for word by word; "host/cart" stands in two tables.
+    const slash = word.indexOf("/");
+    const both = slash > 0 ? { host: capture.tables.host.map((value) => value.toLowerCase().endsWith(word.slice(0, slash))),
+      target: capture.tables.target.map((value) => value.toLowerCase().startsWith(word.slice(slash))) } : null;
+    const { columns } = capture;
+    return (row) => target[columns.target[row]] || host[columns.host[row]] || method[columns.method[row]]
+      || node[columns.client[row]] || node[columns.server[row]]
+      || (both && both.host[columns.host[row]] && both.target[columns.target[row]])
+      || (status && status.test(String(columns.status[row])));
+  }
+}

@@ -1,0 +1,305 @@
+"""The report in a real browser: what it shows, by mouse, keyboard and screen reader."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+
+from profiler.captures.exchanges import Exchanges
+from profiler.captures.lines import Capture
+from profiler.report.data import template
+from tests import sample_capture
+from tests.browser.conftest import Browser
+
+Make = Callable[..., Path]
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session")
+def capture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return sample_capture.write(tmp_path_factory.mktemp("shop") / "shop.jsonl", 3000)
+
+
+@pytest.fixture(scope="session")
+def page(capture: Path, report: Make) -> Path:
+    return report(capture)
+
+
+def press(browser: Browser, *keys: str) -> None:
+    ActionChains(browser.driver).send_keys(*keys).perform()
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_it_is_drawn(
+    browser: Browser, page: Path, dark: bool, request: pytest.FixtureRequest
+) -> None:
+    browser.open(page, dark)
+    name = "dark" if dark else "light"
+    browser.picture(ROOT / "output" / "browser" / f"report-{name}.png")
+    assert "3,001 exchanges in 9,629 messages" in browser.text("#about")
+    assert browser.run("document.querySelectorAll('#map .node').length") == 9
+    background = "getComputedStyle(document.body).backgroundColor"
+    assert browser.run(background) == ("rgb(18, 22, 28)" if dark else "rgb(246, 247, 249)")
+    if request.config.getoption("--pictures"):
+        browser.picture(ROOT / "docs" / f"report-{name}.png", height=1180)
+
+
+def test_figures_are_those_of_the_capture(browser: Browser, page: Path, capture: Path) -> None:
+    exchanges = Exchanges()
+    exchanges.add_all(Capture(capture).records())
+    latencies: dict[str, list[float]] = {}
+    failed = 0
+    for exchange in exchanges:
+        answered = exchange.answered or {}
+        host = exchange.side.records[0]["headers"]["Host"]
+        name = f"{exchange.asked['method']} {host}{template(exchange.asked['url'])}"
+        if "latency_ms" in answered:
+            latencies.setdefault(name, []).append(answered["latency_ms"])
+        failed += answered.get("status_code", 0) >= 500
+    browser.open(page)
+    assert f"Failed (5xx)\n{100 * failed / len(exchanges):.1f} %\n{failed}" in browser.text(
+        "#tiles"
+    )
+    rows = browser.run(
+        "[...document.querySelectorAll('#endpoints tbody tr')]"
+        ".map(row => [...row.cells].map(cell => cell.innerText))"
+    )
+    assert len(rows) == 15
+    for name, _count, _rate, _failed, p50, _p90, p95, *_ in rows:
+        values = sorted(latencies[name])
+        for shown, share in ((p50, 0.5), (p95, 0.95)):
+            # Nearest rank: the smallest that this share of all does not exceed.
+            rank = -(-len(values) * int(share * 100) // 100)
+            assert milliseconds(shown) == pytest.approx(values[rank - 1], rel=0.06), name
+
+
+def milliseconds(text: str) -> float:
+    number, unit = text.split()
+    return float(number.replace(",", "")) * {"µs": 0.001, "ms": 1, "s": 1000}[unit]
+
+
+@pytest.mark.parametrize(
+    ("text", "test"),
+    [
+        ("checkout", lambda row: "/checkout" in row["url"]),
+        ("post 502", lambda row: row["method"] == "POST" and row["status"] == 502),
+        ("5xx", lambda row: row["status"] >= 500),
+        ("-get", lambda row: row["method"] != "GET"),
+        ("shop.example/items/12", lambda row: row["full"].startswith("shop.example/items/12")),
+        ("nothing has this", lambda row: False),
+    ],
+)
+def test_search(
+    browser: Browser, page: Path, capture: Path, text: str, test: Callable[[dict], bool]
+) -> None:
+    exchanges = Exchanges()
+    exchanges.add_all(Capture(capture).records())
+    rows = [
+        {
+            "url": exchange.asked["url"],
+            "method": exchange.asked["method"],
+            "status": (exchange.answered or {}).get("status_code", 0),
+            "full": exchange.side.records[0]["headers"]["Host"] + exchange.asked["url"],
+        }
+        for exchange in exchanges
+    ]
+    browser.open(page)
+    assert browser.search(text) == f"{sum(map(test, rows)):,} of {len(rows):,} exchanges"
+
+
+def test_search_in_headers_and_bodies(browser: Browser, page: Path, capture: Path) -> None:
+    exchanges = Exchanges()
+    exchanges.add_all(Capture(capture).records())
+    teapots = sum("Teapot" in (one.answered or {}).get("body", "") for one in exchanges)
+    browser.open(page)
+    browser.click("#deep")
+    assert browser.search('"name": "teapot"') == f"{teapots:,} of {len(exchanges):,} exchanges"
+
+
+def test_filters_are_shown_and_taken_away(browser: Browser, page: Path) -> None:
+    browser.open(page)
+    browser.click("#classes button:nth-child(4)")
+    assert " of 3,001" in browser.text("#matching")
+    browser.click("#classes button:nth-child(4)")
+    browser.run(
+        "void [...document.querySelectorAll('#map .node')]"
+        ".find(node => node.textContent.startsWith('server.js'))"
+        ".dispatchEvent(new MouseEvent('click', {bubbles: true}))"
+    )
+    assert browser.text("#chips button").startswith("with server.js")
+    assert browser.run("document.querySelectorAll('#map .edge').length") == 1
+    browser.click("#chips button")
+    assert browser.text("#matching") == "3,001 exchanges"
+    # A stretch of time, by dragging.
+    chart = browser.driver.find_element(By.CSS_SELECTOR, "#time svg")
+    browser.run("void arguments[0].scrollIntoView({block: 'center'})", chart)
+    drag = ActionChains(browser.driver).move_to_element_with_offset(chart, -200, 0)
+    drag.click_and_hold().move_by_offset(150, 0).release().perform()
+    assert re.fullmatch(r"09:30:\d\d\.\d+ to 09:30:\d\d\.\d+ ✕", browser.text("#chips button"))
+
+
+def test_by_keyboard(browser: Browser, page: Path) -> None:
+    browser.open(page)
+    press(browser, "/")
+    assert browser.run("document.activeElement.id") == "search"
+    press(browser, "checkout")
+    browser.until("/ of /.test(document.getElementById('matching').textContent)")
+    # A tab out of the grid's head comes to its active row.
+    browser.run("void document.querySelector('.grid-head > :nth-child(8) button').focus()")
+    press(browser, Keys.TAB)
+    assert browser.run("document.activeElement.getAttribute('aria-rowindex')") == "2"
+    press(browser, Keys.ARROW_DOWN, Keys.ARROW_DOWN)
+    assert browser.run("document.activeElement.getAttribute('aria-rowindex')") == "4"
+    press(browser, Keys.END)
+    last = browser.run("document.querySelector('.grid').getAttribute('aria-rowcount')")
+    assert browser.run("document.activeElement.getAttribute('aria-rowindex')") == last
+    press(browser, Keys.HOME, Keys.ENTER)
+    browser.until("document.getElementById('detail').open")
+    first = browser.text("#detail-title")
+    assert first.startswith("POST shop")
+    assert browser.run("document.getElementById('detail').contains(document.activeElement)")
+    press(browser, Keys.ARROW_RIGHT)
+    browser.until(
+        "document.querySelector('.detail-head p').innerText !== '' && "
+        "document.querySelector('.grid-row[tabindex=\"0\"]').ariaRowIndex === '3'"
+    )
+    press(browser, Keys.ESCAPE)
+    browser.until("!document.getElementById('detail').open")
+    assert browser.run("document.activeElement.getAttribute('aria-rowindex')") == "3"
+
+
+def test_one_exchange(browser: Browser, page: Path, request: pytest.FixtureRequest) -> None:
+    browser.open(page)
+    browser.search("charges 503")
+    browser.click(".grid-view .grid-row")
+    browser.until("document.getElementById('detail').open")
+    shown = browser.text("#detail")
+    assert "POST pay.example/charges?api_key=redacted-" in shown
+    assert "503 Service Unavailable" in shown
+    assert "Authorization\tBearer redacted-" in shown
+    assert '"password": "redacted-' in shown
+    # Equal values are equal still.
+    assert len(set(re.findall(r"redacted-\w+", shown))) == 2  # the secret, and a theme
+    assert sample_capture.SECRET not in shown
+    browser.picture(ROOT / "output" / "browser" / "exchange.png", height=900)
+    if request.config.getoption("--pictures"):
+        browser.picture(ROOT / "docs" / "report-exchange.png", height=900)
+
+
+def test_what_the_serving_thread_asked_is_told(browser: Browser, page: Path) -> None:
+    browser.open(page)
+    inner = browser.run(
+        "[...document.querySelectorAll('.fall.inner-call')].map(one => one.innerText)"
+    )
+    assert inner and all("/charges" in one for one in inner)
+
+
+def test_nothing_hostile_runs(browser: Browser, report: Make, tmp_path: Path) -> None:
+    page = report(sample_capture.hostile(tmp_path / "hostile.jsonl"))
+    browser.open(page)
+    assert browser.driver.title == "hostile.jsonl · http-profiler"
+    everything = ""
+    for row in range(5):
+        browser.click(f".grid-view .grid-row:nth-child({row + 1})")
+        browser.until("document.getElementById('detail').open")
+        browser.run("void document.querySelectorAll('details').forEach(one => one.open = true)")
+        everything += browser.text("#detail")
+        browser.run("void document.getElementById('detail').close()")
+    everything += browser.text("main")
+    assert sample_capture.HOSTILE in everything
+    assert "⟨U+202E⟩gnp.exe⟨U+202C⟩ ⟨U+001B⟩[31mred" in everything
+    assert "000010  10 11 12" in everything
+    assert not set(everything) & set("\u202e\u2066\u200b\x1b\x00\x85")
+    assert browser.driver.title == "hostile.jsonl · http-profiler"
+    assert (
+        browser.run("document.querySelectorAll('img, iframe, main script, dialog script').length")
+        == 0
+    )
+    source = page.read_text()
+    assert "onerror" not in re.sub(r"<script>.*?</script>", "", source, flags=re.S)
+
+
+def test_the_name_of_the_file_is_text(browser: Browser, report: Make, tmp_path: Path) -> None:
+    capture = sample_capture.write(tmp_path / "<img src=x onerror=alert(1)>.jsonl", 5)
+    browser.open(report(capture))
+    assert browser.text("h1") == "<img src=x onerror=alert(1)>.jsonl"
+
+
+def test_of_an_empty_capture(browser: Browser, report: Make, tmp_path: Path) -> None:
+    capture = tmp_path / "empty.jsonl"
+    capture.touch()
+    browser.open(report(capture))
+    assert browser.text("#about") == "No messages in this capture."
+    assert browser.text("#matching") == "0 exchanges"
+
+
+def test_of_a_damaged_capture(browser: Browser, report: Make, tmp_path: Path) -> None:
+    capture = sample_capture.write(tmp_path / "damaged.jsonl", 50)
+    whole = capture.read_bytes()
+    capture.write_bytes(b"\xff\xfe\n" + whole + b'{"timestamp":"2026-11-')
+    browser.open(report(capture, code=3))
+    lines = whole.count(b"\n")
+    assert browser.text("#notice") == (
+        f"2 lines of {lines + 2} could not be read and are not shown: "
+        f"line 1 is no JSON object, line {lines + 2} is cut off."
+    )
+    assert "damaged lines\t2" in browser.text("#lost")
+
+
+def test_a_long_body_is_cut_and_says_so(browser: Browser, report: Make, tmp_path: Path) -> None:
+    record = {**next(sample_capture.records(1)), "body": "x" * 20_000}
+    capture = tmp_path / "long.jsonl"
+    capture.write_text(json.dumps(record) + "\n")
+    browser.open(report(capture))
+    assert "cut here\t1" in browser.text("#lost")
+    browser.click(".grid-view .grid-row")
+    browser.until("document.getElementById('detail').open")
+    assert "Cut in this report: the first 16,384 of 20,000 characters." in browser.text("#detail")
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("inside", [False, True], ids=["page", "exchange"])
+def test_accessibility(browser: Browser, page: Path, dark: bool, inside: bool) -> None:
+    """No rule of axe is broken: names, roles, contrast, order."""
+    browser.open(page, dark)
+    if inside:
+        browser.click(".grid-view .grid-row")
+        browser.until("document.getElementById('detail').open")
+    browser.run("void document.querySelectorAll('details').forEach(one => one.open = true)")
+    # Given to the page by the debugger, which its policy does not bind.
+    axe = files("axe_core_python").joinpath("axe.min.js").read_text("utf-8")
+    browser.driver.execute_script(axe)
+    found = browser.driver.execute_async_script(
+        "axe.run(document).then(arguments[0], error => arguments[0]({violations: [String(error)]}))"
+    )
+    told = [
+        (one["id"], [node["html"][:200] for node in one["nodes"]][:3])
+        for one in found["violations"]
+    ]
+    assert told == []
+    assert len(found["passes"]) > 20
+
+
+def test_a_hundred_thousand_exchanges(browser: Browser, report: Make, tmp_path: Path) -> None:
+    page = report(sample_capture.write(tmp_path / "large.jsonl", 100_000))
+    browser.open(page)
+    assert browser.text("#matching") == "100,000 exchanges"
+    assert re.fullmatch(r"[\d,]+ of 100,000 exchanges", browser.search("checkout"))
+    browser.search("")
+    browser.click(".grid-head > :nth-child(8) button")
+    assert browser.run("document.querySelector('.grid').getAttribute('aria-rowcount')") == "100001"
+    # Only what is in sight is there.
+    assert browser.run("document.querySelectorAll('.grid-row').length") < 80
+    assert browser.run("performance.memory.usedJSHeapSize") < 500e6
+    browser.run("void document.querySelector('.grid-view .grid-row').focus()")
+    press(browser, Keys.END, Keys.ENTER)
+    browser.until("document.getElementById('detail').open")

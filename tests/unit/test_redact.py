@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from profiler.redact import Redactor
+
+KEY = b"k" * 32
+R = Redactor(KEY)
+
+
+def t(value: str) -> str:
+    return R.token(value)
+
+
+def test_tokens_are_equal_for_equal_values_of_one_run_only() -> None:
+    assert t("a") == t("a") != t("b")
+    assert Redactor().token("a") != Redactor().token("a")
+    assert t("") == ""
+    assert t(t("a")) == t("a")  # what is redacted stays as it is
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("Authorization", "Bearer abc", f"Bearer {t('abc')}"),
+        ("authorization", "abc", t("abc")),
+        ("Proxy-Authorization", "Basic eA==", f"Basic {t('eA==')}"),
+        ("Cookie", "a=1; b=2; c", f"a={t('1')}; b={t('2')}; {t('c')}"),
+        (
+            "Set-Cookie",
+            "sid=abc; Path=/; HttpOnly; Expires=Thu, 01 Jan 2026 00:00:00 GMT",
+            f"sid={t('abc')}; Path=/; HttpOnly; Expires=Thu, 01 Jan 2026 00:00:00 GMT",
+        ),
+        ("X-Api-Key", "abc", t("abc")),
+        ("Referer", "http://a/?token=x&b=1", f"http://a/?token={t('x')}&b=1"),
+        (":path", "/?access_token=x", f"/?access_token={t('x')}"),
+        ("Accept", "token=x", "token=x"),
+        ("Content-Length", "7", "7"),
+    ],
+)
+def test_headers(name: str, value: str, expected: str) -> None:
+    assert R.header(name, value) == expected
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("/a?b=1", "/a?b=1"),
+        ("/a?access_token=x&b=1", f"/a?access_token={t('x')}&b=1"),
+        ("/a?b=1&api_key=x#c", f"/a?b=1&api_key={t('x')}#c"),
+        ("/a?apiKey=x;password=y", f"/a?apiKey={t('x')};password={t('y')}"),
+        ("/a?user%5Bpassword%5D=x", f"/a?user%5Bpassword%5D={t('x')}"),
+        ("/a?tokens=3&monkey=4", "/a?tokens=3&monkey=4"),
+        ("http://me:pw@host/a", f"http://{t('me:pw')}@host/a"),
+        ("/cb#id_token=x", f"/cb#id_token={t('x')}"),
+    ],
+)
+def test_urls(url: str, expected: str) -> None:
+    assert R.url(url) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "expected"),
+    [
+        ("user=me&password=x", "application/x-www-form-urlencoded", f"user=me&password={t('x')}"),
+        ("user=me&password=x", "", f"user=me&password={t('x')}"),
+        ('{"token": "x", "n": 1}', "application/json", f'{{"token": "{t("x")}", "n": 1}}'),
+        ('{"otp":123456}', "application/problem+json", f'{{"otp":"{t("123456")}"}}'),
+        (
+            '{"a":{"secret":"a\\"b"}}',
+            "",
+            f'{{"a":{{"secret":"{t(chr(97) + chr(92) + chr(34) + "b")}"}}}}',
+        ),
+        ('{"password": "cut of', "application/json", f'{{"password": "{t("cut of")}'),
+        ("<a>token=x</a>", "text/html", "<a>token=x</a>"),
+        (
+            '--b\r\nContent-Disposition: form-data; name="password"\r\n\r\nx\r\n--b--',
+            "multipart/form-data; boundary=b",
+            f'--b\r\nContent-Disposition: form-data; name="password"\r\n\r\n{t("x")}\r\n--b--',
+        ),
+    ],
+)
+def test_bodies(text: str, kind: str, expected: str) -> None:
+    assert R.text(text, kind) == expected
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (
+            "curl -H Authorization: Bearer x http://a",
+            f"curl -H Authorization: Bearer {t('x http://a')}",
+        ),
+        ("app --password x --port 1", f"app --password {t('x')} --port 1"),
+        ("app --api-key=x -v", f"app --api-key={t('x')} -v"),
+        ("curl -H X-Api-Key: x a", f"curl -H X-Api-Key: {t('x')} a"),
+        ("curl http://me:pw@a/", f"curl http://{t('me:pw')}@a/"),
+        ("gunicorn demo:create_app() --workers 2", "gunicorn demo:create_app() --workers 2"),
+    ],
+)
+def test_command_lines(line: str, expected: str) -> None:
+    assert R.command_line(line) == expected
+
+
+def request(**more: Any) -> dict[str, Any]:
+    body = '{"token":"s3cret"}'
+    head = "POST /?token=s3cret HTTP/1.1\r\nCookie: a=s3cret\r\n"
+    head += "Content-Type:  application/json\r\n\r\n"
+    return {
+        "timestamp": "2026-01-01T00:00:00Z",
+        "type": "request",
+        "method": "POST",
+        "url": "/?token=s3cret",
+        "http_version": "1.1",
+        "body": body,
+        "raw_payload": head + body,
+        "headers": {"Cookie": ["a=s3cret"], "Content-Type": "application/json"},
+        "cmdline": "app --token s3cret",
+        "request": {"url": "/?token=s3cret"},
+        "trailers": {"X-Token": "s3cret"},
+        "pid": 1,
+        **more,
+    }
+
+
+def test_nothing_of_a_secret_is_left_in_a_record() -> None:
+    redacted = R.record(request())
+    assert "s3cret" not in repr(redacted)
+    assert repr(redacted).count(t("s3cret")) == 9
+    assert redacted["raw_payload"].startswith(f"POST /?token={t('s3cret')} HTTP/1.1\r\nCookie: a=")
+    assert redacted["pid"] == 1
+    assert "s3cret" in request()["url"]  # a copy
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"raw_payload": "abcd", "raw_payload_encoding": "base64"},
+        {"http_version": "2"},
+        {"body": "decoded"},
+    ],
+)
+def test_bytes_that_cannot_be_looked_into_are_left_out(more: dict[str, Any]) -> None:
+    redacted = R.record(request(**more))
+    assert "raw_payload" not in redacted
+    assert "raw_payload_encoding" not in redacted
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a" * 10**6,
+        '"' * 10**6,
+        '\\"' * 500_000,
+        "token=" * 200_000,
+        '{"token":"' + "\\" * 10**6,
+        "://" * 300_000,
+        "\r\ncontent-disposition: name=x\r\na" * 30_000,
+        '{"a":"' * 150_000,
+    ],
+    ids=lambda text: repr(text[:12]),
+)
+@pytest.mark.parametrize("kind", ["", "application/json", "multipart/form-data"])
+def test_a_hostile_text_takes_no_longer_than_another(text: str, kind: str) -> None:
+    started = time.process_time()
+    R.text(text, kind)
+    R.url(text)
+    R.command_line(text[:100_000])
+    assert time.process_time() - started < 20  # a quadratic one takes hours
