@@ -24,9 +24,11 @@ setup-browser: setup
 demo: setup
 	$(VENV)/bin/tox run -qq -e demo
 
-# The end-to-end tests come last: they need the others to be right.
+# The end-to-end tests come last: they need the others to be right. Those in the middle take
+# one processor each, and wait for much of their time.
 test: setup setup-browser setup-vagrant
-	$(VENV)/bin/tox run -q -e lint,unit,replay,browser,fuzz,growth
+	$(VENV)/bin/tox run -q -e lint,unit,replay
+	$(VENV)/bin/tox run-parallel -q -p 2 -e e2e-vagrant,browser,fuzz,growth
 	$(VENV)/bin/tox run -qq -e e2e
 
 lint: setup

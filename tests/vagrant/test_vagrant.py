@@ -86,7 +86,7 @@ def test_the_end_to_end_tests_run_in_it(own: Host) -> None:
     assert " passed" in said
     assert " skipped" not in said
     # Without Vagrant's machine there would be one of each of the default guests.
-    assert f"[{NAME}" in said
+    assert f"[socket-{NAME}]" in said
     assert "debian-13" not in said
 
 
