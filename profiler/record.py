@@ -8,7 +8,7 @@ beside it that says so. The keys come in the order of the documented table.
 from __future__ import annotations
 
 import struct
-from base64 import b64encode
+from binascii import b2a_base64
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from functools import lru_cache
@@ -28,6 +28,7 @@ from profiler.wire import AF_INET, AF_UNIX, SEND, Chunk, Names
 Record = dict[str, Any]
 
 _TCP = 6  # IPPROTO_TCP
+_COMMUNITY = struct.Struct("!BBHH")  # protocol, padding, ports
 _MAPPED = bytes(10) + b"\xff\xff"  # RFC 4291, 2.5.5.2
 
 
@@ -251,10 +252,11 @@ def community_id(local: bytes, local_port: int, remote: bytes, remote_port: int)
     https://github.com/corelight/community-id-spec, version 1 with seed 0. An IPv4-mapped
     address counts as IPv4, as it is on the wire.
     """
-    ends = (_as_on_wire(local), local_port), (_as_on_wire(remote), remote_port)
-    (low, low_port), (high, high_port) = sorted(ends)
-    document = bytes(2) + low + high + struct.pack("!BBHH", _TCP, 0, low_port, high_port)
-    return "1:" + b64encode(sha1(document, usedforsecurity=False).digest()).decode("ascii")
+    low, high = (_as_on_wire(local), local_port), (_as_on_wire(remote), remote_port)
+    if low > high:
+        low, high = high, low
+    document = bytes(2) + low[0] + high[0] + _COMMUNITY.pack(_TCP, 0, low[1], high[1])
+    return "1:" + _base64(sha1(document, usedforsecurity=False).digest())
 
 
 def _as_on_wire(address: bytes) -> bytes:
@@ -299,4 +301,4 @@ def comm(padded: bytes) -> str:
 
 
 def _base64(data: bytes) -> str:
-    return b64encode(data).decode("ascii")
+    return b2a_base64(data, newline=False).decode("ascii")

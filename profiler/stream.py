@@ -85,7 +85,8 @@ class Streams:
         key = _key(item.socket, item.direction)
         position, size = item.position, item.size
         expected = self._expected.get(key)
-        if expected == position and item.captured == size and not self._held:
+        in_order = expected == position or (expected is None and not item.flags & FLAG_AFTER_LOSS)
+        if in_order and item.captured == size > 0 and not self._held:
             self._expected[key] = position + size
             return (item,)
         return self._chunk(key, item, expected)

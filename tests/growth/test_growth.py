@@ -14,7 +14,7 @@ from benchmarks.growth import SHAPES, counts
 
 # Room for what does not grow evenly: Python's tables and collections of garbage, which come at
 # certain sizes. What is quadratic gives up to 4, and is well above when it is half of the work.
-LIMIT = 2.2
+LIMIT = 2.3
 
 
 @pytest.fixture(scope="module")
