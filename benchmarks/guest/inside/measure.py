@@ -18,7 +18,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -46,8 +46,9 @@ START_SECONDS = 600.0
 STOP_SECONDS = 600.0
 POLL_SECONDS = 0.01
 
-# A capture that has caught up still looks at its clock now and then.
-QUIET_SECONDS = 0.5
+# A capture that has caught up still looks at its clock now and then, and tcpdump is handed
+# what it has after a second.
+QUIET_SECONDS = 2.0
 QUIET_SHARE = 0.03
 
 CACHE = Path("/var/cache/http-profiler")
@@ -289,8 +290,12 @@ def _serving(workload: Workload, directory: Path) -> Iterator[None]:
             time.sleep(POLL_SECONDS)
         yield
     finally:
-        os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
+        # Its workers too, and until the last of them has gone.
+        with suppress(ProcessLookupError):
+            while True:
+                os.killpg(server.pid, signal.SIGKILL)
+                server.poll()
+                time.sleep(POLL_SECONDS)
 
 
 def _capturing(capture: Capture, directory: Path) -> Any:
