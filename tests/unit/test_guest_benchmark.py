@@ -17,6 +17,7 @@ from benchmarks.guest.inside.workloads import WORKLOADS, Workload
 from benchmarks.guest.page import BEGIN, END, page, replaced
 from benchmarks.guest.plan import ADDED, CAPTURES, MEMORY, OWN, START, Measurement, selected
 from benchmarks.guest.results import Results
+from provisioning import instances
 
 AB = """\
 Server Software:        nginx/1.26.3
@@ -242,7 +243,9 @@ def test_the_part_of_the_page_that_is_written_is_marked():
     assert replaced("", "one").startswith(BEGIN)
 
 
-def test_a_guest_that_does_not_count_is_refused(monkeypatch, capsys):
+def test_a_guest_that_does_not_count_is_refused(tmp_path, monkeypatch, capsys):
+    # One may be up that does.
+    monkeypatch.setattr(instances, "STATE", tmp_path)
     monkeypatch.setattr(command, "attach", lambda name, provider: None)
     assert command.main(["--attach"]) == 125
     said = capsys.readouterr().err
