@@ -49,7 +49,7 @@ POLL_SECONDS = 0.01
 # A capture that has caught up still looks at its clock now and then, and tcpdump is handed
 # what it has after a second.
 QUIET_SECONDS = 2.0
-QUIET_SHARE = 0.03
+QUIET_SHARE = 0.01
 
 CACHE = Path("/var/cache/http-profiler")
 
@@ -188,6 +188,8 @@ def _added(workload: Workload, capture: Capture, directory: Path) -> Result:
         if running:
             processes.run_when_idle(running.pid)
         spent = _spent(client, running)
+        if running:
+            running.catch_up()
     return {
         "target": spent.busy - spent.own,
         "own": spent.own,
