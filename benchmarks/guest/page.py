@@ -67,9 +67,13 @@ def page(results: Results) -> str:
 HOW = """\
 The guest has one processor, and a nanosecond of its clock is one instruction (QEMU's
 `-icount shift=0,sleep=off`), so the figures do not depend on the host. All are for one
-round of the workload: server and client, user space and kernel, both ends captured.
-*Noise* is what the same differs by when nothing captures, measured before and after all
-others.
+round of the workload: server and client, user space and kernel, both ends captured. A
+round is the difference between two runs of the client, one with three times as many rounds
+as the other, so that its start does not count; the median of three such pairs. *Noise* is
+what the same differs by when nothing captures, measured before and after all others.
+
+The emulator runs an instruction that copies a string once for each byte. So copying a byte
+costs an instruction, whoever copies it; a processor does many bytes in one cycle.
 
 - *Added to the target*: the capture runs only when nobody else wants the processor
   (`SCHED_IDLE`), and what it runs all the same is taken off, so what is left is what the

@@ -72,7 +72,8 @@ def tshark_counts(directory: Path) -> Counts:
 def bpftrace_counts(directory: Path) -> Counts:
     """Count the lines that end a call, and the events that bpftrace says it lost."""
     calls = sum(line.startswith(b"C ") for line in _lines(directory / "out"))
-    lost = re.findall(r"Lost (\d+) events", (directory / "err").read_text())
+    said = (directory / "out").read_text() + (directory / "err").read_text()
+    lost = re.findall(r"Lost (\d+) events", said)
     return {"calls": calls, "events_lost": sum(map(int, lost))}
 
 

@@ -18,7 +18,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -46,9 +46,10 @@ START_SECONDS = 600.0
 STOP_SECONDS = 600.0
 POLL_SECONDS = 0.01
 
-# A capture that has caught up still looks at its clock now and then.
-QUIET_SECONDS = 0.5
-QUIET_SHARE = 0.03
+# A capture that has caught up still looks at its clock now and then, and tcpdump is handed
+# what it has after a second.
+QUIET_SECONDS = 2.0
+QUIET_SHARE = 0.01
 
 CACHE = Path("/var/cache/http-profiler")
 
@@ -187,6 +188,8 @@ def _added(workload: Workload, capture: Capture, directory: Path) -> Result:
         if running:
             processes.run_when_idle(running.pid)
         spent = _spent(client, running)
+        if running:
+            running.catch_up()
     return {
         "target": spent.busy - spent.own,
         "own": spent.own,
@@ -289,8 +292,12 @@ def _serving(workload: Workload, directory: Path) -> Iterator[None]:
             time.sleep(POLL_SECONDS)
         yield
     finally:
-        os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
+        # Its workers too, and until the last of them has gone.
+        with suppress(ProcessLookupError):
+            while True:
+                os.killpg(server.pid, signal.SIGKILL)
+                server.poll()
+                time.sleep(POLL_SECONDS)
 
 
 def _capturing(capture: Capture, directory: Path) -> Any:
