@@ -22,6 +22,7 @@ import pytest
 from profiler.session import SKIPPED_CALLS
 from provisioning import Guest, GuestSpec, ProvisioningError, Running, build, machine
 from provisioning.capacity import side_by_side
+from provisioning.capture import Capture
 from provisioning.catalog import find_guest
 from provisioning.errors import ArchiveUnreachable
 from provisioning.providers import DEFAULT, choose_provider, guests_up
@@ -63,10 +64,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Try again what the kernel, and not the profiler, has kept from being seen.
 
     A preemptible kernel now and then skips the probe, in an emulated guest fifty times as
-    often as elsewhere. The profiler says so, and only then a test is run again, by name.
+    often as elsewhere. The profiler says so, and only then a test is run again.
     """
     for item in items:
         item.add_marker(pytest.mark.flaky(reruns=3, only_rerun=[f"{SKIPPED_CALLS} for"]))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
+    """Have a failed test say so where the kernel skipped the probe of its capture."""
+    try:
+        return (yield)
+    except Exception as error:
+        for fixture in pyfuncitem.funcargs.values():
+            capture = getattr(fixture, "capture", None)
+            if isinstance(capture, Capture) and (hidden := skipped_calls(capture.counts())):
+                raise AssertionError(f"{SKIPPED_CALLS} for {hidden} calls") from error
+        raise
 
 
 def _parametrize(metafunc: pytest.Metafunc, fixture: str, names: Sequence[str]) -> None:
