@@ -71,11 +71,6 @@ def test_up_provisions_and_a_playbook_that_ran_changes_nothing(own: Host) -> Non
     assert f"{NAME} is up, provider vagrant" in provisioning(own, "list")
 
 
-def test_provisioning_again_changes_nothing(own: Host) -> None:
-    _, *others = recap(own.done("vagrant", "provision", NAME, timeout=1800))
-    assert others == [0, 0, 0]
-
-
 def test_a_second_up_says_so(own: Host) -> None:
     assert f"{NAME} is up already" in provisioning(own, "up", NAME)
 
