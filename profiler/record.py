@@ -153,7 +153,7 @@ _WHO = (
 )  # fmt: skip
 _who = itemgetter(*map(Chunk._fields.index, _WHO))
 
-# Remembered until there are so many: an open connection asks again with each message.
+# Remembered until there are so many: a connection that is kept alive asks again and again.
 _constants: dict[tuple[object, ...], _Constant] = {}
 _CONSTANTS_MAX = 1024
 
@@ -166,16 +166,23 @@ def _constant_of(
     names: Names | None,
     clock_offset: int,
 ) -> _Constant:
-    key = _who(origin), syscall, is_client, process, names, clock_offset
-    constant = _constants.get(key)
+    # Many connections carry one exchange: the first message is not worth an entry.
+    key = (
+        (_who(origin), syscall, is_client, process, names, clock_offset)
+        if origin.position
+        else None
+    )
+    constant = None if key is None else _constants.get(key)
     if constant is None:
-        if len(_constants) >= _CONSTANTS_MAX:
-            _constants.clear()
-        constant = _constants[key] = _Constant(
+        constant = _Constant(
             _of_mover(origin, process, names),
             _of_call(origin, syscall, is_client, names),
             _of_socket(origin, process, clock_offset),
         )
+        if key is not None:
+            if len(_constants) >= _CONSTANTS_MAX:
+                _constants.clear()
+            _constants[key] = constant
     return constant
 
 

@@ -36,7 +36,7 @@ class JsonLines:
 
     def __init__(self, path: Path | None) -> None:
         self._name = "standard output" if path is None else str(path)
-        # Not a list of lines: keeping each by itself took six times as long (docs/performance.md).
+        # Not a list of lines: that was memory from the kernel for each (docs/performance.md).
         self._batch = bytearray()
         try:
             self._fd = _STDOUT if path is None else _open(path)

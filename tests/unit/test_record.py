@@ -103,7 +103,9 @@ def test_what_records_of_a_connection_say_alike_follows_what_is_known() -> None:
     """It is remembered, but not longer than it is true."""
     wire = Wire()
     first, second = read(wire.send(POST), wire.send(POST, tid=9))
+    first = first._replace(origin=first.origin._replace(position=1))
     before = record(first)
+    assert any(constant.mover["cmdline"] == "curl x" for constant in _constants.values())
     later = Identity("wget", 7, None)
     names = ("cmdline", "uid", "cgroup", "tid", "process_start")
     assert [before[name] for name in names] == [
@@ -119,7 +121,7 @@ def test_what_records_of_a_connection_say_alike_follows_what_is_known() -> None:
 def test_only_so_much_is_remembered_of_connections() -> None:
     (message,) = read(Wire().send(POST))
     for socket in range(2 * _CONSTANTS_MAX):
-        origin = message.origin._replace(socket=socket)
+        origin = message.origin._replace(socket=socket, position=1)
         assert record(message._replace(origin=origin))["socket"] == socket
         assert len(_constants) <= _CONSTANTS_MAX
 
