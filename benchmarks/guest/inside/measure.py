@@ -56,6 +56,10 @@ CACHE = Path("/var/cache/http-profiler")
 Result = dict[str, Any]
 
 
+# What outlives a measurement that is interrupted would spoil the next one.
+WITH_US = ("setpriv", "--pdeathsig", "KILL", "--")
+
+
 class BenchmarkError(Exception):
     """A measurement that would not say what it is taken for."""
 
@@ -121,7 +125,7 @@ class Running:
         began = time.monotonic()
         with (directory / "out").open("wb") as out, (directory / "err").open("wb") as err:
             self._process = subprocess.Popen(
-                command,
+                [*WITH_US, *command],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
@@ -282,7 +286,10 @@ def _serving(workload: Workload, directory: Path) -> Iterator[None]:
         return
     with (directory / "server").open("wb") as log:
         server = subprocess.Popen(
-            _filled(workload.server, directory, 0), stdout=log, stderr=log, start_new_session=True
+            [*WITH_US, *_filled(workload.server, directory, 0)],
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
         )
     try:
         while socket.socket().connect_ex(("127.0.0.1", workload.port)):
