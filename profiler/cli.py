@@ -1,7 +1,8 @@
 """Arguments and environment become Settings; errors become one line and an exit code.
 
 Exit codes: 0 done; 1 it could not be done, with the reason on standard error;
-2 the arguments are wrong; 3 done, but of the capture that was read some lines are damaged.
+2 the arguments are wrong; 3 done, but of the capture that was read some lines are damaged;
+4 an assertion does not hold.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from profiler import __version__
+from profiler.check import add_check
 from profiler.commands import add_commands
 from profiler.doctor.examine import examine
 from profiler.errors import ProfilerError
@@ -178,6 +180,7 @@ def _parser() -> argparse.ArgumentParser:
         )
     )
     add_commands(commands)
+    add_check(commands)
     return parser
 
 
