@@ -18,7 +18,11 @@
 enum filtered {
 	FILTERED_SELF,       /* the profiler's own traffic */
 	FILTERED_PID,        /* --pid */
+	FILTERED_COMM,       /* --comm */
+	FILTERED_USER,       /* --user */
+	FILTERED_CGROUP,     /* --cgroup */
 	FILTERED_PORT,       /* --port */
+	FILTERED_ADDRESS,    /* --address */
 	FILTERED_NOT_HTTP,   /* another protocol */
 	FILTERED_NOT_STREAM, /* peeked, urgent or error-queue data */
 	FILTERED_CALL_LIMIT, /* beyond what one call may hand over */

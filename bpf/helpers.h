@@ -31,6 +31,7 @@ static u64 (*const get_current_uid_gid)(void) = (void *)15;
 static s64 (*const get_current_comm)(void *to, u32 size) = (void *)16;
 static s64 (*const perf_event_output)(void *context, void *map, u64 flags, void *data, u64 size) = (void *)25;
 static u64 (*const get_current_task)(void) = (void *)35;
+static s64 (*const current_task_under_cgroup)(void *map, u32 index) = (void *)37;
 static u64 (*const get_current_cgroup_id)(void) = (void *)80;
 static s64 (*const probe_read_user)(void *to, u32 size, const void *from) = (void *)112;
 static s64 (*const probe_read_kernel)(void *to, u32 size, const void *from) = (void *)113;
@@ -40,6 +41,7 @@ static s64 (*const ringbuf_output)(void *map, void *data, u64 size, u64 flags) =
 #define MAP_TYPE_HASH         1
 #define MAP_TYPE_ARRAY        2
 #define MAP_TYPE_PERCPU_ARRAY 6
+#define MAP_TYPE_CGROUP_ARRAY 8
 #define MAP_TYPE_LRU_HASH     9
 
 #define BPF_F_CURRENT_CPU 0xffffffffULL

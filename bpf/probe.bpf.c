@@ -5,10 +5,11 @@
  * call and where its memory is.
  *
  * profiler/probe/generate.py puts before this file: ROUTE_SOCKET or
- * ROUTE_SYSCALL, the offsets, the settings, and FILTER_PID / FILTER_PORT; and
+ * ROUTE_SYSCALL, the offsets, the settings, and WANTED_* for filter.h; and
  * after it the entry points for the rows of hooks.toml.
  */
 #include "counters.h"
+#include "filter.h"
 #include "introduce.h"
 #include "forward.h"
 
@@ -42,10 +43,9 @@ static __always_inline u32 why_filtered(struct call *call, u32 pid, u64 inode)
 {
 	if (pid == self_pid())
 		return FILTERED_SELF;
-	if (!FILTER_PID(pid))
-		return FILTERED_PID;
-	if (!FILTER_PORT(call->sk))
-		return FILTERED_PORT;
+	u32 why = why_not_asked_for(call->sk, pid);
+	if (why < FILTERED_REASONS)
+		return why;
 	if (call->msg_flags & MSG_NOT_STREAM)
 		return FILTERED_NOT_STREAM;
 	if (!inode && !call->inode)
@@ -75,7 +75,7 @@ static __always_inline void move_data(struct call *call)
 	count(&counters->seen, call->size);
 	if (why < FILTERED_REASONS) {
 		count(&counters->filtered[why], call->size);
-		if (why == FILTERED_PID)
+		if (is_about_process(why))
 			pass_over(call, direction);
 		return;
 	}

@@ -18,6 +18,7 @@ from profiler.check import add_check
 from profiler.commands import add_commands
 from profiler.doctor.examine import examine
 from profiler.errors import ProfilerError
+from profiler.options import add_call_filters, filters_of
 from profiler.probe import program_text
 from profiler.session import capture, replay
 from profiler.settings import BUFFERS, CONNECTION_MEMORY, ENGINES, ROUTES, TYPES, Settings
@@ -45,8 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     settings = Settings(
         output=_output(getattr(options, "output", None)),
-        ports=tuple(getattr(options, "port", ()) or ()),
-        pids=tuple(getattr(options, "pid", ()) or ()),
+        filters=filters_of(options),
         max_body=options.max_body,
         max_memory=options.max_memory,
         max_connection_memory=options.max_connection_memory,
@@ -97,21 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"http-profiler {__version__}")
     _add_output_options(parser, _DEFAULTS)
-    chosen = parser.add_argument_group("what to capture")
-    chosen.add_argument(
-        "--port",
-        type=_port,
-        action="append",
-        metavar="N",
-        help="only connections with this port at either end; may be repeated",
-    )
-    chosen.add_argument(
-        "--pid",
-        type=_positive,
-        action="append",
-        metavar="N",
-        help="only what this process sends and receives; may be repeated",
-    )
+    add_call_filters(parser)
     how = parser.add_argument_group("how")
     _add_probe_options(how, _DEFAULTS.engine)
     how.add_argument(
@@ -277,20 +263,6 @@ def _positive_seconds(text: str) -> float:
         value = 0.0
     if not 0.1 <= value <= 86400:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds (0.1 to 86400)")
-    return value
-
-
-def _positive(text: str) -> int:
-    value = int(text) if text.isascii() and text.isdigit() else 0
-    if not 0 < value < 2**31:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a process id")
-    return value
-
-
-def _port(text: str) -> int:
-    value = int(text) if text.isascii() and text.isdigit() else 0
-    if not 0 < value < 65536:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a port (1 to 65535)")
     return value
 
 

@@ -14,6 +14,7 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import NamedTuple
 
+from profiler.probe.cgroups import mounted_at
 from profiler.wire import Cgroup, Process
 
 _KEPT = 4096
@@ -40,7 +41,7 @@ class Processes:
         With ``proc`` ``None`` only what :meth:`learn_cgroup` is told is known.
         """
         self._proc = proc
-        self._root = (cgroups or _cgroup_root(proc)) if proc else None
+        self._root = (cgroups or mounted_at(proc)) if proc else None
         # By pid and start time; with the inode of the cgroup.
         self._known: OrderedDict[tuple[int, int], tuple[str | None, int, int]] = OrderedDict()
         self._paths: OrderedDict[int, str | None] = OrderedDict()
@@ -100,16 +101,6 @@ def _keep(table: OrderedDict, key: object, value: object) -> None:  # type: igno
     table.move_to_end(key)
     if len(table) > _KEPT:
         table.popitem(last=False)
-
-
-def _cgroup_root(proc: Path) -> Path | None:
-    """Where the cgroup2 hierarchy is mounted."""
-    try:
-        mounts = (proc / "mounts").read_text().splitlines()
-    except OSError:
-        return None
-    fields = (line.split() for line in mounts)
-    return next((Path(mount[1]) for mount in fields if mount[2] == "cgroup2"), None)
 
 
 def _inode(path: Path) -> int | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from profiler.filters import Filters
+
 ROUTES = ("socket", "syscall")
 BUFFERS = ("ring", "perf")
 TYPES = ("btf", "headers")
@@ -28,11 +30,8 @@ class Settings:
     output: Path | None = None
     """Where JSON lines go; ``None`` is standard output."""
 
-    ports: tuple[int, ...] = ()
-    """Only connections with one of these ports at either end; empty is all."""
-
-    pids: tuple[int, ...] = ()
-    """Only these processes (thread group ids); empty is all."""
+    filters: Filters = Filters()
+    """Which calls, messages and exchanges are wanted."""
 
     max_body: int = 1024 * 1024
     """Bytes of one message's framed body, and of its decoded content, that are kept."""

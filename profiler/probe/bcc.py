@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from profiler.errors import ProbeError, UnsupportedError
+from profiler.probe.cgroups import directories
 from profiler.probe.compiled import compiled_functions
 from profiler.probe.compiler import compiler_file
 from profiler.probe.counters import FILTERED, LOST, Account, Accounts, Tally
@@ -68,6 +69,7 @@ class BccEngine:
     def __init__(self, settings: Settings) -> None:
         _check_privilege()
         compiler_file()
+        self._cgroups = directories(settings.filters.cgroup)
         self._maps: dict[str, Map] = {}
         self._buffer: RingBuffer | PerfBuffer | None = None
         self._attached: list[int] = []
@@ -165,7 +167,9 @@ class BccEngine:
         lift_memory_limit()
         # First, since it shows at once whether BPF is permitted here.
         self._open_buffer(uses_ring_buffer(layout, settings), settings.ring_bytes)
-        described_by = {f"describe_{name}": name for name in maps_of(route) if name != "events"}
+        described_by = {
+            f"describe_{name}": name for name in maps_of(route, settings) if name != "events"
+        }
         functions = {attachment.function for attachment in program.attachments}
         code = compiled_functions(
             program.source,
@@ -174,9 +178,10 @@ class BccEngine:
         )
         for function, name in described_by.items():
             self._maps[name] = Map(name, described(code[function]))
+        self._name_cgroups()
         # Before the probe is attached, so that none of them is one that it saw begin.
         self._waiting = WaitingCalls(platform.machine())
-        self._attach_all(program, code, layout)
+        self._attach_all(program, code, layout, maps_of(route, settings))
         if self._waiting:
             self._tell_waiting(self._waiting, program, code, layout)
 
@@ -203,8 +208,23 @@ class BccEngine:
             events = self._maps["events"] = Map("events", shape)
             self._buffer = PerfBuffer(events, _size_for_a_cpu(size))
 
-    def _attach_all(self, program: Program, code: dict[str, bytes], layout: Layout) -> None:
-        descriptors = [self._maps[name].descriptor for name in maps_of(program.route)]
+    def _name_cgroups(self) -> None:
+        for index, directory in enumerate(self._cgroups):
+            try:
+                descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+            except OSError as error:
+                raise ProbeError(f"cannot open {directory}: {error.strerror}") from error
+            try:
+                self._maps["cgroups"].write(
+                    struct.pack("=I", index), struct.pack("=I", descriptor)
+                )
+            finally:
+                os.close(descriptor)
+
+    def _attach_all(
+        self, program: Program, code: dict[str, bytes], layout: Layout, maps: tuple[str, ...]
+    ) -> None:
+        descriptors = [self._maps[name].descriptor for name in maps]
         for function in code:
             code[function] = with_maps(code[function], descriptors)
             code[function] = with_constant(code[function], SELF_PLACEHOLDER, os.getpid())

@@ -27,7 +27,7 @@ from types import TracebackType
 
 from profiler.errors import ProbeError, UnsupportedError
 from profiler.probe.counters import Accounts
-from profiler.probe.generate_bpftrace import Dialect, generate
+from profiler.probe.generate_bpftrace import FILTERED_HERE, Dialect, generate
 from profiler.probe.hooks import load_hooks
 from profiler.probe.layout import read_layout
 from profiler.probe.printed import Printed
@@ -71,6 +71,11 @@ def write_program(settings: Settings, dialect: Dialect, *, self_pid: int) -> str
     if settings.route == "socket":
         raise UnsupportedError(
             "the bpftrace engine has the syscall route only: leave --route out, or use --engine bcc"
+        )
+    others = set(settings.filters.given()) - set(FILTERED_HERE)
+    if others:
+        raise UnsupportedError(
+            f"the bpftrace engine has no --{sorted(others)[0]}: leave it out, or use --engine bcc"
         )
     return generate(
         load_hooks(),

@@ -13,7 +13,11 @@ from typing import Any, NamedTuple
 FILTERED = (
     "self",
     "pid",
+    "comm",
+    "user",
+    "cgroup",
     "port",
+    "address",
     "not_http",
     "not_stream",
     "call_limit",

@@ -11,12 +11,14 @@ the compiler's messages true.
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterable
+import struct
 from itertools import count
 from typing import NamedTuple
 
 from profiler.errors import UnsupportedError
+from profiler.filters import OF_CALLS, Address, Filters
 from profiler.probe.hooks import BPF_DIRECTORY, FunctionHook, Hooks, SyscallHook
 from profiler.probe.layout import Layout
 from profiler.probe.maps import SOCKET_ROUTE_MAPS, SYSCALL_ROUTE_MAPS
@@ -26,14 +28,11 @@ from profiler.syscalls import NAMES
 CONNECTIONS_MAX = 32768
 PROCESSES_MAX = 8192
 
-# A Unix socket has no port.
-_PORT_OF_EITHER_END = (
-    "(FIELD(u16, sk, sock___sk_common_skc_family) != AF_UNIX && "
-    "(WANTED_PORT(local_port(sk)) || WANTED_PORT(remote_port(sk))))"
-)
-
 _INCLUDE = re.compile(r'#include "(.+)"')
 
+
+FILTERED_HERE = OF_CALLS
+"""The filters that the program applies by itself."""
 
 # In the program until it is loaded, so that it can be kept for the next start: more than
 # 32 bits, so that each takes an instruction of its own.
@@ -95,7 +94,7 @@ def generate(
         f"#define ROUTE_{route.upper()} 1",
         f"#define SLOTS {max(slots) + 1}",
         f"#define SLOT_SEND {_SLOT_SEND}",
-        *(f"#define MAP_NUMBER_{name} {i}" for i, name in enumerate(maps_of(route))),
+        *(f"#define MAP_NUMBER_{name} {i}" for i, name in enumerate(maps_of(route, settings))),
         *_layout_macros(layout),
         *(["#define FETCH_AND_ADD 1"] if can_fetch_and_add(layout, machine) else []),
         *_settings_macros(settings, layout),
@@ -107,9 +106,10 @@ def generate(
     return Program(route, "\n".join(lines) + "\n", lasting, waiting)
 
 
-def maps_of(route: str) -> tuple[str, ...]:
+def maps_of(route: str, settings: Settings) -> tuple[str, ...]:
     """The names of the maps that the program of ``route`` has, in the order of their numbers."""
-    return SYSCALL_ROUTE_MAPS if route == "syscall" else SOCKET_ROUTE_MAPS
+    maps = SYSCALL_ROUTE_MAPS if route == "syscall" else SOCKET_ROUTE_MAPS
+    return (*maps, "cgroups") if settings.filters.cgroup else maps
 
 
 def uses_ring_buffer(layout: Layout, settings: Settings) -> bool:
@@ -174,9 +174,7 @@ def _layout_macros(layout: Layout) -> list[str]:
 
 def _settings_macros(settings: Settings, layout: Layout) -> list[str]:
     return [
-        f"#define FILTER_PID(pid) ({_any_of('(pid)', settings.pids)})",
-        "#define FILTER_PORT(sk) " + (_PORT_OF_EITHER_END if settings.ports else "1"),
-        f"#define WANTED_PORT(port) ({_any_of('(port)', settings.ports)})",
+        *_filter_macros(settings.filters),
         f"#define CALL_LIMIT {settings.call_limit}",
         f"#define SHAPE_PLACEHOLDER {SHAPE_PLACEHOLDER}ULL",
         f"#define SELF_PLACEHOLDER {SELF_PLACEHOLDER}ULL",
@@ -186,8 +184,38 @@ def _settings_macros(settings: Settings, layout: Layout) -> list[str]:
     ]
 
 
-def _any_of(expression: str, values: Iterable[int]) -> str:
-    return " || ".join(f"{expression} == {value}" for value in values) or "1"
+def _filter_macros(filters: Filters) -> list[str]:
+    """What ``bpf/filter.h`` tests, of the options that are given."""
+    tests = {
+        "PID(pid)": [f"(pid) == {pid}" for pid in filters.pid],
+        "COMM(low, high)": [
+            "((low) == {:#x}ULL && (high) == {:#x}ULL)".format(*_WORDS.unpack(_padded(comm)))
+            for comm in filters.comm
+        ],
+        "USER(user)": [f"(user) == {user}U" for user in filters.user],
+        "CGROUP": [f"IN_CGROUP({index})" for index in range(len(filters.cgroup))],
+        "PORT(port)": [f"(port) == {port}" for port in filters.port],
+        "ADDRESS(low, high)": [_in_range(address) for address in filters.address],
+    }
+    macros = [f"#define WANTED_{name} ({' || '.join(each)})" for name, each in tests.items() if each]
+    return [*macros, f"#define CGROUPS_MAX {len(filters.cgroup)}"]
+
+
+# As the kernel side reads 16 bytes of memory.
+_WORDS = struct.Struct("=QQ")
+
+
+def _padded(comm: str) -> bytes:
+    return os.fsencode(comm).ljust(_WORDS.size, b"\0")
+
+
+def _in_range(address: Address) -> str:
+    network, mask = (
+        _WORDS.unpack(number.to_bytes(_WORDS.size, "big"))
+        for number in (address.network, address.mask)
+    )
+    words = zip(("low", "high"), mask, network)
+    return "(" + " && ".join(f"((({w}) & {m:#x}ULL) == {n:#x}ULL)" for w, m, n in words) + ")"
 
 
 def _slots(attachments: list[Attachment], preemptible: bool) -> list[int]:

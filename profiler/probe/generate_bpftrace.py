@@ -28,6 +28,9 @@ from profiler.syscalls import NAMES
 
 OLDEST = (0, 11)
 
+FILTERED_HERE = ("pid", "port")
+"""The filters that the program applies by itself."""
+
 HEARTBEATS = 10
 """Lines a second that each processor prints, traffic or not."""
 
@@ -239,8 +242,8 @@ def generate(
         structures=[_structure(*each, layout) for each in _STRUCTURES.items()],
         fate=FATES,
         self_pid=self_pid,
-        pids=settings.pids,
-        ports=[(port, socket.htons(port)) for port in settings.ports],
+        pids=settings.filters.pid,
+        ports=[(port, socket.htons(port)) for port in settings.filters.port],
         swapped=SWAPPED,
         heartbeats=HEARTBEATS,
         leading_max=_LEADING_MAX,

@@ -7,6 +7,7 @@ import pytest
 
 from profiler import cli
 from profiler.errors import ProbeError
+from profiler.filters import Filters
 from profiler.settings import Settings
 from profiler.sinks.jsonl import OutputClosed
 
@@ -32,8 +33,7 @@ def test_every_option(called: list[Any]) -> None:
     assert cli.main(line.split()) == 0
     expected = Settings(
         output=Path("o"),
-        ports=(80, 81),
-        pids=(7,),
+        filters=Filters(port=(80, 81), pid=(7,)),
         max_body=9,
         route="syscall",
         record=Path("r"),

@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 
 from profiler.errors import UnsupportedError
-from profiler.probe.generate import Program, can_fetch_and_add, generate
+from profiler.filters import Filters, address
+from profiler.probe.generate import Program, can_fetch_and_add, generate, maps_of
 from profiler.probe.hooks import BPF_DIRECTORY, load_hooks
 from profiler.probe.layout import FIELDS, OPTIONAL_FIELDS, Layout
 from profiler.settings import Settings
@@ -198,14 +199,40 @@ def test_attachments() -> None:
 
 
 def test_settings_reach_the_program() -> None:
-    source = program("socket", Settings(ports=(80, 8080), pids=(7,), max_body=1000)).source
-    assert "#define FILTER_PID(pid) ((pid) == 7)" in source
+    source = program("socket", Settings(filters=Filters(port=(80, 8080), pid=(7,)), max_body=1000)).source
+    assert "#define WANTED_PID(pid) ((pid) == 7)" in source
     assert "#define WANTED_PORT(port) ((port) == 80 || (port) == 8080)" in source
-    assert "#define FILTER_PORT(sk) (FIELD(" in source
     assert f"#define CALL_LIMIT {64 * 1024 + 1000}" in source
-    everything = program("socket").source
-    assert "#define FILTER_PID(pid) (1)" in everything
-    assert "#define FILTER_PORT(sk) 1" in everything
+
+
+def test_filters_that_are_given_are_compiled_and_no_others() -> None:
+    assert "#define WANTED_" not in program("socket").source
+    filters = Filters(
+        comm=("nginx", "0123456789abcde"),
+        user=(0, 33),
+        cgroup=("/a", "/b/c"),
+        address=(address("10.0.0.0/8"), address("fd00::/8")),
+    )
+    given = program("syscall", Settings(filters=filters))
+    macros = dict(
+        line.removeprefix("#define ").split(" (", 1)
+        for line in given.source.splitlines()
+        if line.startswith("#define WANTED_")
+    )
+    assert macros == {
+        "WANTED_COMM(low, high)": "((low) == 0x786e69676eULL && (high) == 0x0ULL) || "
+        "((low) == 0x3736353433323130ULL && (high) == 0x65646362613938ULL))",
+        "WANTED_USER(user)": "(user) == 0U || (user) == 33U)",
+        "WANTED_CGROUP": "IN_CGROUP(0) || IN_CGROUP(1))",
+        # 10.0.0.0/8 is ::ffff:10.0.0.0/104, and the first byte in memory is the lowest.
+        "WANTED_ADDRESS(low, high)": "((((low) & 0xffffffffffffffffULL) == 0x0ULL) && "
+        "(((high) & 0xffffffffffULL) == 0xaffff0000ULL)) || "
+        "((((low) & 0xffULL) == 0xfdULL) && (((high) & 0x0ULL) == 0x0ULL)))",
+    }
+    assert "#define CGROUPS_MAX 2" in given.source
+    number = maps_of("syscall", Settings(filters=filters)).index("cgroups")
+    assert f"#define MAP_NUMBER_cgroups {number}" in given.source
+    assert "cgroups" not in maps_of("syscall", Settings())
 
 
 def test_a_call_that_moves_data_either_way_is_tried_both_ways() -> None:

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from profiler.errors import UnsupportedError
+from profiler.filters import Filters
 from profiler.probe.generate_bpftrace import FATES, RECV_FATES, Dialect, generate
 from profiler.probe.hooks import SyscallHook, load_hooks
 from profiler.probe.layout import Layout
@@ -63,7 +64,7 @@ def test_every_row_of_the_table_is_hooked(version: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_braces_and_parentheses_are_balanced(version: tuple[int, int]) -> None:
-    text = program(version, Settings(ports=(80, 81), pids=(7, 8)))
+    text = program(version, Settings(filters=Filters(port=(80, 81), pid=(7, 8))))
     assert text.count("{") == text.count("}")
     assert text.count("(") == text.count(")")
     # A template's tag that was not closed, or a name that it does not know.
@@ -116,7 +117,7 @@ def test_a_member_that_is_not_aligned_is_refused() -> None:
 
 
 def test_filters() -> None:
-    text = program(settings=Settings(ports=(80,), pids=(7, 8)))
+    text = program(settings=Settings(filters=Filters(port=(80,), pid=(7, 8))))
     assert "pid != 7 && pid != 8" in text
     # 80 in network order is 20480; a port that was given back has 65536 added.
     assert "$local_port != 80 && $local_port != 86016 && $remote_port != 20480" in text

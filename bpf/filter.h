@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * What the user did not ask for, and by which option. profiler/probe/generate.py defines
+ * WANTED_* for the options that are given; without one, its test is not compiled.
+ */
+#ifndef HTTP_PROFILER_FILTER_H
+#define HTTP_PROFILER_FILTER_H
+
+#include "counters.h"
+#include "socket.h"
+
+#ifdef WANTED_CGROUP
+/* Of each group its directory; profiler/probe/bcc.py writes them. */
+DEFINE_MAP(cgroups, MAP_TYPE_CGROUP_ARRAY, u32, u32, CGROUPS_MAX)
+
+/* Is the current task in this group, or in one below it? */
+#define IN_CGROUP(index) (current_task_under_cgroup(MAP(cgroups), index) == 1)
+#endif
+
+#ifdef WANTED_ADDRESS
+/* Bytes 8 to 15 of an IPv4 address in its IPv4-mapped form (RFC 4291, 2.5.5.2). */
+#define MAPPED(address) ((u64)(address) << 32 | 0xffff0000)
+
+static __always_inline int has_wanted_address(u64 sk)
+{
+	u16 family = FIELD(u16, sk, sock___sk_common_skc_family);
+
+	if (family == AF_INET) {
+		u64 local = MAPPED(FIELD(u32, sk, sock___sk_common_skc_rcv_saddr));
+		u64 remote = MAPPED(FIELD(u32, sk, sock___sk_common_skc_daddr));
+
+		return WANTED_ADDRESS(0, local) || WANTED_ADDRESS(0, remote);
+	}
+	if (family == AF_INET6) {
+		u64 local = FIELD(u64, sk, sock___sk_common_skc_v6_rcv_saddr);
+		u64 local_rest = FIELD(u64, sk + 8, sock___sk_common_skc_v6_rcv_saddr);
+		u64 remote = FIELD(u64, sk, sock___sk_common_skc_v6_daddr);
+		u64 remote_rest = FIELD(u64, sk + 8, sock___sk_common_skc_v6_daddr);
+
+		return WANTED_ADDRESS(local, local_rest) || WANTED_ADDRESS(remote, remote_rest);
+	}
+	return 0;
+}
+#endif
+
+/* Which option the current task's call on a socket does not satisfy; FILTERED_REASONS: none. */
+static __always_inline u32 why_not_asked_for(u64 sk, u32 pid)
+{
+#ifdef WANTED_PID
+	if (!WANTED_PID(pid))
+		return FILTERED_PID;
+#endif
+#ifdef WANTED_COMM
+	u64 comm[COMM_SIZE / sizeof(u64)] = {};
+
+	get_current_comm(comm, sizeof(comm));
+	if (!WANTED_COMM(comm[0], comm[1]))
+		return FILTERED_COMM;
+#endif
+#ifdef WANTED_USER
+	u32 user = get_current_uid_gid();
+
+	if (!WANTED_USER(user))
+		return FILTERED_USER;
+#endif
+#ifdef WANTED_CGROUP
+	if (!WANTED_CGROUP)
+		return FILTERED_CGROUP;
+#endif
+#ifdef WANTED_PORT
+	u16 local = local_port(sk), remote = remote_port(sk);
+
+	/* A Unix socket has none. */
+	if (FIELD(u16, sk, sock___sk_common_skc_family) == AF_UNIX ||
+	    !(WANTED_PORT(local) || WANTED_PORT(remote)))
+		return FILTERED_PORT;
+#endif
+#ifdef WANTED_ADDRESS
+	if (!has_wanted_address(sk))
+		return FILTERED_ADDRESS;
+#endif
+	return FILTERED_REASONS;
+}
+
+/* Is it the process that is not asked for, so that another one at the same socket may be? */
+static __always_inline int is_about_process(u32 why)
+{
+	return why >= FILTERED_PID && why <= FILTERED_CGROUP;
+}
+
+#endif

@@ -1,0 +1,39 @@
+"""Where the control groups are that ``--cgroup`` names: directories of the cgroup2 hierarchy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from profiler.errors import ProbeError, UnsupportedError
+
+
+def mounted_at(proc: Path = Path("/proc")) -> Path | None:
+    """Where the cgroup2 hierarchy is mounted; ``None`` if it is not."""
+    try:
+        mounts = (proc / "mounts").read_text().splitlines()
+    except OSError:
+        return None
+    fields = (line.split() for line in mounts)
+    return next((Path(mount[1]) for mount in fields if mount[2] == "cgroup2"), None)
+
+
+def directories(paths: Iterable[str], root: Path | None = None) -> list[Path]:
+    """Return the directories of control groups, whose ``paths`` begin at the root.
+
+    Raises ProbeError if one does not exist, UnsupportedError without cgroup2.
+    """
+    paths = tuple(paths)
+    if not paths:
+        return []
+    root = root or mounted_at()
+    if root is None:
+        raise UnsupportedError("--cgroup needs the cgroup2 hierarchy, which is not mounted here")
+    found = [root / path.lstrip("/") for path in paths]
+    for path, directory in zip(paths, found):
+        if not directory.is_dir():
+            raise ProbeError(
+                f"there is no control group {path} below {root}: "
+                "/proc/PID/cgroup says in which one a process is"
+            )
+    return found
