@@ -100,6 +100,9 @@ class Filters:
         return tuple(name for name, value in values if value not in ((), None))
 
 
+ALL = Filters()
+"""Everything is wanted."""
+
 OF_CALLS = ("pid", "comm", "user", "cgroup", "port", "address")
 """What can be told of a call that moves bytes."""
 

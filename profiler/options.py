@@ -44,14 +44,12 @@ def add_call_filters(parser: argparse.ArgumentParser) -> None:
 
 def filters_of(options: argparse.Namespace) -> Filters:
     """Return what the options say."""
-    given = {
-        field.name: getattr(options, field.name)
-        for field in fields(Filters)
-        if getattr(options, field.name, None) is not None
-    }
-    return Filters(
-        **{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
-    )
+    given: dict[str, Any] = {}
+    for field in fields(Filters):
+        value = getattr(options, field.name, None)
+        if value is not None:
+            given[field.name] = tuple(value) if isinstance(value, list) else value
+    return Filters(**given)
 
 
 def _add(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from profiler.filters import Filters
+from profiler.filters import ALL, Filters
 
 ROUTES = ("socket", "syscall")
 BUFFERS = ("ring", "perf")
@@ -30,7 +30,7 @@ class Settings:
     output: Path | None = None
     """Where JSON lines go; ``None`` is standard output."""
 
-    filters: Filters = Filters()
+    filters: Filters = ALL
     """Which calls, messages and exchanges are wanted."""
 
     max_body: int = 1024 * 1024

@@ -215,9 +215,7 @@ class BccEngine:
             except OSError as error:
                 raise ProbeError(f"cannot open {directory}: {error.strerror}") from error
             try:
-                self._maps["cgroups"].write(
-                    struct.pack("=I", index), struct.pack("=I", descriptor)
-                )
+                self._maps["cgroups"].write(struct.pack("=I", index), struct.pack("=I", descriptor))
             finally:
                 os.close(descriptor)
 

@@ -197,7 +197,9 @@ def _filter_macros(filters: Filters) -> list[str]:
         "PORT(port)": [f"(port) == {port}" for port in filters.port],
         "ADDRESS(low, high)": [_in_range(address) for address in filters.address],
     }
-    macros = [f"#define WANTED_{name} ({' || '.join(each)})" for name, each in tests.items() if each]
+    macros = [
+        f"#define WANTED_{name} ({' || '.join(each)})" for name, each in tests.items() if each
+    ]
     return [*macros, f"#define CGROUPS_MAX {len(filters.cgroup)}"]
 
 

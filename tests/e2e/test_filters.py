@@ -1,4 +1,4 @@
-"""The filters that reach the kernel: of what each one turns away nothing is written, all counted."""
+"""The filters that reach the kernel: what each one turns away is not written, and counted."""
 
 from __future__ import annotations
 

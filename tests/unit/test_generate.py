@@ -199,7 +199,9 @@ def test_attachments() -> None:
 
 
 def test_settings_reach_the_program() -> None:
-    source = program("socket", Settings(filters=Filters(port=(80, 8080), pid=(7,)), max_body=1000)).source
+    source = program(
+        "socket", Settings(filters=Filters(port=(80, 8080), pid=(7,)), max_body=1000)
+    ).source
     assert "#define WANTED_PID(pid) ((pid) == 7)" in source
     assert "#define WANTED_PORT(port) ((port) == 80 || (port) == 8080)" in source
     assert f"#define CALL_LIMIT {64 * 1024 + 1000}" in source
