@@ -1,8 +1,9 @@
-"""Arguments and environment become Settings; errors become one line and an exit code.
+"""Arguments become Settings; errors become one line and an exit code.
 
 Exit codes: 0 done; 1 it could not be done, with the reason on standard error;
-2 the arguments are wrong; 3 done, but of the capture that was read some lines are damaged;
-4 an assertion does not hold.
+2 the arguments are wrong, or what is written down in their place (configuration/);
+3 done, but of the capture that was read some lines are damaged; 4 an assertion does
+not hold.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 from profiler import __version__
 from profiler.check import add_check
 from profiler.commands import add_commands
+from profiler.configuration import add_configuration, configured
 from profiler.doctor.examine import examine
 from profiler.errors import ProfilerError
 from profiler.options import add_call_filters, filters_of
@@ -37,10 +39,14 @@ examples:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
-    options = _parser().parse_args(arguments)
+    return _exit_code(lambda: _main(arguments))
+
+
+def _main(arguments: Sequence[str] | None) -> int:
+    options = configured(_parser, arguments)
     if "run" in options:
-        return _exit_code(lambda: options.run(options))
-    return _exit_code(lambda: _run(options))
+        return int(options.run(options))
+    return _run(options)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -72,7 +78,13 @@ def _run(options: argparse.Namespace) -> int:
 
 def _exit_code(run: Callable[[], int]) -> int:
     try:
-        return run()
+        code = run()
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # Who read it has gone. Python would try to write the rest at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except ProfilerError as error:
         if error.exit_code:
             print(f"http-profiler: {error}", file=sys.stderr)
@@ -82,9 +94,8 @@ def _exit_code(run: Callable[[], int]) -> int:
 
 
 def _output(option: Path | None) -> Path | None:
-    """The option, else OUTPUT_PATH; ``-`` is standard output."""
-    path = option or (Path(os.environ["OUTPUT_PATH"]) if os.environ.get("OUTPUT_PATH") else None)
-    return None if path == Path("-") else path
+    """``-`` is standard output."""
+    return None if option == Path("-") else option
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -167,6 +178,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_commands(commands)
     add_check(commands)
+    add_configuration(parser, commands)
     return parser
 
 

@@ -13,6 +13,12 @@ class ProfilerError(Exception):
     exit_code = 1
 
 
+class ConfigurationError(ProfilerError):
+    """A configuration file or an environment variable is wrong: as a wrong argument is."""
+
+    exit_code = 2
+
+
 class CaptureFileError(ProfilerError):
     """A recorded capture is not ours, is of another version, or is cut off."""
 

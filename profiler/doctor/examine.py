@@ -9,6 +9,7 @@ kernel hands lines over in order - the profiler is ended and its lines are judge
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from profiler.configuration.written import is_option
 from profiler.doctor.canary import END
 from profiler.doctor.cases import CASES
 from profiler.doctor.judge import Lines, Record, judge, name_of
@@ -88,7 +90,8 @@ def _play(
 ) -> tuple[dict[str, Outcome], Lines]:
     """Run canary and profiler; return what was said and the lines; ``said``: what was printed."""
     output, printed = directory / "lines.jsonl", directory / "printed"
-    options = ["--output", str(output), "--route", route]
+    # Not what is configured for captures: that may leave the canary out.
+    options = ["--config", os.devnull, "--output", str(output), "--route", route]
     if engine:
         options += ["--engine", engine]
     with _started(["-m", "profiler.doctor.canary", token], directory / CANARY_ERRORS) as canary:
@@ -122,6 +125,7 @@ def _started(arguments: Sequence[str], errors: Path) -> Iterator[subprocess.Pope
             stderr=log,
             text=True,
             cwd=_ROOT,
+            env={name: value for name, value in os.environ.items() if not is_option(name)},
             # Ctrl-C is for the doctor, which then ends both in order.
             start_new_session=True,
         )

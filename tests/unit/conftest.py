@@ -5,8 +5,22 @@ that was there before it. Everywhere else they are new ones.
 """
 
 import os
+from pathlib import Path
 
+import pytest
 from hypothesis import settings
+
+from profiler.configuration import written
 
 settings.register_profile("house", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("house")
+
+
+@pytest.fixture(autouse=True)
+def nothing_configured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever this machine's files and environment say of options."""
+    for name in filter(written.is_option, list(os.environ)):
+        monkeypatch.delenv(name)
+    monkeypatch.delenv(written.FILE_VARIABLE, raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", "/nonexistent")
+    monkeypatch.setattr(written, "SYSTEM_FILE", Path("/nonexistent/http-profiler.toml"))

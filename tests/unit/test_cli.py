@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -117,3 +120,12 @@ def test_a_reader_that_has_gone_is_no_error(
     monkeypatch.setattr(cli, "capture", close)
     assert cli.main([]) == 0
     assert capsys.readouterr().err == ""
+
+
+def test_a_reader_that_has_gone_is_no_error_of_what_is_printed() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    line = [sys.executable, "-m", "profiler.cli", "config"]
+    done = subprocess.run(line, stdout=writing, stderr=subprocess.PIPE, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, b"")

@@ -1,0 +1,240 @@
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+import pytest
+
+from profiler import cli
+from profiler.configuration import configured, written
+from profiler.configuration.keys import Key, keys_of
+from profiler.configuration.show import lines, template
+from profiler.errors import ConfigurationError
+
+
+def number(text: str) -> int:
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number")
+    return int(text)
+
+
+def parser() -> argparse.ArgumentParser:
+    """An option of each kind, before a command and of one."""
+    parser = argparse.ArgumentParser(prog="tried")
+    parser.add_argument("--version", action="version", version="1")
+    parser.add_argument("--config", type=Path)
+    parser.add_argument("--output", type=Path, default=argparse.SUPPRESS)
+    parser.add_argument("-s", "--size", type=number, default=7)
+    parser.add_argument("--port", type=number, action="append", help="100%% of %(default)s")
+    parser.add_argument("--route", choices=("left", "right"))
+    parser.add_argument("--quiet", action="store_true")
+    commands = parser.add_subparsers(dest="command")
+    below = commands.add_parser("below")
+    below.add_argument("what")
+    below.add_argument("--size", type=number, default=1)
+    below.add_argument("--output", type=Path, default=argparse.SUPPRESS)
+    for name, value in (("--redact", True), ("--no-redact", False)):
+        below.add_argument(name, dest="redact", action="store_const", const=value, default=True)
+    kind = below.add_mutually_exclusive_group(required=True)
+    kind.add_argument("--har", action="store_true")
+    commands.add_parser("none")
+    return parser
+
+
+@pytest.fixture
+def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    file = tmp_path / "etc.toml"
+    monkeypatch.setattr(written, "SYSTEM_FILE", file)
+    return file
+
+
+@pytest.fixture
+def user(system: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    home = tmp_path / "config"
+    home.mkdir()
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(home))
+    return home / "etc.toml"
+
+
+def options(line: str = "", **environment: str) -> argparse.Namespace:
+    return configured(parser, line.split(), {**os.environ, **environment})
+
+
+def test_the_order(system: Path, user: Path, tmp_path: Path) -> None:
+    assert options().size == 7
+    system.write_text("size = 6\nroute = 'left'")
+    assert options().size == 6
+    user.write_text("size = 5")
+    assert (options().size, options().route) == (5, "left")
+    assert options(HTTP_PROFILER_SIZE="4").size == 4
+    assert options("--size 3", HTTP_PROFILER_SIZE="4").size == 3
+    assert options("--size 7", HTTP_PROFILER_SIZE="4").size == 7
+    other = tmp_path / "other.toml"
+    other.write_text("quiet = true")
+    for asked in (options(f"--config {other}"), options(HTTP_PROFILER_CONFIG=str(other))):
+        assert (asked.size, asked.route, asked.quiet) == (7, None, True)
+    nothing = options("--config /dev/null", HTTP_PROFILER_CONFIG=str(other))
+    assert (nothing.size, nothing.quiet) == (7, False)
+
+
+def test_the_output_has_an_old_name() -> None:
+    assert options(OUTPUT_PATH="old").output == Path("old")
+    assert options(OUTPUT_PATH="old", HTTP_PROFILER_OUTPUT="new").output == Path("new")
+    assert options("--output given", OUTPUT_PATH="old").output == Path("given")
+    assert "output" not in options(OUTPUT_PATH="")
+
+
+def test_what_is_repeated_is_a_list(system: Path) -> None:
+    system.write_text("port = [80, '81']")
+    assert options().port == [80, 81]
+    assert options("--port 1").port == [1]
+    assert options(HTTP_PROFILER_PORT="2 3").port == [2, 3]
+    system.write_text("port = 80")
+    assert options().port == [80]
+
+
+def test_of_a_command(system: Path) -> None:
+    system.write_text("size = 6\noutput = 'main'\n[below]\nredact = false")
+    below = options("below x --har")
+    # It has a size of its own, but no output.
+    assert (below.size, below.output, below.redact) == (1, Path("main"), False)
+    assert options("below x --har --redact").redact is True
+    system.write_text("size = 6\n[below]\nsize = 5")
+    assert options("below x --har").size == 5
+    assert options("below x --har", HTTP_PROFILER_BELOW_SIZE="4").size == 4
+    assert options("--size 3 below x --har").size == 3
+    assert options().size == 6
+
+
+def test_a_switch(system: Path) -> None:
+    system.write_text("quiet = true")
+    assert options().quiet is True
+    assert options(HTTP_PROFILER_QUIET="No").quiet is False
+    assert options("below x --har", HTTP_PROFILER_BELOW_REDACT="0").redact is False
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("prot = 80", "unknown name 'prot'; did you mean port?"),
+        ("belwo = {}", "unknown name 'belwo'; did you mean [below]?"),
+        ("below = 1", "unknown name 'below'; did you mean [below]?"),
+        ("[below]\nport = 1", ", [below]: unknown name 'port'; `http-profiler config` prints all"),
+        ("[below]\nhar = true", "unknown name 'har'"),
+        ("config = 'x'", "unknown name 'config'"),
+        ("version = true", "unknown name 'version'"),
+        ("size = 'big'", ": size: 'big' is not a number"),
+        ("[below]\nsize = 'big'", ": size: 'big' is not a number"),
+        ("size = [1]", "size: a string or a number is wanted, not [1]"),
+        ("size = true", "size: a string or a number is wanted, not True"),
+        ("port = [1, {}]", "port: a string or a number, or a list, is wanted, not {}"),
+        ("route = 'up'", "route: 'up' is none of left, right"),
+        ("quiet = 1", "quiet: true or false is wanted, not 1"),
+        ("size 1", "is not TOML: "),
+    ],
+)
+def test_what_is_wrong_in_a_file(system: Path, text: str, said: str) -> None:
+    system.write_text(text)
+    # Whatever else is asked for, and whatever overrides it.
+    for line in ("", "--size 1 --route left --quiet --port 1", "none"):
+        with pytest.raises(ConfigurationError) as error:
+            options(line)
+        assert said in str(error.value)
+        assert str(error.value).startswith(str(system))
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("SIZ", "1", "unknown name 'HTTP_PROFILER_SIZ'; did you mean HTTP_PROFILER_SIZE?"),
+        ("SIZE", "big", "$HTTP_PROFILER_SIZE: size: 'big' is not a number"),
+        ("QUIET", "quite", "$HTTP_PROFILER_QUIET: true or false is wanted, not 'quite'"),
+        ("PORT", "'1", "$HTTP_PROFILER_PORT: No closing quotation"),
+        ("CONFIG", "/no/such", "cannot read /no/such: No such file"),
+    ],
+)
+def test_what_is_wrong_in_the_environment(name: str, value: str, said: str) -> None:
+    with pytest.raises(ConfigurationError) as error:
+        options(**{f"HTTP_PROFILER_{name}": value})
+    assert said in str(error.value)
+
+
+def test_variables_of_the_harness_are_none_of_ours() -> None:
+    assert options(HTTP_PROFILER_CACHE="/somewhere").size == 7
+
+
+def test_a_file_that_is_no_text(system: Path) -> None:
+    system.write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigurationError, match="is not TOML"):
+        options()
+
+
+def test_it_is_wrong_arguments(system: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    system.write_text("prot = 80")
+    assert cli.main(["config"]) == 2
+    said = capsys.readouterr().err
+    assert said == (f"http-profiler: {system}: unknown name 'prot'; did you mean port?\n")
+
+
+def test_what_is_shown(system: Path) -> None:
+    system.write_text("port = [80, 81]\nroute = 'left'")
+    asked = options(
+        "--size 3 below x --har", HTTP_PROFILER_BELOW_SIZE="4", OUTPUT_PATH='a "b" \x7f'
+    )
+    assert list(lines(asked.configuration)) == [
+        r'output = "a \"b\" \u007f"  # $OUTPUT_PATH',
+        "size = 3  # the command line",
+        f"port = [80, 81]  # {system}",
+        f'route = "left"  # {system}',
+        "# quiet = false",
+        "\n[below]",
+        "size = 4  # $HTTP_PROFILER_BELOW_SIZE",
+        "# output =",
+        "# redact = true",
+    ]
+
+
+def test_what_is_shown_is_a_file_that_says_the_same(tmp_path: Path) -> None:
+    line = "--size 3 --port 1 --port 2 --route right --quiet --output 1.50 none"
+    first = options(line).configuration
+    file = tmp_path / "shown.toml"
+    file.write_text("\n".join(lines(first)))
+    second = options(f"--config {file}")
+    assert (second.size, second.port, second.route) == (3, [1, 2], "right")
+    assert (second.quiet, second.output) == (True, Path("1.50"))
+
+
+def test_the_template_sets_nothing_and_has_all(system: Path) -> None:
+    keys = keys_of(cli._parser())
+    text = "\n".join(template(keys))
+    system.write_text(text)
+    assert configured(cli._parser, []).configuration.written == ()
+    for table in keys.values():
+        for name in table:
+            assert f"# {name} =" in text
+    assert "100% of None" in "\n".join(template(keys_of(parser())))
+
+
+def every_key() -> list[Key]:
+    return [key for table in keys_of(cli._parser()).values() for key in table.values()]
+
+
+@pytest.mark.parametrize("key", every_key(), ids=lambda key: key.variable)
+def test_every_option_refuses_or_takes_what_is_written(key: Key, system: Path) -> None:
+    """No option of ours is of a kind that this cannot set."""
+    assert isinstance(key.name, str)
+    table = f"[{key.command}]\n" if key.command else ""
+    system.write_text(f"{table}{key.name} = {'true' if key.is_switch else repr('1')}")
+    try:
+        [one] = configured(cli._parser, []).configuration.written
+    except ConfigurationError as error:
+        assert f": {key.name}: " in str(error)
+    else:
+        assert one.key.variable == key.variable
+
+
+def test_variables_are_told_apart() -> None:
+    variables = [key.variable for key in every_key()]
+    assert len(variables) == len(set(variables))
