@@ -5,6 +5,9 @@ written in batches; if a batch is written in part, what stands behind its last
 whole line is cut off again, and a half line that an earlier crash has left
 behind is ended before the first new one.
 
+A file that was renamed or removed meanwhile is left behind, and a new one is begun
+under its name: so it is rotated by renaming it, without a signal and without a loss.
+
 The file is created for its owner alone (mode 0600): it holds what others said
 in confidence.
 """
@@ -36,6 +39,7 @@ class JsonLines:
 
     def __init__(self, path: Path | None) -> None:
         self._name = "standard output" if path is None else str(path)
+        self._path = path
         # Not a list of lines: that was memory from the kernel for each (docs/performance.md).
         self._batch = bytearray()
         try:
@@ -43,6 +47,7 @@ class JsonLines:
         except OSError as error:
             raise self._error(error) from error
         self._is_file = path is not None and stat.S_ISREG(os.fstat(self._fd).st_mode)
+        self._identity = _identity(os.fstat(self._fd))
 
     def write(self, record: Record) -> None:
         """Add one line."""
@@ -55,6 +60,8 @@ class JsonLines:
         batch, self._batch = self._batch, bytearray()
         written = 0
         try:
+            if batch and self._is_file:
+                self._follow()
             while written < len(batch):
                 written += self._write(batch[written:] if written else batch)
         except OSError as error:
@@ -78,6 +85,20 @@ class JsonLines:
             except BlockingIOError:
                 # A terminal or pipe that another program has made non-blocking.
                 select.select([], [self._fd], [])
+
+    def _follow(self) -> None:
+        """Open the file anew if its path names another one, or none."""
+        assert self._path
+        try:
+            if _identity(self._path.stat()) == self._identity:
+                return
+        except FileNotFoundError:
+            pass
+        fd = _open(self._path)
+        os.close(self._fd)
+        self._fd = fd
+        self._identity = _identity(os.fstat(fd))
+        self._is_file = stat.S_ISREG(os.fstat(fd).st_mode)
 
     def _cut(self, size: int) -> None:
         """Take the last ``size`` bytes back from the file."""
@@ -104,6 +125,10 @@ def _open(path: Path) -> int:
         os.close(fd)
         raise
     return fd
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
 
 
 def _ends_in_half_line(path: Path) -> bool:

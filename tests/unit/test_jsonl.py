@@ -49,6 +49,45 @@ def test_a_full_batch_is_written_by_itself(path: Path) -> None:
     sink.close()
 
 
+def test_a_file_that_was_renamed_is_begun_anew(path: Path) -> None:
+    sink = JsonLines(path)
+    old, older = path.with_suffix(".1"), path.with_suffix(".2")
+    sink.write({"a": 1})
+    sink.flush()
+    path.rename(older)
+    sink.write({"a": 2})
+    sink.flush()
+    path.rename(old)
+    # Nothing is said, so nothing is begun.
+    sink.flush()
+    assert not path.exists()
+    sink.write({"a": 3})
+    sink.close()
+    assert [lines(file) for file in (older, old, path)] == [[{"a": 1}], [{"a": 2}], [{"a": 3}]]
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_file_that_was_renamed_and_made_again_is_appended_to(path: Path) -> None:
+    sink = JsonLines(path)
+    path.rename(path.with_suffix(".1"))
+    path.write_text("{}\n")
+    sink.write({"a": 1})
+    sink.close()
+    assert lines(path) == [{}, {"a": 1}]
+    assert lines(path.with_suffix(".1")) == []
+
+
+def test_a_directory_that_is_gone_is_said(tmp_path: Path) -> None:
+    directory = tmp_path / "logs"
+    directory.mkdir()
+    sink = JsonLines(directory / "out.jsonl")
+    directory.rename(tmp_path / "old")
+    sink.write({"a": 1})
+    with pytest.raises(OutputError, match=r"No such file or directory \(lines not written: 1\)"):
+        sink.flush()
+    sink.close()
+
+
 @pytest.mark.parametrize("umask", [0o000, 0o022])
 def test_the_file_is_for_its_owner_alone(path: Path, umask: int) -> None:
     before = os.umask(umask)
