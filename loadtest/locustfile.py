@@ -1,7 +1,7 @@
 """The demo's four endpoints in a loop, GET and POST.
 
 ``locust -f loadtest/`` shows Locust's page; with ``--headless`` it runs until
-``TOTAL_REQUESTS`` have been sent.
+``TOTAL_REQUESTS`` have been answered.
 
 ==================  =======================================  ===========
 ``TARGET_HOST``     where the demo is                        127.0.0.1
@@ -28,6 +28,10 @@ REQUEST_DELAY_MS = int(os.environ.get("REQUEST_DELAY_MS", "500"))
 # One count for all users of this process: every request is numbered, none is sent beyond the last.
 _numbers = itertools.count(1)
 
+# And one of those that are over: the user that finds all sent must not end the run of
+# another that still waits for its answer.
+_ended = itertools.count(1)
+
 
 class DemoUser(HttpUser):
     """Asks for each endpoint in turn."""
@@ -37,15 +41,18 @@ class DemoUser(HttpUser):
 
     @task
     def next_request(self) -> None:
-        """Send the next request of the loop, or end the run."""
+        """Send the next request of the loop; the end of the last one ends the run."""
         number = next(_numbers)
         if TOTAL_REQUESTS and number > TOTAL_REQUESTS:
-            # In a greenlet of its own: quitting stops this user's.
-            gevent.spawn(self.environment.runner.quit)
             self.stop()
             return
         send = (self.index, self.healthz, self.echo, self.slow)[(number - 1) % 4]
-        send(number)
+        try:
+            send(number)
+        finally:
+            if next(_ended) == TOTAL_REQUESTS:
+                # In a greenlet of its own: quitting stops this user's.
+                gevent.spawn(self.environment.runner.quit)
 
     def index(self, number: int) -> None:
         """GET /."""
