@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -39,7 +40,7 @@ ENDS = ("send", "recv")
 class Seen:
     """What a run of the suite saw of one guest.
 
-    ``selection`` is the arguments to pytest, if only some tests were run;
+    ``selection`` is the arguments to pytest, of which some may have chosen the tests;
     ``tests`` counts outcomes by name (``passed``, ``failed``, ``skipped``),
     ``failures`` names the tests; ``doctor`` is its document for each route, where
     there is one. ``unreachable`` says why the guest could not be made, if so.
@@ -72,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         date = datetime.now(timezone.utc).strftime("%Y-%m-%d")
         SEEN.mkdir(parents=True, exist_ok=True)
         for guest in guests:
-            seen = collect(guest, date, report.read_text(), directory, " ".join(passed_on))
+            seen = collect(guest, date, report.read_text(), directory, shlex.join(passed_on))
             (SEEN / f"{guest}.json").write_text(json.dumps(asdict(seen), indent=1))
     every = [Seen(**json.loads(path.read_text())) for path in SEEN.glob("*.json")]
     PAGE.write_text(page(every))
@@ -151,8 +152,19 @@ def _facts(seen: Seen) -> list[str]:
     machine = next(iter(seen.doctor.values()), {}).get("machine", {})
     known = [machine.get(key) or "unknown" for key in ("kernel", "bcc", "bpftrace")]
     counts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(seen.tests.items()))
-    selection = f"`{seen.selection}`" if seen.selection else "all"
-    return [seen.guest, seen.date, *known, selection, seen.unreachable or counts or "none"]
+    selected = selection(shlex.split(seen.selection))
+    tests = f"`{shlex.join(selected)}`" if selected else "all"
+    return [seen.guest, seen.date, *known, tests, seen.unreachable or counts or "none"]
+
+
+def selection(arguments: Sequence[str]) -> list[str]:
+    """Return those of pytest's arguments that may choose tests: all but what only shows them."""
+    shown = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for flag in ("-v", "-q", "-s", "-l"):
+        shown.add_argument(flag, action="count")
+    for option in ("-r", "--tb", "--color", "--durations"):
+        shown.add_argument(option)
+    return shown.parse_known_args(arguments)[1]
 
 
 def _results(guests: list[Seen], route: str, group: str) -> str:

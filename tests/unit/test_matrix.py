@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tests.matrix import Seen, collect, page, the_range
+import pytest
+
+from tests.matrix import Seen, collect, page, selection, the_range
 
 JUNIT = """<testsuites><testsuite>
 <testcase classname="tests.e2e.test_capture" name="test_ipv6[socket-debian-12]"/>
@@ -77,3 +79,27 @@ def test_failures_are_named() -> None:
     text = page([broken])
     assert "| debian-12 | today | unknown | unknown | unknown | `-k ipv6` | 1 failed |" in text
     assert "- `test_capture::test_ipv6`" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "selected"),
+    [
+        ("-v", ""),
+        ("-vv --tb=short -ra --durations 5", ""),
+        ("-v -k test_doctor -s", "-k test_doctor"),
+        ("tests/e2e/test_doctor.py -q", "tests/e2e/test_doctor.py"),
+        # What is not known may choose.
+        ("--lf", "--lf"),
+        # Not -v and a word.
+        ("--verbosity-of-ours", "--verbosity-of-ours"),
+    ],
+)
+def test_what_only_shows_is_no_selection(arguments: str, selected: str) -> None:
+    assert selection(arguments.split()) == selected.split()
+    text = page([Seen("debian-12", "today", {"passed": 1}, [], {}, arguments)])
+    assert f"| {f'`{selected}`' if selected else 'all'} | 1 passed |" in text
+
+
+def test_a_selection_of_several_words_stays_one() -> None:
+    several = Seen("debian-12", "today", {"passed": 1}, [], {}, "-v -k 'this or that'")
+    assert "| `-k 'this or that'` | 1 passed |" in page([several])
