@@ -33,8 +33,11 @@ CATALOG = Path(__file__).with_name("guests.toml")
 
 PREFERRED, FALLBACK = "ubuntu-24.04", "debian-12"
 
-ARCHIVE_TIMEOUT = 8.0
-"""Seconds for an archive to answer; a person is waiting for the answer."""
+ARCHIVE_TIMEOUTS = (8.0, 20.0)
+"""Seconds for an archive to answer, and, since a busy host is slow too, to answer once more.
+
+A person is waiting for the answer.
+"""
 
 # Kept in the tree, where Ansible has apt read the lists again.
 EXPIRED_ARCHIVE = '--aptopt=Acquire::Check-Valid-Until "false"'
@@ -183,7 +186,8 @@ def default_guest() -> Choice:
 def archive_trouble(spec: GuestSpec) -> str | None:
     """Say why the archive of a guest cannot be used from here; ``None`` when it can.
 
-    mmdebstrap itself is asked, with the mirror and keys that a build would take.
+    mmdebstrap itself is asked, with the mirror and keys that a build would take. One that
+    gives no answer is asked twice.
     """
     mmdebstrap = shutil.which("mmdebstrap")
     if mmdebstrap is None:
@@ -201,6 +205,23 @@ def archive_trouble(spec: GuestSpec) -> str | None:
         spec.suite,
         "/dev/null",
     ]
+    for timeout in ARCHIVE_TIMEOUTS:
+        answer = _answer(command, timeout)
+        if answer is not None:
+            break
+    else:
+        return f"no answer within {timeout:.0f} s"
+    status, output = answer
+    if status == 0:
+        return None
+    if "NO_PUBKEY" in output or "is not signed" in output:
+        return f"the key of the {spec.distribution} archive is not installed on this host"
+    lines = [line for line in output.splitlines() if line.startswith(("E:", "Err:", "W:"))]
+    return lines[0].split(":", 1)[1].strip() if lines else "mmdebstrap cannot read its archive"
+
+
+def _answer(command: list[str], timeout: float) -> tuple[int, str] | None:
+    """Return the status and the output of a program; ``None`` if it does not end in time."""
     process = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
@@ -209,19 +230,14 @@ def archive_trouble(spec: GuestSpec) -> str | None:
         start_new_session=True,
     )
     try:
-        output = process.communicate(timeout=ARCHIVE_TIMEOUT)[0].decode("utf-8", "replace")
+        output = process.communicate(timeout=timeout)[0]
     except subprocess.TimeoutExpired:
-        return f"no answer within {ARCHIVE_TIMEOUT:.0f} s"
+        return None
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
-    if process.returncode == 0:
-        return None
-    if "NO_PUBKEY" in output or "is not signed" in output:
-        return f"the key of the {spec.distribution} archive is not installed on this host"
-    lines = [line for line in output.splitlines() if line.startswith(("E:", "Err:", "W:"))]
-    return lines[0].split(":", 1)[1].strip() if lines else "mmdebstrap cannot read its archive"
+    return process.returncode, output.decode("utf-8", "replace")
 
 
 def recipe(spec: GuestSpec) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 from dataclasses import replace
 
@@ -197,9 +198,26 @@ def test_an_expired_archive_is_taken_where_the_guest_says_so(monkeypatch, tmp_pa
 
 
 def test_an_archive_that_does_not_answer_is_given_up_with_all_its_processes(monkeypatch, tmp_path):
-    monkeypatch.setattr(catalog, "ARCHIVE_TIMEOUT", 0.3)
-    stand_in(monkeypatch, tmp_path, "sleep 60 & wait")
+    monkeypatch.setattr(catalog, "ARCHIVE_TIMEOUTS", (0.3, 0.4))
+    # Whatever still runs holds the pipe open.
+    os.mkfifo(tmp_path / "alive")
+    reader = os.open(tmp_path / "alive", os.O_RDONLY | os.O_NONBLOCK)
+    stand_in(
+        monkeypatch, tmp_path, f"exec 9> {tmp_path}/alive; echo >&9; sleep 60 > /dev/null & wait"
+    )
     assert "no answer within" in catalog.archive_trouble(find_guest("ubuntu-24.04"))
+    asked = b""
+    while piece := os.read(reader, 100):
+        asked += piece
+    os.close(reader)
+    assert asked == b"\n\n"
+
+
+def test_an_archive_that_is_slow_once_is_not_unreachable(monkeypatch, tmp_path):
+    monkeypatch.setattr(catalog, "ARCHIVE_TIMEOUTS", (0.5, 60.0))
+    # A directory is made once.
+    stand_in(monkeypatch, tmp_path, f"mkdir {tmp_path}/asked 2>&1 || exit 0; exec sleep 60")
+    assert catalog.archive_trouble(find_guest("ubuntu-24.04")) is None
 
 
 def test_without_mmdebstrap_no_archive_can_be_used(monkeypatch):
