@@ -20,7 +20,7 @@ from profiler.commands import add_commands
 from profiler.configuration import add_configuration, configured
 from profiler.doctor.examine import examine
 from profiler.errors import ProfilerError
-from profiler.options import add_call_filters, filters_of
+from profiler.options import EXAMPLES, add_filters, add_limits, filters_of
 from profiler.probe import program_text
 from profiler.session import capture, replay
 from profiler.settings import BUFFERS, CONNECTION_MEMORY, ENGINES, ROUTES, TYPES, Settings
@@ -53,6 +53,8 @@ def _run(options: argparse.Namespace) -> int:
     settings = Settings(
         output=_output(getattr(options, "output", None)),
         filters=filters_of(options),
+        duration=getattr(options, "duration", None),
+        count=getattr(options, "count", None),
         max_body=options.max_body,
         max_memory=options.max_memory,
         max_connection_memory=options.max_connection_memory,
@@ -103,12 +105,13 @@ def _parser() -> argparse.ArgumentParser:
         prog="http-profiler",
         description="Shows every HTTP request and response that any process on this machine "
         "sends or receives, as JSON lines.",
-        epilog=_EPILOG,
+        epilog=_EPILOG + "\n" + EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"http-profiler {__version__}")
     _add_output_options(parser, _DEFAULTS)
-    add_call_filters(parser)
+    add_filters(parser)
+    add_limits(parser, live=True)
     how = parser.add_argument_group("how")
     _add_probe_options(how, _DEFAULTS.engine)
     how.add_argument(
@@ -158,6 +161,8 @@ def _parser() -> argparse.ArgumentParser:
         description="Writes the JSON lines of a capture that --record wrote.",
     )
     replayed.add_argument("capture", type=Path, metavar="CAPTURE")
+    add_filters(replayed)
+    add_limits(replayed, live=False)
     shown = commands.add_parser(
         "probe",
         help="print the program that would be loaded; needs no root",

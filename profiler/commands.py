@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from profiler.captures.exchanges import Exchanges
@@ -17,8 +17,10 @@ from profiler.errors import OutputError
 from profiler.export.curl import curl
 from profiler.export.har import har, is_known
 from profiler.export.rows import csv_lines
+from profiler.options import add_filters, filters_of
 from profiler.record import Record
 from profiler.redact import Redactor, described
+from profiler.selection import Selection, left_out, selected
 from profiler.settings import REPORT_BODY
 
 DAMAGED = 3
@@ -40,6 +42,7 @@ def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "latencies, the slowest exchanges, and every exchange with its headers and body.",
     )
     _add_files(parser)
+    add_filters(parser)
     _add_redact(parser, default=True)
     parser.add_argument(
         "--max-body",
@@ -67,6 +70,7 @@ def _add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     ):
         kind.add_argument(f"--{name}", dest="kind", action="store_const", const=name, help=what)
     _add_files(parser)
+    add_filters(parser)
     _add_redact(parser, default=False)
     parser.set_defaults(run=_export, parser=parser)
 
@@ -84,6 +88,7 @@ def _add_query(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument("sql", metavar="SQL")
     parser.add_argument("capture", type=Path, metavar="CAPTURE", help=_CAPTURE_HELP)
+    add_filters(parser)
     _add_redact(parser, default=False)
     parser.set_defaults(run=_query)
 
@@ -122,20 +127,21 @@ def _report(options: argparse.Namespace) -> int:
     # What captures need is not loaded for the profiler itself.
     from profiler.report.page import page
 
-    capture, records, redactor = _opened(options, raw=False)
+    opened = _Opened(options, raw=False)
     exchanges = Exchanges()
-    exchanges.add_all(records)
+    exchanges.add_all(opened.records())
     with output(options.output) as file:
-        file.writelines(page(exchanges, capture, options.max_body, redactor is not None))
-    return _ended(capture, exchanges)
+        redacted = opened.redactor is not None
+        file.writelines(page(exchanges, opened.capture, options.max_body, redacted))
+    return opened.ended(exchanges)
 
 
 def _export(options: argparse.Namespace) -> int:
     if options.kind == "parquet":
         return _parquet(options)
-    capture, records, _ = _opened(options)
+    opened = _Opened(options)
     exchanges = Exchanges()
-    exchanges.add_all(records)
+    exchanges.add_all(opened.records())
     with output(options.output) as file:
         if options.kind == "har":
             file.writelines(har(exchanges))
@@ -146,7 +152,7 @@ def _export(options: argparse.Namespace) -> int:
         unknown = sum(not is_known(exchange) for exchange in exchanges)
         if unknown:
             _say(f"left out: {unknown} responses whose request was not seen")
-    return _ended(capture, exchanges)
+    return opened.ended(exchanges)
 
 
 def _parquet(options: argparse.Namespace) -> int:
@@ -154,58 +160,65 @@ def _parquet(options: argparse.Namespace) -> int:
 
     if options.output == _STDOUT:
         options.parser.error("--parquet needs --output")
-    capture, records, _ = _opened(options)
+    opened = _Opened(options)
     with database() as tables:
-        exchanges = tables.load(records)
+        exchanges = tables.load(opened.records())
         with output(options.output) as file:
             file.write(tables.parquet())
-    return _ended(capture, exchanges)
+    return opened.ended(exchanges)
 
 
 def _query(options: argparse.Namespace) -> int:
     from profiler.export.answer import answer
     from profiler.export.database import database
 
-    capture, records, _ = _opened(options)
+    opened = _Opened(options)
     with database() as tables:
-        tables.load(records)
+        tables.load(opened.records())
         names, rows = tables.query(options.sql)
         with output(_STDOUT) as file:
             file.writelines(line.encode() for line in answer(names, rows, sys.stdout.isatty()))
-    return _ended(capture)
+    return opened.ended()
 
 
-def _opened(
-    options: argparse.Namespace, raw: bool = True
-) -> tuple[Capture, Iterator[Record], Redactor | None]:
-    """Open the capture, and say what is done about secrets, as the first line.
+class _Opened:
+    """The capture that is read, and what of it is wanted, and how it is shown."""
 
-    Without ``raw`` the records have no ``raw_payload``, which then need not be redacted.
-    """
-    capture = Capture(options.capture)
-    target = getattr(options, "output", _STDOUT)
-    if target.exists() and options.capture.exists() and target.samefile(options.capture):
-        raise OutputError(f"{target} is the capture itself; choose another --output")
-    redactor = Redactor() if options.redact else None
-    _say(described(redactor))
-    return capture, _changed(capture.records(), redactor, raw), redactor
+    def __init__(self, options: argparse.Namespace, raw: bool = True) -> None:
+        """Open it, and say what is done about secrets, as the first line.
 
+        Without ``raw`` the records have no ``raw_payload``, which then need not be redacted.
+        """
+        self.capture = Capture(options.capture)
+        target = getattr(options, "output", _STDOUT)
+        if target.exists() and options.capture.exists() and target.samefile(options.capture):
+            raise OutputError(f"{target} is the capture itself; choose another --output")
+        self.redactor = Redactor() if options.redact else None
+        self._raw = raw
+        self._selection = Selection(filters_of(options))
+        _say(described(self.redactor))
 
-def _changed(records: Iterable[Record], redactor: Redactor | None, raw: bool) -> Iterator[Record]:
-    for record in records:
-        if not raw:
-            record.pop("raw_payload", None)
-            record.pop("raw_payload_encoding", None)
-        yield record if redactor is None else redactor.record(record)
+    def records(self) -> Iterator[Record]:
+        """Yield the records that are wanted."""
+        # Filters ask what was said, not the tokens that stand for it.
+        for record in selected(self.capture.records(), self._selection):
+            if not self._raw:
+                record.pop("raw_payload", None)
+                record.pop("raw_payload_encoding", None)
+            yield record if self.redactor is None else self.redactor.record(record)
 
-
-def _ended(capture: Capture, exchanges: Exchanges | None = None) -> int:
-    if exchanges is not None:
-        _say(f"{len(exchanges)} exchanges in {capture.lines - capture.damage.lines} messages")
-    if capture.damage.lines:
-        _say(f"of the {capture.lines} lines of {capture.name}, {capture.damage}")
-        return DAMAGED
-    return 0
+    def ended(self, exchanges: Exchanges | None = None) -> int:
+        """Say what was read and what was not; return the exit code."""
+        capture, selection = self.capture, self._selection
+        for line in left_out(selection.dropped, selection.given_up):
+            _say(line)
+        if exchanges is not None:
+            messages = capture.lines - capture.damage.lines - sum(selection.dropped.values())
+            _say(f"{len(exchanges)} exchanges in {messages} messages")
+        if capture.damage.lines:
+            _say(f"of the {capture.lines} lines of {capture.name}, {capture.damage}")
+            return DAMAGED
+        return 0
 
 
 def _say(text: str) -> None:

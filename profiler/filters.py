@@ -92,7 +92,8 @@ class Filters:
     header: tuple[tuple[str, str], ...] = ()
     """Names in lower case, and patterns of a value."""
 
-    min_latency_ms: float | None = None
+    min_latency: float | None = None
+    """Milliseconds to the response's first byte."""
 
     def given(self) -> tuple[str, ...]:
         """The names of the options that are given."""
@@ -103,7 +104,7 @@ class Filters:
 ALL = Filters()
 """Everything is wanted."""
 
-OF_CALLS = ("pid", "comm", "user", "cgroup", "port", "address")
+OF_CALLS: tuple[str, ...] = ("pid", "comm", "user", "cgroup", "port", "address")
 """What can be told of a call that moves bytes."""
 
 

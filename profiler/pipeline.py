@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -22,6 +23,7 @@ from profiler.memory import Memory
 from profiler.probe.counters import Accounts
 from profiler.process import Processes
 from profiler.record import Record, record_of
+from profiler.selection import Selection
 from profiler.settings import Settings
 from profiler.stream import Event, Streams
 
@@ -52,6 +54,15 @@ class Written:
     """Reason -> messages with that reason."""
     given_up: int = 0
     """Connections that were given up to stay within the bounds of memory."""
+    dropped: dict[str, int] = field(default_factory=dict)
+    """Filter -> messages that were not written because of it."""
+    undecided: int = 0
+    """Of these exchanges, how many were left out because too many waited (``selection.py``)."""
+
+    @property
+    def messages(self) -> int:
+        """Lines, that is."""
+        return self.requests + self.responses
 
 
 class Pipeline:
@@ -64,8 +75,12 @@ class Pipeline:
         processes: Processes,
         machine: str,
         recorder: RecordWriter | None = None,
+        applied: Collection[str] = (),
     ) -> None:
-        """Read syscall numbers as those of ``machine``; ``recorder`` takes a copy of the wire."""
+        """Read syscall numbers as those of ``machine``; ``recorder`` takes a copy of the wire.
+
+        ``applied`` are the filters that the kernel has applied.
+        """
         self._settings = settings
         self._sink = sink
         self._processes = processes
@@ -78,6 +93,15 @@ class Pipeline:
         self._clock_offset = 0
         self.written = Written()
         self.accounts: Accounts | None = None
+        self._selection: Selection | None = None
+        if set(settings.filters.given()) - set(applied):
+            self._selection = Selection(settings.filters, applied)
+            self.written.dropped = self._selection.dropped
+
+    @property
+    def full(self) -> bool:
+        """Are all messages written that were asked for (``--count``)?"""
+        return self._settings.count is not None and self.written.messages >= self._settings.count
 
     def feed(self, record: bytes) -> int | None:
         """Take the next record of the wire; return the inode of a socket that is not HTTP.
@@ -111,6 +135,9 @@ class Pipeline:
         for output in self._messages.finish():
             if isinstance(output, Message):
                 self._write(output)
+        if self._selection:
+            for record in self._selection.finish():
+                self._emit(record)
 
     def _move(self, item: wire.Chunk | wire.End) -> int | None:
         not_http = None
@@ -160,9 +187,19 @@ class Pipeline:
             self._settings.max_body,
             self._syscalls,
         )
+        if self._selection is None:
+            self._emit(record)
+            return
+        for wanted in self._selection.feed(record):
+            self._emit(wanted)
+        self.written.undecided = self._selection.given_up
+
+    def _emit(self, record: Record) -> None:
+        if self.full:
+            return
         self._sink.write(record)
         written = self.written
-        if message.head.type == REQUEST:
+        if record["type"] == REQUEST:
             written.requests += 1
         else:
             written.responses += 1

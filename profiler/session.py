@@ -23,11 +23,13 @@ from types import FrameType
 
 from profiler import wire
 from profiler.errors import CaptureFileError, ProfilerError
+from profiler.filters import OF_CALLS
 from profiler.pipeline import Pipeline, Written
 from profiler.probe import Engine, open_engine
 from profiler.probe.counters import Account, Accounts, Tally
 from profiler.probe.recording import Origin, Recorder, Recording
 from profiler.process import Processes
+from profiler.selection import left_out
 from profiler.settings import Settings
 from profiler.sinks.jsonl import JsonLines
 from profiler.stats import Stats
@@ -40,7 +42,10 @@ _CLOCK_STEP_NS = 1_000_000
 
 
 def capture(settings: Settings) -> None:
-    """Capture on this machine until SIGINT or SIGTERM. Raises ProfilerError."""
+    """Capture on this machine until it is told to stop, or has all that was asked for.
+
+    Raises ProfilerError.
+    """
     started = time.monotonic()
     with _signals() as received, contextlib.ExitStack() as stack:
         sink = JsonLines(settings.output)
@@ -55,9 +60,18 @@ def capture(settings: Settings) -> None:
             origin = Origin(platform.machine(), os.uname().release, engine.route)
             recorder = Recorder(settings.record, origin)
             stack.callback(recorder.close)
-        pipeline = Pipeline(settings, sink, Processes(), platform.machine(), recorder)
+        pipeline = Pipeline(
+            settings, sink, Processes(), platform.machine(), recorder, engine.applied
+        )
         if engine.fallback:
             _say(f"not taken: {engine.fallback}")
+        late = [
+            f"--{name}"
+            for name in settings.filters.given()
+            if name in OF_CALLS and name not in engine.applied
+        ]
+        if late:
+            _say(f"{engine.carrier} cannot filter by {', '.join(late)}: done with whole messages")
         _say(
             f"capturing ({engine.route} route, {engine.carrier}, Linux {os.uname().release}, "
             f"after {time.monotonic() - started:.1f} s); Ctrl-C ends it"
@@ -65,7 +79,7 @@ def capture(settings: Settings) -> None:
         # Whatever ends the loop, the summary is the last word before the error.
         stack.callback(lambda: _say_summary(pipeline.written, pipeline.accounts))
         try:
-            _run(engine, pipeline, sink, stats, received)
+            _run(engine, pipeline, sink, stats, received, settings.duration)
         finally:
             _end(engine, pipeline, sink)
             if stats:
@@ -82,6 +96,8 @@ def replay(path: Path, settings: Settings) -> None:
         try:
             for record in recording.records():
                 pipeline.feed(record)
+                if pipeline.full:
+                    break
         except CaptureFileError as error:
             damage = error
         pipeline.finish()
@@ -96,8 +112,10 @@ def _run(
     sink: JsonLines,
     stats: Stats | None,
     received: Signals,
+    duration: float | None,
 ) -> None:
     clock_due, offset = 0.0, 0
+    end = None if duration is None else time.monotonic() + duration
     for records in engine.batches():
         # NTP disciplines the wall clock, and an administrator sets it.
         clocks = _read_clocks(engine.clock)
@@ -113,7 +131,7 @@ def _run(
             _say_summary(pipeline.written, engine.accounts(), final=False)
         if stats and stats.due():
             stats.write(pipeline.written, engine.accounts())
-        if received.stop:
+        if received.stop or pipeline.full or (end is not None and time.monotonic() >= end):
             return
 
 
@@ -195,6 +213,8 @@ def _say_summary(written: Written, accounts: Accounts | None, final: bool = True
         f"wrote {written.requests} requests and {written.responses} responses"
         + (f"; incomplete: {incomplete}" if incomplete else "")
     )
+    for line in left_out(written.dropped, written.undecided):
+        _say(line)
     if written.given_up:
         _say(
             f"gave up {written.given_up} connections that held too much memory "

@@ -33,6 +33,12 @@ class Settings:
     filters: Filters = ALL
     """Which calls, messages and exchanges are wanted."""
 
+    duration: float | None = None
+    """Seconds after which a capture ends by itself."""
+
+    count: int | None = None
+    """Messages after which it does; no more than these are written."""
+
     max_body: int = 1024 * 1024
     """Bytes of one message's framed body, and of its decoded content, that are kept."""
 

@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from profiler.captures.address import authority, path_of
+from profiler.captures.address import authority
 from profiler.captures.exchanges import Exchange, Side
+from profiler.criteria import path_of
 from profiler.record import Record
 
 NUMBER, STATUS, TIME, TEXT, ROLE = "number", "status", "time", "text", "role"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from typing import Any
-from urllib.parse import urlsplit
 
 from profiler.record import Record
 
@@ -74,18 +73,6 @@ def absolute_url(request: Record, seen: Record) -> str:
     scheme = header(request, ":scheme")
     prefix = f"{scheme if scheme in ('http', 'https') else 'http'}://{authority(request, seen)}"
     return prefix + (target if target.startswith("/") else f"/{target}")
-
-
-def path_of(target: str) -> str:
-    """Return the path of a request target: without query, scheme and host."""
-    if not target.startswith("/"):
-        try:
-            parts = urlsplit(target)
-        except ValueError:
-            return target
-        if parts.scheme and parts.netloc:
-            return parts.path or "/"
-    return re.split(r"[?#]", target, maxsplit=1)[0]
 
 
 def program(record: Record) -> str | None:

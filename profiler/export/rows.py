@@ -7,8 +7,9 @@ import io
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from profiler.captures.address import authority, header, local, path_of, program, remote
+from profiler.captures.address import authority, header, local, program, remote
 from profiler.captures.exchanges import Exchange, Side
+from profiler.criteria import path_of
 
 Row = dict[str, Any]
 

@@ -23,6 +23,9 @@ class Engine(Protocol):
     fallback: str
     """Why a better route was not taken; empty if the best one was."""
 
+    applied: tuple[str, ...]
+    """The filters (members of ``Filters``) that it applies where the bytes move."""
+
     def __enter__(self) -> Engine:
         """The engine itself."""
 

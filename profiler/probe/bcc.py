@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from profiler.errors import ProbeError, UnsupportedError
+from profiler.filters import OF_CALLS
 from profiler.probe.cgroups import directories
 from profiler.probe.compiled import compiled_functions
 from profiler.probe.compiler import compiler_file
@@ -65,6 +66,8 @@ class BccEngine:
     Raises ProbeError or UnsupportedError if no route can be loaded on this
     machine, with the reason for each route that was tried.
     """
+
+    applied = OF_CALLS
 
     def __init__(self, settings: Settings) -> None:
         _check_privilege()

@@ -26,8 +26,9 @@ from pathlib import Path
 from types import TracebackType
 
 from profiler.errors import ProbeError, UnsupportedError
+from profiler.probe.cgroups import directories
 from profiler.probe.counters import Accounts
-from profiler.probe.generate_bpftrace import FILTERED_HERE, Dialect, generate
+from profiler.probe.generate_bpftrace import APPLIED, Dialect, generate
 from profiler.probe.hooks import load_hooks
 from profiler.probe.layout import read_layout
 from profiler.probe.printed import Printed
@@ -72,11 +73,6 @@ def write_program(settings: Settings, dialect: Dialect, *, self_pid: int) -> str
         raise UnsupportedError(
             "the bpftrace engine has the syscall route only: leave --route out, or use --engine bcc"
         )
-    others = set(settings.filters.given()) - set(FILTERED_HERE)
-    if others:
-        raise UnsupportedError(
-            f"the bpftrace engine has no --{sorted(others)[0]}: leave it out, or use --engine bcc"
-        )
     return generate(
         load_hooks(),
         read_layout(),
@@ -98,10 +94,12 @@ class BpftraceEngine:
     clock = time.CLOCK_MONOTONIC
     fallback = ""
     """Why a better route was not taken: there is no other."""
+    applied = APPLIED
 
     def __init__(self, settings: Settings) -> None:
         if os.geteuid() != 0:
             raise ProbeError("capturing needs root: run `sudo http-profiler`")
+        directories(settings.filters.cgroup)  # so that one that does not exist is said
         path, dialect = find_bpftrace()
         program = write_program(settings, dialect, self_pid=os.getpid())
         self._dialect = dialect

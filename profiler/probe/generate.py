@@ -18,7 +18,7 @@ from itertools import count
 from typing import NamedTuple
 
 from profiler.errors import UnsupportedError
-from profiler.filters import OF_CALLS, Address, Filters
+from profiler.filters import Address, Filters
 from profiler.probe.hooks import BPF_DIRECTORY, FunctionHook, Hooks, SyscallHook
 from profiler.probe.layout import Layout
 from profiler.probe.maps import SOCKET_ROUTE_MAPS, SYSCALL_ROUTE_MAPS
@@ -30,9 +30,6 @@ PROCESSES_MAX = 8192
 
 _INCLUDE = re.compile(r'#include "(.+)"')
 
-
-FILTERED_HERE = OF_CALLS
-"""The filters that the program applies by itself."""
 
 # In the program until it is loaded, so that it can be kept for the next start: more than
 # 32 bits, so that each takes an instruction of its own.

@@ -28,8 +28,8 @@ from profiler.syscalls import NAMES
 
 OLDEST = (0, 11)
 
-FILTERED_HERE = ("pid", "port")
-"""The filters that the program applies by itself."""
+APPLIED: tuple[str, ...] = ("pid", "port")
+"""The filters that the program applies."""
 
 HEARTBEATS = 10
 """Lines a second that each processor prints, traffic or not."""

@@ -16,9 +16,10 @@ from typing import Any
 
 import orjson
 
-from profiler.captures.address import authority, local, path_of, program, remote
+from profiler.captures.address import authority, local, program, remote
 from profiler.captures.exchanges import Exchange, Side
 from profiler.captures.lines import nanoseconds
+from profiler.criteria import path_of
 from profiler.record import Record
 
 _BLOCK = 256 * 1024

@@ -15,6 +15,7 @@ import pytest
 
 from profiler import wire
 from profiler.errors import CaptureFileError
+from profiler.filters import Filters
 from profiler.pipeline import Pipeline
 from profiler.probe.recording import Recording
 from profiler.process import Processes
@@ -124,3 +125,41 @@ def test_a_cut_off_capture_gives_what_is_whole(
         replay(cut, Settings(output=output))
     assert lines(output) == lines(case / "expected.jsonl")
     assert "wrote" in capsys.readouterr().err
+
+
+def test_filters_choose_among_the_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    case = Path(__file__).parent / "cases" / "demo"
+    expected = lines(case / "expected.jsonl")
+
+    def replayed(**wanted: Any) -> list[dict[str, Any]]:
+        output = tmp_path / "out.jsonl"
+        output.unlink(missing_ok=True)
+        replay(case / "capture", Settings(output=output, filters=Filters(**wanted)))
+        return lines(output)
+
+    posts = [r for r in expected if (r.get("method") or r["request"]["method"]) == "POST"]
+    assert 0 < len(posts) < len(expected)
+    assert replayed(method=("POST",)) == posts
+    left = len(expected) - len(posts)
+    assert f"left out {left} messages (--method {left})" in capsys.readouterr().err
+    # A request waits for its response: in each exchange the order is the same.
+    got = replayed(method=("POST",), status=((200, 200),), role=("client",))
+    wanted = [r for r in posts if r["role"] == "client"]
+    assert sorted(got, key=json.dumps) == sorted(wanted, key=json.dumps) != []
+    assert [r["type"] for r in got] == ["request", "response"] * (len(got) // 2)
+    # What the kernel filters in a capture is filtered here.
+    server = {r["pid"] for r in expected if r["role"] == "server"}
+    assert {r["role"] for r in replayed(pid=tuple(server))} == {"server"}
+
+
+def test_no_more_lines_than_were_asked_for(
+    case: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out.jsonl"
+    whole = lines(case / "expected.jsonl")
+    few = min(3, len(whole))
+    replay(case / "capture", Settings(output=output, count=few))
+    assert lines(output) == whole[:few]
+    requests = sum(line["type"] == "request" for line in whole[:few])
+    said = capsys.readouterr().err
+    assert f"wrote {requests} requests and {few - requests} responses" in said

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from profiler.captures.address import absolute_url, authority, path_of, program
+from profiler.captures.address import absolute_url, authority, program
 from profiler.captures.exchanges import Exchange, Exchanges
 from profiler.captures.lines import FIELDS, Capture, fault
+from profiler.criteria import path_of
 from profiler.errors import CaptureFileError
 from profiler.session import replay
 from profiler.settings import Settings

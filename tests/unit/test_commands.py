@@ -102,6 +102,25 @@ def test_what_is_no_capture(command: list[str], content: bytes, words: str, tmp_
     assert done.stdout == b""
 
 
+@pytest.mark.parametrize("command", COMMANDS, ids=name)
+def test_filters_choose_the_exchanges(command: list[str], capture: Path, tmp_path: Path) -> None:
+    records = [json.loads(line) for line in capture.read_text().splitlines()]
+    found = [r for r in records if r.get("status_code") in (303, 304)]
+    whose = [tuple(map(r.get, ("exchange", "netns", "role"))) for r in found]
+    chosen = [r for r in records if tuple(map(r.get, ("exchange", "netns", "role"))) in whose]
+    assert 0 < len(chosen) < len(records)
+    (tmp_path / capture.name).write_text("".join(json.dumps(record) + "\n" for record in chosen))
+    done = run(*command, capture, "--status", "3xx")
+    alone = run(*command, tmp_path / capture.name)
+    assert done.returncode == 0
+    left = len(records) - len(chosen)
+    assert said(done)[1] == f"http-profiler: left out {left} messages (--status {left})"
+    if command != ["report"]:  # whose secrets are tokens of each run
+        assert sorted(done.stdout.splitlines()) == sorted(alone.stdout.splitlines()) != []
+    if command[0] != "query":
+        assert said(done)[-1] == said(alone)[-1]
+
+
 def test_standard_input_and_output(capture: Path) -> None:
     done = run("export", "--csv", "-", stdin=capture.read_bytes())
     assert done.stdout == run("export", "--csv", capture).stdout != b""

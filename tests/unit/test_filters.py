@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import argparse
+import os
+import pwd
+from dataclasses import fields
+from ipaddress import ip_address
+from typing import Any
+
+import pytest
+
+from profiler import filters
+from profiler.criteria import exchange_tests, message_tests
+from profiler.errors import ProbeError, UnsupportedError
+from profiler.filters import Filters
+from profiler.options import add_filters, add_limits, filters_of
+from profiler.probe.cgroups import directories, mounted_at
+
+
+def parsed(line: str, live: bool = True) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    add_filters(parser)
+    add_limits(parser, live=live)
+    return parser.parse_args(line.split())
+
+
+def test_nothing_is_asked_for() -> None:
+    assert filters_of(parsed("")) == Filters()
+    assert Filters().given() == ()
+
+
+def test_every_option() -> None:
+    name = pwd.getpwuid(os.getuid()).pw_name
+    line = (
+        f"--pid 7 --pid 8 --comm nginx --cmdline *java* --user {name} --user 33 "
+        "--cgroup /sys/fs/cgroup/a/b/ --port 80 --address 10.0.0.0/8 --direction send "
+        "--role client --method get --host Shop.Example --path /a/* --status 5xx --status 404 "
+        "--header X-Id --header Accept=*json* --min-latency 1.5s --count 3 --duration 5m"
+    )
+    options = parsed(line)
+    assert filters_of(options) == Filters(
+        pid=(7, 8),
+        comm=("nginx",),
+        cmdline=("*java*",),
+        user=(os.getuid(), 33),
+        cgroup=("/a/b",),
+        port=(80,),
+        address=(filters.address("10.0.0.0/8"),),
+        direction=("send",),
+        role=("client",),
+        method=("GET",),
+        host=("shop.example",),
+        path=("/a/*",),
+        status=((500, 599), (404, 404)),
+        header=(("x-id", "*"), ("accept", "*json*")),
+        min_latency=1500.0,
+    )
+    assert (options.count, options.duration) == (3, 300.0)
+    assert set(filters_of(options).given()) == {field.name for field in fields(Filters)}
+
+
+def test_every_filter_has_its_test() -> None:
+    everything = message_tests(Filters()).keys() | exchange_tests(Filters()).keys()
+    assert everything == {field.name for field in fields(Filters)}
+    assert set(filters.OF_CALLS) < message_tests(Filters()).keys()
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("--pid 0", "not a process id"),
+        ("--comm 0123456789abcdef", "it is '0123456789abcde' there"),
+        ("--user nobody-of-this-name", "has no user 'nobody-of-this-name'"),
+        ("--user 4294967295", "not a user's number"),
+        ("--cgroup /a/../b", "not the path of a control group"),
+        ("--cgroup=", "not the path of a control group"),
+        ("--port 65536", "not a port"),
+        ("--address 10.0.0.0/33", "not an address or a range"),
+        ("--address shop.example", "not an address or a range"),
+        ("--address 10.0.0.1/8", "has bits behind its mask: 10.0.0.0/8 is the range"),
+        ("--address fd00::1/8", "has bits behind its mask: fd00::/8 is the range"),
+        ("--direction up", "invalid choice"),
+        ("--role proxy", "invalid choice"),
+        ("--method G@T", "not a method"),
+        ("--host=", "the pattern is empty"),
+        ("--path=", "the pattern is empty"),
+        ("--cmdline=", "the pattern is empty"),
+        ("--status 7xx", "not a status"),
+        ("--status 600", "not a status"),
+        ("--status 404-400", "ends before it begins"),
+        ("--header :", "not the name of a header"),
+        ("--header Accept=", "Accept alone fits any value"),
+        ("--min-latency 100", "not a length of time"),
+        ("--min-latency 0s", "not a length of time"),
+        ("--count 0", "not a number from 1 on"),
+        ("--duration 5", "not a length of time"),
+        ("--duration 1d", "not a length of time"),
+    ],
+)
+def test_an_impossible_filter_is_one_line(
+    line: str, why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        parsed(line)
+    assert exit_.value.code == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert why in last
+    assert line.replace("=", " ").split()[0] in last
+
+
+def test_a_replay_has_no_duration() -> None:
+    with pytest.raises(SystemExit):
+        parsed("--duration 5s", live=False)
+
+
+@pytest.mark.parametrize(
+    ("text", "inside", "outside"),
+    [
+        ("10.0.0.0/8", ["10.1.2.3", "::ffff:10.0.0.1"], ["11.0.0.1", "::10.0.0.1", "a00::"]),
+        ("10.1.2.3", ["10.1.2.3", "::ffff:10.1.2.3"], ["10.1.2.4"]),
+        ("::ffff:10.0.0.0/104", ["10.1.2.3"], ["11.0.0.1"]),
+        ("0.0.0.0/0", ["1.2.3.4"], ["::1"]),
+        ("fd00::/8", ["fd12::1"], ["fe80::1", "10.0.0.1"]),
+        ("::1", ["::1"], ["::2", "127.0.0.1"]),
+        ("FD00::/8", ["fd00::"], ["fe00::"]),
+    ],
+)
+def test_ranges_of_addresses(text: str, inside: list[str], outside: list[str]) -> None:
+    def number(address: Any) -> int:
+        parsed = ip_address(address)
+        return int(parsed) | (0xFFFF << 32 if parsed.version == 4 else 0)
+
+    wanted = filters.address(text)
+    assert [each for each in inside if number(each) not in wanted] == []
+    assert [each for each in outside if number(each) in wanted] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        ("/sys/fs/cgroup/system.slice/a.service", "/system.slice/a.service"),
+        ("/sys/fs/cgroup/unified/a", "/a"),
+        ("/system.slice/a.service/", "/system.slice/a.service"),
+        ("system.slice", "/system.slice"),
+        ("/sys/fs/cgroup", "/"),
+        ("/.hidden", "/.hidden"),
+    ],
+)
+def test_a_control_group_however_it_is_named(text: str, path: str) -> None:
+    assert filters.cgroup(text) == path
+
+
+def test_directories_of_control_groups(tmp_path: Any) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    assert directories(["/a/b", "/"], tmp_path) == [tmp_path / "a" / "b", tmp_path]
+    with pytest.raises(ProbeError, match=r"no control group /a/c below .*: /proc/PID/cgroup says"):
+        directories(["/a", "/a/c"], tmp_path)
+
+
+def test_no_hierarchy_of_control_groups(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mounts").write_text("cgroup /sys/fs/cgroup/cpu cgroup rw 0 0\n")
+    assert mounted_at(tmp_path) is None
+    monkeypatch.setattr("profiler.probe.cgroups.mounted_at", lambda: None)
+    assert directories([]) == []
+    with pytest.raises(UnsupportedError, match="not mounted here"):
+        directories(["/a"])

@@ -1,0 +1,103 @@
+"""How a capture ends by itself, and what it says of filters; the engine is a recording."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from profiler import session
+from profiler.filters import Filters
+from profiler.probe.counters import Account, Accounts
+from profiler.probe.recording import Recording
+from profiler.settings import Settings
+
+CASE = Path(__file__).parents[1] / "replay" / "cases" / "demo"
+
+
+class Recorded:
+    """An engine that hands over a recording, a few records at a poll, and nothing from then on."""
+
+    route, carrier, fallback = "syscall", "bpftrace", ""
+    clock = time.CLOCK_MONOTONIC
+    applied = ("pid", "port")
+
+    def __init__(self) -> None:
+        # All but the final counts, which the session asks for.
+        self._records = list(Recording(CASE / "capture").records())[:-1]
+        self.polls = 0
+        self.stopped = False
+
+    def __enter__(self) -> Recorded:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def batches(self) -> Iterator[list[bytes]]:
+        while True:
+            self.polls += 1
+            batch, self._records = self._records[:10], self._records[10:]
+            yield batch
+
+    def stop(self) -> list[bytes]:
+        self.stopped = True
+        return self._records
+
+    def accounts(self) -> Accounts:
+        return Accounts(Account(), Account())
+
+    def ignore(self, socket: int) -> None:
+        pass
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> Recorded:
+    recorded = Recorded()
+    monkeypatch.setattr(session, "open_engine", lambda _: recorded)
+    return recorded
+
+
+def lines(path: Path) -> list[dict[str, object]]:
+    # Times are those of another clock.
+    timeless = (json.loads(line) for line in path.read_text().splitlines())
+    return [{k: v for k, v in line.items() if "time" not in k and "start" not in k}
+            for line in timeless]  # fmt: skip
+
+
+def test_a_capture_ends_when_it_has_the_messages_that_were_asked_for(
+    engine: Recorded, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out.jsonl"
+    session.capture(Settings(output=output, count=5))
+    # What the kernel still had is not written.
+    assert lines(output) == lines(CASE / "expected.jsonl")[:5]
+    assert engine.stopped
+    said = capsys.readouterr().err
+    assert "wrote" in said and "seen 0/0" in said
+
+
+def test_a_capture_ends_after_its_time(engine: Recorded, tmp_path: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    session.capture(Settings(output=output, duration=0.001))
+    # What the kernel still had is written.
+    assert engine.stopped
+    assert lines(output) == lines(CASE / "expected.jsonl")
+
+
+def test_what_the_engine_cannot_filter_is_filtered_here_and_said(
+    engine: Recorded, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out.jsonl"
+    # As if the kernel had applied --port; --comm is not its business here.
+    wanted = Filters(port=(1,), comm=("gunicorn",), role=("server",))
+    session.capture(Settings(output=output, duration=0.001, filters=wanted))
+    expected = lines(CASE / "expected.jsonl")
+    servers = [r for r in expected if (r["comm"], r["role"]) == ("gunicorn", "server")]
+    assert lines(output) == servers != []
+    said = capsys.readouterr().err
+    assert "bpftrace cannot filter by --comm: done with whole messages" in said
+    assert f"left out {len(expected) - len(servers)} messages (" in said
