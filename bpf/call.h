@@ -25,6 +25,7 @@ DEFINE_MAP(workspaces, MAP_TYPE_PERCPU_ARRAY, u32, struct workspace, SLOTS)
 struct call {
 	u64 socket;   /* struct socket of the kernel */
 	u64 sk;       /* its struct sock */
+	u64 tcp;      /* its struct tcp_sock, if it is plain TCP, or 0 */
 	u64 memory;   /* socket route: struct msghdr of the kernel; syscall route: the pointer argument; 0: not readable */
 	u64 flat;     /* socket route: the data, where there is no msghdr to ask (struct waiting), or 0 */
 	u64 inode;    /* the socket's when the call began, or 0: take it now */
@@ -67,11 +68,20 @@ static __always_inline u64 captured_of(struct event *event)
 	return *(volatile u32 *)&event->captured & PAYLOAD_MAX;
 }
 
-/* Hand a record to user space. Returns 0 if there was room. */
+/*
+ * Hand a record to user space. Returns 0 if there was room.
+ *
+ * Waking the reader costs whoever made the call more than all else here. So it is woken when
+ * a batch has come together, and looks by itself before it gets old (profiler/probe/ring.py).
+ */
 static __always_inline int output(struct call *call, void *record, u64 size)
 {
 #ifdef HAS_RING_BUFFER
-	return ringbuf_output(MAP(events), record, size, 0);
+	u64 waits = ringbuf_query(MAP(events), BPF_RB_AVAIL_DATA);
+	u64 is_batch = waits < WAKE_BYTES && waits + size >= WAKE_BYTES;
+
+	return ringbuf_output(MAP(events), record, size,
+			      is_batch ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP);
 #else
 	return perf_event_output(call->context, MAP(events), BPF_F_CURRENT_CPU, record, size);
 #endif

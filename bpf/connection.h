@@ -30,7 +30,10 @@ struct connection {
 	u8 named;             /* user space has heard of its names (Unix) */
 	u32 sending;          /* calls that send and have not ended, see begin_sending() */
 	u32 looked[2];        /* thread of the last call that was looked at, see was_looked_at() */
-	u32 unused;
+	u32 pid;              /* process that was introduced last, see introduce_process() */
+	u64 start_time;
+	u64 exec_id;
+	struct ends ends;
 	u8 prefix[2][PREFIX_SPACE]; /* aligned: judge_response() reads 8 bytes at once */
 };
 
@@ -38,19 +41,23 @@ DEFINE_MAP(connections, MAP_TYPE_LRU_HASH, u64, struct connection, CONNECTIONS_M
 /* Never written: a new connection is a copy of it (a program's stack is too small for one). */
 DEFINE_MAP(blank_connection, MAP_TYPE_ARRAY, u32, struct connection, 1)
 
-/* How far a direction of plain TCP has come, by its own count. */
-static __always_inline u32 sequence_of(u64 sk, u64 direction)
+/*
+ * How far a direction of plain TCP (`tcp`: see plain_tcp()) has come, by its own count.
+ * `expected` is asked for first: that it is there is the rule, and saves reading more.
+ */
+static __always_inline u32 sequence_of(u64 tcp, u64 direction, u32 expected)
 {
-	if (direction == DIRECTION_RECV) {
-		u32 copied = READ_KERNEL(u32, sk + OFFSET_tcp_sock_copied_seq);
+	if (!tcp)
+		return 0;
+	if (direction == DIRECTION_SEND)
+		return TCP_FIELD(u32, tcp, tcp_sock_write_seq);
+	u32 copied = TCP_FIELD(u32, tcp, tcp_sock_copied_seq);
 
-		/* The other end's FIN counts as a byte, and the call that read the last data met it. */
-		if (FIELD(u8, sk, sock_sk_shutdown) & RCV_SHUTDOWN &&
-		    copied == READ_KERNEL(u32, sk + OFFSET_tcp_sock_rcv_nxt))
-			copied--;
-		return copied;
-	}
-	return READ_KERNEL(u32, sk + OFFSET_tcp_sock_write_seq);
+	/* The other end's FIN counts as a byte, and the call that read the last data met it. */
+	if (copied != expected && TCP_FIELD(u8, tcp, sock_sk_shutdown) & RCV_SHUTDOWN &&
+	    copied == TCP_FIELD(u32, tcp, tcp_sock_rcv_nxt))
+		copied--;
+	return copied;
 }
 
 static __always_inline void remember_connection(u64 inode)
@@ -62,7 +69,7 @@ static __always_inline void remember_connection(u64 inode)
 }
 
 static __always_inline struct connection *
-find_connection(u64 inode, u64 sk, u8 direction, u32 size)
+find_connection(u64 inode, u64 sk, u64 tcp, u8 direction, u32 size)
 {
 	struct connection *connection = LOOKUP(connections, &inode);
 	if (connection)
@@ -74,8 +81,8 @@ find_connection(u64 inode, u64 sk, u8 direction, u32 size)
 		return 0;
 	if (carried_bytes_before(sk, direction, size))
 		connection->flags = FLAG_JOINED;
-	connection->sequence[DIRECTION_SEND] = sequence_of(sk, DIRECTION_SEND);
-	connection->sequence[DIRECTION_RECV] = sequence_of(sk, DIRECTION_RECV);
+	connection->sequence[DIRECTION_SEND] = sequence_of(tcp, DIRECTION_SEND, 0);
+	connection->sequence[DIRECTION_RECV] = sequence_of(tcp, DIRECTION_RECV, 0);
 	connection->sequence[direction & 1] -= size;
 	return connection;
 }
@@ -101,13 +108,15 @@ static __always_inline void miss(struct connection *connection, struct counters 
  * One byte is no sign: an urgent one is in the sequence, but not in the stream.
  */
 static __always_inline u32
-missed_before(struct connection *connection, u64 sk, u64 direction, u32 size)
+missed_before(struct connection *connection, u64 tcp, u64 direction, u32 size)
 {
-	u32 sequence = sequence_of(sk, direction);
-	u32 missed = sequence - size - connection->sequence[direction];
-
-	if (!is_plain_tcp(sk))
+	if (!tcp)
 		return 0;
+
+	u32 expected = connection->sequence[direction] + size;
+	u32 sequence = sequence_of(tcp, direction, expected);
+	u32 missed = sequence - expected;
+
 	connection->sequence[direction] = sequence;
 #ifdef ROUTE_SYSCALL
 	if (direction == DIRECTION_SEND)
@@ -121,14 +130,16 @@ missed_before(struct connection *connection, u64 sk, u64 direction, u32 size)
  * it left the thread's number behind. Several threads may receive on one socket, and
  * write over each other's: then TCP's own count decides. In doubt it was looked at.
  */
-static __always_inline int was_looked_at(struct connection *connection, u64 sk, u64 direction,
+static __always_inline int was_looked_at(struct connection *connection, u64 tcp, u64 direction,
 					 u32 thread, u32 size)
 {
 	if (connection->looked[direction] == thread) {
 		connection->looked[direction] = 0;
 		return 1;
 	}
-	return (s32)(sequence_of(sk, direction) - connection->sequence[direction] - size) < 0;
+	u32 expected = connection->sequence[direction] + size;
+
+	return (s32)(sequence_of(tcp, direction, expected) - expected) < 0;
 }
 
 #if defined(ROUTE_SYSCALL) && defined(OFFSET_tracepoint_faultable)
@@ -143,11 +154,12 @@ static __always_inline int begin_sending(u64 inode, u64 sk)
 {
 	struct connection *connection = LOOKUP(connections, &inode);
 	struct counters *counters = counters_of(SLOT_SEND, DIRECTION_SEND);
+	u64 tcp = plain_tcp(sk);
 
-	if (!connection || !counters || connection->verdict == VERDICT_OTHER || !is_plain_tcp(sk))
+	if (!connection || !counters || connection->verdict == VERDICT_OTHER || !tcp)
 		return 0;
 	__sync_fetch_and_add(&connection->sending, 1);
-	u32 written = sequence_of(sk, DIRECTION_SEND);
+	u32 written = sequence_of(tcp, DIRECTION_SEND, 0);
 	if (*(volatile u32 *)&connection->sending != 1)
 		return 1;
 	u32 missed = written - *(volatile u32 *)&connection->sequence[DIRECTION_SEND];

@@ -9,6 +9,70 @@
 #include "connection.h"
 #include "counters.h"
 
+/* Stand at the first byte of a call. */
+static __always_inline void start_walk(volatile struct walk *walk, struct call *call)
+{
+	walk->left = 0;
+	walk->done = 0;
+	walk->lost = 0;
+	walk->unreadable = 0;
+	walk->messages = 0;
+	walk->message_left = call->size;
+#ifdef ROUTE_SOCKET
+	if (call->flat) {
+		walk->readable = 1;
+		walk->data = call->flat;
+		walk->left = call->size;
+	} else {
+		walk->readable = call->memory && walk_back(walk, call->memory, call->size) == 0;
+	}
+#else
+	walk->readable = call->payload != PAYLOAD_NONE && !call->discarded;
+	walk->segments = call->memory;
+	if (call->payload == PAYLOAD_FLAT) {
+		walk->data = call->memory;
+		walk->left = call->size;
+	} else if (call->payload == PAYLOAD_MSGHDR) {
+		u64 segments = 0;
+		if (probe_read_user(&segments, sizeof(segments), (void *)(call->memory + MSGHDR_IOV)))
+			walk->readable = 0;
+		walk->segments = segments;
+	} else if (call->payload == PAYLOAD_MMSGHDR) {
+		walk->messages = call->memory;
+		walk->message_left = 0;
+	}
+#endif
+}
+
+/* Copy all bytes of a call into an event's payload. Returns -1 if that is not possible at once. */
+static __always_inline int copy_call(struct event *event, struct call *call)
+{
+#ifdef ROUTE_SOCKET
+	return call->memory ? copy_at_once(event, call->memory, call->size) : -1;
+#else
+	return call->payload == PAYLOAD_FLAT && !call->discarded ?
+		       copy_range(event, call->memory, call->size) : -1;
+#endif
+}
+
+/* Deliver a call's bytes as one chunk. Returns -1 if that is not possible. */
+static __always_inline int
+forward_at_once(struct event *event, struct connection *connection, struct call *call,
+		u64 direction, struct counters *counters)
+{
+	if (call->size > CALL_LIMIT || copy_call(event, call))
+		return -1;
+	event->size = call->size;
+	event->captured = call->size;
+	event->flags = connection->flags;
+	if (connection->after_loss[direction])
+		event->flags |= FLAG_AFTER_LOSS;
+	connection->after_loss[direction] = deliver(call, event) != 0;
+	count(connection->after_loss[direction] ? &counters->lost[LOST_RING_FULL]
+						: &counters->forwarded, call->size);
+	return 0;
+}
+
 /* Deliver the bytes of one segment, or as many of them as one event takes. */
 static __always_inline void
 deliver_piece(struct workspace *work, struct connection *connection, struct call *call,
@@ -44,15 +108,16 @@ deliver_piece(struct workspace *work, struct connection *connection, struct call
 	walk->done += piece;
 }
 
-/* Deliver the call's bytes as chunks, and tally them. */
+/* Deliver the call's bytes as chunks, segment by segment, and tally them. */
 static __always_inline void
-forward(struct workspace *work, struct connection *connection, struct call *call, u64 direction,
+forward_by_segment(struct workspace *work, struct connection *connection, struct call *call, u64 direction,
 	struct counters *counters)
 {
 	volatile struct walk *walk = &work->walk;
 	struct event *event = &work->event;
 	u32 limit = call->size < CALL_LIMIT ? call->size : CALL_LIMIT;
 
+	start_walk(walk, call);
 #pragma clang loop unroll(disable)
 	for (int i = 0; i < PIECES_MAX; i++) {
 		if (!walk->readable || walk->done >= limit)
@@ -97,8 +162,12 @@ forward(struct workspace *work, struct connection *connection, struct call *call
  * bytes are to be forwarded.
  */
 static __always_inline int
-is_wanted(struct connection *connection, volatile struct walk *walk, u64 direction, u32 size)
+is_wanted(struct connection *connection, struct workspace *work, struct call *call,
+	  u64 direction)
 {
+	volatile struct walk *walk = &work->walk;
+
+	start_walk(walk, call);
 	/* An empty leading segment says nothing about the protocol. */
 #pragma clang loop unroll(disable)
 	for (int i = 0; i < LEADING_MAX; i++) {
@@ -114,44 +183,9 @@ is_wanted(struct connection *connection, volatile struct walk *walk, u64 directi
 	}
 	u8 verdict = classify(connection, direction, walk->data, walk->left);
 	/* Only the first segment was judged: user space has to look at the others. */
-	if (verdict == VERDICT_OPEN && walk->left < size)
+	if (verdict == VERDICT_OPEN && walk->left < call->size)
 		connection->verdict = VERDICT_HTTP;
 	return verdict != VERDICT_OTHER;
-}
-
-/* Stand at the first byte of a call. */
-static __always_inline void start_walk(volatile struct walk *walk, struct call *call)
-{
-	walk->left = 0;
-	walk->done = 0;
-	walk->lost = 0;
-	walk->unreadable = 0;
-	walk->messages = 0;
-	walk->message_left = call->size;
-#ifdef ROUTE_SOCKET
-	if (call->flat) {
-		walk->readable = 1;
-		walk->data = call->flat;
-		walk->left = call->size;
-	} else {
-		walk->readable = call->memory && walk_back(walk, call->memory, call->size) == 0;
-	}
-#else
-	walk->readable = call->payload != PAYLOAD_NONE && !call->discarded;
-	walk->segments = call->memory;
-	if (call->payload == PAYLOAD_FLAT) {
-		walk->data = call->memory;
-		walk->left = call->size;
-	} else if (call->payload == PAYLOAD_MSGHDR) {
-		u64 segments = 0;
-		if (probe_read_user(&segments, sizeof(segments), (void *)(call->memory + MSGHDR_IOV)))
-			walk->readable = 0;
-		walk->segments = segments;
-	} else if (call->payload == PAYLOAD_MMSGHDR) {
-		walk->messages = call->memory;
-		walk->message_left = 0;
-	}
-#endif
 }
 
 #endif

@@ -36,6 +36,7 @@ static u64 (*const get_current_cgroup_id)(void) = (void *)80;
 static s64 (*const probe_read_user)(void *to, u32 size, const void *from) = (void *)112;
 static s64 (*const probe_read_kernel)(void *to, u32 size, const void *from) = (void *)113;
 static s64 (*const ringbuf_output)(void *map, void *data, u64 size, u64 flags) = (void *)130;
+static u64 (*const ringbuf_query)(void *map, u64 flags) = (void *)134;
 
 /* enum bpf_map_type */
 #define MAP_TYPE_HASH         1
@@ -45,6 +46,11 @@ static s64 (*const ringbuf_output)(void *map, void *data, u64 size, u64 flags) =
 #define MAP_TYPE_LRU_HASH     9
 
 #define BPF_F_CURRENT_CPU 0xffffffffULL
+
+/* Of the ring buffer: how to output, and what to ask for. */
+#define BPF_RB_NO_WAKEUP    1
+#define BPF_RB_FORCE_WAKEUP 2
+#define BPF_RB_AVAIL_DATA   0
 
 /*
  * A map is named in an instruction by a number, MAP_NUMBER_<name>, over which

@@ -17,18 +17,32 @@ struct known_process {
 
 DEFINE_MAP(processes, MAP_TYPE_LRU_HASH, u32, struct known_process, PROCESSES_MAX)
 
+static __always_inline void
+remember_process(struct connection *connection, struct known_process *process, u32 pid)
+{
+	connection->pid = pid;
+	connection->start_time = process->start_time;
+	connection->exec_id = process->exec_id;
+}
+
 /* Tell user space of the current process, unless it knows: now, because later it may be gone. */
 static __always_inline void
-introduce_process(struct workspace *work, struct call *call, u64 leader, u64 start_time)
+introduce_process(struct workspace *work, struct call *call, struct connection *connection,
+		  u64 leader, u64 start_time, u32 pid)
 {
-	u32 pid = get_current_pid_tgid() >> 32;
 	struct known_process present = {
 		.start_time = start_time,
 		.exec_id = TASK_FIELD(u64, leader, task_struct_self_exec_id),
 	};
-	struct known_process *known = LOOKUP(processes, &pid);
-	if (known && known->start_time == start_time && known->exec_id == present.exec_id)
+	/* A connection stays with its process as a rule: no need for the table. */
+	if (connection->pid == pid && connection->start_time == start_time &&
+	    connection->exec_id == present.exec_id)
 		return;
+	struct known_process *known = LOOKUP(processes, &pid);
+	if (known && known->start_time == start_time && known->exec_id == present.exec_id) {
+		remember_process(connection, &present, pid);
+		return;
+	}
 
 	struct process_event *event = (void *)&work->event;
 	u64 mm = READ_KERNEL(u64, get_current_task() + OFFSET_task_struct_mm);
@@ -48,8 +62,10 @@ introduce_process(struct workspace *work, struct call *call, u64 leader, u64 sta
 	event->uid = get_current_uid_gid();
 	event->size = size;
 	/* Said again with the next event if there was no room for it now. */
-	if (!output(call, event, PROCESS_HEADER + size))
+	if (!output(call, event, PROCESS_HEADER + size)) {
 		UPDATE(processes, &pid, &present);
+		remember_process(connection, &present, pid);
+	}
 }
 
 /* Tell user space what a Unix connection's ends are called, unless it knows. */
@@ -58,8 +74,7 @@ introduce_socket(struct workspace *work, struct call *call, struct connection *c
 {
 	struct names_event *names = (void *)&work->event;
 
-	if (connection->named ||
-	    FIELD(u16, call->sk, sock___sk_common_skc_family) != AF_UNIX)
+	if (connection->named || connection->ends.family != AF_UNIX)
 		return;
 	name_socket(names, inode, call->sk);
 	if (!output(call, names, sizeof(*names)))

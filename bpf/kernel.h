@@ -72,6 +72,30 @@ static u64 (*const get_current_task_btf)(void) = (void *)HELPER_get_current_task
 #define TASK_FIELD(type, base, name) READ_KERNEL(type, (u64)(base) + OFFSET_##name)
 #endif
 
+/*
+ * The struct tcp_sock that a struct sock of a stream is, or 0: a pointer of that type where
+ * the kernel has the helper (5.9), since plain loads end with the type's end.
+ */
+#if defined(ROUTE_SOCKET) && defined(HELPER_skc_to_tcp_sock)
+static u64 (*const skc_to_tcp_sock)(u64 sk) = (void *)HELPER_skc_to_tcp_sock;
+#define TCP_SOCK(sk) skc_to_tcp_sock(sk)
+#define TCP_FIELD(type, tcp, name) FIELD(type, tcp, name)
+#else
+#define TCP_SOCK(sk) (is_tcp(sk) ? (sk) : 0)
+#define TCP_FIELD(type, tcp, name) READ_KERNEL(type, (u64)(tcp) + OFFSET_##name)
+#endif
+
+/* The name of the current thread, `task`. */
+static __always_inline void read_comm(u8 *comm, u64 task)
+{
+#if defined(ROUTE_SOCKET) && defined(HELPER_get_current_task_btf)
+	((u64 *)comm)[0] = FIELD(u64, task, task_struct_comm);
+	((u64 *)comm)[1] = FIELD(u64, task + 8, task_struct_comm);
+#else
+	get_current_comm(comm, 16);
+#endif
+}
+
 #ifdef ROUTE_SOCKET
 /*
  * Number of the system call that the task is in, from the registers it saved on

@@ -34,6 +34,16 @@ struct walk {
 };
 
 #ifdef ROUTE_SOCKET
+/*
+ * The iterator's pointer. Until 6.4 that to segments was the first of its union, so that a
+ * load gives a pointer with a type, on which the verifier allows no arithmetic: then the
+ * helper reads it.
+ */
+#ifdef ITER_POINTER_IS_TYPED
+#define ITER_POINTER(msg, name) READ_KERNEL(u64, (msg) + OFFSET_##name)
+#else
+#define ITER_POINTER(msg, name) FIELD(u64, msg, name)
+#endif
 /* The kernel's copy of the caller's array. */
 #define READ_SEGMENT(to, from) probe_read_kernel(to, sizeof(*(to)), (void *)(from))
 #else
@@ -81,6 +91,71 @@ static __always_inline int next_segment(volatile struct walk *walk)
 	return 0;
 }
 
+/*
+ * Most calls move few bytes, in few segments: those are copied at once, without a walk.
+ * Both functions return 0, or -1 if it takes a walk to tell where all the bytes are.
+ */
+#define SEGMENTS_AT_ONCE 4
+#define BYTES_AT_ONCE    4095 /* a mask as well */
+
+static __always_inline int copy_range(struct event *event, u64 data, u32 size)
+{
+	if (size > PAYLOAD_MAX)
+		return -1;
+	SHOW_BOUND(size, PAYLOAD_MAX);
+	return probe_read_user(event->payload, size, (void *)data) ? -1 : 0;
+}
+
+/* The last `length` bytes that are still missing, of which `left` are. */
+static __always_inline int
+copy_piece(struct event *event, u64 data, u64 length, u64 left)
+{
+	SHOW_BOUND(left, BYTES_AT_ONCE);
+	SHOW_BOUND(length, BYTES_AT_ONCE);
+	return probe_read_user(event->payload + left, length, (void *)data) ? -1 : 0;
+}
+
+#ifdef ROUTE_SOCKET
+/* The iterator of a finished call stands behind its last byte, see walk_back(). */
+static __always_inline int copy_at_once(struct event *event, u64 msg, u32 size)
+{
+	u32 type = FIELD(ITER_TYPE_T, msg, msghdr_iter_type) & ~ITER_DIRECTION_BIT;
+	u64 offset = FIELD(u64, msg, msghdr_iter_offset);
+
+#ifdef ITER_UBUF
+	if (type == ITER_UBUF)
+		return copy_range(event, ITER_POINTER(msg, msghdr_iter_ubuf) + offset - size, size);
+#endif
+	if (type != ITER_IOVEC)
+		return -1;
+
+	struct segment last[SEGMENTS_AT_ONCE];
+	u64 behind = ITER_POINTER(msg, msghdr_iter_iov) + (offset ? sizeof(struct segment) : 0);
+
+	if (probe_read_kernel(last, sizeof(last), (void *)(behind - sizeof(last))))
+		return -1;
+	if (offset) {
+		last[SEGMENTS_AT_ONCE - 1].length = offset;
+		if (size <= offset)
+			return copy_range(event, last[SEGMENTS_AT_ONCE - 1].base + offset - size, size);
+	}
+	if (size > BYTES_AT_ONCE)
+		return -1;
+	u64 left = size;
+#pragma unroll
+	for (int i = SEGMENTS_AT_ONCE - 1; i >= 0; i--) {
+		u64 length = last[i].length < left ? last[i].length : left;
+
+		left -= length;
+		if (length && copy_piece(event, last[i].base + last[i].length - length, length, left))
+			return -1;
+		if (!left)
+			return 0;
+	}
+	return -1;
+}
+#endif
+
 #ifdef ROUTE_SOCKET
 /*
  * Stand at the first of the `size` bytes that a finished call moved.
@@ -90,9 +165,6 @@ static __always_inline int next_segment(volatile struct walk *walk)
  * last segment stands at the beginning of the one after it, which may not exist
  * and is not read.) Returns 0, or -1 if the data is not in user memory, as with
  * sendfile and splice.
- *
- * The pointers are read by the helper although a plain load could: a load gives
- * a typed pointer, on which the verifier allows no arithmetic.
  */
 static __always_inline int walk_back(volatile struct walk *walk, u64 msg, u32 size)
 {
@@ -101,7 +173,7 @@ static __always_inline int walk_back(volatile struct walk *walk, u64 msg, u32 si
 
 #ifdef ITER_UBUF
 	if (type == ITER_UBUF) {
-		walk->data = READ_KERNEL(u64, msg + OFFSET_msghdr_iter_ubuf) + offset - size;
+		walk->data = ITER_POINTER(msg, msghdr_iter_ubuf) + offset - size;
 		walk->left = size;
 		return 0;
 	}
@@ -110,7 +182,7 @@ static __always_inline int walk_back(volatile struct walk *walk, u64 msg, u32 si
 		return -1;
 
 	struct segment segment = {};
-	u64 segments = READ_KERNEL(u64, msg + OFFSET_msghdr_iter_iov);
+	u64 segments = ITER_POINTER(msg, msghdr_iter_iov);
 	if (size <= offset) {
 		if (READ_SEGMENT(&segment, segments))
 			return -1;

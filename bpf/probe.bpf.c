@@ -33,7 +33,7 @@ static __always_inline void pass_over(struct call *call, u64 direction)
 
 	if (!connection || connection->verdict == VERDICT_OTHER)
 		return;
-	missed_before(connection, call->sk, direction, call->size);
+	missed_before(connection, call->tcp, direction, call->size);
 	fetch_and_add(&connection->position[direction], call->size);
 	connection->after_loss[direction] = 1;
 }
@@ -69,7 +69,7 @@ static __always_inline void move_data(struct call *call)
 		/* What is not wanted has been counted by the first look, if it saw it. */
 		if (why != FILTERED_REASONS ||
 		    (known && (known->verdict == VERDICT_OTHER ||
-			       was_looked_at(known, call->sk, direction, id, call->size))))
+			       was_looked_at(known, call->tcp, direction, id, call->size))))
 			return;
 	}
 	count(&counters->seen, call->size);
@@ -84,7 +84,7 @@ static __always_inline void move_data(struct call *call)
 		return;
 	}
 	struct connection *connection =
-		find_connection(inode, call->sk, direction, call->size);
+		find_connection(inode, call->sk, call->tcp, direction, call->size);
 	if (!connection) {
 		count(&counters->lost[LOST_TABLE_FULL], call->size);
 		return;
@@ -96,7 +96,7 @@ static __always_inline void move_data(struct call *call)
 	}
 	if (call->look == LOOK_FIRST)
 		connection->looked[direction] = id;
-	u32 missed = missed_before(connection, call->sk, direction, call->size);
+	u32 missed = missed_before(connection, call->tcp, direction, call->size);
 	if (missed)
 		miss(connection, counters, direction, missed);
 	u64 position = fetch_and_add(&connection->position[direction], call->size);
@@ -108,18 +108,18 @@ static __always_inline void move_data(struct call *call)
 		call->memory = 0;
 		call->flat = 0;
 	}
-	start_walk(&work->walk, call);
-	if (connection->verdict == VERDICT_OPEN &&
-	    !is_wanted(connection, &work->walk, direction, call->size)) {
+	if (connection->verdict == VERDICT_OPEN && !is_wanted(connection, work, call, direction)) {
 		count(&counters->filtered[FILTERED_NOT_HTTP], call->size);
 		/* If this direction is looked at again, it has a hole here. */
 		connection->after_loss[direction] = connection->forwarded;
 		return;
 	}
 
-	u64 leader = TASK_FIELD(u64, current_task(), task_struct_group_leader);
+	u64 task = current_task();
+	u64 leader = TASK_FIELD(u64, task, task_struct_group_leader);
 	u64 start_time = TASK_FIELD(u64, leader, start_time);
-	introduce_process(work, call, leader, start_time);
+	introduce_process(work, call, connection, leader, start_time, pid);
+	find_ends(&connection->ends, call->sk);
 	introduce_socket(work, call, connection, inode);
 
 	struct event *event = &work->event;
@@ -132,13 +132,14 @@ static __always_inline void move_data(struct call *call)
 	event->pid = pid;
 	event->tid = id;
 	event->start_time = start_time;
-	get_current_comm(event->comm, sizeof(event->comm));
-	describe_socket(event, call->sk);
+	read_comm(event->comm, task);
+	name_ends(event, &connection->ends);
 	event->sequence = 0;
-	if (is_plain_tcp(call->sk))
+	if (call->tcp)
 		event->sequence = connection->sequence[direction] - call->size - (u32)position;
 	connection->forwarded = 1;
-	forward(work, connection, call, direction, counters);
+	if (forward_at_once(event, connection, call, direction, counters))
+		forward_by_segment(work, connection, call, direction, counters);
 }
 
 static __always_inline void deliver_end(struct call *call, struct event *event, u64 inode,

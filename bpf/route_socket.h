@@ -24,7 +24,7 @@
  * several threads are seen in the order of the stream. All else is looked at above.
  */
 #define LEVEL_SOCKET 0 /* struct socket: any protocol */
-#define LEVEL_ABOVE  1 /* struct socket: all but plain TCP */
+#define LEVEL_ABOVE  1 /* struct socket: TCP with a protocol above it only */
 #define LEVEL_TCP    2 /* struct sock: plain TCP only */
 /*
  * A call that waited for data when the profiler came is not seen when it returns: it
@@ -32,6 +32,7 @@
  * deeper in TCP, which knows how much it received; where that is, /proc told.
  */
 #define LEVEL_WAITING 3 /* struct sock of TCP: only for threads in `waiting` */
+#define LEVEL_SOCK    4 /* struct sock: any protocol */
 
 /* By thread; profiler/probe/waiting.py writes it. */
 struct waiting {
@@ -61,19 +62,20 @@ static __always_inline u64 parameter(u64 *ctx, u8 number)
 /* A function has returned that moved data of a socket. */
 int leave_function(u64 *ctx)
 {
-	u8 direction = shape();
-	u8 socket_number = shape() >> 8;
-	u8 message_number = shape() >> 16;
-	u8 flags_number = shape() >> 24;
-	u8 result_number = shape() >> 32; /* it follows the parameters */
-	u8 level = shape() >> 40;
-	u8 look = shape() >> 48;
-	u8 slot = shape() >> 56;
+	u64 numbers = shape();
+	u8 direction = numbers;
+	u8 socket_number = numbers >> 8;
+	u8 message_number = numbers >> 16;
+	u8 flags_number = numbers >> 24;
+	u8 result_number = numbers >> 32; /* it follows the parameters */
+	u8 level = numbers >> 40;
+	u8 look = numbers >> 48;
+	u8 slot = numbers >> 56;
 
 	s64 result = (int)parameter(ctx, result_number);
 	if (result < 0 && result != -ECONNRESET && result != -EPIPE)
 		return 0;
-	u64 socket, sk;
+	u64 socket, sk, tcp;
 	struct waiting told = {};
 	if (level == LEVEL_WAITING) {
 		u64 id = get_current_pid_tgid();
@@ -83,18 +85,22 @@ int leave_function(u64 *ctx)
 		told = *found;
 		DELETE(waiting, &id);
 	}
-	if (level == LEVEL_TCP || level == LEVEL_WAITING) {
+	if (level == LEVEL_TCP || level == LEVEL_WAITING || level == LEVEL_SOCK) {
 		sk = parameter(ctx, socket_number);
 		socket = FIELD(u64, sk, sock_sk_socket);
-		if (!socket || !is_plain_tcp(sk))
+		if (!socket)
 			return 0;
 	} else {
 		socket = parameter(ctx, socket_number);
 		sk = FIELD(u64, socket, socket_sk);
-		if (!is_stream(sk) || (level == LEVEL_ABOVE && is_plain_tcp(sk)) ||
-		    (look == LOOK_SECOND && !is_plain_tcp(sk)))
-			return 0;
 	}
+	if (FIELD(u16, sk, sock_sk_type) != SOCK_STREAM)
+		return 0;
+	tcp = plain_tcp(sk);
+	if (tcp ? level == LEVEL_ABOVE
+		: level == LEVEL_TCP || level == LEVEL_WAITING || look == LOOK_SECOND ||
+			  !is_stream(sk) || (level == LEVEL_ABOVE && !is_tcp(sk)))
+		return 0;
 
 	/* Without a message the data is in pages of a file or a pipe. */
 	u64 message = 0;
@@ -110,6 +116,7 @@ int leave_function(u64 *ctx)
 	struct call call = {
 		.socket = socket,
 		.sk = sk,
+		.tcp = tcp,
 		.memory = message,
 		.flat = told.pointer,
 		.syscall = result > 0 ? current_syscall() : -1,

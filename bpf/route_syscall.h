@@ -103,9 +103,11 @@ int leave_syscall(struct sys_exit *ctx)
 	s64 result = ctx->result;
 	if (result > 0 && pending_call.payload == PAYLOAD_MMSGHDR)
 		result = size_of_messages(pending_call.pointer, result);
+	u64 sk = FIELD(u64, pending_call.socket, socket_sk);
 	struct call call = {
 		.socket = pending_call.socket,
-		.sk = FIELD(u64, pending_call.socket, socket_sk),
+		.sk = sk,
+		.tcp = plain_tcp(sk),
 		.memory = pending_call.pointer,
 		.inode = pending_call.inode,
 		.syscall = ctx->number,

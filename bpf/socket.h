@@ -44,10 +44,17 @@ static __always_inline int is_tcp(u64 sk)
 	       FIELD(SK_PROTOCOL_T, sk, sock_sk_protocol) == IPPROTO_TCP;
 }
 
-/* TCP with nothing above it that has a stream of its own, such as kernel TLS. */
-static __always_inline int is_plain_tcp(u64 sk)
+/*
+ * The struct tcp_sock of a stream, if it is TCP with nothing above it that has a stream of
+ * its own, such as kernel TLS; else 0.
+ */
+static __always_inline u64 plain_tcp(u64 sk)
 {
-	return is_tcp(sk) && !READ_KERNEL(u64, sk + OFFSET_inet_connection_sock_icsk_ulp_ops);
+	u64 tcp = TCP_SOCK(sk);
+
+	if (!tcp || TCP_FIELD(u64, tcp, inet_connection_sock_icsk_ulp_ops))
+		return 0;
+	return tcp;
 }
 
 static __always_inline u16 local_port(u64 sk)
@@ -64,31 +71,60 @@ static __always_inline u16 remote_port(u64 sk)
 	return __builtin_bswap16(FIELD(u16, sk, sock___sk_common_skc_dport));
 }
 
-static __always_inline void describe_socket(struct event *event, u64 sk)
+/* What the two ends of a connection are called. */
+struct ends {
+	u64 local[2]; /* addresses, as in struct event */
+	u64 remote[2];
+	u32 netns;
+	u32 ports_seen; /* as the kernel had them when the rest was looked up */
+	u16 local_port;
+	u16 remote_port;
+	u32 family; /* 0: not looked up yet */
+};
+
+/*
+ * Looked up once: reading the kernel's structures costs more than remembering. Only the
+ * ports are looked at each time, for a socket can be connected to another end.
+ */
+static __always_inline void find_ends(struct ends *ends, u64 sk)
 {
+	u32 ports = FIELD(u32, sk, sock___sk_common_skc_dport);
+
+	if (ends->family && ends->ports_seen == ports)
+		return;
 	u16 family = FIELD(u16, sk, sock___sk_common_skc_family);
+	if (family == AF_INET6) {
+		ends->local[0] = FIELD(u64, sk, sock___sk_common_skc_v6_rcv_saddr);
+		ends->local[1] = FIELD(u64, sk + 8, sock___sk_common_skc_v6_rcv_saddr);
+		ends->remote[0] = FIELD(u64, sk, sock___sk_common_skc_v6_daddr);
+		ends->remote[1] = FIELD(u64, sk + 8, sock___sk_common_skc_v6_daddr);
+	} else if (family == AF_INET) {
+		ends->local[0] = FIELD(u32, sk, sock___sk_common_skc_rcv_saddr);
+		ends->remote[0] = FIELD(u32, sk, sock___sk_common_skc_daddr);
+	}
+	if (family != AF_UNIX) {
+		ends->local_port = local_port(sk);
+		ends->remote_port = remote_port(sk);
+	}
+	u64 net = FIELD(u64, sk, sock___sk_common_skc_net);
+	ends->netns = FIELD(u32, net, net_ns_inum);
+	ends->ports_seen = ports;
+	ends->family = family;
+}
+
+static __always_inline void name_ends(struct event *event, struct ends *ends)
+{
 	u64 *local = (u64 *)event->local_address;
 	u64 *remote = (u64 *)event->remote_address;
 
-	event->family = family;
-	event->local_port = 0;
-	event->remote_port = 0;
-	local[0] = local[1] = remote[0] = remote[1] = 0;
-	if (family == AF_INET6) {
-		local[0] = FIELD(u64, sk, sock___sk_common_skc_v6_rcv_saddr);
-		local[1] = FIELD(u64, sk + 8, sock___sk_common_skc_v6_rcv_saddr);
-		remote[0] = FIELD(u64, sk, sock___sk_common_skc_v6_daddr);
-		remote[1] = FIELD(u64, sk + 8, sock___sk_common_skc_v6_daddr);
-	} else if (family == AF_INET) {
-		local[0] = FIELD(u32, sk, sock___sk_common_skc_rcv_saddr);
-		remote[0] = FIELD(u32, sk, sock___sk_common_skc_daddr);
-	}
-	if (family != AF_UNIX) {
-		event->local_port = local_port(sk);
-		event->remote_port = remote_port(sk);
-	}
-	u64 net = FIELD(u64, sk, sock___sk_common_skc_net);
-	event->netns = FIELD(u32, net, net_ns_inum);
+	event->family = ends->family;
+	event->netns = ends->netns;
+	event->local_port = ends->local_port;
+	event->remote_port = ends->remote_port;
+	local[0] = ends->local[0];
+	local[1] = ends->local[1];
+	remote[0] = ends->remote[0];
+	remote[1] = ends->remote[1];
 }
 
 /*

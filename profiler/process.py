@@ -33,7 +33,7 @@ class Identity(NamedTuple):
 
 
 class Processes:
-    """The processes that were heard of, the latest ``_KEPT`` of them."""
+    """The processes that were heard of, of more than ``_KEPT`` those that moved data last."""
 
     def __init__(self, proc: Path | None = Path("/proc"), cgroups: Path | None = None) -> None:
         """Look cgroups up in ``proc`` and below ``cgroups``, by default where they are mounted.
@@ -73,6 +73,8 @@ class Processes:
             known = self._known.get(key)
             if known is None:
                 return None
+            # The kernel introduces it once, so what is asked for is kept longest.
+            self._known.move_to_end(key)
             cmdline, uid, cgroup = known
             identity = self._identities[key] = Identity(cmdline, uid, self._paths.get(cgroup))
         return identity

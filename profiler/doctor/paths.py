@@ -366,6 +366,13 @@ def zerocopy(scene: Scene) -> None:
                 end.recvmsg(1, 256, socket.MSG_ERRQUEUE)
 
 
+def load_tls(scene: Scene) -> None:
+    """Have the kernel load its TLS, which the profiler looks for ten times a second."""
+    client, server = tcp_pair()
+    with client, server:
+        linux.start_tls(client)
+
+
 def ktls(scene: Scene) -> None:
     """TLS that the kernel speaks: the calls move plain text."""
     client, server = tcp_pair()

@@ -33,7 +33,7 @@ from profiler.probe.generate import (
 )
 from profiler.probe.headers import read_layout_of_headers
 from profiler.probe.hooks import Hooks, load_hooks
-from profiler.probe.kernel import cpus, lift_memory_limit
+from profiler.probe.kernel import cpus, lift_memory_limit, protocols_above_tcp
 from profiler.probe.layout import Layout, read_layout
 from profiler.probe.load import (
     attach,
@@ -52,6 +52,7 @@ from profiler.probe.waiting import WaitingCalls, as_pending, as_waiting
 from profiler.settings import ROUTES, Settings
 
 POLL_MS = 100
+_LOOK_SECONDS = 0.1
 
 # struct connection of bpf/connection.h, to the member behind the verdict.
 _CONNECTION = struct.Struct("=QQIIB")
@@ -76,6 +77,9 @@ class BccEngine:
         self._maps: dict[str, Map] = {}
         self._buffer: RingBuffer | PerfBuffer | None = None
         self._attached: list[int] = []
+        # Programs, loaded, that wait for their protocol.
+        self._later: list[tuple[int, Attachment]] = []
+        self._looked = 0.0
         # By kernel function and by the program's; where two look, a call is missed if both are
         # skipped.
         self._programs: dict[tuple[str, str], list[int]] = {}
@@ -116,6 +120,8 @@ class BccEngine:
             yield self._poll(POLL_MS)
             if self._waiting:
                 self._waiting.look_after()
+            if self._later and time.monotonic() - self._looked > _LOOK_SECONDS:
+                self._attach_later()
 
     def stop(self) -> list[bytes]:
         """Unhook the probe and return what it had already handed over."""
@@ -254,9 +260,25 @@ class BccEngine:
         for done, served in zip(loading, serving.values()):
             descriptor = done.result()
             for attachment in served:
+                if attachment.protocol:
+                    self._later.append((descriptor, attachment))
+                else:
+                    self._attached.append(attach(descriptor, attachment))
+        self._attach_later()
+
+    def _attach_later(self) -> None:
+        """Attach the programs whose protocol can be put above TCP by now."""
+        self._looked = time.monotonic()
+        there = protocols_above_tcp()
+        waiting, self._later = self._later, []
+        for descriptor, attachment in waiting:
+            if there is None or attachment.protocol in there:
                 self._attached.append(attach(descriptor, attachment))
+            else:
+                self._later.append((descriptor, attachment))
 
     def _close_attached(self) -> None:
+        self._later.clear()
         if self._waiting is not None:
             self._waiting.close()
         while self._attached:

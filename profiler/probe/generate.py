@@ -22,6 +22,7 @@ from profiler.filters import Address, Filters
 from profiler.probe.hooks import BPF_DIRECTORY, FunctionHook, Hooks, SyscallHook
 from profiler.probe.layout import Layout
 from profiler.probe.maps import SOCKET_ROUTE_MAPS, SYSCALL_ROUTE_MAPS
+from profiler.probe.ring import batch_bytes
 from profiler.settings import Settings
 from profiler.syscalls import NAMES
 
@@ -36,7 +37,7 @@ _INCLUDE = re.compile(r'#include "(.+)"')
 SHAPE_PLACEHOLDER = 0x5368617065000000
 SELF_PLACEHOLDER = 0x53656C6600000000
 _NO_PARAMETER = 0xFF
-_LEVELS = ("socket", "above", "tcp", "waiting")
+_LEVELS = ("socket", "above", "tcp", "waiting", "sock")
 _LOOK_FIRST, _LOOK_SECOND = 1 << 48, 2 << 48
 _LEAVE = "leave_function"
 _SLOT = 56  # bits before it
@@ -59,6 +60,8 @@ class Attachment(NamedTuple):
     function: str
     shape: int = 0
     """How the target is called, for a program that serves several (``bpf/probe.bpf.c``)."""
+    protocol: str | None = None
+    """Attached only when this protocol can be put above TCP."""
 
 
 class Program(NamedTuple):
@@ -166,6 +169,7 @@ def _layout_macros(layout: Layout) -> list[str]:
         f"#define ITER_TYPE_T {'u32' if layout.iter_type_has_direction else 'u8'}",
         f"#define ITER_DIRECTION_BIT {int(layout.iter_type_has_direction)}",
         f"#define SK_PROTOCOL_T u{protocol_bits}",
+        *(["#define ITER_POINTER_IS_TYPED 1"] if layout.iter_pointer_is_typed else []),
     ]
 
 
@@ -177,6 +181,7 @@ def _settings_macros(settings: Settings, layout: Layout) -> list[str]:
         f"#define SELF_PLACEHOLDER {SELF_PLACEHOLDER}ULL",
         f"#define CONNECTIONS_MAX {CONNECTIONS_MAX}",
         f"#define PROCESSES_MAX {PROCESSES_MAX}",
+        f"#define WAKE_BYTES {batch_bytes(settings.ring_bytes)}",
         *(["#define HAS_RING_BUFFER 1"] if uses_ring_buffer(layout, settings) else []),
     ]
 
@@ -256,7 +261,7 @@ def _socket_route(hooks: Hooks, layout: Layout, machine: str) -> tuple[list[str]
                 second = shape | _LOOK_SECOND
                 attachments.append(Attachment(FEXIT, hook.name, _LEAVE, second))
                 shape |= _LOOK_FIRST
-            attachments.append(Attachment(FEXIT, hook.name, _LEAVE, shape))
+            attachments.append(Attachment(FEXIT, hook.name, _LEAVE, shape, hook.protocol))
     return list(entries.values()), attachments
 
 

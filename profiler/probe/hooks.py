@@ -27,8 +27,9 @@ BPF_DIRECTORY = next(
 class FunctionHook:
     """A kernel function; ``socket``, ``message`` and ``flags`` name its parameters.
 
-    ``level`` is ``socket``, ``above`` or ``tcp``; ``second``: two programs look at it where
-    one may be skipped; ``optional``: some kernels lack it and do not need it.
+    ``level`` is ``socket``, ``sock``, ``above`` or ``tcp``; ``second``: two programs look at it
+    where one may be skipped; ``optional``: some kernels lack it and do not need it;
+    ``protocol``: hooked only where this can be put above TCP.
     """
 
     name: str
@@ -40,6 +41,7 @@ class FunctionHook:
     level: str = "socket"
     second: bool = False
     optional: bool = False
+    protocol: str | None = None
 
 
 @dataclass(frozen=True)

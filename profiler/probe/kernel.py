@@ -40,6 +40,8 @@ _EVENT = struct.Struct("=IIQQQQQIIQQ")
 
 # As "none (voluntary) full lazy".
 _PREEMPTION = Path("/sys/kernel/debug/sched/preempt")
+# As "espintcp mptcp tls": those whose modules are loaded.
+_ABOVE_TCP = Path("/proc/sys/net/ipv4/tcp_available_ulp")
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -108,6 +110,14 @@ def is_preemptible(built: str | None = None, chosen: Path = _PREEMPTION) -> bool
     except OSError:
         return True
     return model is None or model[1] not in ("none", "voluntary")
+
+
+def protocols_above_tcp(path: Path = _ABOVE_TCP) -> frozenset[str] | None:
+    """The protocols that can be put above TCP now (``tls``); ``None``: the kernel does not say."""
+    try:
+        return frozenset(path.read_text().split())
+    except OSError:
+        return None
 
 
 def why(number: int) -> str:

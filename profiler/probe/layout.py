@@ -106,6 +106,7 @@ ENUMERATORS = {"ITER_IOVEC": "iter_type", "ITER_UBUF": "iter_type"}
 HELPERS = (
     "get_current_task_btf",
     "task_pt_regs",
+    "skc_to_tcp_sock",
     "ktime_get_boot_ns",
     "ringbuf_output",
     # not called: they tell a kernel that can add and fetch at once
@@ -131,6 +132,9 @@ class Layout:
 
     pt_regs_size: int
     iter_type_has_direction: bool
+    iter_pointer_is_typed: bool = True
+    """Whether a load of an iterator's pointer gives one with a type (before 6.4)."""
+
     parameters: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Kernel function -> names of its parameters, in order."""
 
@@ -307,6 +311,7 @@ def read_layout(functions: Collection[str] = (), path: Path = VMLINUX) -> Layout
             helpers={k: v for k, v in helpers.items() if v is not None},
             pt_regs_size=btf.size("pt_regs") or 0,
             iter_type_has_direction=btf.offset("msghdr.msg_iter.iter_type") is None,
+            iter_pointer_is_typed=btf.offset("msghdr.msg_iter.__iov") is None,
             parameters={k: v for k, v in parameters.items() if v is not None},
             functions={k: v for k, v in ids.items() if v is not None},
             preemptible=is_preemptible(),

@@ -4,6 +4,11 @@ The kernel's part of the agreement: it writes a record's length last, and until
 then the length says BUSY; the reader's position, which it sets when it is done,
 tells what may be written over. Nothing is called for a record: what is there is
 copied in a few steps.
+
+The probe wakes the reader when a batch has come together (``output()`` in
+``bpf/call.h``). Fewer records wait until the reader looks by itself, as long as
+it was told to wait: waking it costs the process that was captured more than
+capturing does, and a batch costs the reader little more than one record.
 """
 
 from __future__ import annotations
@@ -24,17 +29,27 @@ _LENGTH = struct.Struct("@I")
 _POSITION = struct.Struct("@Q")
 
 
+_BATCH = 64 * 1024
+
+
+def batch_bytes(size: int) -> int:
+    """Return how many bytes in a ring buffer of ``size`` wake its reader."""
+    return min(_BATCH, size // 4)
+
+
 class RingBuffer:
     """The reader of a map of type RINGBUF with ``size`` bytes."""
 
     def __init__(self, descriptor: int, size: int) -> None:
         self._mask = size - 1
         self._most = size // 8  # is taken at once, so that there is room again soon
+        self._batch = batch_bytes(size)
         self._consumer = mmap.mmap(descriptor, PAGE)
         # The data lies there twice, one after the other, so that no record is ever cut.
         self._producer = mmap.mmap(descriptor, PAGE + 2 * size, prot=mmap.PROT_READ, offset=PAGE)
         self._epoll = select.epoll()
-        self._epoll.register(descriptor, select.EPOLLIN)
+        # At an edge: when the probe says so, not whenever there is a record.
+        self._epoll.register(descriptor, select.EPOLLIN | select.EPOLLET)
         self._barrier = threading.Lock()
 
     def close(self) -> None:
@@ -44,12 +59,15 @@ class RingBuffer:
         self._producer.close()
 
     def poll(self, milliseconds: int) -> list[bytes]:
-        """Wait until there are records, at most so long, and return them."""
-        records = self._take()
-        if not records and milliseconds:
+        """Wait until there is a batch, at most so long, and return the records that are there."""
+        if milliseconds and self._waiting() < self._batch:
             self._epoll.poll(milliseconds / 1000)
-            records = self._take()
-        return records
+        return self._take()
+
+    def _waiting(self) -> int:
+        (position,) = _POSITION.unpack_from(self._consumer)
+        (end,) = _POSITION.unpack_from(self._producer)
+        return int(end - position)
 
     def _take(self) -> list[bytes]:
         records = []

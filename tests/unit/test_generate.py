@@ -10,6 +10,7 @@ from profiler.filters import Filters, address
 from profiler.probe.generate import Program, can_fetch_and_add, generate, maps_of
 from profiler.probe.hooks import BPF_DIRECTORY, load_hooks
 from profiler.probe.layout import FIELDS, OPTIONAL_FIELDS, Layout
+from profiler.probe.ring import batch_bytes
 from profiler.settings import Settings
 
 DEFAULTS = Settings()
@@ -196,6 +197,28 @@ def test_attachments() -> None:
     # An exit is hooked before its entry: no call is left half seen.
     kinds = [a.target for a in syscall.attachments]
     assert kinds.index("syscalls:sys_exit_read") < kinds.index("syscalls:sys_enter_read")
+
+
+def test_what_few_need_is_hooked_only_where_there_is_such_a_protocol() -> None:
+    attachments = program("socket").attachments
+    assert {a.target: a.protocol for a in attachments if a.protocol} == {
+        "inet_sendmsg": "tls",
+        "inet6_sendmsg": "tls",
+    }
+    assert not any(a.protocol for a in program("syscall").attachments)
+
+
+@pytest.mark.parametrize("typed", [True, False])
+def test_an_iterator_s_pointer_may_have_a_type(typed: bool) -> None:
+    source = program("socket", layout=replace(LAYOUT, iter_pointer_is_typed=typed)).source
+    assert ("#define ITER_POINTER_IS_TYPED 1" in source) == typed
+
+
+@pytest.mark.parametrize(("ring", "batch"), [(65536, 16384), (1 << 24, 65536)])
+def test_a_batch_is_the_same_on_both_sides(ring: int, batch: int) -> None:
+    source = program("socket", Settings(ring_bytes=ring)).source
+    assert f"#define WAKE_BYTES {batch}\n" in source
+    assert batch_bytes(ring) == batch
 
 
 def test_settings_reach_the_program() -> None:

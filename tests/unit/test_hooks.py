@@ -13,6 +13,7 @@ def test_the_table_of_hooks() -> None:
     moving = {hook.name: hook.direction for hook in hooks.functions if hook.direction}
     assert moving == {
         "tcp_sendmsg_locked": "send",
+        "mptcp_sendmsg": "send",
         **{f"{family}_sendmsg": "send" for family in ("inet", "inet6", "unix_stream")},
         **{f"{family}_recvmsg": "recv" for family in ("inet", "inet6", "unix_stream")},
         **{f"{family}_sendpage": "send" for family in ("inet", "unix_stream")},

@@ -15,7 +15,7 @@ from profiler.probe import bcc, kernel
 from profiler.probe.load import with_maps
 from profiler.probe.maps import Shape, described
 from profiler.probe.perf import Part
-from profiler.probe.ring import RingBuffer
+from profiler.probe.ring import RingBuffer, batch_bytes
 
 PAGE = mmap.PAGESIZE
 
@@ -90,11 +90,16 @@ def ring(monkeypatch: pytest.MonkeyPatch) -> tuple[FakeRing, RingBuffer]:
 
 
 class _NoEpoll:
+    """Of what it was asked it remembers how long to wait."""
+
+    def __init__(self) -> None:
+        self.waited: list[float] = []
+
     def register(self, *_: object) -> None:
         pass
 
-    def poll(self, *_: object) -> None:
-        pass
+    def poll(self, seconds: float) -> None:
+        self.waited.append(seconds)
 
     def close(self) -> None:
         pass
@@ -108,6 +113,23 @@ def test_records_in_their_order(ring: tuple[FakeRing, RingBuffer]) -> None:
     assert buffer.poll(0) == [b"one", b"another"]
     assert fake.consumed() == fake.end
     assert buffer.poll(0) == []
+
+
+def test_only_a_batch_is_taken_without_waiting(
+    ring: tuple[FakeRing, RingBuffer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The probe wakes the reader when one has come together (``output()`` in bpf/call.h)."""
+    fake, buffer = ring
+    epoll = _NoEpoll()
+    monkeypatch.setattr(buffer, "_epoll", epoll)
+    record = bytes(batch_bytes(PAGE) // 2 - 8)  # half a batch, with its header
+    fake.write(record)
+    assert buffer.poll(100) == [record]
+    assert epoll.waited == [0.1]
+    fake.write(record)
+    fake.write(record)
+    assert buffer.poll(100)
+    assert epoll.waited == [0.1]
 
 
 def test_a_record_that_is_being_written_is_waited_for(ring: tuple[FakeRing, RingBuffer]) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from profiler.process import Identity, Processes
+from profiler.process import _KEPT, Identity, Processes
 from profiler.wire import Cgroup, Process
 
 
@@ -49,6 +49,18 @@ def test_a_process_that_is_not_introduced_is_unknown(proc: Path, cgroups: Path) 
     processes.learn(process(start_time=500))
     assert processes.identity(7, 501) is None
     assert processes.identity(8, 500) is None
+
+
+def test_who_moves_data_is_not_forgotten_for_those_who_came_later() -> None:
+    """The kernel introduces a process once, and again only when it has run another program."""
+    processes = Processes(None)
+    processes.learn(process(pid=1, cmdline=b"daemon\0"))
+    processes.learn(process(pid=2, cmdline=b"silent\0"))
+    for pid in range(3, 3 + 2 * _KEPT):
+        assert processes.identity(1, 500) == Identity("daemon", 33, None)
+        processes.learn(process(pid=pid))
+    assert processes.identity(1, 500) is not None
+    assert processes.identity(2, 500) is None
 
 
 def test_a_process_that_runs_another_program_is_introduced_again(proc: Path, cgroups: Path) -> None:

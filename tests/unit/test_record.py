@@ -104,6 +104,7 @@ def test_what_records_of_a_connection_say_alike_follows_what_is_known() -> None:
     wire = Wire()
     first, second = read(wire.send(POST), wire.send(POST, tid=9))
     first = first._replace(origin=first.origin._replace(position=1))
+    _constants.clear()
     before = record(first)
     assert any(constant.mover.get("cmdline") == "curl x" for constant in _constants.values())
     later = Identity("wget", 7, None)
