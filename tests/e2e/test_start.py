@@ -29,3 +29,36 @@ def test_the_second_start_does_not_load_the_compiler(guest: Guest, token: str, r
     # LLVM takes more than all else.
     assert peaks[1] < peaks[0] / 2
     assert guest.exec(f"stat -c '%U %a' {KEPT}").stdout == "root 755\n"
+
+
+# A connection for each request, ten a second, as long as the profiler may take to notice.
+TLS_OF_THE_KERNEL = """
+import sys, time
+from profiler.doctor.linux import start_tls
+from profiler.doctor.scene import tcp_pair
+for number in range(30):
+    client, server = tcp_pair()
+    with client, server:
+        for end in (client, server):
+            start_tls(end)
+        client.sendall(f"GET /{sys.argv[1]}/{number} HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n".encode())
+        server.recv(1000)
+        time.sleep(0.1)
+"""
+
+
+def test_kernel_tls_that_comes_into_use_while_capturing(guest: Guest, token: str) -> None:
+    """Nothing that only kernel TLS passes is hooked before there is such a thing."""
+    if guest.exec("sudo modprobe -n tls", check=False).returncode:
+        # Debian 11's cloud kernel: the doctor says so too.
+        assert "CONFIG_TLS is not set" in guest.exec("cat /boot/config-$(uname -r)").stdout
+        return
+    guest.exec("sudo modprobe -r tls")
+    with Capture(guest, "--route", "socket") as capture:
+        python = "/opt/http-profiler/bin/python"
+        guest.exec(["sudo", python, "-c", TLS_OF_THE_KERNEL, token], timeout=120)
+        capture.wait_for(lambda r: r.get("url") == f"/{token}/29", 2)
+        lines = [r["direction"] for r in capture.records() if r.get("url", "").startswith(f"/{token}")]
+    # What is received was hooked all the time; what is sent, once it had been noticed.
+    assert lines.count("recv") == 30
+    assert lines.count("send") >= 15
