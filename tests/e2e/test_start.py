@@ -58,7 +58,8 @@ def test_kernel_tls_that_comes_into_use_while_capturing(guest: Guest, token: str
         python = "/opt/http-profiler/bin/python"
         guest.exec(["sudo", python, "-c", TLS_OF_THE_KERNEL, token], timeout=120)
         capture.wait_for(lambda r: r.get("url") == f"/{token}/29", 2)
-        lines = [r["direction"] for r in capture.records() if r.get("url", "").startswith(f"/{token}")]
+        lines = [r for r in capture.records() if r.get("url", "").startswith(f"/{token}/")]
+    directions = [line["direction"] for line in lines]
     # What is received was hooked all the time; what is sent, once it had been noticed.
-    assert lines.count("recv") == 30
-    assert lines.count("send") >= 15
+    assert directions.count("recv") == 30
+    assert directions.count("send") >= 15
