@@ -16,14 +16,22 @@ from pathlib import Path
 
 from profiler import __version__
 from profiler.check import add_check
-from profiler.commands import add_commands
+from profiler.commands import DAMAGED, add_commands, add_redact
 from profiler.configuration import add_configuration, configured
 from profiler.doctor.examine import examine
 from profiler.errors import ProfilerError
 from profiler.options import EXAMPLES, add_filters, add_limits, filters_of
 from profiler.probe import program_text
 from profiler.session import capture, replay
-from profiler.settings import BUFFERS, CONNECTION_MEMORY, ENGINES, ROUTES, TYPES, Settings
+from profiler.settings import (
+    BUFFERS,
+    CONNECTION_MEMORY,
+    ENGINES,
+    FORMATS,
+    ROUTES,
+    TYPES,
+    Settings,
+)
 
 _DEFAULTS = Settings()
 
@@ -52,6 +60,8 @@ def _main(arguments: Sequence[str] | None) -> int:
 def _run(options: argparse.Namespace) -> int:
     settings = Settings(
         output=_output(getattr(options, "output", None)),
+        format=getattr(options, "format", None),
+        redact=getattr(options, "redact", None),
         filters=filters_of(options),
         duration=getattr(options, "duration", None),
         count=getattr(options, "count", None),
@@ -69,12 +79,24 @@ def _run(options: argparse.Namespace) -> int:
     )
     if options.command == "replay":
         replay(options.capture, settings)
+    elif options.command == "top":
+        return _top(options, settings)
     elif options.command == "doctor":
         return examine(settings.route, settings.engine, options.json)
     elif options.command == "probe":
         print(program_text(settings), end="")
     else:
         capture(settings)
+    return 0
+
+
+def _top(options: argparse.Namespace, settings: Settings) -> int:
+    # Needs a terminal, and what belongs to one.
+    from profiler.top.command import live, recorded
+
+    if options.source is not None:
+        return DAMAGED if recorded(options.source, settings.redact) else 0
+    live(settings)
     return 0
 
 
@@ -181,6 +203,17 @@ def _parser() -> argparse.ArgumentParser:
             "kernel should give.",
         )
     )
+    _add_top(
+        commands.add_parser(
+            "top",
+            help="show endpoints, processes and connections live, on the whole screen",
+            description="Shows what is captured, live: rates, errors and latencies by endpoint, "
+            "process or connection, down to one exchange with its headers and body.",
+            epilog="examples:\n  sudo http-profiler top --port 8080\n"
+            "  ssh shop.example sudo http-profiler | http-profiler top --from -",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+    )
     add_commands(commands)
     add_check(commands)
     add_configuration(parser, commands)
@@ -200,6 +233,19 @@ def _add_doctor(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_top(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--from",
+        dest="source",
+        type=Path,
+        metavar="CAPTURE",
+        help="show a file of JSON lines, `-` is standard input, instead of capturing",
+    )
+    add_redact(parser, argparse.SUPPRESS, "here")
+    add_call_filters(parser)
+    _add_probe_options(parser, argparse.SUPPRESS)
+
+
 def _add_output_options(parser: argparse.ArgumentParser, defaults: Settings | None) -> None:
     """Without ``defaults`` what is not given is left out."""
 
@@ -212,9 +258,17 @@ def _add_output_options(parser: argparse.ArgumentParser, defaults: Settings | No
         type=Path,
         default=argparse.SUPPRESS,
         metavar="PATH",
-        help="append JSON lines to PATH, created with mode 0600; `-` is standard output "
+        help="append lines to PATH, created with mode 0600; `-` is standard output "
         "(default: $OUTPUT_PATH, else standard output)",
     )
+    group.add_argument(
+        "--format",
+        choices=FORMATS,
+        default=argparse.SUPPRESS,
+        help="a line for each exchange, for people, or a line of JSON for each message "
+        "(default: pretty on a terminal, else jsonl)",
+    )
+    add_redact(group, argparse.SUPPRESS, "where lines are pretty")
     group.add_argument(
         "--max-body",
         type=_size,

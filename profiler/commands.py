@@ -43,7 +43,7 @@ def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     )
     _add_files(parser)
     add_filters(parser)
-    _add_redact(parser, default=True)
+    add_redact(parser, default=True)
     parser.add_argument(
         "--max-body",
         type=_size,
@@ -71,7 +71,7 @@ def _add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         kind.add_argument(f"--{name}", dest="kind", action="store_const", const=name, help=what)
     _add_files(parser)
     add_filters(parser)
-    _add_redact(parser, default=False)
+    add_redact(parser, default=False)
     parser.set_defaults(run=_export, parser=parser)
 
 
@@ -89,7 +89,7 @@ def _add_query(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("sql", metavar="SQL")
     parser.add_argument("capture", type=Path, metavar="CAPTURE", help=_CAPTURE_HELP)
     add_filters(parser)
-    _add_redact(parser, default=False)
+    add_redact(parser, default=False)
     parser.set_defaults(run=_query)
 
 
@@ -108,9 +108,13 @@ def _add_files(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_redact(parser: argparse.ArgumentParser, default: bool) -> None:
+def add_redact(
+    parser: argparse._ActionsContainer, default: bool | str | None, where: str = ""
+) -> None:
+    """Add ``--redact`` and ``--no-redact``; ``where`` says when the first is the default."""
     for name, value in (("--redact", True), ("--no-redact", False)):
         verb = "replace" if value else "show"
+        is_default = value is default or bool(where and value)
         parser.add_argument(
             name,
             dest="redact",
@@ -119,7 +123,7 @@ def _add_redact(parser: argparse.ArgumentParser, default: bool) -> None:
             default=default,
             help=f"{verb} credentials, cookies and token parameters"
             + (" by tokens: unreadable, and equal values still equal" if value else "")
-            + (" (default)" if value is default else ""),
+            + (f" (default{where and ' ' + where})" if is_default else ""),
         )
 
 

@@ -27,6 +27,12 @@ class OutputError(ProfilerError):
     """The output cannot be opened or written."""
 
 
+class OutputClosed(OutputError):
+    """Whoever read the output has gone: a way to say that it was enough."""
+
+    exit_code = 0
+
+
 class ProbeError(ProfilerError):
     """The kernel probe cannot be loaded on this machine."""
 

@@ -29,9 +29,11 @@ from profiler.probe import Engine, open_engine
 from profiler.probe.counters import Account, Accounts, Tally
 from profiler.probe.recording import Origin, Recorder, Recording
 from profiler.process import Processes
+from profiler.redact import described
 from profiler.selection import left_out
 from profiler.settings import Settings
-from profiler.sinks.jsonl import JsonLines
+from profiler.sinks import Sink
+from profiler.sinks.choice import Choice, choose
 from profiler.stats import Stats
 
 SKIPPED_CALLS = "the kernel skipped the probe"
@@ -41,15 +43,17 @@ _CLOCK_SECONDS = 1.0
 _CLOCK_STEP_NS = 1_000_000
 
 
-def capture(settings: Settings) -> None:
+def capture(settings: Settings, choice: Choice | None = None) -> None:
     """Capture on this machine until it is told to stop, or has all that was asked for.
 
+    Into the sink of ``choice``, which is closed in any case; else into that of the settings.
     Raises ProfilerError.
     """
     started = time.monotonic()
     with _signals() as received, contextlib.ExitStack() as stack:
-        sink = JsonLines(settings.output)
+        sink, redactor = choice or choose(settings, time.time_ns)
         stack.callback(sink.close)
+        _say(described(redactor))
         _say("loading the probe ...")
         engine = stack.enter_context(open_engine(settings))
         recorder = stats = None
@@ -89,7 +93,8 @@ def capture(settings: Settings) -> None:
 def replay(path: Path, settings: Settings) -> None:
     """Run a recorded capture through the pipeline. Raises ProfilerError, after what is whole."""
     recording = Recording(path)
-    sink = JsonLines(settings.output)
+    sink, redactor = choose(settings)
+    _say(described(redactor))
     pipeline = Pipeline(settings, sink, Processes(proc=None), recording.origin.machine)
     damage = None
     with contextlib.closing(sink):
@@ -109,7 +114,7 @@ def replay(path: Path, settings: Settings) -> None:
 def _run(
     engine: Engine,
     pipeline: Pipeline,
-    sink: JsonLines,
+    sink: Sink,
     stats: Stats | None,
     received: Signals,
     duration: float | None,
@@ -142,13 +147,14 @@ def _feed_all(engine: Engine, pipeline: Pipeline, records: list[bytes]) -> None:
             engine.ignore(not_http)
 
 
-def _end(engine: Engine, pipeline: Pipeline, sink: JsonLines) -> None:
+def _end(engine: Engine, pipeline: Pipeline, sink: Sink) -> None:
     """Do every step, even behind one that fails: a full disk must not hide the counts."""
     records = engine.stop()
     document = json.dumps(engine.accounts().to_json()).encode()
     records.append(wire.encode(wire.Counters(document)))
     steps: list[Callable[[], object]] = [partial(pipeline.feed, record) for record in records]
-    steps += [pipeline.finish, sink.flush]
+    # Closed before the summary: a sink may have the whole screen until then.
+    steps += [pipeline.finish, sink.flush, sink.close]
     failure = None
     for step in steps:
         try:

@@ -11,6 +11,7 @@ ROUTES = ("socket", "syscall")
 BUFFERS = ("ring", "perf")
 TYPES = ("btf", "headers")
 ENGINES = ("bcc", "bpftrace")
+FORMATS = ("pretty", "jsonl")
 
 # What one syscall may hand over; see PIECES_MAX and PAYLOAD_MAX in bpf/event.h.
 CALL_LIMIT = 64 * 16383
@@ -29,6 +30,12 @@ class Settings:
 
     output: Path | None = None
     """Where JSON lines go; ``None`` is standard output."""
+
+    format: str | None = None
+    """``pretty`` or ``jsonl``; ``None``: ``pretty`` if standard output is a terminal."""
+
+    redact: bool | None = None
+    """Whether secrets become tokens; ``None``: they do in ``pretty``, not in ``jsonl``."""
 
     filters: Filters = ALL
     """Which calls, messages and exchanges are wanted."""

@@ -9,12 +9,19 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from profiler.criteria import path_of
 from profiler.record import Record
 
 # host [ ":" port ] (RFC 9110, 7.2; RFC 3986, 3.2.2), of the characters that names have in practice.
 _AUTHORITY = re.compile(r"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 _INTERPRETER = re.compile(
     r"(?:python|pypy|perl|ruby|node|nodejs|php|php-fpm|bash|sh|dash|java|deno|bun|lua|tclsh)[0-9.]*"
+)
+
+# A part of a path that names a thing, not a kind of thing: a number, a UUID, a long code.
+_ID = re.compile(
+    r"[0-9]+|[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}"
+    r"|(?=[A-Za-z_-]*[0-9])[0-9a-fA-F]{8,}|(?=[^0-9]*[0-9])[A-Za-z0-9_=.~%-]{24,}"
 )
 
 
@@ -73,6 +80,11 @@ def absolute_url(request: Record, seen: Record) -> str:
     scheme = header(request, ":scheme")
     prefix = f"{scheme if scheme in ('http', 'https') else 'http'}://{authority(request, seen)}"
     return prefix + (target if target.startswith("/") else f"/{target}")
+
+
+def template(target: str) -> str:
+    """Return the path of a target with what looks like a name of one thing as ``{id}``."""
+    return "/".join("{id}" if _ID.fullmatch(part) else part for part in path_of(target).split("/"))
 
 
 def program(record: Record) -> str | None:

@@ -177,7 +177,7 @@ class Exchanges:
         one.time, one.end = min(one.time, time), max(one.end, time)
         if is_request:
             one.request = place
-        elif 100 <= record.get("status_code", 200) < 200 and record.get("status_code") != 101:
+        elif is_interim(record):
             one.interim += (place,)
         else:
             one.final = place
@@ -224,6 +224,11 @@ class Exchanges:
         offset, size = place
         record: Record = orjson.loads(os.pread(self._file.fileno(), size, offset))
         return record
+
+
+def is_interim(response: Record) -> bool:
+    """Whether another response to the same request follows: 1xx, but for 101."""
+    return 100 <= response.get("status_code", 200) < 200 and response.get("status_code") != 101
 
 
 def _link(record: Record) -> object:

@@ -15,8 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from profiler.errors import OutputError
-from profiler.sinks.jsonl import OutputClosed
+from profiler.errors import OutputClosed, OutputError
 
 
 @contextlib.contextmanager

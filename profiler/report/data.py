@@ -16,18 +16,12 @@ from typing import Any
 
 import orjson
 
-from profiler.captures.address import authority, local, program, remote
+from profiler.captures.address import authority, local, program, remote, template
 from profiler.captures.exchanges import Exchange, Side
 from profiler.captures.lines import nanoseconds
-from profiler.criteria import path_of
 from profiler.record import Record
 
 _BLOCK = 256 * 1024
-# A part of a path that names a thing, not a kind of thing: a number, a UUID, a long code.
-_ID = re.compile(
-    r"[0-9]+|[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}"
-    r"|(?=[A-Za-z_-]*[0-9])[0-9a-fA-F]{8,}|(?=[^0-9]*[0-9])[A-Za-z0-9_=.~%-]{24,}"
-)
 # What both ends said alike is kept once.
 _SAME = ("headers", "trailers", "body", "body_length", "body_encoding", "body_charset")
 
@@ -248,11 +242,6 @@ class Data:
                 keep -= keep % 4
             shown["body"], shown["body_length"] = body[:keep], len(body)
         return shown
-
-
-def template(target: str) -> str:
-    """Return the path of a target with what looks like a name of one thing as ``{id}``."""
-    return "/".join("{id}" if _ID.fullmatch(part) else part for part in path_of(target).split("/"))
 
 
 def _drop_same(record: Record, others: list[Record]) -> None:

@@ -1,4 +1,4 @@
-"""JSON lines, to a file or to standard output.
+"""Lines, to a file or to standard output: of JSON, or such as another sink makes.
 
 The rule: whoever reads the file finds whole lines only. Lines are collected and
 written in batches; if a batch is written in part, what stands behind its last
@@ -21,21 +21,15 @@ from pathlib import Path
 
 import orjson
 
-from profiler.errors import OutputError
+from profiler.errors import OutputClosed, OutputError
 from profiler.record import Record
 
 _BATCH = 64 * 1024
 _STDOUT = 1
 
 
-class OutputClosed(OutputError):
-    """Whoever read standard output has gone: a pipe's way to say that it has had enough."""
-
-    exit_code = 0
-
-
-class JsonLines:
-    """Appends records to ``path``, or writes them to standard output if that is ``None``."""
+class Lines:
+    """Appends lines to ``path``, or writes them to standard output if that is ``None``."""
 
     def __init__(self, path: Path | None) -> None:
         self._name = "standard output" if path is None else str(path)
@@ -49,9 +43,14 @@ class JsonLines:
         self._is_file = path is not None and stat.S_ISREG(os.fstat(self._fd).st_mode)
         self._identity = _identity(os.fstat(self._fd))
 
-    def write(self, record: Record) -> None:
-        """Add one line."""
-        self._batch += orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
+    @property
+    def fd(self) -> int:
+        """Where the lines go."""
+        return self._fd
+
+    def add(self, line: bytes) -> None:
+        """Add one line, which has its end."""
+        self._batch += line
         if len(self._batch) >= _BATCH:
             self.flush()
 
@@ -114,6 +113,14 @@ class JsonLines:
         }.get(type(error).__name__, "free space or permissions there, or choose another --output")
         dropped = f" (lines not written: {lost})" if lost else ""
         return OutputError(f"cannot write {self._name}: {error.strerror}{dropped}; {advice}")
+
+
+class JsonLines(Lines):
+    """Writes each record as a line of JSON."""
+
+    def write(self, record: Record) -> None:
+        """Add one line."""
+        self.add(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
 
 
 def _open(path: Path) -> int:

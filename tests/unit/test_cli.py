@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 
 from profiler import cli
-from profiler.errors import ProbeError
+from profiler.errors import OutputClosed, ProbeError
 from profiler.filters import Filters
 from profiler.settings import Settings
-from profiler.sinks.jsonl import OutputClosed
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ from pathlib import Path
 import orjson
 import pytest
 
-from profiler.errors import OutputError
+from profiler.errors import OutputClosed, OutputError
 from profiler.sinks import Sink
-from profiler.sinks.jsonl import JsonLines, OutputClosed
+from profiler.sinks.jsonl import JsonLines
 
 
 def lines(path: Path) -> list[object]:

@@ -1,0 +1,60 @@
+"""``http-profiler top``: of what this machine says now, or of lines that were captured."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+from pathlib import Path
+
+from profiler.captures.lines import Capture
+from profiler.errors import OutputClosed
+from profiler.redact import Redactor, described
+from profiler.session import capture
+from profiler.settings import Settings
+from profiler.sinks.choice import Choice
+from profiler.top.screen import keyboard_instead_of_input
+from profiler.top.sink import FRAME_SECONDS, Top
+from profiler.top.source import batches
+
+_STDIN = Path("-")
+
+
+def live(settings: Settings) -> None:
+    """Show what this machine says, until ``q``, SIGINT or SIGTERM. Raises ProfilerError."""
+    redactor = _redactor(settings.redact)
+    capture(settings, Choice(Top(redactor, is_live=True), redactor))
+
+
+def recorded(path: Path, redact: bool | None) -> int:
+    """Show a file of JSON lines, or standard input (``-``), until ``q``. Raises ProfilerError.
+
+    Returns how many lines could not be read.
+    """
+    if path == _STDIN:
+        path = Path(f"/dev/fd/{keyboard_instead_of_input()}")
+        name = "standard input"
+    else:
+        name = path.name
+    lines = Capture(path)
+    redactor = _redactor(redact)
+    top = Top(redactor, is_live=False, source=f"reading {name} ...")
+    print(f"http-profiler: {described(redactor)}", file=sys.stderr, flush=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Left by `q`, by Ctrl-C or in order, which are no trouble.
+    with contextlib.closing(top), contextlib.suppress(OutputClosed, KeyboardInterrupt):
+        for batch in batches(lines.records()):
+            for record in batch:
+                top.write(record)
+            top.flush()
+        top.finish()
+        damage = f", {lines.damage}" if lines.damage.lines else ""
+        top.view.source = f"{lines.lines} lines of {name}{damage}"
+        while True:
+            top.flush()
+            top.screen.wait(FRAME_SECONDS)
+    return lines.damage.lines
+
+
+def _redactor(redact: bool | None) -> Redactor | None:
+    return None if redact is False else Redactor()

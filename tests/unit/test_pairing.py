@@ -1,0 +1,234 @@
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from profiler.captures.exchanges import Exchanges
+from profiler.captures.pairing import (
+    GRACE,
+    LATE,
+    OPEN_MAX,
+    OVER,
+    PATIENCE,
+    WAITS,
+    Pairing,
+    Told,
+)
+
+from profiler.captures.pairing import HELD_MAX, _TOLD_MAX  # isort: skip
+from tests import sample_capture
+
+DEMO = Path(__file__).parents[1] / "replay" / "cases" / "demo" / "expected.jsonl"
+BEGIN = 1_767_225_600_000_000_000  # 2026-01-01
+
+
+def message(kind: str, role: str, at: float = 1.0, **more: Any) -> dict[str, Any]:
+    """A message of the first exchange of a connection between two hosts."""
+    own = {"client": 7, "server": 8}[role]
+    record = {
+        "timestamp": f"2026-01-01T00:00:{at:012.9f}Z",
+        "type": kind,
+        "role": role,
+        "exchange": f"{own}-1",
+        "netns": own,
+        "connection": "1:x",
+        "sequence": 100 if kind == "request" else 900,
+        "source_ip": "192.0.2.1",
+        "dest_ip": "192.0.2.2",
+        "method" if kind == "request" else "status_code": "GET" if kind == "request" else 200,
+    }
+    return {**record, **more}
+
+
+def states(told: list[Told]) -> list[str]:
+    return [one.state for one in told]
+
+
+def test_both_ends_are_one() -> None:
+    pairing = Pairing(0)
+    for kind, role in (("request", "client"), ("request", "server"), ("response", "server")):
+        assert pairing.add(message(kind, role)) == []
+    [told] = pairing.add(message("response", "client", latency_ms=3))
+    assert told.state == OVER
+    assert told.exchange.client and told.exchange.client.response
+    assert told.exchange.server and told.exchange.server.response
+    assert pairing.finish() == []
+
+
+@pytest.mark.parametrize("role", ["client", "server"])
+def test_an_end_alone_is_told_at_once(role: str) -> None:
+    pairing = Pairing(0)
+    pairing.add(message("request", role))
+    assert states(pairing.add(message("response", role))) == [OVER]
+
+
+def test_where_both_ends_have_one_address_the_other_one_may_come() -> None:
+    pairing = Pairing(0)
+    here = {"source_ip": "192.0.2.1", "dest_ip": "192.0.2.1"}
+    pairing.add(message("request", "server", **here))
+    assert pairing.add(message("response", "server", **here)) == []
+    assert pairing.expire(pairing.now + GRACE - 1) == []
+    [told] = pairing.expire(pairing.now + 1)
+    assert told.exchange.client is None
+    # What comes too late is of the same exchange.
+    assert pairing.add(message("request", "client", 2, **here)) == []
+    assert pairing.add(message("response", "client", 2, **here)) == []
+    assert pairing.finish() == []
+
+
+def test_the_client_is_waited_for_but_not_for_long() -> None:
+    pairing = Pairing(0)
+    for kind, role in (("request", "client"), ("request", "server"), ("response", "server")):
+        assert pairing.add(message(kind, role)) == []
+    [told] = pairing.expire(pairing.now + GRACE)
+    assert told.exchange.answered and told.exchange.client
+    assert pairing.add(message("response", "client", 9)) == []
+
+
+def test_without_sequence_the_number_joins() -> None:
+    pairing = Pairing(0)
+    for kind, role in (("request", "client"), ("request", "server"), ("response", "server")):
+        record = message(kind, role, url="/")
+        del record["sequence"]
+        pairing.add(record)
+    record = message("response", "client")
+    del record["sequence"]
+    [told] = pairing.add(record)
+    assert told.exchange.client and told.exchange.server
+
+
+def test_a_request_that_waits_is_told_once_and_again_when_it_is_over() -> None:
+    pairing = Pairing(0)
+    pairing.add(message("request", "client"))
+    pairing.add(message("request", "server"))
+    assert pairing.expire(pairing.now + PATIENCE - 1) == []
+    assert states(pairing.expire(pairing.now + 1)) == [WAITS]
+    assert pairing.expire(pairing.now + 10 * PATIENCE) == []
+    assert pairing.add(message("response", "server", 20)) == []
+    assert states(pairing.add(message("response", "client", 20))) == [OVER]
+
+
+def test_a_request_that_was_broken_off_gets_none() -> None:
+    pairing = Pairing(0)
+    assert pairing.add(message("request", "client", incomplete=["reset"])) == []
+    [told] = pairing.expire(pairing.now + GRACE)
+    assert told.state == OVER and told.exchange.answered is None
+    assert told.exchange.incomplete == ("reset",)
+
+
+def test_the_end_of_the_capture_tells_what_is_open() -> None:
+    pairing = Pairing(0)
+    pairing.add(message("request", "client"))
+    pairing.add(message("request", "server"))
+    [told] = pairing.finish()
+    assert told.state == OVER and told.exchange.client and told.exchange.server
+
+
+def test_interim_and_early_responses() -> None:
+    pairing = Pairing(0)
+    request = {"request": {"method": "POST", "url": "/"}}
+    assert pairing.add(message("response", "client", status_code=100, **request)) == []
+    assert pairing.add(message("response", "client", status_code=413, **request)) == []
+    [told] = pairing.add(message("request", "client", method="POST"))
+    assert told.exchange.client and len(told.exchange.client.interim) == 1
+    assert told.exchange.answered and told.exchange.answered["status_code"] == 413
+
+
+def test_a_response_of_nothing_that_was_seen() -> None:
+    record = message("response", "client")
+    del record["exchange"]
+    [told] = Pairing(0).add(record)
+    assert told.state == OVER and told.exchange.asked == {}
+
+
+def test_what_comes_late_is_told_if_something_is_missing_of_it() -> None:
+    pairing = Pairing(0)
+    pairing.add(message("request", "server"))
+    pairing.add(message("response", "server"))
+    assert pairing.add(message("request", "client")) == []
+    [told] = pairing.add(message("response", "client", incomplete=["lost"]))
+    assert told.state == LATE and told.exchange.incomplete == ("lost",)
+
+
+def test_a_number_that_comes_again_is_another_exchange() -> None:
+    pairing = Pairing(0)
+    for at in (1, 2):
+        pairing.add(message("request", "client", at, sequence=at))
+        assert states(pairing.add(message("response", "client", at))) == [OVER]
+    pairing.add(message("request", "client", 3, sequence=3))
+    assert states(pairing.add(message("request", "client", 4, sequence=4))) == [OVER]
+
+
+def test_bodies_are_cut() -> None:
+    pairing = Pairing(5)
+    text = message("request", "client", body="0123456789", raw_payload="x", connection="2")
+    coded = message("request", "server", body="0123456789", body_encoding="base64")
+    pairing.add(text)
+    pairing.add(coded)
+    kept = [one.exchange.side.request for one in pairing.finish()]
+    assert [(one["body"], one["body_length"]) for one in kept if one] == [
+        ("01234", 10),
+        ("0123", 10),
+    ]
+    assert not any("raw_payload" in one for one in kept if one)
+    assert text["raw_payload"] == "x" and text["body"] == "0123456789"  # a copy
+
+
+def test_memory_is_bounded_by_number_and_by_size() -> None:
+    pairing = Pairing(1 << 30)
+    told = []
+    for number in range(OPEN_MAX + 100):
+        told += pairing.add(
+            message("request", "client", exchange=f"1-{number}", connection=f"1:{number}")
+        )
+    assert states(told) == [OVER] * 100
+    for number in range(100):
+        told += pairing.add(
+            message(
+                "request",
+                "client",
+                exchange=f"2-{number}",
+                connection=f"2:{number}",
+                body="x" * (HELD_MAX // 10),
+            )
+        )
+    assert pairing._held <= HELD_MAX
+    told += pairing.finish()
+    assert len(told) == OPEN_MAX + 200
+    assert pairing._held == 0 and not pairing._open and not pairing._ends
+    assert len(pairing._told) <= _TOLD_MAX
+
+
+def test_the_demo_is_told_as_a_report_tells_it() -> None:
+    records = [json.loads(line) for line in DEMO.read_text().splitlines()]
+    pairing = Pairing(0)
+    told = [one for record in records for one in pairing.add(record)] + pairing.finish()
+    assert len(told) == len(records) / 4
+    assert all(one.exchange.client and one.exchange.server for one in told)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_capture_is_told_as_a_report_tells_it(seed: int) -> None:
+    records = sorted(sample_capture.records(500, seed), key=lambda record: record["timestamp"])
+    # Ends, and threads, come in another order than they spoke.
+    chance = random.Random(seed)
+    for at in range(0, len(records) - 4, 4):
+        part = records[at : at + 4]
+        chance.shuffle(part)
+        records[at : at + 4] = part
+    pairing = Pairing(0)
+    told = [one for record in records for one in pairing.add(record)] + pairing.finish()
+    report = Exchanges()
+    report.add_all(records)
+
+    def names(exchanges: Any) -> list[tuple[Any, ...]]:
+        return sorted(
+            tuple(side.records[0]["exchange"] if side else "" for side in (one.client, one.server))
+            for one in exchanges
+        )
+
+    assert names(one.exchange for one in told if one.state == OVER) == names(report)
