@@ -20,6 +20,7 @@ from profiler.commands import DAMAGED, add_commands, add_redact
 from profiler.configuration import add_configuration, configured
 from profiler.doctor.examine import examine
 from profiler.errors import ProfilerError
+from profiler.filters import ALL
 from profiler.options import EXAMPLES, add_filters, add_limits, filters_of
 from profiler.probe import program_text
 from profiler.session import capture, replay
@@ -37,6 +38,8 @@ _DEFAULTS = Settings()
 
 _EPILOG = """\
 examples:
+  sudo http-profiler --port 8080
+  sudo http-profiler top
   sudo http-profiler --port 8080 --output http.jsonl
   sudo http-profiler --pid $(pidof -s nginx) | jq 'select(.status_code >= 500)'
   sudo http-profiler --record night.capture --output night.jsonl
@@ -95,6 +98,8 @@ def _top(options: argparse.Namespace, settings: Settings) -> int:
     from profiler.top.command import live, recorded
 
     if options.source is not None:
+        if settings.filters != ALL:
+            options.parser.error("--from shows what was captured: say there what to capture")
         return DAMAGED if recorded(options.source, settings.redact) else 0
     live(settings)
     return 0
@@ -126,7 +131,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="http-profiler",
         description="Shows every HTTP request and response that any process on this machine "
-        "sends or receives, as JSON lines.",
+        "sends or receives: a line for each exchange on a terminal, else JSON lines.",
         epilog=_EPILOG + "\n" + EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -242,8 +247,10 @@ def _add_top(parser: argparse.ArgumentParser) -> None:
         help="show a file of JSON lines, `-` is standard input, instead of capturing",
     )
     add_redact(parser, argparse.SUPPRESS, "here")
-    add_call_filters(parser)
+    add_filters(parser)
+    add_limits(parser, live=True)
     _add_probe_options(parser, argparse.SUPPRESS)
+    parser.set_defaults(parser=parser)
 
 
 def _add_output_options(parser: argparse.ArgumentParser, defaults: Settings | None) -> None:

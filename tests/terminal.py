@@ -21,6 +21,7 @@ import pyte
 
 ROOT = Path(__file__).parents[1]
 SECONDS = 60.0
+QUIET_SECONDS = 1.5
 KEYS = {"up": "\x1b[A", "down": "\x1b[B", "pagedown": "\x1b[6~", "end": "\x1b[4~", "esc": "\x1b"}
 PROFILER = [sys.executable, "-m", "profiler.cli"]
 # What an emulator obeys and a test wants to see: everything that is sent.
@@ -85,6 +86,16 @@ class Terminal:
         while not is_there(self.text):
             assert time.monotonic() < deadline, f"not on the screen: {wanted}\n{self.text}"
             assert self._read(), f"the program has ended: {wanted}\n{self.text}"
+        return self.text
+
+    def still(self) -> str:
+        """Wait until nothing is drawn any more, for some frames; return the screen."""
+        quiet = time.monotonic()
+        while time.monotonic() - quiet < QUIET_SECONDS:
+            before = len(self.sent)
+            assert self._read(), f"the program has ended\n{self.text}"
+            if len(self.sent) > before:
+                quiet = time.monotonic()
         return self.text
 
     def end(self) -> str:

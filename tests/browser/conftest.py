@@ -27,9 +27,7 @@ SECONDS = 120
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--pictures", action="store_true", help="write the pictures of docs/reports.md"
-    )
+    parser.addoption("--pictures", action="store_true", help="write the pictures of docs/")
 
 
 class Browser:
@@ -83,10 +81,10 @@ class Browser:
         self.until("/exchange/.test(document.getElementById('matching').textContent)")
         return self.text("#matching")
 
-    def picture(self, path: Path, height: int | None = None) -> None:
+    def picture(self, path: Path, height: int | None = None, width: int = 1360) -> None:
         """Write a picture of the whole page, or of its beginning."""
         height = height or self.run("document.documentElement.scrollHeight")
-        metrics = {"width": 1360, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
         path.parent.mkdir(parents=True, exist_ok=True)
         self.driver.save_screenshot(str(path))
