@@ -20,7 +20,6 @@ from profiler.commands import DAMAGED, add_commands, add_redact
 from profiler.configuration import add_configuration, configured
 from profiler.doctor.examine import examine
 from profiler.errors import ProfilerError
-from profiler.filters import ALL
 from profiler.options import EXAMPLES, add_filters, add_limits, filters_of
 from profiler.probe import program_text
 from profiler.session import capture, replay
@@ -98,8 +97,6 @@ def _top(options: argparse.Namespace, settings: Settings) -> int:
     from profiler.top.command import live, recorded
 
     if options.source is not None:
-        if settings.filters != ALL:
-            options.parser.error("--from shows what was captured: say there what to capture")
         return DAMAGED if recorded(options.source, settings.redact) else 0
     live(settings)
     return 0
@@ -244,13 +241,13 @@ def _add_top(parser: argparse.ArgumentParser) -> None:
         dest="source",
         type=Path,
         metavar="CAPTURE",
-        help="show a file of JSON lines, `-` is standard input, instead of capturing",
+        help="show a file of JSON lines, `-` is standard input, instead of capturing; options of "
+        "capturing have no effect then",
     )
     add_redact(parser, argparse.SUPPRESS, "here")
     add_filters(parser)
     add_limits(parser, live=True)
     _add_probe_options(parser, argparse.SUPPRESS)
-    parser.set_defaults(parser=parser)
 
 
 def _add_output_options(parser: argparse.ArgumentParser, defaults: Settings | None) -> None:

@@ -39,11 +39,11 @@ class Shown(Generic[Row]):
 def heading(table: Sequence[Shown[Row]], width: int, sort: str, falls: bool) -> Line:
     """Return the names of the columns; the one that is sorted by has an arrow."""
     arrow = "▼" if falls else "▲"
-    line: Line = []
-    for one, room in _fitted(table, width):
-        name = one.column.name + (arrow if one.column.name == sort else "")
-        line += [Span(pad(name, room, one.column.right), "head"), _BETWEEN]
-    return line[:-1]
+    names = (
+        pad(one.column.name + (arrow if one.column.name == sort else ""), room, one.column.right)
+        for one, room in _fitted(table, width)
+    )
+    return [Span(" ".join(names), "head")]
 
 
 def line_of(table: Sequence[Shown[Row]], row: Row, width: int) -> Line:

@@ -89,8 +89,7 @@ def test_output_path_of_the_environment(called: list[Any], monkeypatch: pytest.M
     "line",
     ["--port 0", "--port 65536", "--port http", "--pid 0", "--pid -1", "--max-body -1",
      "--max-body 1k", "--ring-size 1000000", "--ring-size 4096",
-     "--route tcp", "--engine perf", "--nonsense", "replay", "--format html",
-     "top --from c --port 80"],
+     "--route tcp", "--engine perf", "--nonsense", "replay", "--format html"],
 )  # fmt: skip
 def test_wrong_arguments(called: list[Any], line: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
