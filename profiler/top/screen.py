@@ -118,7 +118,8 @@ class Screen:
             except curses.error:
                 return
             if key == curses.KEY_RESIZE:
-                curses.update_lines_cols()
+                # What was on its way to a window of another size may stand anywhere in this one.
+                self._window.clearok(True)
             name = _KEYS.get(key)
             if name == "redraw":
                 self._window.clearok(True)
