@@ -39,8 +39,11 @@ class Terminal:
         """All that was written to the terminal."""
         self.exit_code: int | None = None
         self._stream = pyte.ByteStream(self.screen)
+        # What another terminal is like must not decide here: curses believes LINES and COLUMNS.
         variables = {
-            name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "COLUMNS")
+            name: value
+            for name, value in os.environ.items()
+            if name not in ("NO_COLOR", "COLUMNS", "LINES")
         }
         self.pid, self._fd = pty.fork()
         if not self.pid:
