@@ -97,7 +97,7 @@ def _top(options: argparse.Namespace, settings: Settings) -> int:
     from profiler.top.command import live, recorded
 
     if options.source is not None:
-        return DAMAGED if recorded(options.source, settings.redact) else 0
+        return DAMAGED if recorded(options.source, settings) else 0
     live(settings)
     return 0
 
@@ -241,8 +241,7 @@ def _add_top(parser: argparse.ArgumentParser) -> None:
         dest="source",
         type=Path,
         metavar="CAPTURE",
-        help="show a file of JSON lines, `-` is standard input, instead of capturing; options of "
-        "capturing have no effect then",
+        help="show a file of JSON lines, `-` is standard input, instead of capturing",
     )
     add_redact(parser, argparse.SUPPRESS, "here")
     add_filters(parser)

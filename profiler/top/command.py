@@ -10,6 +10,7 @@ from pathlib import Path
 from profiler.captures.lines import Capture
 from profiler.errors import OutputClosed
 from profiler.redact import Redactor, described
+from profiler.selection import Selection, selected
 from profiler.session import capture
 from profiler.settings import Settings
 from profiler.sinks.choice import Choice
@@ -26,10 +27,10 @@ def live(settings: Settings) -> None:
     capture(settings, Choice(Top(redactor, is_live=True), redactor))
 
 
-def recorded(path: Path, redact: bool | None) -> int:
+def recorded(path: Path, settings: Settings) -> int:
     """Show a file of JSON lines, or standard input (``-``), until ``q``. Raises ProfilerError.
 
-    Returns how many lines could not be read.
+    Of these lines, what the filters want. Returns how many could not be read.
     """
     if path == _STDIN:
         path = Path(f"/dev/fd/{keyboard_instead_of_input()}")
@@ -37,13 +38,13 @@ def recorded(path: Path, redact: bool | None) -> int:
     else:
         name = path.name
     lines = Capture(path)
-    redactor = _redactor(redact)
+    redactor = _redactor(settings.redact)
     top = Top(redactor, is_live=False, source=f"reading {name} ...")
     print(f"http-profiler: {described(redactor)}", file=sys.stderr, flush=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     # Left by `q`, by Ctrl-C or in order, which are no trouble.
     with contextlib.closing(top), contextlib.suppress(OutputClosed, KeyboardInterrupt):
-        for batch in batches(lines.records()):
+        for batch in batches(selected(lines.records(), Selection(settings.filters))):
             for record in batch:
                 top.write(record)
             top.flush()

@@ -58,6 +58,15 @@ def test_secrets_are_shown_if_asked_for(shop: Path) -> None:
         terminal.until(f"Authorization: Bearer {sample_capture.SECRET}")
 
 
+def test_filters_say_what_is_shown(shop: Path) -> None:
+    with Terminal(top(shop, "--path", "/checkout", "--status", "5xx")) as terminal:
+        terminal.until(lambda text: "lines of" in text and "/checkout" in text)
+        rows = [line for line in terminal.still().split("\n")[3:-1] if line]
+        terminal.press("q")
+        terminal.end()
+    assert len(rows) == 2 and all("/checkout" in row for row in rows)
+
+
 def test_another_size(shop: Path) -> None:
     with Terminal(top(shop)) as terminal:
         terminal.until("lines of")
