@@ -156,6 +156,8 @@ def _list(arguments: argparse.Namespace) -> int:
         image = image_of(spec)
         older = any(image.directory.parent.glob(f"{spec.name}-*"))
         built = "built" if image.exists else "built from older sources" if older else "not built"
+        if image.snapshots:
+            built += ", with a snapshot"
         print(
             f"{spec.name:14} {spec.distribution:7} {spec.suite:9} Linux {spec.kernel + 'x':7}"
             f" Python {spec.python:5} {spec.memory} MiB  {spec.cpus} CPUs  {built}"

@@ -36,7 +36,7 @@ GRUB_MODULES = ("biosdisk", "part_msdos", "ext2", "linux", "boot")
 # What the first sector may hold of code: the table of partitions follows.
 BOOT_CODE = 440
 
-# As with the embedded provider, see kernel_arguments() in providers/qemu.py.
+# As with the embedded provider, see kernel_arguments() in providers/qemu/command.py.
 KERNEL_ARGUMENTS = "rw panic=-1 no_timer_check mitigations=off net.ifnames=0"
 
 # Vagrant's own, which opens every fresh box and is replaced at the first `vagrant up`.

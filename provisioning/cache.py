@@ -135,6 +135,11 @@ def prune(directory: Path, prefix: str, keep: int) -> list[Path]:
     return removed
 
 
+def free_space(place: Path) -> float:
+    """Return how many GiB can be written below a directory."""
+    return shutil.disk_usage(place).free / 2**30
+
+
 def write_whole(path: Path, text: str) -> None:
     """Write a small file so that a reader sees the old text or the new, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -333,7 +333,9 @@ class Running:
             self.process.wait()
         for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
             if pipe is not None:
-                pipe.close()
+                # What was still to be sent to it, nobody wants any more.
+                with suppress(BrokenPipeError):
+                    pipe.close()
 
 
 def command_line(command: Command) -> str:

@@ -25,6 +25,7 @@ from typing import Any
 from provisioning.cache import (
     cache_directory,
     digest,
+    free_space,
     give_to_caller,
     locked,
     made_aside,
@@ -82,7 +83,10 @@ KINDS = ("systems", "images", "boxes")
 
 @dataclass(frozen=True)
 class Image:
-    """A disk with the kernel that boots it. None of these files is ever written again."""
+    """A disk with the kernel that boots it. None of these files is ever written again.
+
+    What is added later is a snapshot of a guest that has booted from it.
+    """
 
     directory: Path
 
@@ -105,6 +109,15 @@ class Image:
     def exists(self) -> bool:
         """Whether it is built."""
         return self.directory.is_dir()
+
+    def snapshot(self, name: str) -> Path:
+        """Return where the snapshot of that name is, or will be."""
+        return self.directory / f"snapshot-{name}.qcow2"
+
+    @property
+    def snapshots(self) -> list[Path]:
+        """The snapshots that there are."""
+        return list(self.directory.glob("snapshot-*.qcow2"))
 
 
 def system_inputs_of(spec: GuestSpec) -> dict[str, Any]:
@@ -215,7 +228,7 @@ def building(spec: GuestSpec) -> Iterator[Path]:
 
 def _check_space(spec: GuestSpec, cache: Path) -> None:
     # A program that fills the disk names a file of its own in the middle of a log.
-    free = shutil.disk_usage(cache).free / 2**30
+    free = free_space(cache)
     if free < SPACE_NEEDED:
         raise BuildFailed(
             f"{spec.name}: {free:.1f} GiB are free in {cache}, and a build takes {SPACE_NEEDED}:"

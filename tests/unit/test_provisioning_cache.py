@@ -215,7 +215,7 @@ def test_a_build_that_fails_leaves_nothing_to_reuse(repository, monkeypatch, tmp
 def test_a_full_disk_is_told_before_anything_is_begun(repository, monkeypatch, tmp_path):
     monkeypatch.setattr(image, "build_system", lambda *a: pytest.fail("begun"))
     free = namedtuple("usage", "free")(int(1.5 * 2**30))
-    monkeypatch.setattr(image.shutil, "disk_usage", lambda path: free)
+    monkeypatch.setattr(cache.shutil, "disk_usage", lambda path: free)
     with pytest.raises(
         image.BuildFailed,
         match=r"^debian-12: 1\.5 GiB are free in .*/cache, and a build takes 5: free some, or",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from provisioning import catalog, image, machines, relock
+from provisioning import catalog, image, instances, machines, relock
 from provisioning.__main__ import main
 
 UBUNTU = ("ubuntu-20.04", "ubuntu-22.04", "ubuntu-24.04", "ubuntu-26.04")
@@ -12,8 +12,9 @@ UBUNTU = ("ubuntu-20.04", "ubuntu-22.04", "ubuntu-24.04", "ubuntu-26.04")
 
 @pytest.fixture
 def unreachable(monkeypatch, tmp_path):
-    """No archive answers, nothing is built, and QEMU is there."""
+    """No archive answers, nothing is built, nothing is up, and QEMU is there."""
     monkeypatch.setenv("HTTP_PROFILER_CACHE", str(tmp_path))
+    monkeypatch.setattr(instances, "STATE", tmp_path / "guests")
     monkeypatch.setattr(image, "public_key", lambda: "key")
     monkeypatch.setattr(image, "find_tool", lambda name, package: name)
     monkeypatch.setattr(machines.qemu, "unavailable", lambda: None)
@@ -50,6 +51,17 @@ def test_it_is_listed_all_the_same(unreachable, capsys):
     assert listed == list(catalog.load_catalog())
 
 
+def test_what_is_kept_of_a_guest_is_listed(unreachable, capsys):
+    kept = image.image_of(catalog.find_guest("debian-12"))
+    kept.directory.mkdir(parents=True)
+    for snapshots in ("", ", with a snapshot"):
+        assert main(["list"]) == 0
+        said = capsys.readouterr().out.splitlines()
+        (line,) = [each for each in said if each.startswith("debian-12 ")]
+        assert line.endswith(f"  built{snapshots}")
+        kept.snapshot("0123456789abcdef").touch()
+
+
 @pytest.mark.parametrize(
     "command",
     [
@@ -57,7 +69,11 @@ def test_it_is_listed_all_the_same(unreachable, capsys):
         ["build", "--check", "debian-99"],
         ["lock", "debian-12", "debian-99"],
         ["up", "debian-99"],
+        ["box", "debian-99"],
+        ["play", "debian-99", "--", "site.yml"],
         ["ssh", "debian-99"],
+        ["push", "debian-99", "/etc/hosts", "/tmp/x"],
+        ["pull", "debian-99", "/tmp/x", "/tmp/y"],
         ["down", "debian-99"],
     ],
 )

@@ -4,7 +4,6 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -15,6 +14,7 @@ from provisioning.errors import BootFailed, GuestError, ProvisioningError
 from provisioning.image import Image
 from provisioning.instances import Access, Instance
 from provisioning.providers import qemu
+from provisioning.providers.qemu import kvm
 
 IMAGE = Image(Path("/images/one"))
 
@@ -25,18 +25,23 @@ def state(tmp_path, monkeypatch):
     return tmp_path / "guests"
 
 
-def command(machine="x86_64", accelerator=None, append="", instance="debian-12", guest="debian-12"):
-    hardware = host_architecture(machine)
-    return qemu.command_line(
+def machine(processor="x86_64", accelerator=None, append="", guest="debian-12", image=IMAGE):
+    hardware = host_architecture(processor)
+    return qemu._Machine(
         find_guest(guest),
-        IMAGE,
-        Instance(instance),
-        2299,
-        qemu=hardware.qemu,
-        hardware=hardware,
-        accelerator=accelerator or qemu.TCG[machine],
-        append=append,
+        image,
+        Instance(guest),
+        Access("127.0.0.1", 0, "tester", "/key", "/tmp/control/ssh"),
+        hardware.qemu,
+        hardware,
+        accelerator or qemu.TCG[processor],
+        append,
+        bound=False,
     )
+
+
+def command(*arguments, **keywords):
+    return machine(*arguments, **keywords).command(2299)
 
 
 def option(line, name):
@@ -115,8 +120,8 @@ def test_a_machine_that_counts_is_told_by_its_command_line(state, counts):
 
 
 def test_without_kvm_there_is_no_probe(monkeypatch, tmp_path):
-    monkeypatch.setattr(qemu, "KVM_DEVICE", tmp_path / "kvm")
-    trouble = qemu.kvm_trouble("/bin/sh", host_architecture("x86_64"), IMAGE)
+    monkeypatch.setattr(kvm, "DEVICE", tmp_path / "kvm")
+    trouble = kvm.trouble("/bin/sh", host_architecture("x86_64"), IMAGE)
     assert trouble == f"{tmp_path}/kvm cannot be used by this user"
 
 
@@ -136,8 +141,8 @@ def stand_in(tmp_path, script):
 @pytest.fixture
 def kvm_device(monkeypatch, tmp_path):
     monkeypatch.setenv("HTTP_PROFILER_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(qemu, "KVM_DEVICE", tmp_path / "kvm")
-    monkeypatch.setattr(qemu, "KVM_TIMEOUT", 1.0)
+    monkeypatch.setattr(kvm, "DEVICE", tmp_path / "kvm")
+    monkeypatch.setattr(kvm, "TIMEOUT", 1.0)
     (tmp_path / "kvm").touch()
 
 
@@ -153,7 +158,7 @@ def test_kvm_is_used_only_where_a_kernel_booted(kvm_device, tmp_path, script, tr
     program = stand_in(tmp_path, f"echo run >> {tmp_path}/runs\n{script}")
     hardware = host_architecture("x86_64")
     for _ in range(2):
-        said = qemu.kvm_trouble(program, hardware, IMAGE)
+        said = kvm.trouble(program, hardware, IMAGE)
         assert said is None if trouble is None else trouble in said
     assert (tmp_path / "runs").read_text() == "run\n", "the answer is remembered"
 
@@ -237,6 +242,24 @@ def test_a_name_that_would_leave_its_directory_is_refused(name):
         Instance(name)
 
 
+def test_a_machine_that_a_killed_run_left_half_up_is_ended_before_the_next(state, monkeypatch):
+    instance = Instance("debian-12")
+    process = fake_machine(instance)
+    instance.record(Access("127.0.0.1", 0, "tester", "/key", "/tmp/no-such-control/ssh"))
+    monkeypatch.setattr(qemu, "private_key", lambda: Path("/key"))
+    monkeypatch.setattr(qemu, "find_tool", lambda name, package: name)
+    monkeypatch.setattr(qemu.kvm, "trouble", lambda *a: "none")
+
+    def booted(machine, timeout):
+        assert process.wait(10) is not None
+        raise BootFailed("not now")
+
+    monkeypatch.setattr(qemu, "_booted", booted)
+    with pytest.raises(BootFailed):
+        qemu.start(find_guest("debian-12"), IMAGE, instance)
+    assert not instance.directory.exists()
+
+
 def test_no_qemu_says_what_to_install(monkeypatch):
     monkeypatch.setattr("provisioning.host.shutil.which", lambda name, path=None: None)
     assert "is not installed: run provisioning/setup-host.sh" in qemu.unavailable()
@@ -248,25 +271,23 @@ def test_no_qemu_says_what_to_install(monkeypatch):
         (qemu.TCG["x86_64"], qemu.PANIC, 2),
         (qemu.KVM, qemu.PANIC, 1),
         (qemu.TCG["x86_64"], "no such disk", 1),
+        (qemu.KVM, qemu.PORT_TAKEN, 2),
     ],
 )
-def test_only_a_panic_of_an_emulated_machine_is_tried_again(
-    state, monkeypatch, accelerator, console, boots
-):
+def test_what_is_tried_again(state, monkeypatch, accelerator, console, boots):
     attempts = []
 
-    def boot_once(machine, port, deadline):
+    def run_once(machine, port, deadline):
         attempts.append(port)
         if len(attempts) < 2:
             raise BootFailed("ended", console)
         return "up"
 
-    monkeypatch.setattr(qemu, "_boot_once", boot_once)
+    monkeypatch.setattr(qemu, "_run_once", run_once)
     monkeypatch.setattr(qemu, "_make_overlay", lambda *_: None)
-    machine = SimpleNamespace(accelerator=accelerator, image=None, instance=Instance("debian-12"))
     if boots == 1:
         with pytest.raises(BootFailed):
-            qemu._boot(machine, 0.0)
+            qemu._boot(machine(accelerator=accelerator), 0.0)
     else:
-        assert qemu._boot(machine, 0.0) == "up"
+        assert qemu._boot(machine(accelerator=accelerator), 0.0) == "up"
     assert len(attempts) == boots

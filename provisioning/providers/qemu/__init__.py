@@ -1,89 +1,62 @@
 """The embedded provider: a QEMU process per machine, nothing installed, nothing configured.
 
 Why it exists: it works wherever QEMU runs, without root, services or bridges.
-Its rules: the image is only read, each machine writes to an overlay that is
-thrown away; the guest sees nobody but this host, which reaches its ssh on a
-loopback port; KVM is used only where a short boot has shown that it works,
-since ``/dev/kvm`` can exist and hang.
+Its rules: each machine writes to a disk that is thrown away; KVM is used only
+where a short boot has shown that it works; an emulated guest boots once for its
+image, and later ones go on from a snapshot of that.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
-import signal
 import socket
 import subprocess
 import tempfile
 import time
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from provisioning.architecture import Architecture, host_architecture
-from provisioning.cache import cache_directory, digest, write_whole
+from provisioning.cache import free_space
 from provisioning.catalog import GuestSpec
-from provisioning.errors import BootFailed, GuestError, ProvisioningError
+from provisioning.errors import BootFailed, GuestError, MachineLost, ProvisioningError
 from provisioning.guest import Guest
 from provisioning.host import find_tool, tail
 from provisioning.image import Image
 from provisioning.instances import Access, Instance
 from provisioning.keys import private_key
 from provisioning.progress import say, step
+from provisioning.providers.qemu import kvm, snapshot
+from provisioning.providers.qemu.command import (
+    ICOUNT,
+    KVM,
+    TCG,
+    Accelerator,
+    behind_it,
+    seen_by_guest,
+)
+from provisioning.providers.qemu.waking import wake
 
 USER = "tester"
 
 # Emulation on a busy machine of two cores, with a margin.
 BOOT_TIMEOUT = 180.0
 
+# It takes seconds, and on a busy host a few more.
+LOAD_TIMEOUT = 60.0
+
 # One thread emulates all of it, and each instruction is counted.
 ICOUNT_BOOT_TIMEOUT = 1800.0
 
-BOOT_ATTEMPTS = 5
+ATTEMPTS = 5
+
+# GiB: what a guest writes. QEMU would stop one that finds no space, and say nothing.
+SPACE_NEEDED = 1
 
 PORT_TAKEN = "Could not set up host forwarding"
 PANIC = "Kernel panic - not syncing"
 
 # The role `embedded` has the guest's console say this.
 READY = b"http-profiler guest: ready"
-
-KVM_DEVICE = Path("/dev/kvm")
-
-KVM_TIMEOUT = 10.0
-
-# The last thing a kernel without a disk does. One that only says hello may
-# hang a moment later: seen with a /dev/kvm that lacks what the kernel asks for.
-KVM_PROOF = b"Unable to mount root fs"
-
-
-@dataclass(frozen=True)
-class Accelerator:
-    """How instructions of the guest are run."""
-
-    name: str
-    arguments: tuple[str, ...]
-
-
-KVM = Accelerator("KVM", ("-accel", "kvm", "-cpu", "host"))
-
-# Without la57: each memory access that misses would walk one table more, and
-# five levels are of no use below 128 TiB. Without svm: the guest would load KVM.
-PROCESSORS = {"x86_64": "max,la57=off,svm=off", "aarch64": "max"}
-
-TCG = {
-    machine: Accelerator("TCG", ("-accel", "tcg,thread=multi", "-cpu", processor))
-    for machine, processor in PROCESSORS.items()
-}
-
-# The guest's clock counts instructions, one a nanosecond, however busy the host is. While
-# the guest is idle its clock does not wait for the host's: it jumps to the next timer.
-ICOUNT = {
-    machine: Accelerator(
-        "TCG, counting instructions",
-        ("-icount", "shift=0,sleep=off", "-accel", "tcg,thread=single", "-cpu", processor),
-    )
-    for machine, processor in PROCESSORS.items()
-}
 
 
 def unavailable() -> str | None:
@@ -97,100 +70,6 @@ def unavailable() -> str | None:
     return None
 
 
-def command_line(
-    spec: GuestSpec,
-    image: Image,
-    instance: Instance,
-    port: int,
-    *,
-    qemu: str,
-    hardware: Architecture,
-    accelerator: Accelerator,
-    append: str = "",
-) -> list[str]:
-    """Return the command that is the machine."""
-    return [
-        qemu,
-        "-name",
-        f"http-profiler-{instance.name}",
-        "-nodefaults",
-        "-no-user-config",
-        "-nographic",
-        "-no-reboot",
-        "-machine",
-        hardware.qemu_machine,
-        *accelerator.arguments,
-        "-smp",
-        str(spec.cpus),
-        "-m",
-        str(spec.memory),
-        "-kernel",
-        str(image.kernel),
-        "-initrd",
-        str(image.initrd),
-        "-append",
-        kernel_arguments(hardware, append),
-        *_console(instance),
-        *_disk(instance),
-        *_network(port),
-        *_random_numbers(),
-        "-pidfile",
-        str(instance.pid_file),
-    ]
-
-
-def kernel_arguments(hardware: Architecture, append: str = "") -> str:
-    """Return the kernel's command line; ``append`` comes last and so wins."""
-    arguments = [
-        "root=/dev/vda",
-        "rw",
-        f"console={hardware.console}",
-        # With -no-reboot a panic ends QEMU, and is noticed at once.
-        "panic=-1",
-        *hardware.kernel_arguments,
-        # No guest of ours runs code of a stranger.
-        "mitigations=off",
-        # The network is configured for eth0, whatever the bus calls it.
-        "net.ifnames=0",
-        # Without "bpf", for which systemd loads programs of its own: two seconds
-        # of emulation, and the product's are to be the only ones.
-        "lsm=lockdown,capability,landlock,yama,apparmor",
-        # A boot is told by units that fail, not by those that start.
-        "systemd.show_status=auto",
-    ]
-    return " ".join([*arguments, *append.split()])
-
-
-def _console(instance: Instance) -> list[str]:
-    return [
-        "-chardev",
-        f"file,id=console,path={_escaped(instance.console)}",
-        "-serial",
-        "chardev:console",
-    ]
-
-
-def _disk(instance: Instance) -> list[str]:
-    # cache=unsafe: nobody reads the overlay after a crash.
-    drive = f"if=none,id=disk,format=qcow2,cache=unsafe,file={_escaped(instance.overlay)}"
-    return ["-drive", drive, "-device", "virtio-blk-pci,drive=disk"]
-
-
-def _network(port: int) -> list[str]:
-    backend = f"user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{port}-:22"
-    # No boot ROM: the guest never boots from the network.
-    return ["-netdev", backend, "-device", "virtio-net-pci,netdev=net,romfile="]
-
-
-def _random_numbers() -> list[str]:
-    return ["-device", "virtio-rng-pci"]
-
-
-def _escaped(path: Path) -> str:
-    # Within an option, QEMU reads a comma as the start of the next one.
-    return str(path).replace(",", ",,")
-
-
 def start(
     spec: GuestSpec,
     image: Image,
@@ -201,34 +80,33 @@ def start(
     bound: bool = False,
     icount: bool = False,
 ) -> Guest:
-    """Boot a machine and wait until it takes commands; on any failure nothing is left of it.
+    """Start a machine and wait until it takes commands; on any failure nothing is left of it.
 
     ``append`` is added to the kernel's command line. A machine that is ``bound``
     dies with the process that started it, even if that is killed. With ``icount``
-    a nanosecond of its clock is one instruction.
+    a nanosecond of its clock is one instruction. ``timeout`` is how many seconds it
+    may take to boot.
     """
     hardware = host_architecture()
     qemu = find_tool(hardware.qemu, hardware.qemu_package)
     accelerator = _accelerator(spec, qemu, hardware, image, icount)
-    instance.forget()
+    # One that was killed while it started a machine may have left that.
+    stop(instance)
     instance.directory.mkdir(parents=True)
     try:
+        _check_space(instance)
         # In /tmp, for a Unix socket's path has room for 108 bytes.
         control = Path(tempfile.mkdtemp(prefix="http-profiler-", dir="/tmp"))
         # Recorded before there is anything in it, so that it is never lost.
         access = Access("127.0.0.1", 0, USER, str(private_key()), str(control / "ssh"))
         instance.record(access)
-        _make_overlay(image, instance)
         machine = _Machine(
             spec, image, instance, access, qemu, hardware, accelerator, append, bound
         )
-        how = (
-            accelerator.name
-            if hardware.proven
-            else f"{accelerator.name}, untried: {hardware.machine}"
-        )
-        with step(f"{instance.name}: booting Linux {spec.kernel}x ({how})"):
-            return _boot(machine, time.monotonic() + timeout)
+        guest = _loaded(machine) or _booted(machine, timeout)
+        access = replace(access, port=guest.address.port, ready=True)
+        instance.record(access)
+        return guest
     except BaseException:
         stop(instance)
         raise
@@ -245,7 +123,16 @@ def _accelerator(
                 f" {spec.cpus}: take a guest with cpus = 1 in guests.toml"
             )
         return ICOUNT[hardware.machine]
-    return KVM if kvm_trouble(qemu, hardware, image) is None else TCG[hardware.machine]
+    return KVM if kvm.trouble(qemu, hardware, image) is None else TCG[hardware.machine]
+
+
+def _check_space(instance: Instance) -> None:
+    free = free_space(instance.directory)
+    if free < SPACE_NEEDED:
+        raise GuestError(
+            f"{instance.name}: {free:.1f} GiB are free in {instance.directory.parent},"
+            f" and a machine takes {SPACE_NEEDED}: free some"
+        )
 
 
 @dataclass(frozen=True)
@@ -261,45 +148,123 @@ class _Machine:
     accelerator: Accelerator
     append: str
     bound: bool
+    loads: bool = False
+    """Whether it goes on from its snapshot instead of booting."""
+
+    @property
+    def snapshot(self) -> Path | None:
+        """Where its snapshot is, or will be, if it is to have one.
+
+        Not on KVM, where a boot takes seconds; not where instructions are counted, which
+        begins with the boot; and who gives the kernel arguments wants to see what they do.
+        """
+        if self.accelerator is not TCG[self.hardware.machine] or self.append:
+            return None
+        return snapshot.path_of(self.image, self.qemu, self._seen_by_guest)
+
+    @property
+    def monitor(self) -> Path:
+        """Where it listens for commands of QEMU's, if it is to have a snapshot."""
+        return Path(self.access.control).with_name("monitor")
+
+    @property
+    def how(self) -> str:
+        """What runs it, for a person."""
+        name = self.accelerator.name
+        return name if self.hardware.proven else f"{name}, untried: {self.hardware.machine}"
 
     def command(self, port: int) -> list[str]:
-        command = command_line(
-            self.spec,
-            self.image,
-            self.instance,
-            port,
-            qemu=self.qemu,
-            hardware=self.hardware,
-            accelerator=self.accelerator,
-            append=self.append,
-        )
+        """Return the command that is the machine."""
+        command = [self.qemu, *self._seen_by_guest, *behind_it(self.instance, port)]
+        if self.loads:
+            command += ["-loadvm", snapshot.TAG]
+        elif self.snapshot is not None:
+            command += ["-qmp", f"unix:{self.monitor},server=on,wait=off"]
         if self.bound:
             return [find_tool("setpriv", "util-linux"), "--pdeathsig", "KILL", "--", *command]
         return command
 
+    @property
+    def _seen_by_guest(self) -> list[str]:
+        return seen_by_guest(self.spec, self.image, self.hardware, self.accelerator, self.append)
+
+
+def _loaded(machine: _Machine) -> Guest | None:
+    """Return a guest that goes on from its snapshot; ``None`` if there is none that does."""
+    kept, name = machine.snapshot, machine.instance.name
+    if kept is None or not kept.exists():
+        return None
+    try:
+        snapshot.copy(kept, machine.instance.overlay)
+    except ProvisioningError as error:
+        say(f"{name}: its snapshot cannot be copied, so it boots: {error}")
+        return None
+    try:
+        with step(f"{name}: loading a snapshot of Linux {machine.spec.kernel}x ({machine.how})"):
+            guest = _run(replace(machine, loads=True), time.monotonic() + LOAD_TIMEOUT)
+            wake(guest)
+            return guest
+    except (GuestError, MachineLost) as error:
+        kept.unlink(missing_ok=True)
+        reason = str(error).removeprefix(f"{name}: ")
+        say(f"{name}: its snapshot is removed, and it boots: {reason}")
+        _end(machine.instance)
+        return None
+
+
+def _booted(machine: _Machine, timeout: float) -> Guest:
+    """Return a guest that has booted; the first of its kind leaves a snapshot."""
+    kept, name = machine.snapshot, machine.instance.name
+    deadline = time.monotonic() + timeout
+    with step(f"{name}: booting Linux {machine.spec.kernel}x ({machine.how})"):
+        guest = _boot(machine, deadline)
+    if kept is not None:
+        try:
+            with step(f"{name}: keeping a snapshot of it"):
+                snapshot.take(kept, guest, machine.instance, machine.monitor, machine.spec.memory)
+                _wait_again(guest, machine.instance)
+                # Its clock stood still meanwhile. And what cannot be done here is not kept.
+                wake(guest)
+        except ProvisioningError as error:
+            kept.unlink(missing_ok=True)
+            reason = str(error).removeprefix(f"{name}: ")
+            say(f"{name}: no snapshot is kept: {reason}")
+            _wait_again(guest, machine.instance)
+    return guest
+
 
 def _boot(machine: _Machine, deadline: float) -> Guest:
-    for attempt in range(BOOT_ATTEMPTS):
+    for attempt in range(ATTEMPTS):
+        _make_overlay(machine.image, machine.instance)
         try:
-            return _boot_once(machine, _free_port(), deadline)
+            return _run(machine, deadline)
         except BootFailed as error:
-            # Another process may have taken the port since it was found free. And a
-            # processor of the emulator may still run an instruction that another one has
+            # A processor of the emulator may still run an instruction that another one has
             # just replaced, as Linux does with its static keys while it boots: now and then
             # that ends in a panic ("int3").
             panicked = PANIC in error.details and machine.accelerator is not KVM
-            if not (panicked or PORT_TAKEN in error.details) or attempt == BOOT_ATTEMPTS - 1:
+            if not panicked or attempt == ATTEMPTS - 1:
                 raise
-            if panicked:
-                say(f"{machine.instance.name}: its kernel panicked while it booted; again")
-                _make_overlay(machine.image, machine.instance)
+            say(f"{machine.instance.name}: its kernel panicked while it booted; again")
     raise AssertionError("unreachable")
 
 
-def _boot_once(machine: _Machine, port: int, deadline: float) -> Guest:
+def _run(machine: _Machine, deadline: float) -> Guest:
+    for attempt in range(ATTEMPTS):
+        try:
+            return _run_once(machine, _free_port(), deadline)
+        except BootFailed as error:
+            # Another process may have taken the port since it was found free.
+            if PORT_TAKEN not in error.details or attempt == ATTEMPTS - 1:
+                raise
+    raise AssertionError("unreachable")
+
+
+def _run_once(machine: _Machine, port: int, deadline: float) -> Guest:
     instance = machine.instance
     access = replace(machine.access, port=port)
     instance.record(access)
+    instance.console.unlink(missing_ok=True)
     with instance.log.open("wb") as log:
         process = subprocess.Popen(
             machine.command(port),
@@ -309,10 +274,10 @@ def _boot_once(machine: _Machine, port: int, deadline: float) -> Guest:
             start_new_session=True,
         )
     try:
-        _wait_until_ready(instance, process, deadline)
+        if not machine.loads:
+            _wait_until_ready(instance, process, deadline)
         guest = guest_of(instance, access)
         guest.wait(deadline, alive=lambda: _check_running(instance, process))
-        instance.record(replace(access, ready=True))
     except BaseException:
         # Its pid file may not be written yet, and then stop() would not know it.
         if process.poll() is None:
@@ -330,6 +295,14 @@ def _wait_until_ready(
         if time.monotonic() > deadline:
             raise BootFailed(f"{instance.name}: not up in time", last_words(instance))
         time.sleep(0.1)
+
+
+def _wait_again(guest: Guest, instance: Instance) -> None:
+    def alive() -> None:
+        if instance.pid() is None:
+            raise MachineLost(f"{guest.name}: QEMU has ended", last_words(instance))
+
+    guest.wait(time.monotonic() + LOAD_TIMEOUT, alive)
 
 
 def _check_running(instance: Instance, process: subprocess.Popen[bytes]) -> None:
@@ -351,12 +324,16 @@ def counts_instructions(instance: Instance) -> bool:
 
 def stop(instance: Instance) -> bool:
     """End a machine and forget it; return whether it ran."""
+    ran = _end(instance)
+    instance.forget()
+    return ran
+
+
+def _end(instance: Instance) -> bool:
     access = instance.access()
     if access is not None and access.port:
         guest_of(instance, access).disconnect()
-    ran = instance.end()
-    instance.forget()
-    return ran
+    return instance.end()
 
 
 def guest_of(instance: Instance, access: Access) -> Guest:
@@ -395,60 +372,3 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def kvm_trouble(qemu: str, hardware: Architecture, image: Image) -> str | None:
-    """Say why KVM cannot be used; ``None`` when a boot has shown that it works.
-
-    The answer holds for one QEMU until the host is booted again.
-    """
-    if not os.access(KVM_DEVICE, os.R_OK | os.W_OK):
-        return f"{KVM_DEVICE} cannot be used by this user"
-    binary = Path(qemu).resolve().stat()
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
-    name = digest([boot, qemu, binary.st_size, binary.st_mtime_ns])
-    answer = cache_directory() / "kvm" / name
-    with suppress(FileNotFoundError):
-        return answer.read_text("utf-8") or None
-    with step("trying whether KVM works here"):
-        trouble = _try_kvm(qemu, hardware, image)
-    shutil.rmtree(answer.parent, ignore_errors=True)
-    write_whole(answer, trouble or "")
-    return trouble
-
-
-def _try_kvm(qemu: str, hardware: Architecture, image: Image) -> str | None:
-    with tempfile.TemporaryDirectory() as scratch:
-        console = Path(scratch) / "console"
-        console.touch()
-        process = subprocess.Popen(
-            [
-                qemu,
-                *("-nodefaults", "-no-user-config", "-nographic", "-no-reboot"),
-                *("-machine", hardware.qemu_machine, *KVM.arguments),
-                *("-smp", "2", "-m", "256", "-kernel", str(image.kernel)),
-                *("-append", f"console={hardware.console} panic=-1"),
-                *("-chardev", f"file,id=console,path={_escaped(console)}"),
-                *("-serial", "chardev:console"),
-            ],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        try:
-            deadline = time.monotonic() + KVM_TIMEOUT
-            while time.monotonic() < deadline:
-                ended = process.poll() is not None
-                if KVM_PROOF in console.read_bytes():
-                    return None
-                if ended:
-                    return f"QEMU with KVM ended with status {process.returncode}"
-                time.sleep(0.1)
-            return f"a guest on KVM did not boot within {KVM_TIMEOUT:.0f} s"
-        finally:
-            if process.poll() is None:
-                os.kill(process.pid, signal.SIGKILL)
-                # Stuck in the kernel it may stay; waiting for it must not.
-                with suppress(subprocess.TimeoutExpired):
-                    process.wait(timeout=5.0)

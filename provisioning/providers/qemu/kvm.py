@@ -1,0 +1,91 @@
+"""Whether KVM can be used here, told by a boot.
+
+Why it exists: ``/dev/kvm`` can exist and hang. Its rule: only a kernel that came to
+its end on it is proof, and the answer is kept until the host is booted again.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from provisioning.architecture import Architecture
+from provisioning.cache import cache_directory, digest, write_whole
+from provisioning.image import Image
+from provisioning.progress import step
+from provisioning.providers.qemu.command import KVM, escaped
+
+DEVICE = Path("/dev/kvm")
+
+TIMEOUT = 10.0
+
+# The last thing a kernel without a disk does. One that only says hello may
+# hang a moment later: seen with a /dev/kvm that lacks what the kernel asks for.
+PROOF = b"Unable to mount root fs"
+
+
+def trouble(qemu: str, hardware: Architecture, image: Image) -> str | None:
+    """Say why KVM cannot be used; ``None`` when a boot has shown that it works.
+
+    The answer holds for one QEMU until the host is booted again.
+    """
+    if not os.access(DEVICE, os.R_OK | os.W_OK):
+        return f"{DEVICE} cannot be used by this user"
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+    answer = cache_directory() / "kvm" / digest([boot, *build_of(qemu)])
+    with suppress(FileNotFoundError):
+        return answer.read_text("utf-8") or None
+    with step("trying whether KVM works here"):
+        found = _try(qemu, hardware, image)
+    shutil.rmtree(answer.parent, ignore_errors=True)
+    write_whole(answer, found or "")
+    return found
+
+
+def build_of(qemu: str) -> list[str | int]:
+    """Return what tells one build of QEMU from another, without running it."""
+    binary = Path(qemu).resolve().stat()
+    return [qemu, binary.st_size, binary.st_mtime_ns]
+
+
+def _try(qemu: str, hardware: Architecture, image: Image) -> str | None:
+    with tempfile.TemporaryDirectory() as scratch:
+        console = Path(scratch) / "console"
+        console.touch()
+        process = subprocess.Popen(
+            [
+                qemu,
+                *("-nodefaults", "-no-user-config", "-nographic", "-no-reboot"),
+                *("-machine", hardware.qemu_machine, *KVM.arguments),
+                *("-smp", "2", "-m", "256", "-kernel", str(image.kernel)),
+                *("-append", f"console={hardware.console} panic=-1"),
+                *("-chardev", f"file,id=console,path={escaped(console)}"),
+                *("-serial", "chardev:console"),
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        try:
+            deadline = time.monotonic() + TIMEOUT
+            while time.monotonic() < deadline:
+                ended = process.poll() is not None
+                if PROOF in console.read_bytes():
+                    return None
+                if ended:
+                    return f"QEMU with KVM ended with status {process.returncode}"
+                time.sleep(0.1)
+            return f"a guest on KVM did not boot within {TIMEOUT:.0f} s"
+        finally:
+            if process.poll() is None:
+                os.kill(process.pid, signal.SIGKILL)
+                # Stuck in the kernel it may stay; waiting for it must not.
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(timeout=5.0)

@@ -1,0 +1,123 @@
+"""A guest that has booted, kept as it stood, for later ones to go on from.
+
+Why it exists: an emulated boot takes half a minute, and a second run of the tests
+should be quick. Its rules: a snapshot is taken before anybody has used the guest; it
+lies with its image, one at most, and goes when that goes; its name is the hash of
+QEMU and of all that the guest sees of its machine; what is loaded is a copy, so it
+is never written again; and without one, or with one that does not load, a guest boots.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from pathlib import Path
+
+from provisioning.cache import cache_directory, digest, free_space, locked
+from provisioning.errors import GuestError, ProvisioningError
+from provisioning.guest import Guest
+from provisioning.host import find_tool
+from provisioning.image import Image
+from provisioning.instances import Instance
+from provisioning.providers.qemu.kvm import build_of
+from provisioning.providers.qemu.monitor import monitor_at
+
+# What it is called within the disk.
+TAG = "settled"
+
+SETTLED = b"http-profiler guest: settled"
+
+# Run as root in the guest, behind the connection that started it, of which nothing is to
+# stay. The units of a boot are done when somebody can come in, but for a few.
+SETTLE = f"""
+exec < /dev/null > /dev/null 2>&1
+systemctl is-system-running --wait
+while [ -n "$(ss -Htn 'sport = :22')" ]; do sleep 0.1; done
+echo '{SETTLED.decode()}' > /dev/console
+"""
+
+SETTLE_TIMEOUT = 120.0
+
+
+def path_of(image: Image, qemu: str, seen_by_guest: list[str]) -> Path | None:
+    """Return where the snapshot of such a machine is, or will be; ``None`` if it cannot be kept."""
+    if not os.access(image.directory, os.W_OK):
+        return None
+    return image.snapshot(digest([build_of(qemu), seen_by_guest, SETTLE]))
+
+
+def take(snapshot: Path, guest: Guest, instance: Instance, monitor: Path, memory: int) -> None:
+    """Keep a guest of ``memory`` MiB, which has just booted; it is disconnected, and goes on.
+
+    Nothing is done if another process is at it. ProvisioningError says why there is
+    no snapshot; the guest goes on all the same.
+    """
+    try:
+        with locked(cache_directory() / "locks" / snapshot.name, wait=False):
+            if not snapshot.exists():
+                _check_space(memory, snapshot.parent, instance.directory)
+                _settle(guest, instance)
+                _take(snapshot, instance.overlay, monitor)
+    except BlockingIOError:
+        return
+    except OSError as error:
+        raise ProvisioningError(str(error)) from error
+
+
+def copy(snapshot: Path, overlay: Path) -> None:
+    """Make a copy of a snapshot the disk of a machine; ProvisioningError says why that failed."""
+    _run(["cp", "--reflink=auto", str(snapshot), str(overlay)])
+
+
+def _check_space(memory: int, *places: Path) -> None:
+    # The state is written to the disk of the machine, and that is copied.
+    needed = memory / 2**10
+    for place in places:
+        free = free_space(place)
+        if free < needed:
+            raise ProvisioningError(
+                f"{free:.1f} GiB are free in {place}, and it may take {needed:.1f}"
+            )
+
+
+def _settle(guest: Guest, instance: Instance) -> None:
+    guest.exec(["sudo", "setsid", "--fork", "sh", "-c", SETTLE], timeout=SETTLE_TIMEOUT)
+    guest.disconnect()
+    deadline = time.monotonic() + SETTLE_TIMEOUT
+    while SETTLED not in instance.console.read_bytes():
+        if instance.pid() is None or time.monotonic() > deadline:
+            raise GuestError(f"it does not settle within {SETTLE_TIMEOUT:.0f} s")
+        time.sleep(0.1)
+
+
+def _take(snapshot: Path, overlay: Path, monitor: Path) -> None:
+    directory = snapshot.parent
+    for left in directory.glob(".snapshot-*.tmp"):
+        left.unlink()
+    aside = directory / f".{snapshot.name}.{os.getpid()}.tmp"
+    try:
+        with monitor_at(monitor) as machine:
+            # It stands still until the copy is made, too.
+            machine.execute("stop")
+            try:
+                machine.execute_line(f"savevm {TAG}")
+                # What it has written is then in the file, but for counts that it still holds.
+                machine.execute_line("qemu-io disk flush")
+                copy(overlay, aside)
+            finally:
+                machine.execute("cont")
+        _run([find_tool("qemu-img", "qemu-utils"), "check", "-q", str(aside)])
+        older = Image(directory).snapshots
+        aside.rename(snapshot)
+        for each in older:
+            each.unlink(missing_ok=True)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _run(command: list[str]) -> None:
+    made = subprocess.run(command, capture_output=True, text=True, check=False)
+    if made.returncode != 0:
+        said = (made.stderr + made.stdout).strip().splitlines()
+        raise ProvisioningError(said[-1] if said else f"{command[0]} ended with {made.returncode}")

@@ -1,0 +1,53 @@
+"""Guests of one snapshot: each is a machine of its own, as if it had booted."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from provisioning import Guest, GuestSpec, machine
+from provisioning.image import image_of
+from provisioning.instances import Instance
+
+# What a guest would say of itself that another one must not say too.
+NUMBERS = "cat /proc/sys/kernel/random/uuid; head -c 16 /dev/urandom | od -An -tx1"
+
+MARK = "/var/tmp/mark"
+
+
+def arguments(name: str) -> list[bytes]:
+    """The command line of a machine that is up."""
+    return Path(f"/proc/{Instance(name).pid()}/cmdline").read_bytes().split(b"\0")
+
+
+def look(guest: Guest) -> str:
+    """See that nothing of the snapshot is in the way; return the guest's random numbers."""
+    numbers = guest.exec(NUMBERS).stdout
+    before = time.time()
+    told = float(guest.exec(["date", "+%s.%N"]).stdout)
+    assert before - 1 < told < time.time() + 1
+    # The one that asks.
+    assert len(guest.exec("ss -Htn").stdout.splitlines()) == 1
+    assert guest.exec("sudo systemctl is-system-running").stdout == "running\n"
+    # What one writes the next does not have.
+    guest.exec(f"test ! -e {MARK} && echo mine > {MARK} && sync")
+    return numbers
+
+
+def test_guests_that_go_on_from_one_snapshot(system: GuestSpec) -> None:
+    name = f"{system.name}@snapshot{os.getpid()}"
+    with machine(system.name, instance=name) as guest:
+        said = [look(guest)]
+        kept = {path: path.stat() for path in image_of(system).snapshots}
+    for _ in range(2):
+        with machine(system.name, instance=name) as guest:
+            # On KVM a guest boots, and must be the same.
+            assert b"-loadvm" in arguments(name) or b"kvm" in arguments(name)
+            said.append(look(guest))
+    assert len({line for one in said for line in one.splitlines()}) == 6
+    for path, before in kept.items():
+        after = path.stat()
+        assert (after.st_ino, after.st_size, after.st_mtime_ns) == (
+            *(before.st_ino, before.st_size, before.st_mtime_ns),
+        )
