@@ -13,7 +13,12 @@ import os
 from typing import Protocol
 
 from provisioning.catalog import GuestSpec
-from provisioning.errors import GuestError, ProviderUnavailable, ProvisioningError
+from provisioning.errors import (
+    CatalogError,
+    GuestError,
+    ProviderUnavailable,
+    ProvisioningError,
+)
 from provisioning.guest import Guest
 from provisioning.progress import say
 from provisioning.providers import lima, vagrant
@@ -73,6 +78,9 @@ def running(tool: str) -> list[str]:
     """Return the guests that a tool has up; none, and a line that says why, if it does not work."""
     try:
         return TOOLS[tool].running()
+    except CatalogError:
+        # A mistake of ours, not of the tool.
+        raise
     except ProvisioningError as error:
         say(f"provider {tool} is left out: {error}")
         return []

@@ -43,10 +43,12 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Without a choice, take the guests that Vagrant or Lima has up; ask once for all workers."""
-    if config.option.guest or hasattr(config, "workerinput"):
+    if hasattr(config, "workerinput"):
         return
     try:
-        config.option.guest = guests_up()
+        for name in config.option.guest or ():
+            find_guest(name)
+        config.option.guest = config.option.guest or guests_up()
     except ProvisioningError as error:
         raise pytest.UsageError(str(error)) from None
 
