@@ -22,7 +22,7 @@ import time
 from provisioning.errors import GuestError
 from provisioning.guest import Guest
 
-TIMEOUT = 60.0
+TIMEOUT = 120.0
 
 # How far a clock may be from this host's, which may itself be put right meanwhile.
 TOLERANCE = 1.0
