@@ -200,9 +200,12 @@ def test_filters_and_loss(guest: Guest, token: str) -> None:
     with background(guest, "serve") as (_, wanted), background(guest, "serve") as (_, other):
         options = ("--engine", "bpftrace", "--ring-size", "65536", "--port", str(wanted["port"]))
         pids = ("--pid", str(wanted["pid"]), "--pid", str(other["pid"]))
-        with Capture(guest, *options, *pids) as capture:
+        # Which bpftrace cannot do.
+        late = ("--user", str(wanted["uid"]), "--address", "127.0.0.0/8")
+        with Capture(guest, *options, *pids, *late) as capture:
             where = ("127.0.0.1", wanted["port"])
             traffic(guest, "requests", "127.0.0.1", other["port"], f"GET:/{token}/other")
+            traffic(guest, "requests", "::1", wanted["port"], f"GET:/{token}/other-address")
             traffic(guest, "requests", *where, f"GET:/{token}/before")
             capture.wait_for(lambda r: url_of(r) == f"/{token}/before", 2)
             stopped(guest)
@@ -219,6 +222,8 @@ def test_filters_and_loss(guest: Guest, token: str) -> None:
     assert "do not add up" not in said
     assert {r["pid"] for r in records} == {wanted["pid"]}
     assert "port " in said and "pid " in said
+    assert "bpftrace cannot filter by --user, --address: done with whole messages" in said
+    assert "left out 2 messages (--address 2)" in said
     # What was lost is missing or marked; what is whole is right.
     sent = bytes(97 + i % 26 for i in range(600)).decode()
     whole = [r for r in records if "incomplete" not in r and "POST" in str(r)]

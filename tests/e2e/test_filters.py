@@ -1,4 +1,4 @@
-"""The filters that reach the kernel: what each one turns away is not written, and counted."""
+"""Filters on a real kernel: what each one turns away is not written, and counted."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from tests.e2e.conftest import ROUTES, TRAFFIC, background
 
 GROUP = "/sys/fs/cgroup/http-profiler-test"
 WANTED = "/tmp/wanted"
+PROFILER = "http-profiler --outpu[t]"
 
 
 def ask(
@@ -30,6 +31,8 @@ def test_each_filter_turns_away_what_it_names(guest: Guest, route: str, token: s
     guest.exec(f"sudo mkdir -p {GROUP}/inner && sudo ln -sf $(command -v python3) {WANTED}")
     options = ("--route", route, "--comm", "wanted", "--user", "nobody")
     options += ("--cgroup", GROUP, "--address", "127.0.0.2/31")
+    # A request waits for its status; the capture ends by itself.
+    options += ("--path", "/*/[mov]*", "--status", "2xx", "--count", "6")
     with background(guest, "serve") as (_, server), Capture(guest, *options) as capture:
         port = server["port"]
         ask(guest, port, f"/{token}/program", program="python3")
@@ -37,12 +40,18 @@ def test_each_filter_turns_away_what_it_names(guest: Guest, route: str, token: s
         ask(guest, port, f"/{token}/group", group="/sys/fs/cgroup")
         ask(guest, port, f"/{token}/address", host="127.0.0.1")
         ask(guest, port, f"/{token}/address", host="::1")
+        ask(guest, port, f"/{token}/else")
         ask(guest, port, f"/{token}/v4")
         ask(guest, port, f"/{token}/mapped", host="::ffff:127.0.0.2")
         ask(guest, port, f"/{token}/outer", group=GROUP)
         capture.wait_for(lambda record: "outer" in record.get("request", {}).get("url", ""))
+        gone = f"while pgrep -f '{PROFILER}' > /dev/null; do sleep 0.1; done"
+        guest.exec(gone, timeout=60)
         said = capture.stop()
 
+    assert capture.exit_code == 0
+    assert "wrote 3 requests and 3 responses" in said
+    assert "left out 2 messages (--path 2)" in said
     records = capture.records()
     paths = [record.get("url") or record["request"]["url"] for record in records]
     assert paths == [f"/{token}/{each}" for each in ("v4", "mapped", "outer") for _ in range(2)]
