@@ -1,9 +1,10 @@
 """Makes a machine of its own of a guest that goes on where a snapshot left off.
 
 Why it exists: what a guest remembers is old, and another one remembers the same. Two
-things of that matter: its clock stands where it was, and the generator behind
-``/dev/urandom`` would give all of them the same numbers. Its rule: the clock is set
-by this host's, and what the guest then says of it is checked.
+things of that matter: its clock stands where it was, and so does the generator behind
+``/dev/urandom``, with nothing but the moments of interrupts to tell one guest's numbers
+from another's (that was enough on Linux 6.1). Its rule: the clock is set by this host's,
+and what the guest then says of it is checked.
 
 What else they share they share with every guest that boots from the image: the name,
 the machine's id, the keys of the ssh server, and the address of the network card, each
