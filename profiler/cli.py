@@ -1,9 +1,8 @@
 """Arguments become Settings; errors become one line and an exit code.
 
 Exit codes: 0 done; 1 it could not be done, with the reason on standard error;
-2 the arguments are wrong, or what is written down in their place (configuration/);
-3 done, but of the capture that was read some lines are damaged; 4 an assertion does
-not hold.
+2 the arguments are wrong, or what is written down in their place; 3 done, but of the
+capture that was read some lines are damaged; 4 an assertion does not hold.
 """
 
 from __future__ import annotations

@@ -44,6 +44,12 @@ need e2fsprogs mke2fs
 need openssh-client ssh
 need gpg gpg
 need valgrind valgrind
+# The manual page, completion and rotation are tried with what will use them.
+need groff-base groff
+need man-db man
+need zsh zsh
+need fish fish
+need logrotate logrotate
 need debian-archive-keyring /usr/share/keyrings/debian-archive-keyring.gpg
 if [ "$part" = vagrant ]; then
     need vagrant vagrant

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable
 
-from profiler.configuration.keys import Keys, keys_of
+from profiler.configuration.keys import Keys, commands_of, keys_of
 from profiler.configuration.written import Written, read
 
 
@@ -92,10 +92,8 @@ def configured(
 
 
 def _without_defaults(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    for action in parser._actions:
-        if action.option_strings:
-            action.default = argparse.SUPPRESS
-        elif isinstance(action, argparse._SubParsersAction):
-            for below in action.choices.values():
-                _without_defaults(below)
+    for each in (parser, *commands_of(parser).values()):
+        for action in each._actions:
+            if action.option_strings:
+                action.default = argparse.SUPPRESS
     return parser

@@ -87,11 +87,17 @@ Keys = dict[str, dict[str, Key]]
 def keys_of(parser: argparse.ArgumentParser) -> Keys:
     """Return the options that may be written down."""
     keys = {"": _keys_of_one(parser, "")}
+    for command, below in commands_of(parser).items():
+        keys[command] = _keys_of_one(below, command)
+    return keys
+
+
+def commands_of(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """Return the parsers of its commands, by name."""
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
-            for command, below in action.choices.items():
-                keys[command] = _keys_of_one(below, command)
-    return keys
+            return dict(action.choices)
+    return {}
 
 
 def _keys_of_one(parser: argparse.ArgumentParser, command: str) -> dict[str, Key]:

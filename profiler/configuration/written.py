@@ -69,24 +69,20 @@ def is_option(variable: str) -> bool:
 
 def _all(keys: Keys, file: Path | None, environment: Mapping[str, str]) -> Iterator[Written]:
     """The weakest first."""
-    for each in _files(file, environment):
-        yield from _in_file(each, keys)
+    if file is None and environment.get(FILE_VARIABLE):
+        file = Path(environment[FILE_VARIABLE])
+    home = environment.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")  # noqa: PTH111
+    for each in (file,) if file else (SYSTEM_FILE, Path(home, SYSTEM_FILE.name)):
+        yield from _in_file(each, keys, may_be_missing=file is None)
     yield from _in_environment(keys, environment)
 
 
-def _files(file: Path | None, environment: Mapping[str, str]) -> list[Path]:
-    if file is None and environment.get(FILE_VARIABLE):
-        file = Path(environment[FILE_VARIABLE])
-    if file is not None:
-        return [file]
-    home = environment.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")  # noqa: PTH111
-    return [one for one in (SYSTEM_FILE, Path(home, SYSTEM_FILE.name)) if one.exists()]
-
-
-def _in_file(file: Path, keys: Keys) -> Iterator[Written]:
+def _in_file(file: Path, keys: Keys, may_be_missing: bool) -> Iterator[Written]:
     try:
         document = tomllib.loads(file.read_text("utf-8"))
     except OSError as error:
+        if may_be_missing and isinstance(error, (FileNotFoundError, NotADirectoryError)):
+            return
         reason = f"{error.strerror}; correct its permissions, or choose another --config"
         raise ConfigurationError(f"cannot read {file}: {reason}") from error
     except ValueError as error:

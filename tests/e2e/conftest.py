@@ -56,7 +56,8 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     named = metafunc.config.getoption("--guest")
     if "guest" in metafunc.fixturenames:
-        _parametrize(metafunc, "guest", named or DEFAULT_GUESTS)
+        one = metafunc.definition.get_closest_marker("one_guest")
+        _parametrize(metafunc, "guest", named or DEFAULT_GUESTS[: 1 if one else None])
     elif "system" in metafunc.fixturenames:
         # It takes a minute and boots nothing: without a choice, one guest stands for all.
         _parametrize(metafunc, "system", named or DEFAULT_GUESTS[:1])

@@ -171,6 +171,13 @@ def test_a_file_that_is_no_text(system: Path) -> None:
         options()
 
 
+def test_what_cannot_be_looked_at_is_not_what_is_missing(system: Path) -> None:
+    assert options().size == 7
+    system.mkdir()
+    with pytest.raises(ConfigurationError, match=r"cannot read .*: Is a directory"):
+        options()
+
+
 def test_it_is_wrong_arguments(system: Path, capsys: pytest.CaptureFixture[str]) -> None:
     system.write_text("prot = 80")
     assert cli.main(["config"]) == 2

@@ -1,0 +1,28 @@
+"""Completion in a shell, made of the argument parser: ``python -m packages.completion bash``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import shtab
+
+from profiler import cli
+from profiler.configuration.keys import commands_of
+
+SHELLS = ("bash", "zsh", "fish")
+
+
+def completion(parser: argparse.ArgumentParser, shell: str) -> str:
+    """Return what completes the command line in ``shell``, one of SHELLS."""
+    for each in (parser, *commands_of(parser).values()):
+        for action in each._actions:
+            if action.type is Path:
+                action.complete = shtab.FILE  # type: ignore[attr-defined]
+    return str(shtab.complete(parser, shell))
+
+
+if __name__ == "__main__":
+    arguments = argparse.ArgumentParser(prog="python -m packages.completion")
+    arguments.add_argument("shell", choices=SHELLS)
+    print(completion(cli._parser(), arguments.parse_args().shell), end="")

@@ -1,0 +1,157 @@
+"""The manual page, made of the argument parser: ``python -m packages.man > http-profiler.1``."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import os
+import re
+from collections.abc import Iterator
+from datetime import datetime, timezone
+
+from profiler import __version__, cli
+from profiler.configuration.keys import commands_of
+from profiler.configuration.written import FILE_VARIABLE, SYSTEM_FILE
+
+_CONFIGURATION = """\
+The options can be written down, too. In force is the first of: the command line, the
+environment, the user's file, the system's file, the default. --config FILE is read instead
+of both files. They are TOML: the key of an option is its long name, without dashes, and
+those of a command stand in a table of its name. The variable of --max-body is
+HTTP_PROFILER_MAX_BODY, that of report --max-body is HTTP_PROFILER_REPORT_MAX_BODY.
+`http-profiler config` prints all keys, and what is in force.
+"""
+
+# What argparse calls the groups that nobody named; Python 3.9 has the second.
+_PLAIN = ("options", "optional arguments", "positional arguments")
+
+_FILES = (
+    (str(SYSTEM_FILE), "the configuration of the system"),
+    (f"~/.config/{SYSTEM_FILE.name}", "that of a user"),
+    ("/var/cache/http-profiler", "compiled probes; may be deleted at any time"),
+)
+
+
+def page(parser: argparse.ArgumentParser) -> str:
+    """Return the manual page of a command line, for section 1."""
+    return "\n".join(_page(parser)) + "\n"
+
+
+def _page(parser: argparse.ArgumentParser) -> Iterator[str]:
+    _without_colour(parser)
+    name, description = parser.prog, parser.description or ""
+    made = datetime.fromtimestamp(int(os.environ.get("SOURCE_DATE_EPOCH", "0")), timezone.utc)
+    date = f"{made:%Y-%m-%d}" if made.year > 1980 else ""
+    yield f'.TH {name.upper()} 1 "{date}" "{name} {__version__}" "User Commands"'
+    yield ".ad l"
+    yield from (".SH NAME", f"{name} \\- {_text(description[:1].lower() + description[1:-1])}")
+    commands = commands_of(parser)
+    yield ".SH SYNOPSIS"
+    for command in ("", *commands):
+        yield f".B {name} {command}".rstrip()
+        below = commands.get(command, parser)
+        yield f"[{'options' if below is not parser else 'options] [command'}]"
+        yield from (f".I {_text(each)}" for each in _positionals(below))
+        yield ".br"
+    yield from (".SH DESCRIPTION", _text(description))
+    yield ".SH OPTIONS"
+    yield from _options(parser, ".SS")
+    yield ".SH COMMANDS"
+    for command, below in commands.items():
+        yield f".SS {name} {command}"
+        yield _text(below.description or "")
+        yield from _options(below, ".P\n.B")
+        yield from _example(below.epilog)
+    yield from (".SH CONFIGURATION", _text(_CONFIGURATION))
+    yield ".SH EXIT STATUS"
+    for code, meaning in _exit_codes():
+        yield from (".TP", f".B {code}", _text(meaning))
+    yield ".SH ENVIRONMENT"
+    for variable, meaning in (
+        ("OUTPUT_PATH", "the same as --output"),
+        (FILE_VARIABLE, "the same as --config"),
+        ("HTTP_PROFILER_*", "any other option, see CONFIGURATION"),
+    ):
+        yield from (".TP", f".B {variable}", _text(meaning))
+    yield ".SH FILES"
+    for path, meaning in _FILES:
+        yield from (".TP", f".I {_text(path)}", _text(meaning))
+    yield ".SH EXAMPLES"
+    yield from _example(parser.epilog)
+
+
+def _without_colour(parser: argparse.ArgumentParser) -> None:
+    """From Python 3.14 on a parser writes usages in colours, on a terminal."""
+    for each in (parser, *commands_of(parser).values()):
+        each.color = False  # type: ignore[attr-defined]
+
+
+def _positionals(parser: argparse.ArgumentParser) -> list[str]:
+    formatter = parser._get_formatter()
+    return [
+        formatter._format_args(action, str(action.metavar or action.dest))
+        for action in parser._get_positional_actions()
+        if not isinstance(action, argparse._SubParsersAction)
+    ]
+
+
+def _options(parser: argparse.ArgumentParser, heading: str) -> Iterator[str]:
+    """The options by their groups; ``heading`` is the request that makes a group's title one."""
+    formatter = parser._get_formatter()
+    for group in parser._action_groups:
+        actions = [
+            action
+            for action in group._group_actions
+            if action.help is not argparse.SUPPRESS
+            and not isinstance(action, (argparse._HelpAction, argparse._SubParsersAction))
+            and (action.option_strings or action.help)
+        ]
+        if actions and group.title not in _PLAIN:
+            yield f"{heading} {_text(group.title or '')}"
+            if group.description:
+                yield _text(group.description)
+        for action in actions:
+            yield from (".TP", _invocation(action, formatter))
+            yield _text(formatter._expand_help(action) if action.help else "")
+
+
+def _invocation(action: argparse.Action, formatter: argparse.HelpFormatter) -> str:
+    words = ", ".join(f"\\fB{_text(word)}\\fR" for word in action.option_strings)
+    if action.option_strings and action.nargs == 0:
+        return words
+    value = formatter._format_args(action, formatter._get_default_metavar_for_optional(action))
+    return f"{words} \\fI{_text(value)}\\fR".lstrip()
+
+
+def _example(epilog: str | None) -> Iterator[str]:
+    if epilog:
+        lines = [_line(line) for line in inspect.cleandoc(epilog).splitlines()]
+        yield from (".P", ".EX", *(line or "\\&" for line in lines), ".EE")
+
+
+def _exit_codes() -> list[tuple[str, str]]:
+    """As the command line's module has them in its docstring."""
+    text = " ".join(inspect.cleandoc(cli.__doc__ or "").partition("Exit codes:")[2].split())
+    return re.findall(r"(\d+) (.*?)(?:;\s(?=\d)|\.?$)", text)
+
+
+def _text(text: str) -> str:
+    """A paragraph, of whose words none is taken for a request."""
+    words = (
+        f"\\%{word}" if re.search(r"[_/]", word) else word for word in map(_line, text.split())
+    )
+    return _guarded(" ".join(words))
+
+
+def _line(line: str) -> str:
+    for character, written in (("\\", "\\e"), ("-", "\\-"), ("'", "\\(aq"), ("`", "\\(ga")):
+        line = line.replace(character, written)
+    return _guarded(line)
+
+
+def _guarded(line: str) -> str:
+    return f"\\&{line}" if line.startswith(".") else line
+
+
+if __name__ == "__main__":
+    print(page(cli._parser()), end="")

@@ -1,0 +1,108 @@
+"""The package, installed and removed, and its service."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from packages import deb
+from provisioning import Guest
+from provisioning.capture import START_TIMEOUT
+from tests.e2e.conftest import background, traffic
+
+pytestmark = pytest.mark.one_guest
+
+LOG = "/var/log/http-profiler/http.jsonl"
+PACKAGE = "/tmp/http-profiler.deb"
+SET_ASIDE = "/usr/bin/.http-profiler-of-the-image"
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return deb.build(tmp_path_factory.mktemp("deb"))
+
+
+@pytest.fixture
+def bare(guest: Guest) -> Iterator[Guest]:
+    """A guest without the command of its image; whatever happens, it is as before afterwards."""
+    guest.exec(f"sudo mv /usr/bin/http-profiler {SET_ASIDE}")
+    try:
+        yield guest
+    finally:
+        guest.exec("sudo dpkg --purge http-profiler", check=False, timeout=300)
+        guest.exec(f"sudo mv {SET_ASIDE} /usr/bin/http-profiler")
+
+
+def said(guest: Guest) -> str:
+    return guest.exec("sudo journalctl --unit http-profiler --output cat --no-pager").stdout
+
+
+def wait_until_capturing(guest: Guest) -> None:
+    deadline = time.monotonic() + START_TIMEOUT
+    while "capturing (" not in said(guest):
+        state = guest.exec("sudo systemctl is-active http-profiler", check=False).stdout.strip()
+        assert state == "active", said(guest)
+        assert time.monotonic() < deadline, said(guest)
+        time.sleep(1)
+
+
+def wait_for_lines(guest: Guest, token: str) -> list[dict[str, object]]:
+    """The four lines of an exchange as the service writes them."""
+    deadline = time.monotonic() + 120
+    while True:
+        lines = guest.exec(f"sudo cat {LOG}", check=False).stdout.splitlines()
+        found = [json.loads(line) for line in lines if token in line]
+        if len(found) == 4 or time.monotonic() > deadline:
+            assert len(found) == 4, said(guest)
+            return found
+        time.sleep(1)
+
+
+def left(guest: Guest) -> list[str]:
+    """What of the package is anywhere, but for what the image brought itself."""
+    places = "/etc /usr/bin /usr/lib /usr/share /var/log /var/cache /lib/systemd /var/lib/systemd"
+    found = guest.exec(f"sudo find {places} -name '*http-profiler*'").stdout.splitlines()
+    return sorted({one for one in found if "-demo" not in one and "-of-the-image" not in one})
+
+
+def test_the_package(bare: Guest, package: Path, token: str) -> None:
+    guest = bare
+    guest.exec("sudo rm -rf /var/cache/http-profiler")
+    before = left(guest)
+    guest.push(package, PACKAGE)
+    guest.exec(f"sudo dpkg --install {PACKAGE}", timeout=600)
+    assert guest.exec("http-profiler --version").stdout.startswith("http-profiler 0.")
+    # The configuration that comes along explains all, and sets nothing.
+    config = guest.exec("http-profiler config").stdout.splitlines()
+    assert [line for line in config if line and not line.startswith(("#", "["))] == []
+    # Nothing listens in before it is told to.
+    for question, answer in (("is-enabled", "disabled"), ("is-active", "inactive")):
+        state = guest.exec(f"sudo systemctl {question} http-profiler", check=False)
+        assert state.stdout.strip() == answer
+
+    guest.exec("sudo systemctl start http-profiler", timeout=120)
+    wait_until_capturing(guest)
+    with background(guest, "serve") as (_, server):
+        where = ("127.0.0.1", server["port"])
+        traffic(guest, "requests", *where, f"GET:/{token}-first")
+        wait_for_lines(guest, f"{token}-first")
+        guest.exec(f"sudo mv {LOG} {LOG}.1")
+        traffic(guest, "requests", *where, f"GET:/{token}-second")
+        lines = wait_for_lines(guest, f"{token}-second")
+    assert {line["comm"] for line in lines} == {"python3"}
+    assert all("cmdline" in line for line in lines)
+    modes = guest.exec(f"sudo stat --format %a:%U {LOG} {LOG}.1 /var/log/http-profiler").stdout
+    assert modes.split() == ["600:root", "600:root", "700:root"]
+
+    guest.exec("sudo systemctl stop http-profiler", timeout=120)
+    assert "wrote " in said(guest)
+    assert "Failed" not in said(guest)
+    guest.exec("sudo dpkg --remove http-profiler", timeout=300)
+    kept = {"/etc/http-profiler.toml", "/etc/logrotate.d/http-profiler", "/var/log/http-profiler"}
+    assert set(left(guest)) - set(before) == kept
+    guest.exec("sudo dpkg --purge http-profiler", timeout=300)
+    assert left(guest) == before

@@ -1,0 +1,141 @@
+"""The manual page, completion and files of the package, with the programs that use them."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from packages import vendored
+from packages.completion import SHELLS, completion
+from packages.man import page
+from profiler import cli
+from profiler.configuration.keys import commands_of
+from profiler.sinks.jsonl import JsonLines
+from provisioning.host import REPOSITORY, find_tool
+
+FILES = REPOSITORY / "packages" / "files"
+
+
+def options() -> Iterator[tuple[str, str]]:
+    """Every command, and every option of it."""
+    parser = cli._parser()
+    for command, each in {"": parser, **commands_of(parser)}.items():
+        for action in each._actions:
+            if action.help is not argparse.SUPPRESS:
+                yield from ((command, word) for word in action.option_strings)
+
+
+@pytest.fixture(scope="module")
+def manual(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The manual page as it is read; that it is rendered without a warning is checked here."""
+    file = tmp_path_factory.mktemp("man") / "http-profiler.1"
+    file.write_text(page(cli._parser()))
+    groff = ["groff", "-ww", "-K", "utf8", "-man", "-T", "utf8", "-P-c", "-P-b", "-P-o", "-P-u"]
+    done = subprocess.run([*groff, file], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    man = ["man", "--warnings", "--local-file", "--encoding=UTF-8", file]
+    shown = subprocess.run(man, capture_output=True, text=True, check=True)
+    assert shown.stderr == ""
+    return done.stdout
+
+
+def test_the_manual_has_every_option(manual: str) -> None:
+    before, _, commands = manual.partition("\nCOMMANDS")
+    sections = {"": before}
+    for section in re.split(r"\n   http-profiler ", commands)[1:]:
+        sections[section.split()[0]] = section
+    for command, option in options():
+        if option not in ("-h", "--help"):
+            assert re.search(rf"^ {{7}}.*(?<![\w-]){option}\b", sections[command], re.MULTILINE)
+
+
+def test_the_manual_has_its_sections(manual: str) -> None:
+    headings = re.findall(r"^[A-Z][A-Z ]+$", manual, re.MULTILINE)
+    assert headings == [
+        "NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS", "COMMANDS", "CONFIGURATION",
+        "EXIT STATUS", "ENVIRONMENT", "FILES", "EXAMPLES",
+    ]  # fmt: skip
+    status = manual.partition("EXIT STATUS")[2].partition("ENVIRONMENT")[0]
+    codes = re.findall(r"^ {7}(\d) +\w", status, re.MULTILINE)
+    assert codes[:4] == ["0", "1", "2", "3"]
+    assert "sudo http-profiler --port 8080 --output http.jsonl" in manual
+
+
+def test_no_word_of_the_manual_is_a_request() -> None:
+    parser = argparse.ArgumentParser(prog="tried", description="'a \\n", epilog=".x\n\\fB")
+    parser.add_argument("--one", help=".ignored 'quoted' and `this` at 100%%")
+    text = page(parser)
+    assert "\\&.ignored \\(aqquoted\\(aq and \\(gathis\\(ga at 100%" in text
+    assert "\n\\&.x\n\\efB\n" in text
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_shell_takes_its_completion(shell: str, tmp_path: Path) -> None:
+    file = tmp_path / "completion"
+    file.write_text(completion(cli._parser(), shell))
+    done = subprocess.run([shell, "-n", file], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    text = file.read_text()
+    for _, option in options():
+        written = rf"-[ls] {option.lstrip('-')}" if shell == "fish" else rf"(?<![\w-]){option}"
+        assert re.search(rf"{written}\b", text), option
+
+
+def completed(tmp_path: Path, *words: str) -> set[str]:
+    """What bash offers for the last of the words."""
+    file = tmp_path / "completion"
+    file.write_text(completion(cli._parser(), "bash"))
+    script = """
+        source "$1"; shift
+        COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=()
+        $(complete -p http-profiler | sed 's/.*-F \\([^ ]*\\).*/\\1/') "$1" "${@: -1}"
+        printf '%s\\n' "${COMPREPLY[@]}"
+    """
+    command = ["bash", "-c", script, "bash", str(file), "http-profiler", *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return {line.strip() for line in done.stdout.splitlines()}
+
+
+def test_bash_completes(tmp_path: Path) -> None:
+    assert completed(tmp_path, "rep") == {"replay", "report"}
+    assert completed(tmp_path, "--route", "s") == {"socket", "syscall"}
+    assert completed(tmp_path, "report", "--no") == {"--no-redact"}
+
+
+def test_the_log_is_rotated_and_goes_on(tmp_path: Path) -> None:
+    log = tmp_path / "http.jsonl"
+    text = (FILES / "logrotate").read_text()
+    rule = tmp_path / "rule"
+    rule.write_text(text.replace("/var/log/http-profiler", str(tmp_path)))
+    assert str(log) in rule.read_text()
+    sink = JsonLines(log)
+    for number in range(4):
+        sink.write({"number": number})
+        sink.flush()
+        # As a daily run does, but today.
+        command = [find_tool("logrotate", "logrotate"), "--force", "--state", tmp_path / "state"]
+        subprocess.run([*command, rule], check=True)
+    sink.close()
+    # The one before is not compressed yet: a line may have been under way to it.
+    assert (tmp_path / "http.jsonl.1").read_text() == '{"number":3}\n'
+    older = sorted(file.name for file in tmp_path.glob("*.gz"))
+    assert older == ["http.jsonl.2.gz", "http.jsonl.3.gz", "http.jsonl.4.gz"]
+    modes = {file.stat().st_mode & 0o777 for file in tmp_path.glob("http.jsonl.*")}
+    assert modes == {0o600}
+
+
+@pytest.mark.parametrize("script", ["postinst", "prerm", "postrm"])
+def test_the_scripts_are_clean(script: str) -> None:
+    done = subprocess.run(["shellcheck", FILES / script], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_what_is_required_depends_on_the_python() -> None:
+    requires = ["a>=1; python_version < '3.11'", "b", "c; extra == 'more'"]
+    assert vendored._applying(requires, "3.9") == ["a>=1", "b"]
+    assert vendored._applying(requires, "3.14") == ["b"]
