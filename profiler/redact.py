@@ -8,8 +8,11 @@ as a header of that name and on a command line. A value becomes
 run and kept nowhere: who reads two tokens sees whether the values were the same, and
 nothing else - not even by trying all short passwords.
 
-What is no text, or a secret in a place of its own making (in a path, in the middle of
-a sentence), is not found.
+What looks like nothing but a token (a JSON Web Token, the keys of well-known services) is
+found by its form, wherever it stands in a text: in a path, in a sentence, as a parameter that
+is just called ``key``.
+
+What is no text, or a secret of a form of its own in a place of its own making, is not found.
 """
 
 from __future__ import annotations
@@ -116,6 +119,23 @@ _HEADER_ARGUMENT = re.compile(
 )
 _OPTION = re.compile(r"(?<!\S)(--?[A-Za-z][\w-]{0,256})(\s+)(?!-)(\S+)", re.ASCII)
 _FIELD_ARGUMENT = re.compile(r"(?<![\w-])([A-Za-z][\w-]{0,256})(:\s+)(\S+)", re.ASCII)
+# Of a form that nothing else has. None may begin inside another word, so each is tried once.
+_TOKEN = re.compile(
+    r"(?<![A-Za-z0-9_-])(?:"
+    r"eyJ[A-Za-z0-9_-]{10,8192}\.eyJ[A-Za-z0-9_-]{4,8192}\.[A-Za-z0-9_-]{16,8192}"  # RFC 7519
+    r"|gh[pousr]_[A-Za-z0-9]{36,255}|github_pat_[A-Za-z0-9_]{22,255}|glpat-[A-Za-z0-9_-]{20,255}"
+    r"|xox[abeoprs]-[A-Za-z0-9-]{10,255}|[rs]k_live_[A-Za-z0-9]{16,255}"
+    r"|A[KS]IA[0-9A-Z]{16}|AIza[A-Za-z0-9_-]{35}"
+    r")(?![A-Za-z0-9_-])"
+    r"|(?<=/bot)[0-9]{6,12}:[A-Za-z0-9_-]{35}(?![A-Za-z0-9_-])"
+    r"|(?<=/services/)T[A-Z0-9]{8,12}/B[A-Z0-9]{8,12}/[A-Za-z0-9]{24}(?![A-Za-z0-9])",
+    re.ASCII,
+)
+# What a parameter called `key` has if that is none of a table or a file.
+_KEY = re.compile(
+    r"(?=[^a-z]*[a-z])(?=[^A-Z]*[A-Z])(?=[^0-9]*[0-9])[A-Za-z0-9_-]{24,255}|[0-9a-f]{32,255}",
+    re.ASCII,
+)
 _WHOLE = re.compile(r"redacted-[0-9a-f]{16}")
 
 
@@ -183,13 +203,15 @@ class Redactor:
             )
         if plain in _SECRET_NAMES:
             return self.token(value)
-        return self.url(value) if plain in _URL_HEADERS else value
+        return self.url(value) if plain in _URL_HEADERS else self._tokens(value)
 
     def url(self, url: str) -> str:
         """Return a URL or request target without user information and secret parameters."""
         if "=" in url:
             url = self._parameters(url)
-        return _USERINFO.sub(lambda m: self.token(m[0]), url) if "@" in url else url
+        if "@" in url:
+            url = _USERINFO.sub(lambda m: self.token(m[0]), url)
+        return self._tokens(url)
 
     def command_line(self, text: str) -> str:
         """Return arguments that were joined by blanks without their secrets."""
@@ -203,7 +225,10 @@ class Redactor:
         return self.url(text) + rest
 
     def text(self, text: str, content_type: str = "") -> str:
-        """Return a body's text without secret members of JSON and secret fields of forms."""
+        """Return a body's text without secret members of JSON, secret fields of forms, tokens."""
+        return self._tokens(self._fields(text, content_type))
+
+    def _fields(self, text: str, content_type: str) -> str:
         kind = content_type.partition(";")[0].strip().lower()
         if kind == "multipart/form-data":
             boundary = "\r\n" + text.partition("\r\n")[0]
@@ -223,10 +248,17 @@ class Redactor:
         name, equals, value = pair.partition("=")
         return name + equals + self.token(value) if equals else self.token(pair)
 
+    def _tokens(self, text: str) -> str:
+        return _TOKEN.sub(lambda m: self.token(m[0]), text)
+
     def _parameters(self, text: str) -> str:
-        return _PARAMETER.sub(
-            lambda m: f"{m[1]}={self.token(m[2])}" if _is_secret(m[1]) else m[0], text
-        )
+        return _PARAMETER.sub(self._parameter, text)
+
+    def _parameter(self, match: re.Match[str]) -> str:
+        name, value = match.groups()
+        if _is_secret(name) or (_plain(name) == "key" and _KEY.fullmatch(value)):
+            return f"{name}={self.token(value)}"
+        return match[0]
 
     def _member(self, match: re.Match[str]) -> str:
         name, between, string, end, number = match.groups()

@@ -105,6 +105,60 @@ def test_command_lines(line: str, expected: str) -> None:
     assert R.command_line(line) == expected
 
 
+JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.dBjftJeZ4CVPmB92K27uhbUJU1p1r"
+WELL_KNOWN = [
+    JWT,
+    "ghp_" + "a1B2" * 9,
+    "glpat-" + "a1B2" * 5,
+    "xoxb-123456789012-abcdef",
+    "sk_" + "live_" + "a1B2" * 6,
+    "AKIA" + "ABCD1234" * 2,
+    "AIza" + "a1B2-" * 7,
+]
+
+
+@pytest.mark.parametrize("token", WELL_KNOWN)
+def test_what_looks_like_nothing_but_a_token(token: str) -> None:
+    for text in ("/share/{}", "/a?b={}&c=1", "see {}, please", "<a>{}</a>", '{{"x": "{}"}}', "{}"):
+        hidden = text.format(t(token))
+        assert R.url(text.format(token)) == hidden
+        assert R.text(text.format(token), "text/html") == hidden
+        assert R.header("X-Other", text.format(token)) == hidden
+        assert R.command_line(f"app {text.format(token)}") == f"app {hidden}"
+
+
+@pytest.mark.parametrize(
+    ("url", "secret"),
+    [
+        ("/bot123456789:" + "a1B2c" * 7 + "/getMe", "123456789:" + "a1B2c" * 7),
+        ("/services/T12345678/B12345678/" + "a1B2" * 6, "T12345678/B12345678/" + "a1B2" * 6),
+        ("/?key=" + "aB3-" * 6, "aB3-" * 6),
+        ("/?key=" + "0123456789abcdef" * 2, "0123456789abcdef" * 2),
+    ],
+)
+def test_tokens_of_their_place(url: str, secret: str) -> None:
+    assert R.url(url) == url.replace(secret, t(secret))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "/?key=name",
+        "/?key=uploads/2026/Photo-of-the-whole-family.JPG",
+        "/?key=customer-profile-picture-2026",
+        "/?key=3f2504e0-4f89-41d3-9a0c-0305e82c3301",
+        "/items/3f2504e0-4f89-41d3-9a0c-0305e82c3301/eyJhbGciOiJIUzI1NiJ9",
+        "/blob/0123456789abcdef0123456789abcdef01234567",
+        "/notAKIA" + "ABCD1234" * 2,
+        "/services/Tea/Biscuits/list",
+        "/robot123456789:x",
+    ],
+)
+def test_what_only_looks_a_little_like_one_stays(url: str) -> None:
+    assert R.url(url) == url
+    assert R.text(url, "text/plain") == url
+
+
 def request(**more: Any) -> dict[str, Any]:
     body = '{"token":"s3cret"}'
     head = "POST /?token=s3cret HTTP/1.1\r\nCookie: a=s3cret\r\n"
@@ -160,6 +214,12 @@ def test_bytes_that_cannot_be_looked_into_are_left_out(more: dict[str, Any]) -> 
         "://" * 300_000,
         "\r\ncontent-disposition: name=x\r\na" * 30_000,
         '{"a":"' * 150_000,
+        "eyJ" * 300_000,
+        "eyJaaaaaaaaaa." * 70_000,
+        "eyJ-" * 250_000,
+        "/bot1234567:" * 80_000,
+        "key=" + "a" * 10**6,
+        "key=a" * 200_000,
     ],
     ids=lambda text: repr(text[:12]),
 )
