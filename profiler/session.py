@@ -20,10 +20,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import FrameType
+from typing import Protocol
 
 from profiler import wire
 from profiler.errors import CaptureFileError, ProfilerError
 from profiler.filters import OF_CALLS
+from profiler.outcome import SKIPPED_CALLS, Outcome
 from profiler.pipeline import Pipeline, Written
 from profiler.probe import Engine, open_engine
 from profiler.probe.counters import Account, Accounts, Tally
@@ -36,18 +38,28 @@ from profiler.sinks import Sink
 from profiler.sinks.choice import Choice, choose
 from profiler.stats import Stats
 
-SKIPPED_CALLS = "the kernel skipped the probe"
-
 _CLOCK_SECONDS = 1.0
 # The wall clock was set, not just disciplined, if it moved by more than this between two polls.
 _CLOCK_STEP_NS = 1_000_000
 
 
-def capture(settings: Settings, choice: Choice | None = None) -> None:
+class Attendant(Protocol):
+    """What goes along with a capture: a command that is traced, a program that reads the lines."""
+
+    def begun(self) -> None:
+        """The probe is attached: from here on nothing is missed. May raise ProfilerError."""
+
+    def goes_on(self, idle: bool) -> bool:
+        """A poll was written, ``idle`` if it brought nothing: is the capture to go on?"""
+
+
+def capture(
+    settings: Settings, choice: Choice | None = None, attendant: Attendant | None = None
+) -> Outcome:
     """Capture on this machine until it is told to stop, or has all that was asked for.
 
     Into the sink of ``choice``, which is closed in any case; else into that of the settings.
-    Raises ProfilerError.
+    ``attendant`` may tell it to stop. Raises ProfilerError.
     """
     started = time.monotonic()
     with _signals() as received, contextlib.ExitStack() as stack:
@@ -78,16 +90,19 @@ def capture(settings: Settings, choice: Choice | None = None) -> None:
             _say(f"{engine.carrier} cannot filter by {', '.join(late)}: done with whole messages")
         _say(
             f"capturing ({engine.route} route, {engine.carrier}, Linux {os.uname().release}, "
-            f"after {time.monotonic() - started:.1f} s); Ctrl-C ends it"
+            f"after {time.monotonic() - started:.1f} s)" + ("" if attendant else "; Ctrl-C ends it")
         )
+        if attendant and not received.stop:
+            attendant.begun()
         # Whatever ends the loop, the summary is the last word before the error.
         stack.callback(lambda: _say_summary(pipeline.written, pipeline.accounts))
         try:
-            _run(engine, pipeline, sink, stats, received, settings.duration)
+            _run(engine, pipeline, sink, stats, received, settings.duration, attendant)
         finally:
             _end(engine, pipeline, sink)
             if stats:
                 stats.write(pipeline.written, pipeline.accounts, final=True)
+        return Outcome(pipeline.written, pipeline.accounts)
 
 
 def replay(path: Path, settings: Settings) -> None:
@@ -118,6 +133,7 @@ def _run(
     stats: Stats | None,
     received: Signals,
     duration: float | None,
+    attendant: Attendant | None,
 ) -> None:
     clock_due, offset = 0.0, 0
     end = None if duration is None else time.monotonic() + duration
@@ -137,6 +153,8 @@ def _run(
         if stats and stats.due():
             stats.write(pipeline.written, engine.accounts())
         if received.stop or pipeline.full or (end is not None and time.monotonic() >= end):
+            return
+        if attendant and not attendant.goes_on(not records):
             return
 
 

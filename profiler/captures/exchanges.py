@@ -126,17 +126,25 @@ class Exchanges:
         self._ends: dict[_Key, _Open] = {}
 
     def add_all(self, records: Iterable[Record]) -> None:
-        """Add records. Raises OutputError if there is no room to keep them."""
+        """Add records, which are all. Raises OutputError if there is no room to keep them."""
+        for record in records:
+            self.add(record)
+        self.complete()
+
+    def add(self, record: Record) -> None:
+        """Add a record; behind the last one comes :meth:`complete`. Raises OutputError."""
         try:
-            for record in records:
-                self._add(record)
-            self._file.flush()
-            self._join_without_sequence()
+            self._add(record)
         except OSError as error:
-            raise OutputError(
-                f"cannot keep the capture in {tempfile.gettempdir()}: {error.strerror}; "
-                "free space there, or name another directory with TMPDIR"
-            ) from error
+            raise _no_room(error) from error
+
+    def complete(self) -> None:
+        """Join what belongs together: there are no more records. Raises OutputError."""
+        try:
+            self._file.flush()
+        except OSError as error:
+            raise _no_room(error) from error
+        self._join_without_sequence()
 
     def __len__(self) -> int:
         return sum(not self._is_joined(one) for one in self._all)
@@ -229,6 +237,13 @@ class Exchanges:
 def is_interim(response: Record) -> bool:
     """Whether another response to the same request follows: 1xx, but for 101."""
     return 100 <= response.get("status_code", 200) < 200 and response.get("status_code") != 101
+
+
+def _no_room(error: OSError) -> OutputError:
+    return OutputError(
+        f"cannot keep the capture in {tempfile.gettempdir()}: {error.strerror}; "
+        "free space there, or name another directory with TMPDIR"
+    )
 
 
 def _link(record: Record) -> object:
