@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from profiler import __version__
+from profiler.attend import add_attend, attend
 from profiler.check import add_check
 from profiler.commands import DAMAGED, add_commands, add_redact
 from profiler.configuration import add_configuration, configured
@@ -21,6 +22,7 @@ from profiler.doctor.examine import examine
 from profiler.errors import ProfilerError
 from profiler.options import EXAMPLES, add_filters, add_limits, filters_of
 from profiler.probe import program_text
+from profiler.run.options import add_run, run
 from profiler.session import capture, replay
 from profiler.settings import (
     BUFFERS,
@@ -52,7 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(arguments: Sequence[str] | None) -> int:
-    options = configured(_parser, arguments)
+    typed, command = _apart(sys.argv[1:] if arguments is None else arguments)
+    options = configured(_parser, typed)
+    options.argv = command
     if "run" in options:
         return int(options.run(options))
     return _run(options)
@@ -84,6 +88,10 @@ def _run(options: argparse.Namespace) -> int:
         return _top(options, settings)
     elif options.command == "doctor":
         return examine(settings.route, settings.engine, options.json)
+    elif options.command == "run":
+        return run(options, settings)
+    elif options.command == "attend":
+        return attend(settings)
     elif options.command == "probe":
         print(program_text(settings), end="")
     else:
@@ -99,6 +107,14 @@ def _top(options: argparse.Namespace, settings: Settings) -> int:
         return DAMAGED if recorded(options.source, settings) else 0
     live(settings)
     return 0
+
+
+def _apart(arguments: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
+    """The profiler's own arguments, and those of the command that `run` is given behind `--`."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    if "run" in arguments[:end]:
+        return arguments[:end], arguments[end + 1 :]
+    return arguments, ()
 
 
 def _exit_code(run: Callable[[], int]) -> int:
@@ -217,6 +233,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_commands(commands)
     add_check(commands)
+    traced = add_run(commands)
+    _add_output_options(traced, None)
+    add_filters(traced)
+    _add_probe_options(traced, argparse.SUPPRESS)
+    add_attend(commands)
     add_configuration(parser, commands)
     return parser
 

@@ -86,10 +86,10 @@ def _path(view: View) -> Iterable[str]:
 
 
 def _host(view: View) -> Iterable[str]:
-    """The host as the request names it, with its port and without."""
+    """The host as the request names it, with its port and without, in lower case."""
     if "headers" not in view.request:
         return ()
-    host = authority(view.request, view.first)
+    host = authority(view.request, view.first).lower()
     name, colon, port = host.rpartition(":")
     return (host, name) if colon and port.isdigit() else (host,)
 

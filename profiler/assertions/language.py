@@ -57,8 +57,8 @@ _BLANK = re.compile(r"\s*")
 _AND = re.compile(r"and(?=\s|$)")
 # A method is a token (RFC 9110, 5.6.2), and all in use are upper case; fields are lower case.
 _METHOD = re.compile(r"(?:\*|[A-Z][A-Z0-9!#$%&'*+.^_`|~-]*)(?=\s|$)")
-_TIME = re.compile(r"([0-9]+(?:\.[0-9]+)?)(us|ms|s)")
-_MILLISECONDS = {"us": 0.001, "ms": 1.0, "s": 1000.0}
+_TIME = re.compile(r"([0-9]+(?:\.[0-9]+)?)(us|ms|s|m)")
+_MILLISECONDS = {"us": 0.001, "ms": 1.0, "s": 1000.0, "m": 60_000.0}
 
 
 class ConditionError(ProfilerError):
@@ -231,7 +231,7 @@ def _read(field: Field, text: str) -> tuple[object, str]:
     if field.kind == TIME:
         match = _TIME.fullmatch(text)
         value = float(match[1]) * _MILLISECONDS[match[2]] if match else None
-        return value, "a time: a number with us, ms or s behind it"
+        return value, "a time: a number with us, ms, s or m behind it"
     if field.kind == ROLE:
         return text if text in ("client", "server") else None, "`client` or `server`"
     if field.kind == NUMBER:
@@ -239,7 +239,7 @@ def _read(field: Field, text: str) -> tuple[object, str]:
     if field.kind == STATUS:
         is_status = _is_number(text) and len(text) == 3
         return int(text) if is_status else None, "a status: three digits, or a class such as 5xx"
-    return text, "text"
+    return text.lower() if field.name == "host" else text, "text"
 
 
 def _is_number(text: str) -> bool:

@@ -29,7 +29,7 @@ from profiler.doctor.machine import Machine, read_machine
 from profiler.doctor.report import Run, to_json, to_text
 from profiler.doctor.script import RECV, RESPONSE, Outcome, Said, url
 from profiler.errors import ProfilerError
-from profiler.session import SKIPPED_CALLS
+from profiler.outcome import SKIPPED_CALLS
 from profiler.settings import ROUTES
 
 # Seconds. Starting compiles the probe, which is slow in an emulated machine.

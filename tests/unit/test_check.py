@@ -13,8 +13,10 @@ from xml.etree import ElementTree as ET
 import pytest
 from junitparser import JUnitXml
 
+from profiler.assertions.fields import FIELDS
 from profiler.assertions.judge import Verdict
 from profiler.assertions.junit import junit
+from profiler.assertions.language import parse_expectation
 from tests import sample_capture
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
@@ -145,3 +147,23 @@ def test_junit_says_what_could_not_be_shown() -> None:
     verdict = Verdict("fail-if", "pid=1", failure="cannot be shown to hold: x", unproven=True)
     failure = ET.fromstring(junit([verdict], ["a note"], 1.5)).find(".//failure")
     assert failure is not None and failure.get("type") == "unproven"
+
+
+DOCUMENT = (Path(__file__).parents[2] / "docs" / "assertions.md").read_text()
+
+
+def rows(header: str) -> list[str]:
+    table = DOCUMENT.partition(f"| {header} |\n")[2].partition("\n\n")[0]
+    return [row.split(" | ")[0].strip("| ") for row in table.splitlines()[1:]]
+
+
+def test_the_documented_conditions_are_understood() -> None:
+    examples = rows("example | holds for")
+    assert len(examples) == 8
+    for example in examples:
+        parse_expectation(example.strip("`"))
+
+
+def test_the_documented_fields_are_those_there_are() -> None:
+    names = [name.strip("`") for row in rows("field | value") for name in row.split()]
+    assert sorted(names) == sorted([*FIELDS, "header.NAME"])

@@ -1,0 +1,37 @@
+"""The fixture ``http_messages``: what was said on this machine while a test ran.
+
+It is asked for in the root ``conftest.py``, so that nothing changes for who has the profiler
+installed for other reasons::
+
+    pytest_plugins = ["profiler.pytest_plugin"]
+
+The probe is attached once for the session; each test sees its own part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from profiler.background import Messages, capture
+
+
+@pytest.fixture(scope="session")
+def http_capture_options() -> dict[str, Any]:
+    """Arguments of ``profiler.capture()``; override it: ``{"port": 8080}``."""
+    return {}
+
+
+@pytest.fixture(scope="session")
+def http_capture(http_capture_options: dict[str, Any]) -> Iterator[Messages]:
+    """The messages of the whole session."""
+    with capture(**http_capture_options) as messages:
+        yield messages
+
+
+@pytest.fixture
+def http_messages(http_capture: Messages) -> Messages:
+    """The messages since the test began."""
+    return http_capture.from_now()

@@ -1,0 +1,146 @@
+"""A command traced, asserted on, and let go; and the Python API, as the docs show it.
+
+One guest: which kernel it is makes no difference here.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import tarfile
+from importlib.metadata import distribution
+from pathlib import Path
+
+import pytest
+
+from provisioning import Guest
+from tests.e2e.conftest import TRAFFIC, background, traffic
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "assertions.md"
+PYTHON = "/opt/http-profiler/bin/python3"
+
+pytestmark = pytest.mark.one_guest
+
+# What the traced command does: says who it is, asks in a child with a session of its own, and
+# leaves a process behind. It waits until others have asked too: they must not be seen.
+COMMAND = """
+cat /proc/self/cgroup; id -un; echo $HOME; touch $1/mine
+setsid -w python3 {traffic} requests 127.0.0.1 $2 GET:/$3/child POST:/$3/echo:2000
+python3 {traffic} requests ::1 $2 GET:/$3/self
+setsid sleep 600 <&- >&- 2>&- & echo $! > $1/left
+echo ready >&2
+read line
+exit 7
+"""
+
+
+def test_a_command_and_its_children_only(guest: Guest, token: str) -> None:
+    user = guest.exec("id -un").stdout.strip()
+    directory = f"/tmp/{token}"
+    guest.exec(["mkdir", directory])
+    lines, junit = f"{directory}/lines", f"{directory}/junit.xml"
+    with background(guest, "serve") as (_, server):
+        script = COMMAND.format(traffic=TRAFFIC)
+        traced = shlex.join(
+            [
+                *("sudo", "http-profiler", "run", "--as", user, "--output", lines),
+                *("--fail-if", "status>=500", "--fail-if", "method=POST", "--junit", junit),
+                *("--expect", f"GET /{token}/* = 2", "--expect", f"GET /{token}/other"),
+                *("--", "sh", "-c", script, "sh", directory, str(server["port"]), token),
+            ]
+        )
+        fifo = f"{directory}/fifo"
+        guest.exec(["mkfifo", fifo])
+        command = f"{traced} <{fifo} >{directory}/out 2>{directory}/err; echo $? >{directory}/code"
+        with guest.popen(f"exec 9<>{fifo}; {command}") as running:
+            wait = f"timeout 400 sh -c 'until grep -q ^ready {directory}/err; do sleep 0.2; done'"
+            guest.exec(f"{wait} || {{ cat {directory}/err >&2; exit 1; }}", timeout=420)
+            traffic(guest, "requests", "127.0.0.1", server["port"], f"GET:/{token}/other")
+            guest.exec(f"echo >{fifo}")
+            assert running.wait(120) == 0
+    out, err, code = (
+        guest.exec(["cat", f"{directory}/{name}"]).stdout for name in ("out", "err", "code")
+    )
+    # The command's own failure wins.
+    assert code == "7\n", err
+    cgroup, name, home, *_ = out.splitlines()
+    assert re.search(r"^0::(/.*)?/http-profiler-\d+$", cgroup)
+    assert (name, home) == (user, f"/home/{user}")
+    assert guest.exec(["stat", "-c", "%U", f"{directory}/mine"]).stdout.strip() == user
+
+    records = [json.loads(line) for line in guest.exec(["sudo", "cat", lines]).stdout.splitlines()]
+    assert [r["url"] for r in records if r["type"] == "request"] == [
+        f"/{token}/child",
+        f"/{token}/echo",
+        f"/{token}/self",
+    ]
+    assert {(r["role"], r["cgroup"]) for r in records} == {("client", cgroup.partition("::")[2])}
+    assert not any("incomplete" in record for record in records)
+
+    said = err.splitlines()
+    (violation,) = (line for line in said if "fail-if" in line)
+    start = (
+        f"http-profiler: fail-if method=POST: POST http://127.0.0.1:{server['port']}/{token}/echo"
+    )
+    assert violation.startswith(f"{start} 200 ")
+    assert f"http-profiler: expect GET /{token}/other: seen 0 times, must be >= 1" in said
+    assert "http-profiler: 2 of 4 assertions hold for 3 exchanges" in said
+    assert 'tests="4" failures="2"' in guest.exec(["sudo", "cat", junit]).stdout
+
+    # What was left behind goes on where it would have been, and the cgroup is gone.
+    assert said[-1] == "http-profiler: 1 processes that the command left behind go on, untraced"
+    left = guest.exec(["cat", f"{directory}/left"]).stdout.strip()
+    assert "http-profiler-" not in guest.exec(["cat", f"/proc/{left}/cgroup"]).stdout
+    guest.exec(["kill", left])
+    guest.exec("! find /sys/fs/cgroup -name 'http-profiler-*' | grep .")
+
+
+@pytest.fixture
+def demo(guest: Guest) -> None:
+    """The demo is up."""
+    guest.exec("sudo systemctl start http-profiler-demo")
+    guest.exec("timeout 120 bash -c 'until : </dev/tcp/localhost/8080; do sleep 0.5; done' 2>&1")
+
+
+@pytest.mark.usefixtures("demo")
+def test_the_command_of_the_documentation(guest: Guest) -> None:
+    """It asks the demo, whose server is not the command's child."""
+    line = DOCUMENT.read_text().split("```sh\n")[1].split("```")[0]
+    done = guest.exec(f"USER=$(id -un); {line}", check=False, timeout=400)
+    assert (done.returncode, done.stdout) == (0, "200\n"), done.stderr
+    assert done.stderr.endswith("http-profiler: 3 of 3 assertions hold for 1 exchanges\n")
+    assert "lost 0/0" in done.stderr
+
+
+def blocks() -> dict[str, str]:
+    """The Python of the documentation: name of the file -> its text."""
+    found = re.findall(r"```python\n# (\S+)\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
+    return dict(found)
+
+
+@pytest.mark.usefixtures("demo")
+def test_the_python_of_the_documentation(guest: Guest, token: str, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "files.tar.gz", "w:gz") as files:
+        for name, text in blocks().items():
+            (tmp_path / name).write_text(text)
+            files.add(tmp_path / name, name)
+        # The guest has no pytest: it is pure Python, so the one that runs this will do.
+        for package in ("pytest", "pluggy", "iniconfig", "packaging", "pygments"):
+            for file in distribution(package).files or ():
+                if file.suffix == ".py":
+                    files.add(file.locate(), str(file))
+    here = f"/tmp/{token}"
+    guest.push(tmp_path / "files.tar.gz", f"{here}.tar.gz")
+    guest.exec(f"mkdir {here} && tar -xzf {here}.tar.gz -C {here}")
+    python = f"cd {here} && PYTHONPATH={here} {PYTHON}"
+
+    watched = guest.exec(f"{python} watch.py", check=False, timeout=400)
+    # The client's request and response, and the server's.
+    assert (watched.returncode, watched.stdout) == (0, "200 4\n"), watched.stderr
+
+    tested = guest.exec(f"{python} -m pytest -q -p no:cacheprovider", check=False, timeout=400)
+    assert tested.returncode == 0, tested.stdout + tested.stderr
+    assert "2 passed" in tested.stdout
+    # Nobody is left.
+    guest.exec("! pgrep -f 'http-profiler.*atten[d]'")

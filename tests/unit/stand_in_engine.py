@@ -1,0 +1,101 @@
+"""The command line with an engine that needs no kernel: it hands over a recorded capture.
+
+``python -m tests.unit.stand_in_engine CAPTURE ARGUMENT ...`` is ``http-profiler ARGUMENT ...``.
+``STAND_IN_LOST`` and ``STAND_IN_SKIPPED`` are how many calls it says were lost and skipped,
+``STAND_IN_TROUBLE`` why it does not start;
+with ``STAND_IN_SLOW`` it starts when it is sent SIGINT; with ``STAND_IN_CGROUP`` the cgroup
+of `run` is a directory like any other.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from profiler import cli, wire
+from profiler.errors import ProbeError
+from profiler.probe.counters import Account, Accounts, Tally
+from profiler.probe.recording import Recording
+
+POLL_SECONDS = 0.01
+
+
+class StandInEngine:
+    route, carrier, clock, fallback = "socket", "recording", time.CLOCK_MONOTONIC, ""
+    applied = ("cgroup",)
+
+    def __init__(self, capture: Path) -> None:
+        if "STAND_IN_TROUBLE" in os.environ:
+            raise ProbeError(os.environ["STAND_IN_TROUBLE"])
+        handler = signal.getsignal(signal.SIGINT)
+        while "STAND_IN_SLOW" in os.environ and signal.getsignal(signal.SIGINT) is handler:
+            time.sleep(POLL_SECONDS)  # The session's handler is for one signal.
+        self._records = [
+            record
+            for record in Recording(capture).records()
+            # Those are of this engine, not of the recorded one.
+            if not isinstance(wire.decode(record), (wire.Counters, wire.Clock))
+        ]
+
+    def __enter__(self) -> StandInEngine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def batches(self) -> Iterator[list[bytes]]:
+        while True:
+            batch, self._records = self._records[:5], self._records[5:]
+            if not batch:
+                time.sleep(POLL_SECONDS)  # What a poll is: it waits for records.
+            yield batch
+
+    def stop(self) -> list[bytes]:
+        rest, self._records = self._records, []
+        return rest
+
+    def accounts(self) -> Accounts:
+        lost = Tally(int(os.environ.get("STAND_IN_LOST", "0")), 0)
+        account = Account(lost, Tally(), {}, {"ring_full": lost, "unreadable": Tally()})
+        other = Account(lost={"unreadable": Tally(7, 7)}, seen=Tally(7, 7))
+        return Accounts(account, other, int(os.environ.get("STAND_IN_SKIPPED", "0")))
+
+    def ignore(self, socket: int) -> None:
+        pass
+
+
+class StandInCgroup:
+    path = "/stand-in"
+
+    def __init__(self, mount: Path, own: str) -> None:
+        pass
+
+    def join(self) -> None:
+        pass
+
+    def remove(self) -> list[str]:
+        return []
+
+
+def main(arguments: list[str]) -> int:
+    capture, *rest = arguments
+
+    def open_engine(_settings: Any) -> StandInEngine:
+        return StandInEngine(Path(capture))
+
+    with ExitStack() as stack:
+        stack.enter_context(patch("profiler.session.open_engine", open_engine))
+        if "STAND_IN_CGROUP" in os.environ:
+            stack.enter_context(patch("profiler.run.options.Cgroup", StandInCgroup))
+        return cli.main(rest)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

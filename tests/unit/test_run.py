@@ -1,0 +1,295 @@
+"""run as it is typed, with an engine that needs no kernel, and a directory for a cgroup.
+
+The real ones are in tests/e2e/test_run.py.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import pwd
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from profiler.outcome import Outcome
+from profiler.pipeline import Written
+from profiler.probe.counters import Account, Accounts, Tally
+
+ROOT = Path(__file__).parents[2]
+DEMO = ROOT / "tests" / "replay" / "cases" / "demo"
+EXPECTED = [json.loads(line) for line in (DEMO / "expected.jsonl").read_text().splitlines()]
+
+
+def command(*arguments: object) -> list[str]:
+    stand_in = "tests.unit.stand_in_engine"
+    return [sys.executable, "-m", stand_in, str(DEMO / "capture"), "run", *map(str, arguments)]
+
+
+def environment(**more: str) -> dict[str, str]:
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("SUDO_", "OUTPUT_PATH"))}
+    return {**clean, "PYTHONPATH": str(ROOT), "STAND_IN_CGROUP": "1", **more}
+
+
+def run(*arguments: object, **more: Any) -> tuple[int, str, list[str]]:
+    """Return exit code, standard output, and the lines of standard error that are ours."""
+    done = subprocess.run(
+        command(*arguments),
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=environment(**more.pop("env", {})),
+        check=False,
+        **more,
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.returncode, done.stdout, done.stderr.splitlines()
+
+
+def shell(script: str, *arguments: str) -> tuple[str, ...]:
+    return "--", "sh", "-c", script, "sh", *arguments
+
+
+def test_the_commands_streams_arguments_and_exit_code_are_its_own() -> None:
+    script = 'read line; echo "$line:$*"; echo "to stderr" >&2; exit 7'
+    code, out, errors = run(*shell(script, "--", "--output", "x y"), input="hello\n")
+    assert (code, out) == (7, "hello:-- --output x y\n")
+    assert "to stderr" in errors
+    # Attached before, and ended after it.
+    begun = next(n for n, line in enumerate(errors) if "capturing" in line)
+    assert begun < errors.index("to stderr")
+    assert run("--", "true")[0] == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_command_that_a_signal_ends(number: int) -> None:
+    assert run(*shell(f"kill -{int(number)} $$"))[0] == 128 + number
+
+
+def test_a_command_that_cannot_be_run(tmp_path: Path) -> None:
+    code, _, errors = run("--", "no-such-command")
+    assert (code, errors) == (127, ["http-profiler: no-such-command: command not found"])
+    (tmp_path / "file").touch()
+    code, _, errors = run("--", tmp_path / "file")
+    assert code == 126
+    assert errors[-1] == f"http-profiler: cannot execute {tmp_path}/file: Permission denied"
+    # Its interpreter is not there: that is found out when it is too late to know better.
+    (tmp_path / "file").write_text("#!/no/such/interpreter\n")
+    (tmp_path / "file").chmod(0o755)
+    assert run("--", tmp_path / "file")[0] == 127
+
+
+def test_a_profiler_that_cannot_trace(tmp_path: Path) -> None:
+    there = tmp_path / "there"
+    code, _, errors = run("--", "touch", there, env={"STAND_IN_TROUBLE": "no probe here"})
+    assert (code, errors[-1]) == (125, "http-profiler: no probe here")
+    assert not there.exists()
+    # What fails later does not end the command.
+    full = ("--output", "/dev/full", "--fail-if", "status=599")
+    code, _, errors = run(*full, *shell(f"sleep 0.3; touch {there}"))
+    assert code == 125
+    assert any(line.startswith("http-profiler: cannot write /dev/full") for line in errors)
+    assert errors[-2].endswith("cannot be shown to hold: the capture ended before the command")
+    assert there.exists()
+    assert run("--output", "/dev/full", *shell("sleep 0.3; exit 5"))[0] == 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "the command stands behind `--`: run [options] -- CMD"),
+        (["--"], "the command stands behind `--`: run [options] -- CMD"),
+        (["pytest", "-q"], "the command stands behind `--`: run [options] -- pytest -q"),
+        (["--as", "no-such-user", "--", "true"], "this machine has no user 'no-such-user'"),
+        (["--cgroup", "/x", "--", "true"], "--cgroup does not go with run"),
+        (["--fail-if", "status", "--", "true"], "column 7: an operator is missing"),
+        (["--junit", "x", "--", "true"], "--junit needs --fail-if or --expect"),
+    ],
+)
+def test_wrong_arguments(arguments: list[str], words: str) -> None:
+    code, _, errors = run(*arguments)
+    assert code == 2
+    assert words in errors[-1]
+
+
+@pytest.fixture
+def trapping() -> Iterator[subprocess.Popen[str]]:
+    """A command under `run` that says which signals it gets, and goes on."""
+    script = (
+        'for s in INT TERM HUP QUIT; do trap "echo $s" $s; done; '
+        "trap 'exit 9' USR2; echo $$; while :; do sleep 0.02; done"
+    )
+    with subprocess.Popen(
+        command(*shell(script)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        cwd=ROOT,
+        env=environment(),
+    ) as running:
+        yield running
+        running.kill()
+
+
+def test_signals_are_passed_on(trapping: subprocess.Popen[str]) -> None:
+    assert trapping.stdout
+    pid = int(trapping.stdout.readline())
+    for number, name in ((2, "INT"), (15, "TERM"), (1, "HUP"), (3, "QUIT"), (2, "INT")):
+        trapping.send_signal(number)
+        assert trapping.stdout.readline() == f"{name}\n"
+    os.kill(pid, signal.SIGUSR2)
+    assert trapping.wait(30) == 9
+
+
+def test_what_the_terminal_sends_comes_once() -> None:
+    """Ctrl-C reaches the command from the terminal: the profiler does not repeat it."""
+    script = "trap 'echo caught' INT; echo ready; read line; read line; echo $line; exit 3"
+    pid, terminal = pty.fork()
+    if not pid:
+        os.chdir(ROOT)
+        os.execve(sys.executable, command(*shell(script)), environment())
+    read = b""
+    while b"ready" not in read:
+        read += os.read(terminal, 1000)
+    os.write(terminal, b"\x03")
+    while b"caught" not in read:
+        read += os.read(terminal, 1000)
+    os.write(terminal, b"first\nsecond\n")
+    try:
+        while part := os.read(terminal, 1000):
+            read += part
+    except OSError:
+        pass  # Linux: the other end was closed.
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 3
+    assert read.count(b"caught") == 1
+    os.close(terminal)
+
+
+def test_interrupted_while_the_probe_is_loaded(tmp_path: Path) -> None:
+    there = tmp_path / "there"
+    with subprocess.Popen(
+        command("--", "touch", there),
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env=environment(STAND_IN_SLOW="1"),
+    ) as running:
+        assert running.stderr
+        while "loading" not in running.stderr.readline():
+            pass
+        running.send_signal(signal.SIGINT)
+        running.stderr.read()
+    assert running.returncode == 130
+    assert not there.exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user needs root")
+def test_the_command_as_another_user() -> None:
+    nobody = pwd.getpwnam("nobody")
+    # --user is a filter, and another thing.
+    options = ("--as", "nobody", "--user", "0")
+    code, out, _ = run(*options, *shell("id -u; id -g; id -G; echo $HOME $USER"))
+    assert code == 0
+    uid, gid, groups, names = out.splitlines()
+    assert (int(uid), int(gid)) == (nobody.pw_uid, nobody.pw_gid)
+    assert "0" not in groups.split()
+    assert names == f"{nobody.pw_dir} nobody"
+
+
+def test_whose_command_it_is_is_said() -> None:
+    hint = "http-profiler: the command runs as root; `--as alice` runs it as you"
+    assert hint in run("--", "true", env={"SUDO_USER": "alice"})[2]
+    assert hint not in run("--as", "nobody", "--", "true", env={"SUDO_USER": "alice"})[2]
+    assert hint not in run("--", "true", env={"SUDO_USER": "root"})[2]
+
+
+def test_lines_go_where_they_are_asked_for_and_not_into_the_commands_output(
+    tmp_path: Path,
+) -> None:
+    lines = tmp_path / "lines"
+    code, out, _ = run("--output", lines, "--", "echo", "mine")
+    assert (code, out) == (0, "mine\n")
+    assert len(lines.read_text().splitlines()) == len(EXPECTED)
+    code, out, _ = run("--", "echo", "mine", env={"OUTPUT_PATH": str(tmp_path / "more")})
+    assert out == "mine\n"
+    assert len((tmp_path / "more").read_text().splitlines()) == len(EXPECTED)
+    # Asked for is asked for.
+    code, out, _ = run("--output", "-", "--", "echo", "mine")
+    assert len(out.splitlines()) == len(EXPECTED) + 1
+
+
+def test_without_any_of_these_the_exchanges_are_told() -> None:
+    exchanges = len(EXPECTED) // 4
+    told = sum("http://127.0.0.1:8080/" in line for line in run("--", "true")[2])
+    assert told == exchanges
+    for options in (("--output", "/dev/null"), ("--fail-if", "status=599")):
+        assert not any("http://127.0.0.1:8080/" in line for line in run(*options, "--", "true")[2])
+
+
+FAILING, HOLDING = ("--fail-if", "status=200"), ("--fail-if", "status=599", "--expect", "* *")
+
+
+def test_assertions(tmp_path: Path) -> None:
+    junit = tmp_path / "result.xml"
+    code, out, errors = run(*HOLDING, "--junit", junit, "--", "echo", "mine")
+    assert (code, out) == (0, "mine\n")
+    exchanges = len(EXPECTED) // 4
+    assert errors[-1] == f"http-profiler: 2 of 2 assertions hold for {exchanges} exchanges"
+    assert 'tests="2" failures="0"' in junit.read_text()
+
+    code, _, errors = run(*FAILING, "--expect", "GET /nope", "--", "true")
+    assert code == 4
+    assert any(line.startswith("http-profiler: fail-if status=200: ") for line in errors)
+    assert "http-profiler: expect GET /nope: seen 0 times, must be >= 1" in errors
+    # The command's own failure wins, and what was violated is said all the same.
+    code, _, errors = run(*FAILING, *shell("exit 3"))
+    assert code == 3
+    assert errors[-1].startswith("http-profiler: 0 of 1 assertions hold")
+
+
+def test_what_was_lost_is_no_success(tmp_path: Path) -> None:
+    lost = {"STAND_IN_LOST": "3"}
+    said = "http-profiler: the capture is incomplete: calls that were lost: 3"
+    code, _, errors = run(*HOLDING, "--", "true", env=lost)
+    assert code == 4
+    assert said in errors
+    assert (
+        "http-profiler: fail-if status=599: cannot be shown to hold: calls that were lost: 3"
+        in errors
+    )
+    assert errors[-1].startswith("http-profiler: 1 of 2 assertions hold")
+    code, _, errors = run(*HOLDING, "--allow-lost", "--", "true", env=lost)
+    assert code == 0
+    assert said in errors
+    assert run("--", "true", env=lost)[0] == 0
+    # Of other calls of the machine: said, with the result too.
+    junit = tmp_path / "result.xml"
+    skipped = {"STAND_IN_SKIPPED": "2"}
+    code, _, errors = run(*HOLDING, "--junit", junit, "--", "true", env=skipped)
+    said = "the capture may be incomplete: the kernel skipped the probe for 2 calls"
+    assert code == 0
+    assert any(said in line for line in errors) and said in junit.read_text()
+
+
+def test_what_counts_as_lost() -> None:
+    def outcome(given_up: int = 0, **lost: int) -> str | None:
+        tallies = {reason: Tally(calls, 100) for reason, calls in lost.items()}
+        accounts = Accounts(Account(lost=tallies), Account(lost=tallies))
+        return Outcome(Written(given_up=given_up), accounts).lost
+
+    assert outcome() is None
+    assert outcome(unreadable=5) is None
+    assert outcome(ring_full=5, skipped=1, unreadable=7) == "calls that were lost: 12"
+    assert outcome(given_up=2) == "connections that were given up: 2"
+    undecided = Outcome(Written(undecided=1), Accounts(Account(), Account()))
+    assert undecided.lost == "exchanges that were left out undecided: 1"
+    assert Outcome(Written(), None).lost == "the kernel's counts are missing"
+    assert Outcome(Written(), Accounts(Account(), Account())).skipped is None
+    skipped = Outcome(Written(), Accounts(Account(), Account(), skipped=2)).skipped
+    assert skipped == "the kernel skipped the probe for 2 calls of this machine"
