@@ -39,6 +39,9 @@ ANSIBLE = Path(__file__).with_name("ansible")
 
 BOX = "roles/box/"
 
+# What brings the product to other machines.
+FLEET = ("fleet.yml", "roles/service/")
+
 PYPROJECT = REPOSITORY / "pyproject.toml"
 
 WHEEL_SOURCES = ("pyproject.toml", "LICENSE", "profiler", "bpf")
@@ -67,9 +70,11 @@ def system_inputs() -> dict[str, object]:
     """Return what of the repository and the host shapes a guest's system."""
     playbook = digest_files(ANSIBLE, [ANSIBLE])
     return {
-        # Of what makes a box of an image, the image knows nothing.
+        # Of what makes a box of it, and of what is not for guests, an image knows nothing.
         "ansible": {
-            name: content for name, content in playbook.items() if not name.startswith(BOX)
+            name: content
+            for name, content in playbook.items()
+            if not name.startswith((BOX, *FLEET))
         },
         "profiler dependencies": profiler_dependencies(),
         "demo requirements": digest_files(

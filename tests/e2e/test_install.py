@@ -1,8 +1,11 @@
-"""The package, installed and removed, and its service."""
+"""The package, installed and removed; its service; and the playbook that brings it to a fleet."""
 
 from __future__ import annotations
 
 import json
+import os
+import shlex
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +15,8 @@ import pytest
 from packages import deb
 from provisioning import Guest
 from provisioning.capture import START_TIMEOUT
+from provisioning.host import find_ansible
+from provisioning.sources import ANSIBLE
 from tests.e2e.conftest import background, traffic
 
 pytestmark = pytest.mark.one_guest
@@ -41,9 +46,16 @@ def said(guest: Guest) -> str:
     return guest.exec("sudo journalctl --unit http-profiler --output cat --no-pager").stdout
 
 
+def said_since_its_start(guest: Guest) -> str:
+    """By a service that runs: an earlier test's may have said the same."""
+    show = "sudo systemctl show --property InvocationID --value http-profiler"
+    journal = f"sudo journalctl _SYSTEMD_INVOCATION_ID=$({show}) --output cat --no-pager"
+    return guest.exec(journal).stdout
+
+
 def wait_until_capturing(guest: Guest) -> None:
     deadline = time.monotonic() + START_TIMEOUT
-    while "capturing (" not in said(guest):
+    while "capturing (" not in said_since_its_start(guest):
         state = guest.exec("sudo systemctl is-active http-profiler", check=False).stdout.strip()
         assert state == "active", said(guest)
         assert time.monotonic() < deadline, said(guest)
@@ -106,3 +118,40 @@ def test_the_package(bare: Guest, package: Path, token: str) -> None:
     assert set(left(guest)) - set(before) == kept
     guest.exec("sudo dpkg --purge http-profiler", timeout=300)
     assert left(guest) == before
+
+
+def test_the_playbook_for_a_fleet(bare: Guest, package: Path, token: str) -> None:
+    guest = bare
+    options = {"service_package": str(package), "service_configuration": "max-body = 7\n"}
+    assert play(guest, options) > 0
+    wait_until_capturing(guest)
+    with background(guest, "serve") as (_, server):
+        traffic(guest, "requests", "127.0.0.1", server["port"], f"POST:/{token}:100")
+        lines = wait_for_lines(guest, token)
+    assert {len(str(line["body"])) for line in lines} == {7}
+    # Neither is it installed again, nor started anew.
+    assert play(guest, options) == 0
+
+
+def play(guest: Guest, options: dict[str, str]) -> int:
+    """Run the playbook on a guest; return how many tasks changed something."""
+    address = guest.address
+    ssh = ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"]
+    ssh += [word for key in address.keys for word in ("-i", str(key))]
+    variables = {
+        "ansible_host": address.host,
+        "ansible_port": address.port,
+        "ansible_user": address.user,
+        "ansible_ssh_common_args": shlex.join(ssh),
+        **options,
+    }
+    done = subprocess.run(
+        [find_ansible(), "--inventory", "guest,", f"--extra-vars={json.dumps(variables)}",
+         ANSIBLE / "fleet.yml"],
+        env={**os.environ, "ANSIBLE_CONFIG": str(ANSIBLE / "ansible.cfg"), "LC_ALL": "C.UTF-8"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return int(done.stdout.rpartition("changed=")[2].split()[0])
