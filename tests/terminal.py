@@ -38,6 +38,8 @@ class Terminal:
         self.sent = b""
         """All that was written to the terminal."""
         self.exit_code: int | None = None
+        self.seconds = SECONDS
+        """How long to wait for what must come."""
         self._stream = pyte.ByteStream(self.screen)
         # What another terminal is like must not decide here: curses believes LINES and COLUMNS.
         variables = {
@@ -85,7 +87,7 @@ class Terminal:
     def until(self, wanted: Callable[[str], object] | str) -> str:
         """Wait until the screen has a text, or is as ``wanted`` says; return the screen."""
         is_there = wanted if callable(wanted) else lambda text: wanted in text
-        deadline = time.monotonic() + SECONDS
+        deadline = time.monotonic() + self.seconds
         while not is_there(self.text):
             assert time.monotonic() < deadline, f"not on the screen: {wanted}\n{self.text}"
             assert self._read(), f"the program has ended: {wanted}\n{self.text}"
