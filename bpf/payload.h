@@ -106,7 +106,7 @@ static __always_inline int copy_range(struct event *event, u64 data, u32 size)
 	return probe_read_user(event->payload, size, (void *)data) ? -1 : 0;
 }
 
-/* The last `length` bytes that are still missing, of which `left` are. */
+/* A piece of `length` bytes, before which `left` bytes of the call still have to be copied. */
 static __always_inline int
 copy_piece(struct event *event, u64 data, u64 length, u64 left)
 {

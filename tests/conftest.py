@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
 
 # One kernel of each generation that the socket route distinguishes.
 DEFAULT_GUESTS = ("debian-12", "debian-13")
+
+
+def pytest_configure() -> None:
+    """Let no signal be ignored because who started the tests had it ignored (a shell's ``&``).
+
+    What a test runs inherits that, and a shell cannot trap a signal that it was born to ignore.
+    """
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            interrupted = number == signal.SIGINT
+            signal.signal(number, signal.default_int_handler if interrupted else signal.SIG_DFL)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

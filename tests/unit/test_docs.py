@@ -1,0 +1,106 @@
+"""Every command in the documents: those that need no kernel are run, the others are parsed."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from profiler.cli import _parser
+from tests.sample_capture import write
+
+REPOSITORY = Path(__file__).parents[2]
+RECORDED = REPOSITORY / "tests" / "replay" / "cases" / "demo" / "capture"
+DOCUMENTS = sorted((REPOSITORY / "docs").glob("*.md"))
+
+# They read what is there; `top` wants a terminal (tests/unit and tests/e2e have one for it).
+READERS = ("report", "export", "query", "check", "replay", "probe", "config")
+BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+# Before the name only what calls it.
+CALL = re.compile(r"^(?:sudo |ssh \S+ sudo |/opt/http-profiler/bin/)*http-profiler\s(.*)", re.DOTALL)
+
+
+def commands() -> Iterator[pytest.param]:
+    for document in (REPOSITORY / "README.md", *DOCUMENTS):
+        for block in BLOCK.findall(document.read_text()):
+            for line in statements(block):
+                for part in re.split(r"\s\|\s", line):
+                    call = CALL.match(part)
+                    if call:
+                        yield pytest.param(call[1], id=f"{document.name}: {part[:60]}")
+
+
+def statements(block: str) -> Iterator[str]:
+    """The block's commands, each in one piece: until quotes are closed and no backslash is left."""
+    pending = ""
+    for line in block.splitlines():
+        pending += line.removesuffix("\\") + ("" if line.endswith("\\") else "\n")
+        if line.endswith("\\"):
+            continue
+        with contextlib.suppress(ValueError):
+            shlex.split(pending, comments=True)
+            yield pending.strip()
+            pending = ""
+
+
+def words(call: str) -> list[str]:
+    found = shlex.split(call.removesuffix("&").strip(), comments=True)
+    if found[-1] == "&":
+        found.pop()
+    # Placeholders of a shell.
+    return ["7" if word.startswith("$(") else word.replace("$USER", "root") for word in found]
+
+
+@pytest.mark.parametrize("call", list(commands()))
+def test_a_command_of_the_documents(call: str, tmp_path: Path) -> None:
+    arguments = words(call)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            options = _parser().parse_args(arguments)
+    except SystemExit as end:
+        assert end.code == 0  # --help, --version
+        return
+    if getattr(options, "command", None) not in READERS:
+        return
+    written = {
+        value
+        for option, value in zip(arguments, arguments[1:])
+        if option in ("-o", "--output", "--record", "--junit")
+    }
+    for word in {*arguments} - written:
+        if word.endswith((".jsonl", "capture")):
+            path = tmp_path / word
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if word.endswith("capture"):
+                shutil.copy(RECORDED, path)
+            else:
+                write(path, 300)
+    # From standard input, where the command reads that.
+    lines = write(tmp_path / "standard-input", 300)
+    with lines.open("rb") as stdin:
+        done = subprocess.run(
+            [sys.executable, "-m", "profiler.cli", *arguments],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+            stdin=stdin,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    # 4: an assertion does not hold of lines that were made up.
+    assert done.returncode in ((0, 4) if options.command == "check" else (0,)), done.stderr
+    assert all((tmp_path / name).stat().st_size for name in written - {"-"})
+
+
+def test_there_are_many() -> None:
+    """The search above finds them."""
+    assert len(list(commands())) > 40
