@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import re
 
+import pytest
+
 from provisioning import Guest
 from provisioning.capture import START_TIMEOUT
 from tests.e2e.conftest import background, traffic
 from tests.terminal import Terminal
+
+pytestmark = pytest.mark.one_guest
 
 
 def looking_on(guest: Guest, command: str) -> Terminal:

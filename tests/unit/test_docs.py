@@ -26,7 +26,9 @@ DOCUMENTS = sorted((REPOSITORY / "docs").glob("*.md"))
 READERS = ("report", "export", "query", "check", "replay", "probe", "config")
 BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # Before the name only what calls it.
-CALL = re.compile(r"^(?:sudo |ssh \S+ sudo |/opt/http-profiler/bin/)*http-profiler\s(.*)", re.DOTALL)
+CALL = re.compile(
+    r"^(?:sudo |ssh \S+ sudo |/opt/http-profiler/bin/)*http-profiler\s(.*)", re.DOTALL
+)
 
 
 def commands() -> Iterator[pytest.param]:

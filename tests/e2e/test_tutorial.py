@@ -1,0 +1,38 @@
+"""The tutorial, word by word, as far as it needs no terminal."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from provisioning import Guest
+from provisioning.capture import START_TIMEOUT
+
+pytestmark = pytest.mark.one_guest
+
+TUTORIAL = Path(__file__).parents[2] / "docs" / "tutorial.md"
+BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+# `top` has tests/e2e/test_live.py; what captures all the time waits for somebody who reads.
+NEEDS_A_READER = ("http-profiler top", "--duration")
+
+
+def test_the_tutorial(guest: Guest) -> None:
+    on_the_host, *in_the_guest = BLOCK.findall(TUTORIAL.read_text())
+    assert "provisioning up debian-12" in on_the_host
+    blocks = [b for b in in_the_guest if not any(word in b for word in NEEDS_A_READER)]
+    assert len(blocks) == len(in_the_guest) - len(NEEDS_A_READER)
+    script = "\n".join(["set -e", "trap 'kill $(jobs -p)' EXIT", *blocks])
+    done = guest.exec(["bash", "-c", script], timeout=2 * START_TIMEOUT)
+    try:
+        # curl's own output, and what was told of it.
+        assert '"status":"ok"' in done.stdout.replace(" ", "")
+        assert re.search(r"GET +127\.0\.0\.1:8080/healthz +200", done.stderr)
+        commands = [line for line in done.stdout.splitlines() if line.startswith("curl ")]
+        assert len(commands) == 3
+        assert all("/missing" in command for command in commands)
+        assert "2 of 2 assertions hold" in done.stderr
+        assert "<title>" in guest.exec("cat report.html").stdout
+    finally:
+        guest.exec("rm -f http.jsonl report.html")
