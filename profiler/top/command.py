@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
+from itertools import islice
 from pathlib import Path
 
 from profiler.captures.lines import Capture
@@ -30,7 +31,8 @@ def live(settings: Settings) -> None:
 def recorded(path: Path, settings: Settings) -> int:
     """Show a file of JSON lines, or standard input (``-``), until ``q``. Raises ProfilerError.
 
-    Of these lines, what the filters want. Returns how many could not be read.
+    Of these lines, what the filters want, as many as ``settings.count``. Returns how many could
+    not be read.
     """
     if path == _STDIN:
         path = Path(f"/dev/fd/{keyboard_instead_of_input()}")
@@ -44,7 +46,8 @@ def recorded(path: Path, settings: Settings) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     # Left by `q`, by Ctrl-C or in order, which are no trouble.
     with contextlib.closing(top), contextlib.suppress(OutputClosed, KeyboardInterrupt):
-        for batch in batches(selected(lines.records(), Selection(settings.filters))):
+        records = selected(lines.records(), Selection(settings.filters))
+        for batch in batches(islice(records, settings.count)):
             for record in batch:
                 top.write(record)
             top.flush()

@@ -67,6 +67,15 @@ def test_filters_say_what_is_shown(shop: Path) -> None:
     assert len(rows) == 2 and all("/checkout" in row for row in rows)
 
 
+def test_as_many_as_are_asked_for(shop: Path) -> None:
+    with Terminal(top(shop, "--count", "40")) as terminal:
+        terminal.until("lines of shop.jsonl")
+        # Each exchange has at least two of them.
+        assert 5 < int(re.search(r"(\d+) exchanges", terminal.text)[1]) <= 20
+        terminal.press("q")
+        terminal.end()
+
+
 def test_another_size(shop: Path) -> None:
     with Terminal(top(shop)) as terminal:
         terminal.until("lines of")
