@@ -144,7 +144,8 @@ def test_a_small_ring_loses_and_says_so(guest: Guest, token: str) -> None:
     options = ("--ring-size", "65536", "--port", str(PORT))
     with server(guest, token) as server_log, Capture(guest, *options) as capture:
         stopped(guest)
-        lost = numbered(guest, load(guest, f"{token}a", 10))
+        # Long enough to fill it in a guest that has to share its host.
+        lost = numbered(guest, load(guest, f"{token}a", 30))
         continued(guest)
         client = numbered(guest, load(guest, f"{token}b", 10))
         served = {

@@ -93,7 +93,7 @@ def test_a_command_and_its_children_only(guest: Guest, token: str) -> None:
     left = guest.exec(["cat", f"{directory}/left"]).stdout.strip()
     assert "http-profiler-" not in guest.exec(["cat", f"/proc/{left}/cgroup"]).stdout
     guest.exec(["kill", left])
-    guest.exec("! find /sys/fs/cgroup -name 'http-profiler-*' | grep .")
+    guest.exec("! find /sys/fs/cgroup -name 'http-profiler-[0-9]*' | grep .")
 
 
 @pytest.fixture
