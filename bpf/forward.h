@@ -110,8 +110,8 @@ deliver_piece(struct workspace *work, struct connection *connection, struct call
 
 /* Deliver the call's bytes as chunks, segment by segment, and tally them. */
 static __always_inline void
-forward_by_segment(struct workspace *work, struct connection *connection, struct call *call, u64 direction,
-	struct counters *counters)
+forward_by_segment(struct workspace *work, struct connection *connection, struct call *call,
+		   u64 direction, struct counters *counters)
 {
 	volatile struct walk *walk = &work->walk;
 	struct event *event = &work->event;
