@@ -96,7 +96,9 @@ class Terminal:
     def still(self) -> str:
         """Wait until nothing is drawn any more, for some frames; return the screen."""
         quiet = time.monotonic()
+        deadline = quiet + self.seconds
         while time.monotonic() - quiet < QUIET_SECONDS:
+            assert time.monotonic() < deadline, f"it is drawn again and again\n{self.text}"
             before = len(self.sent)
             assert self._read(), f"the program has ended\n{self.text}"
             if len(self.sent) > before:
@@ -105,8 +107,9 @@ class Terminal:
 
     def end(self) -> str:
         """Wait until the program has ended; return the screen."""
+        deadline = time.monotonic() + self.seconds
         while self._read():
-            pass
+            assert time.monotonic() < deadline, f"the program does not end\n{self.text}"
         self.exit_code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
         return self.text
 

@@ -34,9 +34,10 @@ class StandInEngine:
     def __init__(self, capture: Path) -> None:
         if "STAND_IN_TROUBLE" in os.environ:
             raise ProbeError(os.environ["STAND_IN_TROUBLE"])
-        handler = signal.getsignal(signal.SIGINT)
-        while "STAND_IN_SLOW" in os.environ and signal.getsignal(signal.SIGINT) is handler:
-            time.sleep(POLL_SECONDS)  # The session's handler is for one signal.
+        # The session's handler is for one signal, which may have come before this.
+        is_told = signal.default_int_handler
+        while "STAND_IN_SLOW" in os.environ and signal.getsignal(signal.SIGINT) is not is_told:
+            time.sleep(POLL_SECONDS)
         self._records = [
             record
             for record in Recording(capture).records()

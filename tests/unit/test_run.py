@@ -181,8 +181,7 @@ def test_interrupted_while_the_probe_is_loaded(tmp_path: Path) -> None:
         env=environment(STAND_IN_SLOW="1"),
     ) as running:
         assert running.stderr
-        while "loading" not in running.stderr.readline():
-            pass
+        assert any("loading" in line for line in running.stderr)
         running.send_signal(signal.SIGINT)
         running.stderr.read()
     assert running.returncode == 130
