@@ -11,9 +11,14 @@ from __future__ import annotations
 import argparse
 import os
 import select
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from profiler.settings import Settings
 from profiler.sinks import Sink
+
+if TYPE_CHECKING:
+    from profiler.outcome import Outcome
 
 SETTLE, END = b".", b"!"
 
@@ -31,7 +36,7 @@ class _Asker:
         self._asked = self._answered = 0
         self._polls = self._idle = 0
 
-    def begun(self) -> None:
+    def begun(self, _outcome: Callable[[], Outcome]) -> None:
         self._mark(0)
 
     def goes_on(self, idle: bool) -> bool:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from profiler.captures.counts import read_counts
 from profiler.captures.exchanges import Exchanges
 from profiler.captures.lines import Capture
 from profiler.captures.output import output
@@ -51,6 +52,13 @@ def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         metavar="BYTES",
         help="characters of each body that the page has; of longer ones it says how long they are "
         "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--stats",
+        type=Path,
+        metavar="PATH",
+        help="what `--stats PATH` of that capture wrote: the page says what the kernel could not "
+        "hand over",
     )
     parser.set_defaults(run=_report)
 
@@ -131,12 +139,13 @@ def _report(options: argparse.Namespace) -> int:
     # What captures need is not loaded for the profiler itself.
     from profiler.report.page import page
 
+    counts = read_counts(options.stats) if options.stats else None
     opened = _Opened(options, raw=False)
     exchanges = Exchanges()
     exchanges.add_all(opened.records())
     with output(options.output) as file:
         redacted = opened.redactor is not None
-        file.writelines(page(exchanges, opened.capture, options.max_body, redacted))
+        file.writelines(page(exchanges, opened.capture, options.max_body, redacted, counts))
     return opened.ended(exchanges)
 
 

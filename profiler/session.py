@@ -46,8 +46,11 @@ _CLOCK_STEP_NS = 1_000_000
 class Attendant(Protocol):
     """What goes along with a capture: a command that is traced, a program that reads the lines."""
 
-    def begun(self) -> None:
-        """The probe is attached: from here on nothing is missed. May raise ProfilerError."""
+    def begun(self, outcome: Callable[[], Outcome]) -> None:
+        """The probe is attached: from here on nothing is missed. May raise ProfilerError.
+
+        ``outcome`` tells what the capture has come to so far, until it ends.
+        """
 
     def goes_on(self, idle: bool) -> bool:
         """A poll was written, ``idle`` if it brought nothing: is the capture to go on?"""
@@ -93,7 +96,7 @@ def capture(
             f"after {time.monotonic() - started:.1f} s)" + ("" if attendant else "; Ctrl-C ends it")
         )
         if attendant and not received.stop:
-            attendant.begun()
+            attendant.begun(lambda: Outcome(pipeline.written, engine.accounts()))
         # Whatever ends the loop, the summary is the last word before the error.
         stack.callback(lambda: _say_summary(pipeline.written, pipeline.accounts))
         try:

@@ -15,6 +15,10 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
+from profiler.pipeline import Written
+from profiler.probe.counters import Account, Accounts, Tally
+from profiler.stats import Stats
+
 Record = dict[str, Any]
 
 BEGIN = datetime(2026, 11, 22, 9, 30, tzinfo=timezone.utc)
@@ -368,6 +372,19 @@ def hostile(path: Path) -> Path:
         }
     )
     path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    return path
+
+
+def write_stats(path: Path, final: bool = True) -> Path:
+    """Write the counts of a capture that lost 3 calls and left out one that was not HTTP."""
+    lost = {"ring_full": Tally(3, 3072), "unreadable": Tally()}
+    send = Account(Tally(104, 104_000), Tally(100, 100_000), {"not_http": Tally(1, 928)}, lost)
+    received = Account(Tally(100, 100_000), Tally(100, 100_000), {}, {"unreadable": Tally()})
+    accounts = Accounts(send, received, skipped=2)
+    assert accounts.balanced()
+    stats = Stats(path, 10)
+    stats.write(Written(), accounts, final)
+    stats.close()
     return path
 
 

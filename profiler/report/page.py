@@ -16,6 +16,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from profiler import __version__
+from profiler.captures.counts import Counts
 from profiler.captures.exchanges import Exchanges
 from profiler.captures.lines import Capture
 from profiler.report.data import Data
@@ -35,8 +36,14 @@ _SCRIPTS = [
 _MARK = "@data@"
 
 
-def page(exchanges: Exchanges, capture: Capture, max_body: int, redacted: bool) -> Iterator[bytes]:
-    """Yield the page in pieces."""
+def page(
+    exchanges: Exchanges,
+    capture: Capture,
+    max_body: int,
+    redacted: bool,
+    counts: Counts | None = None,
+) -> Iterator[bytes]:
+    """Yield the page in pieces; ``counts`` are those of the whole capture."""
     style = (_FILES / "style.css").read_text("utf-8")
     script = "".join((_FILES / name).read_text("utf-8") for name in _SCRIPTS)
     script = f'"use strict";\n(() => {{\n{script}}})();\n'
@@ -66,6 +73,7 @@ def page(exchanges: Exchanges, capture: Capture, max_body: int, redacted: bool) 
         "damage": capture.damage.examples,
         "redacted": redacted,
         "maxBody": max_body,
+        "counts": counts.to_json() if counts else None,
     }
     yield _element("summary", data.summary(about))
     yield tail.encode("utf-8", "replace")

@@ -13,9 +13,10 @@ import pwd
 import shutil
 import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from profiler.errors import ProfilerError
+from profiler.outcome import Outcome
 from profiler.run.cgroup import Cgroup
 
 _PASSED_ON = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT}
@@ -60,7 +61,7 @@ class Command:
         """Has it been seen to have ended?"""
         return self._child is not None and self._child.returncode is not None
 
-    def begun(self) -> None:
+    def begun(self, _outcome: Callable[[], Outcome]) -> None:
         """Start it. Raises CommandError."""
         self._mask = {
             signal.Signals(number)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
+import time
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
 from profiler.captures.lines import Capture
 from profiler.errors import OutputClosed
+from profiler.outcome import Outcome
 from profiler.redact import Redactor, described
 from profiler.selection import Selection, selected
 from profiler.session import capture
@@ -18,14 +21,37 @@ from profiler.sinks.choice import Choice
 from profiler.top.screen import keyboard_instead_of_input
 from profiler.top.sink import FRAME_SECONDS, Top
 from profiler.top.source import batches
+from profiler.top.view import View
 
 _STDIN = Path("-")
+_LOOK_SECONDS = 1.0
+
+
+class _Losses:
+    """The attendant who tells the view what the kernel has lost."""
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+        self._due = 0.0
+        self._outcome: Callable[[], Outcome] | None = None
+
+    def begun(self, outcome: Callable[[], Outcome]) -> None:
+        self._outcome = outcome
+
+    def goes_on(self, _idle: bool) -> bool:
+        now = time.monotonic()
+        if self._outcome is not None and now >= self._due:
+            outcome = self._outcome()
+            self._view.lost = "; ".join(filter(None, (outcome.lost, outcome.skipped)))
+            self._due = now + _LOOK_SECONDS
+        return True
 
 
 def live(settings: Settings) -> None:
     """Show what this machine says, until ``q``, SIGINT or SIGTERM. Raises ProfilerError."""
     redactor = _redactor(settings.redact)
-    capture(settings, Choice(Top(redactor, is_live=True), redactor))
+    top = Top(redactor, is_live=True)
+    capture(settings, Choice(top, redactor), _Losses(top.view))
 
 
 def recorded(path: Path, settings: Settings) -> int:

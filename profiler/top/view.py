@@ -47,6 +47,8 @@ class View:
     def __init__(self, model: Model, source: str = "") -> None:
         """``source`` is a word about where the exchanges come from."""
         self.source = source
+        self.lost = ""
+        """What is missing of what is shown, in words."""
         self._model = model
         self._paused: Model | None = None
         self._kind = KINDS[0]
@@ -183,6 +185,8 @@ class View:
         if model.incomplete:
             reasons = ", ".join(f"{why} {n}" for why, n in model.incomplete.most_common(5))
             line.append(Span(visible(f"  incomplete: {reasons}"), "lost"))
+        if self.lost:
+            line.append(Span(f"  {self.lost}", "lost"))
         if self._paused:
             line += [Span("  "), Span(" PAUSED ", "cursor")]
         return [*line, Span(visible(f"  {self.source}"), "dim")]

@@ -122,12 +122,12 @@ def browser(chromium: Browser) -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="session")
-def report() -> Callable[[Path], Path]:
+def report() -> Callable[..., Path]:
     """Make the report of a capture beside it."""
 
-    def make(capture: Path, code: int = 0) -> Path:
+    def make(capture: Path, *options: str, code: int = 0) -> Path:
         page = capture.with_suffix(".html")
-        assert cli.main(["report", str(capture), "--output", str(page)]) == code
+        assert cli.main(["report", str(capture), "--output", str(page), *options]) == code
         return page
 
     return make

@@ -31,7 +31,8 @@ def capture(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def page(capture: Path, report: Make) -> Path:
-    return report(capture)
+    stats = sample_capture.write_stats(capture.with_suffix(".stats"))
+    return report(capture, "--stats", str(stats))
 
 
 def press(browser: Browser, *keys: str) -> None:
@@ -253,6 +254,25 @@ def test_of_a_damaged_capture(browser: Browser, report: Make, tmp_path: Path) ->
         f"line 1 is no JSON object, line {lines + 2} is cut off."
     )
     assert "damaged lines\t2" in browser.text("#lost")
+
+
+def test_what_the_kernel_could_not_hand_over(
+    browser: Browser, report: Make, tmp_path: Path
+) -> None:
+    capture = sample_capture.write(tmp_path / "c.jsonl", 5)
+    browser.open(report(capture))
+    assert "--stats PATH" in browser.text("#lost")
+    stats = sample_capture.write_stats(tmp_path / "c.stats", final=False)
+    browser.open(report(capture, "--stats", str(stats)))
+    text = browser.text("#lost")
+    for words in (
+        "Something was lost. The kernel skipped the probe for 2 calls. The capture had not ended.",
+        "seen\t104\t104 kB\t100\t100 kB",
+        "left out: not_http\t1\t928 B\t0\t0 B",
+        "lost: ring_full\t3\t3.1 kB\t0\t0 B",
+    ):
+        assert words in text
+    assert "unreadable" not in text
 
 
 def test_a_long_body_is_cut_and_says_so(browser: Browser, report: Make, tmp_path: Path) -> None:

@@ -56,6 +56,24 @@ def test_the_first_line_says_what_is_done_about_secrets(command: list[str], capt
     assert said(run(*command, capture))[0].startswith(f"http-profiler: secrets are {default}")
 
 
+def test_counts_that_are_none(capture: Path, tmp_path: Path) -> None:
+    stats = sample_capture.write_stats(tmp_path / "stats")
+    # A line that was cut off is not the last word.
+    with stats.open("a") as file:
+        file.write('{"timestamp": "2026-')
+    assert run("report", capture, "--stats", stats).returncode == 0
+    (tmp_path / "empty").touch()
+    for path, words in (
+        (tmp_path / "none", "No such file or directory"),
+        (tmp_path / "empty", "has no counts: give the file that --stats wrote"),
+        (capture, "has no counts: give the file that --stats wrote"),
+    ):
+        done = run("report", capture, "--stats", path)
+        assert done.returncode == 1 and not done.stdout
+        [line] = said(done)
+        assert words in line and str(path) in line
+
+
 @pytest.mark.parametrize("command", COMMANDS[1:], ids=name)
 def test_secrets_are_hidden_where_asked(command: list[str], capture: Path) -> None:
     shown, hidden = run(*command, capture), run(*command, capture, "--redact")

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from profiler.cli import _parser
-from tests.sample_capture import write
+from tests.sample_capture import write, write_stats
 
 REPOSITORY = Path(__file__).parents[2]
 RECORDED = REPOSITORY / "tests" / "replay" / "cases" / "demo" / "capture"
@@ -79,7 +79,9 @@ def test_a_command_of_the_documents(call: str, tmp_path: Path) -> None:
         if option in ("-o", "--output", "--record", "--junit")
     }
     for word in {*arguments} - written:
-        if word.endswith((".jsonl", "capture")):
+        if word.endswith(".stats"):
+            write_stats(tmp_path / word)
+        elif word.endswith((".jsonl", "capture")):
             path = tmp_path / word
             path.parent.mkdir(parents=True, exist_ok=True)
             if word.endswith("capture"):

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import orjson
@@ -181,6 +182,16 @@ def test_a_pipe_that_goes_on_while_keys_are_pressed(shop: Path, tmp_path: Path) 
             terminal.until("nginx (server)")
             pipe.write(b"".join(lines[450:]))
         terminal.until("953 lines of standard input")
+        terminal.press("q")
+        terminal.end()
+    assert terminal.exit_code == 0
+
+
+def test_what_the_kernel_lost_is_said() -> None:
+    demo = ROOT / "tests" / "replay" / "cases" / "demo" / "capture"
+    live = [sys.executable, "-m", "tests.unit.stand_in_engine", str(demo), "top"]
+    with Terminal(live, columns=200, STAND_IN_LOST="3", STAND_IN_SKIPPED="2") as terminal:
+        terminal.until("calls that were lost: 3; the kernel skipped the probe for 2 calls")
         terminal.press("q")
         terminal.end()
     assert terminal.exit_code == 0

@@ -161,9 +161,20 @@ class Report {
     if (capture.damaged) list.push(["damaged lines", count(capture.damaged), "could not be read (in the whole file)"]);
     if (capture.cutBodies) list.push(["cut here", count(capture.cutBodies), `exchanges with a body of more than ${count(capture.maxBody)} characters; the capture has all of it`]);
     byId("lost").replaceChildren(list.length ? table(["What", "Exchanges", "Why"], list, [1], "Lost or incomplete") : make("p", {}, rows.length ? "Every message is whole, and every request has its response." : "Nothing to show."),
-      make("p", { class: "hint" }, "Calls that the kernel could not hand over are counted in the profiler\u2019s summary, not in its lines."));
+      ...accountOf(capture.counts));
     for (const [kind, button] of [...byId("classes").children].entries()) button.setAttribute("aria-pressed", String(this.filter.classes.has(kind)));
   }
+}
+
+const FATES = { seen: "seen", forwarded: "handed over", filtered: "left out", lost: "lost" };
+function accountOf(counts) {
+  if (!counts) return [make("p", { class: "hint" }, "What the kernel could not hand over is counted where the capture was made: ", make("code", {}, "--stats PATH"), ", there and here.")];
+  const lost = counts.rows.some(([fate]) => fate === "lost");
+  const rows = counts.rows.map(([fate, reason, ...numbers]) => [FATES[fate] + (reason ? `: ${visible(reason)}` : ""), ...numbers.map((number, at) => at % 2 ? bytes(number) : count(number))]);
+  return [make("h3", {}, "The kernel\u2019s account"),
+    make("p", { class: "hint" }, `Of the whole capture, whatever is looked at here. ${lost ? "Something was lost." : "Nothing was lost."}`,
+      counts.skipped ? ` The kernel skipped the probe for ${count(counts.skipped)} calls.` : "", counts.final ? "" : " The capture had not ended."),
+    table(["Fate", "Calls sent", "Bytes sent", "Calls received", "Bytes received"], rows, [1, 2, 3, 4], "The kernel\u2019s account")];
 }
 
 const THEMES = ["system", "light", "dark"];
