@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -22,6 +23,8 @@ from concurrent.futures import ThreadPoolExecutor
 from email.utils import formatdate
 from pathlib import Path
 
+from packaging.utils import canonicalize_name
+
 from packages import vendored
 from packages.completion import completion
 from packages.man import page
@@ -32,6 +35,9 @@ from provisioning.host import REPOSITORY
 from provisioning.sources import copy_product, profiler_dependencies, wheel_of
 
 NAME = "http-profiler"
+PROJECT = "http-syscall-profiler"
+
+LOCK = Path(__file__).with_name("lock.json")
 
 # Debian 11 has the first, Ubuntu 26.04 the last.
 PYTHONS = ("3.9", "3.10", "3.11", "3.12", "3.13", "3.14")
@@ -70,15 +76,21 @@ Description: every HTTP message of this machine as JSON lines
 """
 
 
-def build(directory: Path, architecture: str | None = None) -> Path:
-    """Make the package in ``directory`` and return its path; for this machine by default."""
+def build(directory: Path, architecture: str | None = None, refresh: bool = False) -> Path:
+    """Make the package in ``directory`` and return its path; for this machine by default.
+
+    What it needs from PyPI is of the versions in :data:`LOCK`; ``refresh`` takes the newest
+    and writes them there.
+    """
     architecture = architecture or _output("dpkg", "--print-architecture")
     package = directory.resolve() / f"{NAME}_{__version__}_{architecture}.deb"
     directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         tree = Path(scratch, "tree")
         wheel = wheel_of(copy_product(Path(scratch, "sources")), Path(scratch, "log"))
-        _vendor(tree, wheel, MACHINES[architecture])
+        _vendor(tree, wheel, MACHINES[architecture], {} if refresh else locked())
+        if refresh:
+            _lock(tree)
         _share(tree)
         _environment(tree)
         _add_files(tree)
@@ -92,10 +104,33 @@ def build(directory: Path, architecture: str | None = None) -> Path:
     return package
 
 
-def _vendor(tree: Path, wheel: Path, machine: str) -> None:
+def locked() -> dict[str, dict[str, str]]:
+    """Return the locked versions: for each version of Python, by the name of the project."""
+    versions: dict[str, dict[str, str]] = json.loads(LOCK.read_text())
+    return versions
+
+
+def _lock(tree: Path) -> None:
+    versions = {
+        python: {
+            canonicalize_name(one.metadata["Name"]): one.version
+            for one in vendored.installed(_site_packages(tree, python))
+            if one.metadata["Name"] != PROJECT
+        }
+        for python in PYTHONS
+    }
+    LOCK.write_text(json.dumps(versions, indent=2) + "\n")
+
+
+def _site_packages(tree: Path, python: str) -> Path:
+    return tree / HOME / "lib" / f"python{python}" / "site-packages"
+
+
+def _vendor(tree: Path, wheel: Path, machine: str, versions: dict[str, dict[str, str]]) -> None:
     def install(python: str) -> None:
-        target = tree / HOME / "lib" / f"python{python}" / "site-packages"
-        vendored.install(wheel, profiler_dependencies(), python, machine, target)
+        target = _site_packages(tree, python)
+        exact = versions.get(python, {})
+        vendored.install(wheel, profiler_dependencies(), python, machine, target, exact)
         # Made for the Python that pip ran on.
         shutil.rmtree(target / "bin", ignore_errors=True)
 
@@ -174,7 +209,7 @@ def _copyright(tree: Path) -> Iterator[str]:
             about = one.metadata
             name = about["Name"]
             license = about["License-Expression"] or about["License"] or "see its files"
-            if name != "http-syscall-profiler":
+            if name != PROJECT:
                 yield f"\nFiles: {HOME}/lib/{target.name}/site-packages/*"
                 yield f"Copyright: the authors of {name} {one.version}"
                 yield f"License: {license.splitlines()[0]}"
@@ -223,8 +258,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m packages.deb", description=__doc__)
     parser.add_argument("--architecture", choices=MACHINES, help="default: that of this machine")
     parser.add_argument("--output", type=Path, default=REPOSITORY / "dist", metavar="DIRECTORY")
+    parser.add_argument(
+        "--refresh", action="store_true", help=f"take the newest wheels, and write {LOCK.name}"
+    )
     options = parser.parse_args()
-    print(build(options.output, options.architecture))
+    print(build(options.output, options.architecture, options.refresh))
     return 0
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import Distribution, distributions
 from pathlib import Path
 
@@ -19,16 +19,24 @@ from packaging.utils import canonicalize_name
 _GLIBC = range(17, 32)
 
 
-def install(wheel: Path, requires: Sequence[str], python: str, machine: str, target: Path) -> None:
+def install(
+    wheel: Path,
+    requires: Sequence[str],
+    python: str,
+    machine: str,
+    target: Path,
+    locked: Mapping[str, str],
+) -> None:
     """Put a wheel and all that it requires into the directory ``target``.
 
     ``requires`` is what the wheel says of that, ``python`` a version such as ``3.9``,
-    ``machine`` such as ``x86_64``. Raises CalledProcessError if pip finds no wheel.
+    ``machine`` such as ``x86_64``; of what is ``locked`` that version is taken, of the rest
+    the newest. Raises CalledProcessError if pip finds no wheel.
     """
-    wanted = [str(wheel), *_applying(requires, python)]
-    while wanted:
-        _pip(wanted, python, machine, target)
-        wanted = _missing(target, python)
+    wanted = applying(requires, python)
+    _pip([str(wheel), *_exact(wanted, locked)], python, machine, target)
+    while wanted := _missing(target, python):
+        _pip(_exact(wanted, locked), python, machine, target)
 
 
 def installed(target: Path) -> list[Distribution]:
@@ -37,24 +45,33 @@ def installed(target: Path) -> list[Distribution]:
     return sorted(found, key=lambda one: canonicalize_name(one.metadata["Name"]))
 
 
-def _missing(target: Path, python: str) -> list[str]:
-    there = installed(target)
-    names = {canonicalize_name(one.metadata["Name"]) for one in there}
-    required = (text for one in there for text in _applying(one.requires or (), python))
-    return sorted(
-        {text for text in required if canonicalize_name(Requirement(text).name) not in names}
-    )
-
-
-def _applying(requires: Sequence[str], python: str) -> list[str]:
-    """Those whose markers hold for that Python, without them."""
+def applying(requires: Sequence[str], python: str) -> list[Requirement]:
+    """Return the requirements whose markers hold for that Python."""
     environment = {"python_version": python, "python_full_version": f"{python}.0", "extra": ""}
-    found = map(Requirement, requires)
     return [
-        f"{one.name}{one.specifier}"
-        for one in found
+        one
+        for one in map(Requirement, requires)
         if one.marker is None or one.marker.evaluate(environment)
     ]
+
+
+def _exact(wanted: Sequence[Requirement], locked: Mapping[str, str]) -> list[str]:
+    return [
+        f"{one.name}=={version}" if (version := locked.get(name)) else f"{one.name}{one.specifier}"
+        for one, name in ((one, canonicalize_name(one.name)) for one in wanted)
+    ]
+
+
+def _missing(target: Path, python: str) -> list[Requirement]:
+    there = installed(target)
+    names = {canonicalize_name(one.metadata["Name"]) for one in there}
+    required = (need for one in there for need in applying(one.requires or (), python))
+    missing = {
+        canonicalize_name(one.name): one
+        for one in required
+        if canonicalize_name(one.name) not in names
+    }
+    return [missing[name] for name in sorted(missing)]
 
 
 def _pip(wanted: Sequence[str], python: str, machine: str, target: Path) -> None:

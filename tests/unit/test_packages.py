@@ -9,14 +9,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from packaging.utils import canonicalize_name
 
-from packages import vendored
+from packages import deb, vendored
 from packages.completion import SHELLS, completion
 from packages.man import page
 from profiler import cli
 from profiler.configuration.keys import commands_of
 from profiler.sinks.jsonl import JsonLines
 from provisioning.host import REPOSITORY, find_tool
+from provisioning.sources import profiler_dependencies
 
 FILES = REPOSITORY / "packages" / "files"
 
@@ -107,6 +109,15 @@ def test_bash_completes(tmp_path: Path) -> None:
     assert completed(tmp_path, "report", "--no") == {"--no-redact"}
 
 
+def test_what_is_locked_is_what_is_required() -> None:
+    """For each Python, of everything, a version that the project allows."""
+    locked = deb.locked()
+    assert tuple(locked) == deb.PYTHONS
+    for python, versions in locked.items():
+        for one in vendored.applying(profiler_dependencies(), python):
+            assert versions[canonicalize_name(one.name)] in one.specifier
+
+
 def test_the_log_is_rotated_and_goes_on(tmp_path: Path) -> None:
     log = tmp_path / "http.jsonl"
     text = (FILES / "logrotate").read_text()
@@ -137,5 +148,5 @@ def test_the_scripts_are_clean(script: str) -> None:
 
 def test_what_is_required_depends_on_the_python() -> None:
     requires = ["a>=1; python_version < '3.11'", "b", "c; extra == 'more'"]
-    assert vendored._applying(requires, "3.9") == ["a>=1", "b"]
-    assert vendored._applying(requires, "3.14") == ["b"]
+    assert [one.name for one in vendored.applying(requires, "3.9")] == ["a", "b"]
+    assert [one.name for one in vendored.applying(requires, "3.14")] == ["b"]
