@@ -118,6 +118,16 @@ def test_what_is_locked_is_what_is_required() -> None:
             assert versions[canonicalize_name(one.name)] in one.specifier
 
 
+def test_the_package_is_the_same_each_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the time is given: other machines, other directories, the same file."""
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+    first, second = (deb.build(tmp_path / name) for name in ("first", "second"))
+    assert first.name == second.name
+    assert first.read_bytes() == second.read_bytes()
+
+
 def test_the_log_is_rotated_and_goes_on(tmp_path: Path) -> None:
     log = tmp_path / "http.jsonl"
     text = (FILES / "logrotate").read_text()
