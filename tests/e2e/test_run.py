@@ -139,6 +139,9 @@ def test_the_python_of_the_documentation(guest: Guest, token: str, tmp_path: Pat
     # The client's request and response, and the server's.
     assert (watched.returncode, watched.stdout) == (0, "200 4\n"), watched.stderr
 
+    newer = guest.exec(f"{PYTHON} -c 'import sys; print(sys.version_info >= (3, 10))'").stdout
+    if newer != "True\n":
+        pytest.skip("pytest 9 needs Python 3.10; what is not of pytest was run")
     tested = guest.exec(f"{python} -m pytest -q -p no:cacheprovider", check=False, timeout=400)
     assert tested.returncode == 0, tested.stdout + tested.stderr
     assert "2 passed" in tested.stdout
