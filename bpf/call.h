@@ -9,6 +9,19 @@
 #include "kernel.h"
 #include "payload.h"
 
+/* What a head says of its body (body.h); in a map, for the reason that payload.h has for a walk. */
+/* The most bytes of a head that are looked through, and lines; masks as well. */
+#define HEAD_MAX  2047
+#define LINES_MAX 63
+
+struct head {
+	u32 size;   /* bytes, with the empty line; 0: its end was not found */
+	u32 value;  /* where the value of Content-Length begins; 0: there is none */
+	u32 is_odd; /* there is something that makes its length uncertain */
+	u32 lines;  /* that end in what is looked through */
+	u16 line[LINES_MAX + 1]; /* where each one after the first begins */
+};
+
 /*
  * Where a call is worked on. A program never runs twice at once on a CPU, but another
  * may run there while it is preempted: so each that may has a slot of its own, here
@@ -16,6 +29,9 @@
  */
 struct workspace {
 	struct walk walk;
+#ifdef MAX_BODY
+	struct head head;
+#endif
 	struct event event;
 };
 

@@ -35,6 +35,12 @@ struct connection {
 	u64 exec_id;
 	struct ends ends;
 	u8 prefix[2][PREFIX_SPACE]; /* aligned: judge_response() reads 8 bytes at once */
+#ifdef MAX_BODY
+	u64 next[2];          /* position of the next message, see body.h */
+	u64 wanted[2];        /* position behind what is wanted of a body */
+	u8 passed_over[2];    /* bytes before the next event are of a body, and not wanted */
+	u8 is_unframed;       /* it is not certain any more where messages begin */
+#endif
 };
 
 DEFINE_MAP(connections, MAP_TYPE_LRU_HASH, u64, struct connection, CONNECTIONS_MAX)
@@ -85,6 +91,18 @@ find_connection(u64 inode, u64 sk, u64 tcp, u8 direction, u32 size)
 	connection->sequence[DIRECTION_RECV] = sequence_of(tcp, DIRECTION_RECV, 0);
 	connection->sequence[direction & 1] -= size;
 	return connection;
+}
+
+/* What is known of the bytes of a direction before the next event; it is said once. */
+static __always_inline u8 before_event(struct connection *connection, u64 direction)
+{
+#ifdef MAX_BODY
+	if (connection->passed_over[direction]) {
+		connection->passed_over[direction] = 0;
+		return FLAG_PASSED_OVER;
+	}
+#endif
+	return 0;
 }
 
 /* `missed` bytes of a direction were not seen: they are a hole before what comes next. */

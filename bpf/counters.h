@@ -28,6 +28,7 @@ enum filtered {
 	FILTERED_CALL_LIMIT, /* beyond what one call may hand over */
 	FILTERED_KERNEL,     /* a socket of the kernel's own: no process has a descriptor of it */
 	FILTERED_DISCARDED,  /* the process had the kernel throw the bytes away (MSG_TRUNC) */
+	FILTERED_MAX_BODY,   /* beyond --max-body */
 	FILTERED_REASONS,
 };
 

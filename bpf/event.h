@@ -32,6 +32,7 @@
 #define FLAG_CONTINUED 16 /* not the first event of its call */
 #define FLAG_RESET     32 /* of an end: a call failed because the connection was reset */
 #define FLAG_EXIT      64 /* of an end: the process was ending */
+#define FLAG_PASSED_OVER 128 /* bytes before it are of a body and were not wanted */
 
 #define COMM_SIZE    16
 #define ADDRESS_SIZE 16

@@ -64,7 +64,7 @@ forward_at_once(struct event *event, struct connection *connection, struct call 
 		return -1;
 	event->size = call->size;
 	event->captured = call->size;
-	event->flags = connection->flags;
+	event->flags = connection->flags | before_event(connection, direction);
 	if (connection->after_loss[direction])
 		event->flags |= FLAG_AFTER_LOSS;
 	connection->after_loss[direction] = deliver(call, event) != 0;
@@ -88,7 +88,8 @@ deliver_piece(struct workspace *work, struct connection *connection, struct call
 		piece = PAYLOAD_MAX;
 	event->size = piece;
 	event->captured = piece;
-	event->flags = connection->flags | (walk->done ? FLAG_CONTINUED : 0);
+	event->flags = connection->flags | before_event(connection, direction) |
+		       (walk->done ? FLAG_CONTINUED : 0);
 	if (connection->after_loss[direction])
 		event->flags |= FLAG_AFTER_LOSS;
 	if (probe_read_user(event->payload, captured_of(event), (void *)walk->data)) {
@@ -134,7 +135,8 @@ forward_by_segment(struct workspace *work, struct connection *connection, struct
 		/* Not copied: the stream moves on by what is left. */
 		event->size = rest;
 		event->captured = 0;
-		event->flags = connection->flags | (beyond_limit ? FLAG_LIMIT : FLAG_UNREADABLE);
+		event->flags = connection->flags | before_event(connection, direction) |
+			       (beyond_limit ? FLAG_LIMIT : FLAG_UNREADABLE);
 		if (deliver(call, event))
 			connection->after_loss[direction] = 1;
 	}

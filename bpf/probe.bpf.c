@@ -12,6 +12,7 @@
 #include "filter.h"
 #include "introduce.h"
 #include "forward.h"
+#include "body.h"
 
 /* The profiler's own process: profiler/probe/load.py writes it when the program is loaded. */
 static __always_inline u64 self_pid(void)
@@ -114,6 +115,17 @@ static __always_inline void move_data(struct call *call)
 		connection->after_loss[direction] = connection->forwarded;
 		return;
 	}
+#ifdef MAX_BODY
+	int is_unwanted = is_beyond_limit(connection, direction, position, call->size);
+
+	if (is_unwanted) {
+		count(&counters->filtered[FILTERED_MAX_BODY], call->size);
+		if (position + call->size < connection->next[direction]) {
+			connection->passed_over[direction] = 1;
+			return;
+		}
+	}
+#endif
 
 	u64 task = current_task();
 	u64 leader = TASK_FIELD(u64, task, task_struct_group_leader);
@@ -138,6 +150,13 @@ static __always_inline void move_data(struct call *call)
 	if (call->tcp)
 		event->sequence = connection->sequence[direction] - call->size - (u32)position;
 	connection->forwarded = 1;
+#ifdef MAX_BODY
+	if (is_unwanted) {
+		deliver_end_of_body(event, connection, call, direction);
+		return;
+	}
+	follow_messages(connection, work, call, direction, position);
+#endif
 	if (forward_at_once(event, connection, call, direction, counters))
 		forward_by_segment(work, connection, call, direction, counters);
 }
@@ -147,7 +166,7 @@ static __always_inline void deliver_end(struct call *call, struct event *event, 
 {
 	event->kind = EVENT_END;
 	event->direction = direction;
-	event->flags = connection->flags | flags;
+	event->flags = connection->flags | flags | before_event(connection, direction);
 	event->time = now();
 	event->socket = inode;
 	event->position = connection->position[direction];

@@ -24,10 +24,21 @@ from collections.abc import Sequence
 from operator import attrgetter
 from typing import NamedTuple, Union
 
-from profiler.wire import FLAG_AFTER_LOSS, FLAG_EXIT, FLAG_LIMIT, FLAG_RESET, Chunk, End
+from profiler.wire import (
+    FLAG_AFTER_LOSS,
+    FLAG_EXIT,
+    FLAG_LIMIT,
+    FLAG_PASSED_OVER,
+    FLAG_RESET,
+    Chunk,
+    End,
+)
 
 # Chunks of one direction that wait for an earlier one.
 _HELD_MAX = 64
+
+# The kernel says that what is missing before it will not come.
+_AFTER_HOLE = FLAG_AFTER_LOSS | FLAG_PASSED_OVER
 
 # What a chunk takes besides its payload.
 _CHUNK_SIZE = 800
@@ -119,7 +130,7 @@ class Streams:
         """A chunk that may not simply continue its stream."""
         held = self._held.get(key, [])
         early = expected is not None and chunk.position > expected
-        if early and not chunk.flags & FLAG_AFTER_LOSS and len(held) < _HELD_MAX:
+        if early and not chunk.flags & _AFTER_HOLE and len(held) < _HELD_MAX:
             self._held.setdefault(key, []).append(chunk)
             return ()
         if early and held:
@@ -187,4 +198,6 @@ def _hole(item: Chunk | End, expected: int) -> Gap:
     # A position that goes back means that the kernel had evicted what it knew
     # of the socket and began to count anew: what moved in between is unknown.
     size = item.position - expected if item.position > expected else None
-    return Gap(item.socket, item.direction, item.time, size, LOST)
+    # What was lost may have been anything.
+    reason = BODY_LIMIT if item.flags & _AFTER_HOLE == FLAG_PASSED_OVER else LOST
+    return Gap(item.socket, item.direction, item.time, size, reason)

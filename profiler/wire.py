@@ -31,6 +31,7 @@ FLAG_LIMIT = 8
 FLAG_CONTINUED = 16
 FLAG_RESET = 32
 FLAG_EXIT = 64
+FLAG_PASSED_OVER = 128
 
 # More than any stream carries; sums of such numbers still go into a line.
 _POSITION_MAX = 2**62
@@ -81,8 +82,8 @@ class Chunk(NamedTuple):
 class End(NamedTuple):
     """No byte of this direction comes after ``position``: end of file, or the socket was closed.
 
-    ``flags`` are FLAG_RESET if a call had failed because the connection was reset, and
-    FLAG_EXIT if the process was ending.
+    ``flags`` are FLAG_RESET if a call had failed because the connection was reset,
+    FLAG_EXIT if the process was ending, and FLAG_PASSED_OVER.
     """
 
     direction: int

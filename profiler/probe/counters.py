@@ -23,6 +23,7 @@ FILTERED = (
     "call_limit",
     "kernel",
     "discarded",
+    "max_body",
 )
 LOST = ("ring_full", "unreadable", "no_socket", "table_full", "skipped")
 

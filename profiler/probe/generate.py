@@ -177,6 +177,11 @@ def _settings_macros(settings: Settings, layout: Layout) -> list[str]:
     return [
         *_filter_macros(settings.filters),
         f"#define CALL_LIMIT {settings.call_limit}",
+        *(
+            [f"#define MAX_BODY {settings.max_body}"]
+            if settings.max_body < Settings.max_body
+            else []
+        ),
         f"#define SHAPE_PLACEHOLDER {SHAPE_PLACEHOLDER}ULL",
         f"#define SELF_PLACEHOLDER {SELF_PLACEHOLDER}ULL",
         f"#define CONNECTIONS_MAX {CONNECTIONS_MAX}",

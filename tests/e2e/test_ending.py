@@ -30,6 +30,44 @@ def accounts(said: str) -> dict[str, list[int]]:
 
 
 @pytest.mark.parametrize("route", ROUTES)
+def test_bodies_that_are_not_wanted_stay_in_the_kernel(
+    guest: Guest, token: str, route: str
+) -> None:
+    """They are told of all the same, and nothing else is taken for one."""
+    size = 100_000
+    known = ["length", "upload", "length", "length"]
+    connections = {
+        "plain": known,
+        # What makes the kernel forward all that comes behind it.
+        "head": ["length", "HEAD", "length", "upload"],
+        "status": ["length", "304", "length", "upload"],
+        "chunked": ["upload", "chunked", "length", "upload"],
+    }
+    with Capture(guest, "--route", route, "--max-body", "0") as capture:
+        for name, kinds in connections.items():
+            traffic(guest, "bodies", f"{token}/{name}", size, *kinds)
+        capture.wait_for(lambda r: token in r.get("request", {}).get("url", ""), 32)
+        said = capture.stop()
+        records = capture.records()
+    for name, kinds in connections.items():
+        for number, kind in enumerate(kinds):
+            url = f"/{token}/{name}/{number}"
+            asked = [r for r in records if r.get("url") == url]
+            answered = [r for r in records if r.get("request", {}).get("url") == url]
+            assert len(asked) == len(answered) == 2, url
+            for line in asked:
+                assert line["bytes"] > size if kind == "upload" else line["bytes"] < 200
+                assert line.get("incomplete") == (["body_limit"] if kind == "upload" else None)
+            for line in answered:
+                has_body = kind not in ("HEAD", "304")
+                assert line.get("incomplete") == (["body_limit"] if has_body else None), url
+                assert (line["bytes"] > size) == (kind in ("length", "chunked"))
+    # All bodies of the first, the "abc" of an upload's answer among them; of the others the first.
+    stayed = [int(moved) for moved in re.findall(r"max_body \d+/(\d+)", said)]
+    assert stayed == [7 * size + 2 * len("abc")] * 2
+
+
+@pytest.mark.parametrize("route", ROUTES)
 def test_limits_counts_and_replay(guest: Guest, token: str, route: str, tmp_path: Path) -> None:
     recorded = f"/tmp/{token}.capture"
     options = ("--route", route, "--max-body", "1000", "--record", recorded)

@@ -83,6 +83,43 @@ def requests(host, port, *specs):
     say(port=local_port, before=before, after=time.time_ns())
 
 
+def bodies(token, size, *kinds):
+    """One connection in calls of 8 KiB; of each exchange, what its response is like."""
+    client, server = pair()
+    length, whole = b"Content-Length: %d\r\n" % int(size), b"b" * int(size)
+    # At the beginning of a call, and of a chunk, what looks like a message.
+    inner = b"HTTP/1.1 200 OK\r\nContent-Length: 900000\r\n\r\n" + whole
+    answers = {
+        "length": (b"200 OK\r\n" + length, whole),
+        "upload": (b"200 OK\r\nContent-Length: 3\r\n", b"abc"),
+        "HEAD": (b"200 OK\r\n" + length, b""),
+        "304": (b"304 Not Modified\r\n" + length, b""),
+        "chunked": (
+            b"200 OK\r\nTransfer-Encoding: chunked\r\n",
+            b"%x\r\n" % len(inner) + inner + b"\r\n0\r\n\r\n",
+        ),
+    }
+    for number, kind in enumerate(kinds):
+        method = {"HEAD": b"HEAD", "upload": b"POST"}.get(kind, b"GET")
+        head = b"%s /%s/%d HTTP/1.1\r\nHost: x\r\n" % (method, token.encode(), number)
+        upload = whole if kind == "upload" else b""
+        head += length + b"\r\n" if upload else b"\r\n"
+        in_calls(client, server, head, upload)
+        status, body = answers[kind]
+        cut = body.index(inner) if kind == "chunked" else 0
+        head = b"HTTP/1.1 " + status + b"\r\n" + body[:cut]
+        in_calls(server, client, head, body[cut:])
+    say()
+
+
+def in_calls(sender, receiver, head, body):
+    """Send and receive a message: its head, and its body in pieces."""
+    for piece in [head, *(body[at : at + 8192] for at in range(0, len(body), 8192))]:
+        sender.sendall(piece)
+        while piece:
+            piece = piece[len(receiver.recv(len(piece))) :]
+
+
 def exec_between(host, port, first, second):
     """Request ``first``, then become ``requests`` for ``second``."""
     connection = http.client.HTTPConnection(host, int(port), timeout=60)
@@ -421,6 +458,6 @@ if __name__ == "__main__":
         f.__name__: f
         for f in (
             *(serve, requests, exec_between, early, syscalls, bytewise, peek, every_byte),
-            *(pipeline, methods, noise, cut_off, reset, gone, shared, http2, threads),
+            *(bodies, pipeline, methods, noise, cut_off, reset, gone, shared, http2, threads),
         )
     }[scenario](*arguments)

@@ -9,6 +9,7 @@ from profiler.wire import (
     FLAG_AFTER_LOSS,
     FLAG_JOINED,
     FLAG_LIMIT,
+    FLAG_PASSED_OVER,
     FLAG_UNREADABLE,
     RECV,
     SEND,
@@ -105,6 +106,20 @@ def test_a_chunk_that_is_not_whole_is_followed_by_a_gap(flags: int, reason: str)
     assert list(streams.feed(item)) == [item, gap(7, reason)]
     after = chunk(b"d", position=10)
     assert list(streams.feed(after)) == [after]
+
+
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [(FLAG_PASSED_OVER, "body_limit"), (FLAG_PASSED_OVER | FLAG_AFTER_LOSS, "lost")],
+)
+def test_what_was_passed_over_is_not_waited_for(flags: int, reason: str) -> None:
+    streams = Streams()
+    streams.feed(chunk(b"ab"))
+    after = chunk(b"c", position=12, flags=flags)
+    assert list(streams.feed(after)) == [gap(10, reason), after]
+    end = Wire().end(SEND)._replace(position=20, flags=flags)
+    events = streams.feed(end)
+    assert next(iter(events)) == gap(7, reason, time=end.time)
 
 
 def test_a_chunk_without_payload_is_a_gap() -> None:

@@ -1,0 +1,191 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Bodies of which no more is wanted (MAX_BODY, of --max-body): their bytes are passed over
+ * here, instead of being copied for user space to count.
+ *
+ * For that the kernel has to know where the next message begins. It does so only where that
+ * is beyond doubt: HTTP/1 from the connection's first byte on, one message behind the other,
+ * each at the beginning of a call, with a Content-Length, or a request with neither that nor a
+ * Transfer-Encoding (RFC 9112, 6.3). Whatever else it meets - HEAD, which has an answer
+ * without the body that it tells of; statuses that have none; Expect; chunks; messages behind
+ * each other in one call; a head in several segments - ends this for the connection, and
+ * everything is forwarded from there on.
+ */
+#ifndef HTTP_PROFILER_BODY_H
+#define HTTP_PROFILER_BODY_H
+
+#include "connection.h"
+#include "forward.h"
+
+#ifdef MAX_BODY
+#define LENGTH_DIGITS 12
+
+/* The first bytes of fields' names in lower case, as little-endian numbers. */
+#define CONTENT_     0x2d746e65746e6f63ULL /* content- */
+#define LENGTH_COLON 0x3a6874676e656cULL   /* length: */
+#define TRANSFER     0x726566736e617274ULL /* transfer */
+#define EXPECT       0x746365707865ULL     /* expect */
+#define CRLF         0x0a0dULL
+#define LOWER_CASE   0x2020202020202020ULL
+#define FIRST(number, bytes) ((number) & ((1ULL << (8 * (bytes))) - 1))
+
+#define METHOD_HEAD 0x44414548 /* HEAD */
+#define METHOD_CONN 0x4e4e4f43 /* CONN */
+
+static __always_inline u64 eight_bytes(const u8 *bytes, u64 at)
+{
+	SHOW_BOUND(at, HEAD_MAX);
+	return *(const u64 *)(bytes + at);
+}
+
+/*
+ * Find where lines begin in the first `length` bytes. Without a branch: for each one in a
+ * loop the verifier remembers a way that it has not gone yet, and there is a limit to these.
+ */
+static __always_inline void find_lines(volatile struct head *head, const u8 *bytes, u32 length)
+{
+	head->lines = 0;
+#pragma clang loop unroll(disable)
+	for (u32 i = 0; i < HEAD_MAX; i++) {
+		/* Else both bounds become one, which the verifier does not know. */
+		asm volatile("" : "+r"(i));
+		if (i >= length)
+			break;
+		u64 is_other = bytes[i] ^ '\n';
+		u64 line = head->lines;
+
+		/* Keeps the compiler from making a comparison, and so a branch, of it. */
+		asm volatile("" : "+r"(is_other));
+		SHOW_BOUND(line, LINES_MAX);
+		head->line[line] = i + 1;
+		head->lines += (is_other - 1) >> 63;
+	}
+}
+
+/* Find the end of a head, and what it says of its body. */
+static __always_inline void look_through(volatile struct head *head, const u8 *bytes)
+{
+	head->size = 0;
+	head->value = 0;
+	head->is_odd = 0;
+#pragma clang loop unroll(disable)
+	for (u32 i = 0; i < LINES_MAX; i++) {
+		asm volatile("" : "+r"(i));
+		if (i >= head->lines)
+			break;
+		u64 at = head->line[i];
+		u64 name = eight_bytes(bytes, at);
+
+		if (FIRST(name, 2) == CRLF) {
+			head->size = at + 2;
+			break;
+		}
+		name |= LOWER_CASE;
+		if (name == TRANSFER || FIRST(name, 6) == EXPECT)
+			head->is_odd = 1;
+		if (name == CONTENT_ &&
+		    FIRST(eight_bytes(bytes, at + 8) | LOWER_CASE, 7) == LENGTH_COLON) {
+			if (head->value)
+				head->is_odd = 1;
+			head->value = at + 15;
+		}
+	}
+}
+
+/* The number that is written at `at`; -1 if it is none, or a long one. */
+static __always_inline s64 number_at(const u8 *bytes, u64 at)
+{
+	u64 number = 0;
+	u32 digits = 0;
+
+#pragma clang loop unroll(disable)
+	for (u32 i = 0; i < LENGTH_DIGITS; i++) {
+		u8 byte = eight_bytes(bytes, at + i);
+		if (byte == ' ' && !digits)
+			continue;
+		if (byte == '\r')
+			return digits ? number : -1;
+		if (byte < '0' || byte > '9')
+			return -1;
+		number = 10 * number + byte - '0';
+		digits++;
+	}
+	return -1;
+}
+
+/* How long the body is behind the head that begins with `bytes`; -1 if that is not certain. */
+static __always_inline s64 length_of_body(volatile struct head *head, const u8 *bytes)
+{
+	u64 start = *(const u64 *)bytes;
+
+	if (!head->size || head->is_odd)
+		return -1;
+	if (FIRST(start ^ RESPONSE_START, RESPONSE_LENGTH) == 0) {
+		/* "HTTP/1.1 200": 1xx, 204 and 304 have no body. */
+		if (!head->value || bytes[9] < '2' ||
+		    (bytes[11] == '4' && bytes[10] == '0' && bytes[9] <= '3'))
+			return -1;
+	} else if (FIRST(start, 4) == METHOD_HEAD || FIRST(start, 4) == METHOD_CONN) {
+		return -1;
+	}
+	return head->value ? number_at(bytes, head->value) : 0;
+}
+
+/* Whether the bytes of a call are all of a body, and none of them is wanted. */
+static __always_inline int
+is_beyond_limit(struct connection *connection, u64 direction, u64 position, u32 size)
+{
+	return !connection->is_unframed && position >= connection->wanted[direction] &&
+	       position + size <= connection->next[direction];
+}
+
+/* Such a call ends the body: user space has to hear of it, but not the bytes. */
+static __always_inline void
+deliver_end_of_body(struct event *event, struct connection *connection, struct call *call,
+		    u64 direction)
+{
+	event->size = call->size;
+	event->captured = 0;
+	event->flags = connection->flags | before_event(connection, direction) | FLAG_LIMIT;
+	if (connection->after_loss[direction])
+		event->flags |= FLAG_AFTER_LOSS;
+	connection->after_loss[direction] = deliver(call, event) != 0;
+}
+
+/* A call is forwarded: keep in mind where the next message begins. */
+static __always_inline void follow_messages(struct connection *connection, struct workspace *work,
+					    struct call *call, u64 direction, u64 position)
+{
+	volatile struct walk *walk = &work->walk;
+	volatile struct head *head = &work->head;
+	u8 *bytes = work->event.payload;
+	u64 next = connection->next[direction];
+	u64 known;
+
+	if (connection->is_unframed || (position < next && position + call->size <= next))
+		return;
+	connection->is_unframed = 1;
+	if (position != next || connection->flags & FLAG_JOINED)
+		return;
+	start_walk(walk, call);
+	if (!walk->readable)
+		return;
+	known = walk->left;
+	if (known > HEAD_MAX)
+		known = HEAD_MAX;
+	SHOW_BOUND(known, HEAD_MAX);
+	if (probe_read_user(bytes, known, (void *)walk->data))
+		return;
+	find_lines(head, bytes, known);
+	look_through(head, bytes);
+	s64 length = length_of_body(head, bytes);
+	/* The end of the head may be one that an earlier call left behind. */
+	if (length < 0 || head->size > known)
+		return;
+	connection->wanted[direction] = position + head->size + MAX_BODY;
+	connection->next[direction] = position + head->size + length;
+	connection->is_unframed = position + call->size > connection->next[direction];
+}
+#endif
+
+#endif
