@@ -105,8 +105,8 @@ def test_the_package(bare: Guest, package: Path, token: str) -> None:
         guest.exec(f"sudo mv {LOG} {LOG}.1")
         traffic(guest, "requests", *where, f"GET:/{token}-second")
         lines = wait_for_lines(guest, f"{token}-second")
-    assert {line["comm"] for line in lines} == {"python3"}
-    assert all("cmdline" in line for line in lines)
+    # Not by comm: Python 3.14 names its threads.
+    assert all(str(line.get("cmdline")).startswith("python3 ") for line in lines)
     modes = guest.exec(f"sudo stat --format %a:%U {LOG} {LOG}.1 /var/log/http-profiler").stdout
     assert modes.split() == ["600:root", "600:root", "700:root"]
 
