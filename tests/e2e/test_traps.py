@@ -51,7 +51,11 @@ def test_trap(examination: Examination, trap: str) -> None:
             assert "missed" not in results, rows
             continue
         assert len(rows) == 2, name
-        assert expected in results <= {expected, "captured"}, rows
+        # What the kernel kept from the probe is judged in test_doctor.py, end by end.
+        seen = [row for row in rows if "skipped the probe" not in row["reason"]]
+        results = {row["result"] for row in seen}
+        assert results <= {expected, "captured"}, rows
+        assert expected in results or len(seen) < len(rows), rows
         assert not any(row["worse"] for row in rows), rows
 
 
