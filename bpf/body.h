@@ -58,7 +58,10 @@ static __always_inline void find_lines(volatile struct head *head, const u8 *byt
 		asm volatile("" : "+r"(is_other));
 		SHOW_BOUND(line, LINES_MAX);
 		head->line[line] = i + 1;
-		head->lines += (is_other - 1) >> 63;
+		/* No more than there is room for: a body has lines, too. */
+		u64 has_room = line - LINES_MAX;
+		asm volatile("" : "+r"(has_room));
+		head->lines = line + ((is_other - 1 & has_room) >> 63);
 	}
 }
 
@@ -139,52 +142,50 @@ is_beyond_limit(struct connection *connection, u64 direction, u64 position, u32 
 	       position + size <= connection->next[direction];
 }
 
-/* Such a call ends the body: user space has to hear of it, but not the bytes. */
-static __always_inline void
-deliver_end_of_body(struct event *event, struct connection *connection, struct call *call,
-		    u64 direction)
-{
-	event->size = call->size;
-	event->captured = 0;
-	event->flags = connection->flags | before_event(connection, direction) | FLAG_LIMIT;
-	if (connection->after_loss[direction])
-		event->flags |= FLAG_AFTER_LOSS;
-	connection->after_loss[direction] = deliver(call, event) != 0;
-}
-
-/* A call is forwarded: keep in mind where the next message begins. */
-static __always_inline void follow_messages(struct connection *connection, struct workspace *work,
-					    struct call *call, u64 direction, u64 position)
+/* A message begins with a call: find out where it ends. Returns -1 if that is not certain. */
+static __always_inline int begin_message(struct connection *connection, struct workspace *work,
+					 struct call *call, u64 direction, u64 position)
 {
 	volatile struct walk *walk = &work->walk;
 	volatile struct head *head = &work->head;
 	u8 *bytes = work->event.payload;
-	u64 next = connection->next[direction];
 	u64 known;
 
-	if (connection->is_unframed || (position < next && position + call->size <= next))
-		return;
-	connection->is_unframed = 1;
-	if (position != next || connection->flags & FLAG_JOINED)
-		return;
 	start_walk(walk, call);
 	if (!walk->readable)
-		return;
+		return -1;
 	known = walk->left;
 	if (known > HEAD_MAX)
 		known = HEAD_MAX;
 	SHOW_BOUND(known, HEAD_MAX);
 	if (probe_read_user(bytes, known, (void *)walk->data))
-		return;
+		return -1;
 	find_lines(head, bytes, known);
 	look_through(head, bytes);
 	s64 length = length_of_body(head, bytes);
 	/* The end of the head may be one that an earlier call left behind. */
 	if (length < 0 || head->size > known)
-		return;
+		return -1;
 	connection->wanted[direction] = position + head->size + MAX_BODY;
 	connection->next[direction] = position + head->size + length;
-	connection->is_unframed = position + call->size > connection->next[direction];
+	return 0;
+}
+
+/*
+ * A call is forwarded: keep in mind where the next message begins. What is uncertain once
+ * stays so, for both directions: a request that was not seen may have been HEAD.
+ */
+static __always_inline void follow_messages(struct connection *connection, struct workspace *work,
+					    struct call *call, u64 direction, u64 position)
+{
+	u64 next = connection->next[direction];
+
+	if (connection->is_unframed)
+		return;
+	if (position > next || connection->flags & FLAG_JOINED ||
+	    (position == next && begin_message(connection, work, call, direction, position)) ||
+	    position + call->size > connection->next[direction])
+		connection->is_unframed = 1;
 }
 #endif
 

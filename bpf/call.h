@@ -9,16 +9,16 @@
 #include "kernel.h"
 #include "payload.h"
 
-/* What a head says of its body (body.h); in a map, for the reason that payload.h has for a walk. */
 /* The most bytes of a head that are looked through, and lines; masks as well. */
 #define HEAD_MAX  2047
 #define LINES_MAX 63
 
+/* What a head says of its body (body.h); in a map, for the reason that payload.h has for a walk. */
 struct head {
 	u32 size;   /* bytes, with the empty line; 0: its end was not found */
 	u32 value;  /* where the value of Content-Length begins; 0: there is none */
 	u32 is_odd; /* there is something that makes its length uncertain */
-	u32 lines;  /* that end in what is looked through */
+	u32 lines;  /* that end in what is looked through, the first LINES_MAX */
 	u16 line[LINES_MAX + 1]; /* where each one after the first begins */
 };
 

@@ -105,6 +105,14 @@ static __always_inline u8 before_event(struct connection *connection, u64 direct
 	return 0;
 }
 
+/* Bytes were not looked at: where messages begin is not certain any more, see body.h. */
+static __always_inline void lose_messages(struct connection *connection)
+{
+#ifdef MAX_BODY
+	connection->is_unframed = 1;
+#endif
+}
+
 /* `missed` bytes of a direction were not seen: they are a hole before what comes next. */
 static __always_inline void miss(struct connection *connection, struct counters *counters,
 				 u64 direction, u32 missed)
@@ -113,6 +121,7 @@ static __always_inline void miss(struct connection *connection, struct counters 
 	count(&counters->lost[LOST_SKIPPED], missed);
 	fetch_and_add(&connection->position[direction], missed);
 	connection->after_loss[direction] = 1;
+	lose_messages(connection);
 }
 
 /*

@@ -55,6 +55,20 @@ static __always_inline int copy_call(struct event *event, struct call *call)
 #endif
 }
 
+/* Deliver a call as one chunk, with `captured` of its bytes. Returns 0 if there was room. */
+static __always_inline int
+deliver_call(struct event *event, struct connection *connection, struct call *call,
+	     u64 direction, u32 captured, u8 flags)
+{
+	event->size = call->size;
+	event->captured = captured;
+	event->flags = connection->flags | before_event(connection, direction) | flags;
+	if (connection->after_loss[direction])
+		event->flags |= FLAG_AFTER_LOSS;
+	connection->after_loss[direction] = deliver(call, event) != 0;
+	return connection->after_loss[direction];
+}
+
 /* Deliver a call's bytes as one chunk. Returns -1 if that is not possible. */
 static __always_inline int
 forward_at_once(struct event *event, struct connection *connection, struct call *call,
@@ -62,14 +76,9 @@ forward_at_once(struct event *event, struct connection *connection, struct call 
 {
 	if (call->size > CALL_LIMIT || copy_call(event, call))
 		return -1;
-	event->size = call->size;
-	event->captured = call->size;
-	event->flags = connection->flags | before_event(connection, direction);
-	if (connection->after_loss[direction])
-		event->flags |= FLAG_AFTER_LOSS;
-	connection->after_loss[direction] = deliver(call, event) != 0;
-	count(connection->after_loss[direction] ? &counters->lost[LOST_RING_FULL]
-						: &counters->forwarded, call->size);
+	count(deliver_call(event, connection, call, direction, call->size, 0) ?
+		      &counters->lost[LOST_RING_FULL] : &counters->forwarded,
+	      call->size);
 	return 0;
 }
 

@@ -37,6 +37,7 @@ static __always_inline void pass_over(struct call *call, u64 direction)
 	missed_before(connection, call->tcp, direction, call->size);
 	fetch_and_add(&connection->position[direction], call->size);
 	connection->after_loss[direction] = 1;
+	lose_messages(connection);
 }
 
 /* Whether a call is none of those that are wanted, and if so, why; else FILTERED_REASONS. */
@@ -152,7 +153,8 @@ static __always_inline void move_data(struct call *call)
 	connection->forwarded = 1;
 #ifdef MAX_BODY
 	if (is_unwanted) {
-		deliver_end_of_body(event, connection, call, direction);
+		/* It ends the body: user space has to hear of it, but not the bytes. */
+		deliver_call(event, connection, call, direction, 0, FLAG_LIMIT);
 		return;
 	}
 	follow_messages(connection, work, call, direction, position);

@@ -39,6 +39,7 @@ class Capture:
         self._options = options
         # Open as long as the capture is: __exit__ closes it.
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115
+        self._said = ""
         self._running: Running | None = None
         self._records: list[Record] = []
         self._read = 0
@@ -46,8 +47,10 @@ class Capture:
     @property
     def said(self) -> str:
         """What the profiler has printed to standard error so far."""
-        self._errors.seek(0)
-        return self._errors.read().decode(errors="replace")
+        if not self._errors.closed:
+            self._errors.seek(0)
+            self._said = self._errors.read().decode(errors="replace")
+        return self._said
 
     def __enter__(self) -> Capture:
         self.guest.exec(["sudo", "rm", "-f", self.output])
@@ -76,6 +79,7 @@ class Capture:
     ) -> None:
         assert self._running is not None
         self._running.__exit__(kind, error, traceback)
+        _ = self.said  # It can be asked for afterwards.
         self._errors.close()
 
     def stop(self, signal: str = "INT") -> str:
@@ -112,8 +116,13 @@ class Capture:
             time.sleep(POLL_SECONDS)
 
     def counts(self) -> str:
-        """Have the profiler say what it has seen and what it has lost; return that."""
+        """Have the profiler say what it has seen and what it has lost; return that.
+
+        Once it has ended, what it said at last.
+        """
         assert self._running is not None
+        if self._errors.closed or self._running.poll() is not None:
+            return self.said
         before = len(self.said)
         self._running.signal("USR1")
         deadline = time.monotonic() + STOP_TIMEOUT

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import subprocess
+import traceback
 import uuid
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
@@ -79,11 +80,20 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
     try:
         return (yield)
     except Exception as error:
-        for fixture in pyfuncitem.funcargs.values():
-            capture = getattr(fixture, "capture", None)
-            if isinstance(capture, Capture) and (hidden := skipped_calls(capture.counts())):
-                raise AssertionError(f"{SKIPPED_CALLS} for {hidden} calls") from error
+        for capture in _captures(pyfuncitem, error):
+            said = capture.counts()
+            if skipped_calls(said) or re.search(r"\bskipped [1-9]", said):
+                raise AssertionError(f"{SKIPPED_CALLS} for some calls") from error
         raise
+
+
+def _captures(item: pytest.Function, error: Exception) -> Iterator[Capture]:
+    """Those of the test's fixtures, and of its own."""
+    frames = (frame.f_locals for frame, _ in traceback.walk_tb(error.__traceback__))
+    fixtures = (getattr(one, "capture", None) for one in item.funcargs.values())
+    for one in (*fixtures, *(value for names in frames for value in names.values())):
+        if isinstance(one, Capture):
+            yield one
 
 
 def _parametrize(metafunc: pytest.Metafunc, fixture: str, names: Sequence[str]) -> None:
