@@ -29,9 +29,13 @@ _STDOUT = 1
 
 
 class Lines:
-    """Appends lines to ``path``, or writes them to standard output if that is ``None``."""
+    """Appends lines to ``path``, or writes them to standard output if that is ``None``.
 
-    def __init__(self, path: Path | None) -> None:
+    ``option`` is where the path was given, for errors.
+    """
+
+    def __init__(self, path: Path | None, option: str = "--output") -> None:
+        self._option = option
         self._name = "standard output" if path is None else str(path)
         self._path = path
         # Not a list of lines: that was memory from the kernel for each (docs/performance.md).
@@ -107,10 +111,11 @@ class Lines:
     def _error(self, error: OSError, lost: int = 0) -> OutputError:
         if isinstance(error, BrokenPipeError):
             return OutputClosed(f"{self._name} was closed by its reader")
+        another = f"or choose another {self._option}"
         advice = {
-            "FileNotFoundError": "create the directory, or choose another --output",
-            "IsADirectoryError": "name a file in it with --output",
-        }.get(type(error).__name__, "free space or permissions there, or choose another --output")
+            "FileNotFoundError": f"create the directory, {another}",
+            "IsADirectoryError": f"name a file in it with {self._option}",
+        }.get(type(error).__name__, f"free space or permissions there, {another}")
         dropped = f" (lines not written: {lost})" if lost else ""
         return OutputError(f"cannot write {self._name}: {error.strerror}{dropped}; {advice}")
 
