@@ -47,6 +47,7 @@ from profiler.probe.load import (
 from profiler.probe.maps import PERF_EVENT_ARRAY, RINGBUF, Map, Shape, described
 from profiler.probe.order import Order
 from profiler.probe.perf import PerfBuffer
+from profiler.probe.precedence import Precedence
 from profiler.probe.ring import RingBuffer
 from profiler.probe.waiting import WaitingCalls, as_pending, as_waiting
 from profiler.settings import ROUTES, Settings
@@ -84,6 +85,7 @@ class BccEngine:
         # skipped.
         self._programs: dict[tuple[str, str], list[int]] = {}
         self._order = Order()
+        self._precedence = Precedence()
         self._waiting: WaitingCalls | None = None
         hooks = load_hooks()
         layout, without_btf = self._read_layout(hooks, settings)
@@ -148,6 +150,7 @@ class BccEngine:
     def detach(self) -> None:
         """Unhook the probe and free its tables."""
         self._close_attached()
+        self._precedence.give_back()
         while self._programs:
             for descriptor in self._programs.popitem()[1]:
                 os.close(descriptor)
@@ -289,8 +292,10 @@ class BccEngine:
             return []
         started = time.clock_gettime_ns(self.clock)
         records = self._buffer.poll(milliseconds)
-        in_order = isinstance(self._buffer, RingBuffer)
-        return records if in_order else self._order.arrange(records, started)
+        if isinstance(self._buffer, RingBuffer):
+            self._precedence.follow(self._buffer.waiting)
+            return records
+        return self._order.arrange(records, started)
 
     def _account(self, direction: int) -> Account:
         account = self._maps["account"]

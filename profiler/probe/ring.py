@@ -42,7 +42,10 @@ class RingBuffer:
 
     def __init__(self, descriptor: int, size: int) -> None:
         self._mask = size - 1
-        self._most = size // 8  # is taken at once, so that there is room again soon
+        # Is taken at once: while that is worked on, what fills the ring may do so at many
+        # times the speed (see precedence.py).
+        self._most = size // 32
+        self._size = size
         self._batch = batch_bytes(size)
         self._consumer = mmap.mmap(descriptor, PAGE)
         # The data lies there twice, one after the other, so that no record is ever cut.
@@ -57,6 +60,11 @@ class RingBuffer:
         self._epoll.close()
         self._consumer.close()
         self._producer.close()
+
+    @property
+    def waiting(self) -> float:
+        """The share of the room that holds records which were not taken yet."""
+        return self._waiting() / self._size
 
     def poll(self, milliseconds: int) -> list[bytes]:
         """Wait until there is a batch, at most so long, and return the records that are there."""

@@ -19,7 +19,7 @@ import pytest
 
 from provisioning import Guest
 from provisioning.capture import Capture, Record
-from tests.e2e.conftest import ROUTES, continued, skipped_calls, stopped
+from tests.e2e.conftest import ROUTES, TRAFFIC, continued, skipped_calls, stopped
 from tests.e2e.test_ending import accounts
 
 HERE = Path(__file__).parent
@@ -179,3 +179,21 @@ def test_a_small_ring_loses_and_says_so(guest: Guest, token: str) -> None:
     # The profiler has caught up: of the second run all is there, or said to be lost.
     seen = {number_of(r) for r in records if f"/{token}b/" in (r.get("url") or "")}
     assert len(seen) > len(client) // 2
+
+
+def test_on_one_processor_nothing_is_lost(guest: Guest, token: str) -> None:
+    # Sent in a fraction of the time that it takes to write it down, and far more than the ring.
+    exchanges, size = 600, 20_000
+    options = ("--ring-size", str(1 << 20), "--path", f"/{token}/*")
+    with Capture(guest, *options) as capture:
+        guest.exec(
+            "for pid in $(pgrep -f 'http-profiler --outpu[t]'); do sudo taskset -acp 0 $pid; done"
+        )
+        guest.exec(f"taskset -c 0 python3 {TRAFFIC} flood {token} {exchanges} {size}")
+        said = capture.stop()
+        records = capture.records()
+
+    assert len(records) == 4 * exchanges
+    assert not [record for record in records if "incomplete" in record]
+    for _, _, *fates in accounts(said).values():
+        assert fates[-2:] == [0, 0]

@@ -1,0 +1,79 @@
+"""Precedence of the ring's reader: taken while much waits, and given back."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from profiler.probe.precedence import BEHIND, CAUGHT_UP, POLICY, Precedence
+
+SHARES = [0.0, BEHIND / 2, BEHIND * 2, CAUGHT_UP * 2, CAUGHT_UP / 2, 0.9]
+needs_permission = pytest.mark.skipif(
+    os.geteuid() != 0, reason="needs CAP_SYS_NICE, as root has it"
+)
+
+
+def run_in_thread(function: Callable[[], None]) -> None:
+    """A thread has a policy of its own, and it ends with it."""
+    thread = threading.Thread(target=function)
+    thread.start()
+    thread.join()
+
+
+def policies(chosen: int = os.SCHED_OTHER, nice: int = 0) -> list[int]:
+    """A thread's policy after each share of the ring that waits, and behind it all."""
+    seen: list[int] = []
+
+    def follow() -> None:
+        if chosen != os.SCHED_OTHER:
+            os.sched_setscheduler(0, chosen, os.sched_param(0))
+        if nice or os.geteuid() == 0:  # The tests may be niced themselves.
+            os.setpriority(os.PRIO_PROCESS, 0, nice)
+        precedence = Precedence()
+        for share in SHARES:
+            precedence.follow(share)
+            seen.append(os.sched_getscheduler(0))
+        precedence.give_back()
+        seen.append(os.sched_getscheduler(0))
+
+    run_in_thread(follow)
+    return seen
+
+
+@needs_permission
+def test_taken_when_behind_and_given_back_when_caught_up() -> None:
+    usual = os.SCHED_OTHER
+    assert policies() == [usual, usual, POLICY, POLICY, usual, POLICY, usual]
+
+
+@needs_permission
+def test_what_it_starts_is_not_like_it() -> None:
+    said: list[str] = []
+
+    def follow() -> None:
+        os.setpriority(os.PRIO_PROCESS, 0, 0)
+        Precedence().follow(1.0)
+        command = [sys.executable, "-c", "import os; print(os.sched_getscheduler(0))"]
+        said.append(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+    run_in_thread(follow)
+    assert said == [f"{os.SCHED_OTHER}\n"]
+
+
+def test_where_others_go_first_they_do() -> None:
+    assert set(policies(os.SCHED_IDLE)) == {os.SCHED_IDLE}
+    assert set(policies(nice=5)) == {os.SCHED_OTHER}
+
+
+def test_without_permission_it_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A stand-in for the system call, since tests may run as root.
+    def refused(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr("profiler.probe.precedence.os.sched_setscheduler", refused)
+    assert set(policies()) == {os.SCHED_OTHER}
