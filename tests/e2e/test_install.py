@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shlex
+import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from packages import deb
+from packages import deb, vendored
 from provisioning import Guest
-from provisioning.capture import START_TIMEOUT
+from provisioning.capture import START_TIMEOUT, Capture
 from provisioning.host import find_ansible
-from provisioning.sources import ANSIBLE
+from provisioning.sources import ANSIBLE, copy_product, wheel_of
 from tests.e2e.conftest import background, traffic
 
 pytestmark = pytest.mark.one_guest
@@ -131,6 +134,55 @@ def test_the_playbook_for_a_fleet(bare: Guest, package: Path, token: str) -> Non
     assert {len(str(line["body"])) for line in lines} == {7}
     # Neither is it installed again, nor started anew.
     assert play(guest, options) == 0
+
+
+def test_pipx(bare: Guest, token: str, tmp_path: Path) -> None:
+    """As README says, but that what an index would give is at hand: a guest has no network."""
+    guest = bare
+    wheels, pipx = tmp_path / "wheels", tmp_path / "pipx"
+    script = "import sys; print('%d.%d' % sys.version_info[:2])"
+    python = guest.exec(["python3", "-c", script]).stdout.strip()
+    machine = platform.machine()
+    vendored.install(Path("pipx"), (), python, machine, pipx, {})
+    download(wheels, python, machine)
+    wheel = wheel_of(copy_product(tmp_path / "sources"), tmp_path / "log")
+    shutil.copy(wheel, wheels)
+    guest.exec("rm -rf /tmp/pipx /tmp/wheels; sudo rm -rf /opt/pipx")
+    guest.push(pipx, "/tmp/pipx")
+    guest.push(wheels, "/tmp/wheels")
+
+    index = "PIP_NO_INDEX=1 PIP_FIND_LINKS=/tmp/wheels"
+    where = "PIPX_HOME=/opt/pipx PIPX_BIN_DIR=/usr/local/bin PYTHONPATH=/tmp/pipx"
+    command = f"sudo env {index} {where} python3 -m pipx"
+    product = f"/tmp/wheels/{wheel.name}"
+    guest.exec(f"{command} install --system-site-packages {product}", timeout=600)
+    try:
+        with Capture(guest) as capture, background(guest, "serve") as (_, server):
+            traffic(guest, "requests", "127.0.0.1", server["port"], f"GET:/{token}")
+            capture.wait_for(lambda line: token in str(line.get("url")), 2)
+            assert guest.exec("readlink /usr/local/bin/http-profiler").stdout.startswith("/opt/")
+            assert capture.stop()
+            assert capture.exit_code == 0
+    finally:
+        guest.exec(f"{command} uninstall http-syscall-profiler", timeout=300)
+    guest.exec("test ! -e /usr/local/bin/http-profiler")
+
+
+def download(wheels: Path, python: str, machine: str) -> None:
+    """Get what the profiler needs from the index, and the pip that pipx wants for itself."""
+    needed = [f"{name}=={version}" for name, version in deb.locked()[python].items()]
+    platforms = [f"--platform=manylinux{glibc}_{machine}" for glibc in ("2014", "_2_17")]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--only-binary=:all:",
+    ]
+    command += ["--implementation=cp", f"--python-version={python}", *platforms]
+    subprocess.run([*command, f"--dest={wheels}", "pip", *needed], check=True)
 
 
 def play(guest: Guest, options: dict[str, str]) -> int:
