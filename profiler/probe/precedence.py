@@ -4,7 +4,8 @@ A processor that is busy is shared out evenly, but a message costs more to write
 to send: the ring would overflow however large it is. So while much waits in it, the
 reader is a real-time thread (sched(7), SCHED_RR) and so slows down what it captures. Once it
 has caught up it is a thread like any other. A nice value would not do: it counts only within
-a session or a control group.
+a session or a control group. What the kernel keeps for others all the same
+(``sched_rt_runtime_us``: 50 ms of each second) the ring has to hold.
 """
 
 from __future__ import annotations
