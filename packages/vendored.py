@@ -39,6 +39,11 @@ def install(
         _pip(_exact(wanted, locked), python, machine, target)
 
 
+def download(wanted: Sequence[str], python: str, machine: str, target: Path) -> None:
+    """Put the wheels that are ``wanted`` into the directory ``target``, and no others."""
+    _run(["download", f"--dest={target}", *wanted], python, machine)
+
+
 def installed(target: Path) -> list[Distribution]:
     """Return what is in a directory, by name."""
     found = distributions(path=[str(target)])
@@ -75,9 +80,13 @@ def _missing(target: Path, python: str) -> list[Requirement]:
 
 
 def _pip(wanted: Sequence[str], python: str, machine: str, target: Path) -> None:
+    _run(["install", "--no-compile", f"--target={target}", *wanted], python, machine)
+
+
+def _run(arguments: Sequence[str], python: str, machine: str) -> None:
+    """Run pip for that Python and machine; it takes wheels only, and none but those named."""
     platforms = [f"--platform=manylinux_2_{minor}_{machine}" for minor in _GLIBC]
     platforms.append(f"--platform=manylinux2014_{machine}")
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    command += ["--no-deps", "--no-compile", "--only-binary=:all:", "--implementation=cp"]
-    command += [f"--python-version={python}", *platforms, f"--target={target}", *wanted]
-    subprocess.run(command, check=True)
+    command = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", *arguments]
+    command += ["--no-deps", "--only-binary=:all:", "--implementation=cp"]
+    subprocess.run([*command, f"--python-version={python}", *platforms], check=True)

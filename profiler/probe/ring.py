@@ -45,7 +45,6 @@ class RingBuffer:
         # Is taken at once: while that is worked on, what fills the ring may do so at many
         # times the speed (see precedence.py).
         self._most = size // 32
-        self._size = size
         self._batch = batch_bytes(size)
         self._consumer = mmap.mmap(descriptor, PAGE)
         # The data lies there twice, one after the other, so that no record is ever cut.
@@ -64,7 +63,7 @@ class RingBuffer:
     @property
     def waiting(self) -> float:
         """The share of the room that holds records which were not taken yet."""
-        return self._waiting() / self._size
+        return self._waiting() / (self._mask + 1)
 
     def poll(self, milliseconds: int) -> list[bytes]:
         """Wait until there is a batch, at most so long, and return the records that are there."""

@@ -8,7 +8,6 @@ import platform
 import shlex
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -144,7 +143,9 @@ def test_pipx(bare: Guest, token: str, tmp_path: Path) -> None:
     python = guest.exec(["python3", "-c", script]).stdout.strip()
     machine = platform.machine()
     vendored.install(Path("pipx"), (), python, machine, pipx, {})
-    download(wheels, python, machine)
+    needed = [f"{name}=={version}" for name, version in deb.locked()[python].items()]
+    # pipx wants a pip of its own.
+    vendored.download(["pip", *needed], python, machine, wheels)
     wheel = wheel_of(copy_product(tmp_path / "sources"), tmp_path / "log")
     shutil.copy(wheel, wheels)
     guest.exec("rm -rf /tmp/pipx /tmp/wheels; sudo rm -rf /opt/pipx")
@@ -166,23 +167,6 @@ def test_pipx(bare: Guest, token: str, tmp_path: Path) -> None:
     finally:
         guest.exec(f"{command} uninstall http-syscall-profiler", timeout=300)
     guest.exec("test ! -e /usr/local/bin/http-profiler")
-
-
-def download(wheels: Path, python: str, machine: str) -> None:
-    """Get what the profiler needs from the index, and the pip that pipx wants for itself."""
-    needed = [f"{name}=={version}" for name, version in deb.locked()[python].items()]
-    platforms = [f"--platform=manylinux{glibc}_{machine}" for glibc in ("2014", "_2_17")]
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--quiet",
-        "--no-deps",
-        "--only-binary=:all:",
-    ]
-    command += ["--implementation=cp", f"--python-version={python}", *platforms]
-    subprocess.run([*command, f"--dest={wheels}", "pip", *needed], check=True)
 
 
 def play(guest: Guest, options: dict[str, str]) -> int:

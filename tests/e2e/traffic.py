@@ -460,17 +460,6 @@ if __name__ == "__main__":
         f.__name__: f
         for f in (
             *(serve, requests, exec_between, early, syscalls, bytewise, peek, every_byte),
-            *(
-                bodies,
-                pipeline,
-                methods,
-                noise,
-                cut_off,
-                reset,
-                gone,
-                shared,
-                http2,
-                threads,
-            ),
+            *(bodies, pipeline, methods, noise, cut_off, reset, gone, shared, http2, threads),
         )
     }[scenario](*arguments)
