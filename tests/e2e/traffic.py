@@ -151,6 +151,18 @@ def pipeline(token, count):
     say()
 
 
+def flood(token, count, size):
+    """``count`` exchanges, one behind the other, whose responses have ``size`` bytes."""
+    client, server = pair()
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: %s\r\n\r\n" % size.encode() + b"f" * int(size)
+    for number in range(int(count)):
+        in_calls(client, server, b"GET /%s/%d HTTP/1.1\r\n\r\n" % (token.encode(), number), b"")
+        in_calls(server, client, answer, b"")
+    client.close()
+    server.close()
+    say()
+
+
 def methods(token, *names):
     """A request of each method on a connection of its own; the first byte is read alone."""
     for name in names:
@@ -461,5 +473,6 @@ if __name__ == "__main__":
         for f in (
             *(serve, requests, exec_between, early, syscalls, bytewise, peek, every_byte),
             *(bodies, pipeline, methods, noise, cut_off, reset, gone, shared, http2, threads),
+            flood,
         )
     }[scenario](*arguments)
