@@ -168,6 +168,11 @@ static __always_inline int begin_message(struct connection *connection, struct w
 		return -1;
 	connection->wanted[direction] = position + head->size + MAX_BODY;
 	connection->next[direction] = position + head->size + length;
+	u64 ready = (u64)head->size + MAX_BODY;
+	if (ready > call->size)
+		ready = call->size;
+	if (ready <= known)
+		head->ready = ready;
 	return 0;
 }
 
@@ -180,12 +185,30 @@ static __always_inline void follow_messages(struct connection *connection, struc
 {
 	u64 next = connection->next[direction];
 
+	work->head.ready = 0;
 	if (connection->is_unframed)
 		return;
 	if (position > next || connection->flags & FLAG_JOINED ||
 	    (position == next && begin_message(connection, work, call, direction, position)) ||
 	    position + call->size > connection->next[direction])
 		connection->is_unframed = 1;
+	if (connection->is_unframed)
+		work->head.ready = 0;
+}
+
+/* Deliver what is in the event already; the call's other bytes are of a body, and not wanted. */
+static __always_inline void forward_ready(struct connection *connection, struct workspace *work,
+					  struct call *call, u64 direction,
+					  struct counters *counters)
+{
+	u32 ready = work->head.ready;
+	u32 rest = call->size - ready;
+
+	counters->filtered[FILTERED_MAX_BODY].bytes += rest;
+	count(deliver_call(&work->event, connection, call, direction, ready,
+			   rest ? FLAG_LIMIT : 0) ?
+		      &counters->lost[LOST_RING_FULL] : &counters->forwarded,
+	      ready);
 }
 #endif
 

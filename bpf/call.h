@@ -18,6 +18,7 @@ struct head {
 	u32 size;   /* bytes, with the empty line; 0: its end was not found */
 	u32 value;  /* where the value of Content-Length begins; 0: there is none */
 	u32 is_odd; /* there is something that makes its length uncertain */
+	u32 ready;  /* bytes of the call that are in the event already, and all that is wanted; or 0 */
 	u32 lines;  /* that end in what is looked through, the first LINES_MAX */
 	u16 line[LINES_MAX + 1]; /* where each one after the first begins */
 };
@@ -45,7 +46,7 @@ struct call {
 	u64 memory;   /* socket route: struct msghdr of the kernel; syscall route: the pointer argument; 0: not readable */
 	u64 flat;     /* socket route: the data, where there is no msghdr to ask (struct waiting), or 0 */
 	u64 inode;    /* the socket's when the call began, or 0: take it now */
-	s32 syscall;
+	s32 syscall;  /* syscall route: its number */
 	u32 size;     /* bytes moved */
 	u32 slot;     /* the program's */
 	u32 msg_flags;
@@ -82,6 +83,16 @@ enum payload {
 static __always_inline u64 captured_of(struct event *event)
 {
 	return *(volatile u32 *)&event->captured & PAYLOAD_MAX;
+}
+
+/* Not needed for what is left out, and on the socket route it has to be looked up. */
+static __always_inline s32 syscall_of(struct call *call)
+{
+#ifdef ROUTE_SOCKET
+	return current_syscall();
+#else
+	return call->syscall;
+#endif
 }
 
 /*

@@ -180,7 +180,7 @@ static __always_inline int was_looked_at(struct connection *connection, u64 tcp,
 static __always_inline int begin_sending(u64 inode, u64 sk)
 {
 	struct connection *connection = LOOKUP(connections, &inode);
-	struct counters *counters = counters_of(SLOT_SEND, DIRECTION_SEND);
+	struct counters *counters = counters_of(SLOT_ENTER, DIRECTION_SEND);
 	u64 tcp = plain_tcp(sk);
 
 	if (!connection || !counters || connection->verdict == VERDICT_OTHER || !tcp)

@@ -5,7 +5,8 @@
  * OFFSET_* are generated from the running kernel's BTF. On the socket route a
  * pointer comes from the traced function's arguments, so the verifier knows its
  * type and lets a plain load through: no helper call, and a NULL on the way
- * reads as zero. Elsewhere a helper has to read.
+ * reads as zero. On the syscall route a pointer is a number, which a kernel from
+ * 6.2 on takes for a pointer to what it is told. Elsewhere a helper has to read.
  */
 #ifndef HTTP_PROFILER_KERNEL_H
 #define HTTP_PROFILER_KERNEL_H
@@ -53,20 +54,31 @@ static __always_inline u64 shape(void)
 		value_;                                                        \
 	})
 
-#ifdef ROUTE_SOCKET
+#if defined(ROUTE_SOCKET) || defined(CAST_FUNCTION)
 #define FIELD(type, base, name) (*(volatile type *)((u64)(base) + OFFSET_##name))
 #else
 #define FIELD(type, base, name) READ_KERNEL(type, (u64)(base) + OFFSET_##name)
 #endif
 
 /*
+ * A pointer to a structure, for FIELD() to load from, out of a number. It is a function of
+ * the kernel's, by its BTF id: profiler/probe/load.py makes a call of that out of a helper's.
+ */
+#if defined(ROUTE_SYSCALL) && defined(CAST_FUNCTION)
+static u64 (*const rdonly_cast)(u64 pointer, u32 type) = (void *)CAST_FUNCTION;
+#define CAST(name, pointer) rdonly_cast(pointer, TYPE_##name)
+#else
+#define CAST(name, pointer) (pointer)
+#endif
+
+/*
  * The current task, likewise: a typed pointer where the kernel has the helper
  * (5.11). HELPER_* are the helpers' numbers, from the kernel's BTF.
  */
-#if defined(ROUTE_SOCKET) && defined(HELPER_get_current_task_btf)
+#ifdef HELPER_get_current_task_btf
 static u64 (*const get_current_task_btf)(void) = (void *)HELPER_get_current_task_btf;
 #define current_task() get_current_task_btf()
-#define TASK_FIELD(type, base, name) FIELD(type, base, name)
+#define TASK_FIELD(type, base, name) (*(volatile type *)((u64)(base) + OFFSET_##name))
 #else
 #define current_task() get_current_task()
 #define TASK_FIELD(type, base, name) READ_KERNEL(type, (u64)(base) + OFFSET_##name)
@@ -80,6 +92,9 @@ static u64 (*const get_current_task_btf)(void) = (void *)HELPER_get_current_task
 static u64 (*const skc_to_tcp_sock)(u64 sk) = (void *)HELPER_skc_to_tcp_sock;
 #define TCP_SOCK(sk) skc_to_tcp_sock(sk)
 #define TCP_FIELD(type, tcp, name) FIELD(type, tcp, name)
+#elif defined(ROUTE_SYSCALL) && defined(CAST_FUNCTION)
+#define TCP_SOCK(sk) (is_tcp(sk) ? CAST(tcp_sock, sk) : 0)
+#define TCP_FIELD(type, tcp, name) FIELD(type, tcp, name)
 #else
 #define TCP_SOCK(sk) (is_tcp(sk) ? (sk) : 0)
 #define TCP_FIELD(type, tcp, name) READ_KERNEL(type, (u64)(tcp) + OFFSET_##name)
@@ -88,9 +103,9 @@ static u64 (*const skc_to_tcp_sock)(u64 sk) = (void *)HELPER_skc_to_tcp_sock;
 /* The name of the current thread, `task`. */
 static __always_inline void read_comm(u8 *comm, u64 task)
 {
-#if defined(ROUTE_SOCKET) && defined(HELPER_get_current_task_btf)
-	((u64 *)comm)[0] = FIELD(u64, task, task_struct_comm);
-	((u64 *)comm)[1] = FIELD(u64, task + 8, task_struct_comm);
+#ifdef HELPER_get_current_task_btf
+	((u64 *)comm)[0] = TASK_FIELD(u64, task, task_struct_comm);
+	((u64 *)comm)[1] = TASK_FIELD(u64, task + 8, task_struct_comm);
 #else
 	get_current_comm(comm, 16);
 #endif

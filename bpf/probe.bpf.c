@@ -102,6 +102,17 @@ static __always_inline void move_data(struct call *call)
 	if (missed)
 		miss(connection, counters, direction, missed);
 	u64 position = fetch_and_add(&connection->position[direction], call->size);
+#ifdef MAX_BODY
+	int is_unwanted = is_beyond_limit(connection, direction, position, call->size);
+
+	if (is_unwanted) {
+		count(&counters->filtered[FILTERED_MAX_BODY], call->size);
+		if (position + call->size < connection->next[direction]) {
+			connection->passed_over[direction] = 1;
+			return;
+		}
+	}
+#endif
 	struct workspace *work = LOOKUP(workspaces, &call->slot);
 	if (!work)
 		return;
@@ -116,17 +127,6 @@ static __always_inline void move_data(struct call *call)
 		connection->after_loss[direction] = connection->forwarded;
 		return;
 	}
-#ifdef MAX_BODY
-	int is_unwanted = is_beyond_limit(connection, direction, position, call->size);
-
-	if (is_unwanted) {
-		count(&counters->filtered[FILTERED_MAX_BODY], call->size);
-		if (position + call->size < connection->next[direction]) {
-			connection->passed_over[direction] = 1;
-			return;
-		}
-	}
-#endif
 
 	u64 task = current_task();
 	u64 leader = TASK_FIELD(u64, task, task_struct_group_leader);
@@ -138,7 +138,7 @@ static __always_inline void move_data(struct call *call)
 	struct event *event = &work->event;
 	event->kind = EVENT_CHUNK;
 	event->direction = direction;
-	event->syscall = call->syscall;
+	event->syscall = syscall_of(call);
 	event->time = now();
 	event->socket = inode;
 	event->position = position;
@@ -158,6 +158,10 @@ static __always_inline void move_data(struct call *call)
 		return;
 	}
 	follow_messages(connection, work, call, direction, position);
+	if (work->head.ready) {
+		forward_ready(connection, work, call, direction, counters);
+		return;
+	}
 #endif
 	if (forward_at_once(event, connection, call, direction, counters))
 		forward_by_segment(work, connection, call, direction, counters);
@@ -236,7 +240,7 @@ static __always_inline void finish_call(struct call *call, s64 result)
 static __always_inline void close_socket(void *context, u64 socket, u32 slot)
 {
 	struct call call = { .context = context };
-	u64 inode = socket_inode(socket);
+	u64 inode = socket_inode(CAST(socket, socket));
 	struct connection *connection = LOOKUP(connections, &inode);
 	if (!connection)
 		return;

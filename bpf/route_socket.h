@@ -119,7 +119,6 @@ int leave_function(u64 *ctx)
 		.tcp = tcp,
 		.memory = message,
 		.flat = told.pointer,
-		.syscall = result > 0 ? current_syscall() : -1,
 		.msg_flags = msg_flags,
 		.direction = direction,
 		.look = look,

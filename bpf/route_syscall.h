@@ -27,6 +27,42 @@ struct pending {
 
 DEFINE_MAP(pending, MAP_TYPE_HASH, u64, struct pending, 65536)
 
+#ifdef RAW_TRACEPOINTS
+/*
+ * The context of the tracepoints sys_enter and sys_exit: every call of the machine passes
+ * them, but nobody prepares what few programs want, as perf does for the others.
+ */
+struct sys_enter {
+	u64 registers;
+	s64 number;
+};
+
+struct sys_exit {
+	u64 registers;
+	s64 result;
+};
+
+#define LOAD(type, base, name)      (*(volatile type *)((base) + OFFSET_##name))
+#define ARGUMENT(ctx, number)       LOAD(u64, (ctx)->registers, pt_regs_argument##number)
+#define LATER_ARGUMENT(ctx, number) ARGUMENT(ctx, number)
+
+/* Calls of a 32-bit program have numbers of their own, which mean others here. */
+#ifdef __x86_64__
+#define NARROW 0x2 /* TS_COMPAT */
+#else
+#define NARROW (1 << 22) /* TIF_32BIT */
+#endif
+
+static __always_inline int is_narrow(void)
+{
+	return TASK_FIELD(u32, current_task(), thread_info_width) & NARROW;
+}
+
+static __always_inline s32 finished_number(struct sys_exit *ctx)
+{
+	return LOAD(s32, ctx->registers, pt_regs_syscall);
+}
+#else
 /* The context of the tracepoints syscalls:sys_enter_* and syscalls:sys_exit_*. */
 struct sys_enter {
 	u64 common;
@@ -39,6 +75,21 @@ struct sys_exit {
 	s64 number;
 	s64 result;
 };
+
+#define ARGUMENT(ctx, number)       (ctx)->arguments[number]
+#define LATER_ARGUMENT(ctx, number) READ_KERNEL(u64, &(ctx)->arguments[number])
+
+/* perf leaves those of 32-bit programs out. */
+static __always_inline int is_narrow(void)
+{
+	return 0;
+}
+
+static __always_inline s32 finished_number(struct sys_exit *ctx)
+{
+	return ctx->number;
+}
+#endif
 
 /* Returns whether `fd` is a socket whose data is watched. */
 static __always_inline int enter_syscall(struct pending *call, u64 fd)
@@ -58,8 +109,7 @@ static __always_inline int enter_syscall(struct pending *call, u64 fd)
 #endif
 	if (UPDATE(pending, &id, call)) {
 		/* How much it will move is not known yet: the call is counted, its bytes cannot be. */
-		u32 direction = call->direction & 1;
-		struct counters *counters = counters_of(direction, direction);
+		struct counters *counters = counters_of(SLOT_ENTER, call->direction & 1);
 		if (counters) {
 			counters->seen.calls++;
 			counters->lost[LOST_TABLE_FULL].calls++;
@@ -100,17 +150,18 @@ int leave_syscall(struct sys_exit *ctx)
 		pending_call.inode = socket_inode(pending_call.socket);
 	}
 
+	u64 socket = CAST(socket, pending_call.socket);
 	s64 result = ctx->result;
 	if (result > 0 && pending_call.payload == PAYLOAD_MMSGHDR)
 		result = size_of_messages(pending_call.pointer, result);
-	u64 sk = FIELD(u64, pending_call.socket, socket_sk);
+	u64 sk = FIELD(u64, socket, socket_sk);
 	struct call call = {
-		.socket = pending_call.socket,
+		.socket = socket,
 		.sk = sk,
 		.tcp = plain_tcp(sk),
 		.memory = pending_call.pointer,
 		.inode = pending_call.inode,
-		.syscall = ctx->number,
+		.syscall = finished_number(ctx),
 		.msg_flags = pending_call.msg_flags,
 		.direction = pending_call.direction,
 		.slot = pending_call.direction & 1,

@@ -195,19 +195,19 @@ static __always_inline int carried_bytes_before(u64 sk, u8 direction, u32 size)
 /* The struct socket of a stream behind `fd` of the current process, or 0. */
 static __always_inline u64 stream_socket_of(u64 fd)
 {
-	u64 task = get_current_task();
-	u64 files = FIELD(u64, task, task_struct_files);
-	u64 table = FIELD(u64, files, files_struct_fdt);
-	if ((u32)fd >= FIELD(u32, table, fdtable_max_fds))
+	u64 files = TASK_FIELD(u64, current_task(), task_struct_files);
+	u64 table = TASK_FIELD(u64, files, files_struct_fdt);
+	if ((u32)fd >= TASK_FIELD(u32, table, fdtable_max_fds))
 		return 0;
-	u64 array = FIELD(u64, table, fdtable_fd);
-	u64 file = READ_KERNEL(u64, array + 8 * (u64)(u32)fd);
-	if (!file)
+	u64 array = TASK_FIELD(u64, table, fdtable_fd);
+	u64 number = READ_KERNEL(u64, array + 8 * (u64)(u32)fd);
+	if (!number)
 		return 0;
+	u64 file = CAST(file, number);
 	u64 inode = FIELD(u64, file, file_f_inode);
 	if ((FIELD(u16, inode, inode_i_mode) & S_IFMT) != S_IFSOCK)
 		return 0;
-	u64 socket = FIELD(u64, file, file_private_data);
+	u64 socket = CAST(socket, FIELD(u64, file, file_private_data));
 	return is_stream(FIELD(u64, socket, socket_sk)) ? socket : 0;
 }
 #endif

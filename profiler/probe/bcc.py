@@ -42,6 +42,7 @@ from profiler.probe.load import (
     target_id,
     with_constant,
     with_fetch,
+    with_function,
     with_maps,
 )
 from profiler.probe.maps import PERF_EVENT_ARRAY, RINGBUF, Map, Shape, described
@@ -240,6 +241,8 @@ class BccEngine:
             code[function] = with_constant(code[function], SELF_PLACEHOLDER, os.getpid())
             if can_fetch_and_add(layout, platform.machine()):
                 code[function] = with_fetch(code[function])
+            if layout.cast_function:
+                code[function] = with_function(code[function], layout.cast_function)
         # One that is bound to a kernel function when it is loaded serves only that.
         serving: dict[tuple[str, int, int | None], list[Attachment]] = {}
         for attachment in program.attachments:

@@ -20,7 +20,7 @@ from typing import NamedTuple
 from profiler.errors import UnsupportedError
 from profiler.filters import Address, Filters
 from profiler.probe.hooks import BPF_DIRECTORY, FunctionHook, Hooks, SyscallHook
-from profiler.probe.layout import Layout
+from profiler.probe.layout import TRACEPOINTS, Layout
 from profiler.probe.maps import SOCKET_ROUTE_MAPS, SYSCALL_ROUTE_MAPS
 from profiler.probe.ring import batch_bytes
 from profiler.settings import Settings
@@ -43,16 +43,19 @@ _LEAVE = "leave_function"
 _SLOT = 56  # bits before it
 # Where no program is preempted: of those that send, that receive, and that close.
 _SLOT_SEND, _SLOT_RECV, _SLOT_CLOSE = range(3)
+# What sees a system call begin counts only, and what closes works only.
+_SLOT_ENTER = _SLOT_CLOSE
 
 # Kinds of attachment: where a program hooks on.
-FENTRY, FEXIT, KPROBE, TRACEPOINT = "fentry", "fexit", "kprobe", "tracepoint"
+FENTRY, FEXIT, KPROBE = "fentry", "fexit", "kprobe"
+RAW_TRACEPOINT, TRACEPOINT = "raw_tracepoint", "tracepoint"
 
 
 class Attachment(NamedTuple):
     """One function of the program and where it hooks on.
 
     ``target`` is a kernel function for ``fentry``, ``fexit`` and ``kprobe``, and
-    ``category:name`` for ``tracepoint``. Several targets may share a function.
+    ``category:name`` for ``tracepoint``, whose name suffices for ``raw_tracepoint``. Several targets may share a function.
     """
 
     kind: str
@@ -93,7 +96,7 @@ def generate(
     lines = [
         f"#define ROUTE_{route.upper()} 1",
         f"#define SLOTS {max(slots) + 1}",
-        f"#define SLOT_SEND {_SLOT_SEND}",
+        f"#define SLOT_ENTER {_SLOT_ENTER}",
         *(f"#define MAP_NUMBER_{name} {i}" for i, name in enumerate(maps_of(route, settings))),
         *_layout_macros(layout),
         *(["#define FETCH_AND_ADD 1"] if can_fetch_and_add(layout, machine) else []),
@@ -170,6 +173,9 @@ def _layout_macros(layout: Layout) -> list[str]:
         f"#define ITER_DIRECTION_BIT {int(layout.iter_type_has_direction)}",
         f"#define SK_PROTOCOL_T u{protocol_bits}",
         *(["#define ITER_POINTER_IS_TYPED 1"] if layout.iter_pointer_is_typed else []),
+        *(["#define RAW_TRACEPOINTS 1"] if _has_raw_tracepoints(layout) else []),
+        *([f"#define CAST_FUNCTION {layout.cast_function}"] if layout.cast_function else []),
+        *(f"#define TYPE_{name} {number}" for name, number in sorted(layout.casts.items())),
     ]
 
 
@@ -329,15 +335,22 @@ def _syscall_route(
     entries = [
         "int enter_hooked(struct sys_enter *ctx)\n{\n"
         "\tstruct pending call = {}, other = {};\n"
-        "\tu64 descriptor = ctx->arguments[0], other_descriptor = -1;\n"
+        "\tu64 descriptor, other_descriptor = -1;\n"
         "\tswitch ((u32)ctx->number) {\n"
         f"{cases}\n"
         "\tdefault:\n\t\treturn 0;\n\t}\n"
+        "\tif (is_narrow())\n\t\treturn 0;\n"
         "\tif (!enter_syscall(&call, descriptor) && other_descriptor != -1)\n"
         "\t\tenter_syscall(&other, other_descriptor);\n"
         "\treturn 0;\n}"
     ]
     attachments = []
+    if _has_raw_tracepoints(layout):
+        attachments = [
+            Attachment(RAW_TRACEPOINT, "sys_exit", "leave_syscall"),
+            Attachment(RAW_TRACEPOINT, "sys_enter", "enter_hooked"),
+        ]
+        rows = {}
     for name, (hook, *_) in rows.items():
         tracepoint = hook.tracepoint or name
         attachments += [
@@ -372,8 +385,7 @@ def _case(hooks: list[SyscallHook], number: int) -> str:
             lines.append(f"\t\t{variable}.pointer = {_argument(hook.pointer)};")
         if hook.flags is not None:
             lines.append(f"\t\t{variable}.msg_flags = {_argument(hook.flags)};")
-        if variable == "other" or hook.descriptor:
-            lines.append(f"\t\t{descriptor} = {_argument(hook.descriptor)};")
+        lines.append(f"\t\t{descriptor} = {_argument(hook.descriptor)};")
     return "\n".join([*lines, "\t\tbreak;"])
 
 
@@ -381,9 +393,12 @@ _DESCRIPTORS = ("descriptor", "other_descriptor")
 
 
 def _argument(number: int) -> str:
-    # The kernel refuses to attach a program to a tracepoint whose context ends before
+    # The kernel refuses to attach a program to a call's tracepoint whose context ends before
     # the last byte that the program loads from it. One program serves them all, so
     # arguments that some calls do not have are read by the helper instead.
-    if number < 2:
-        return f"ctx->arguments[{number}]"
-    return f"READ_KERNEL(u64, &ctx->arguments[{number}])"
+    return f"{'ARGUMENT' if number < 2 else 'LATER_ARGUMENT'}(ctx, {number})"
+
+
+def _has_raw_tracepoints(layout: Layout) -> bool:
+    """Are all system calls seen at two tracepoints, for which perf need not be asked?"""
+    return len(layout.tracepoints) == len(TRACEPOINTS)

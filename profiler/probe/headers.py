@@ -33,8 +33,11 @@ _INCLUDES = (
     "net/net_namespace.h",
     "net/sock.h",
 )
-# Read on the socket route only.
-_SOCKET_ROUTE = ("msghdr_", "pt_regs_syscall", "task_struct_stack")
+# Read on the socket route, or by what is bound to its place by BTF.
+_WITH_BTF = (
+    *("msghdr_", "task_struct_stack", "thread_info_width"),
+    *("pt_regs_syscall", "pt_regs_argument2", "pt_regs_argument3"),
+)
 
 # Where the member is another than the first one of FIELDS: kernel version before which
 # it is so, and the expression.
@@ -103,7 +106,7 @@ def _expressions(version: tuple[int, int], machine: str) -> dict[str, str]:
     """Name of a field -> C expression of its offset."""
     expressions = {}
     for name, (path, *_) in FIELDS.items():
-        if name.startswith(_SOCKET_ROUTE):
+        if name.startswith(_WITH_BTF):
             continue
         structure, _, member = path.partition(".")
         expressions[name] = f"offsetof(struct {structure}, {member})"

@@ -40,6 +40,8 @@ _EVENT = struct.Struct("=IIQQQQQIIQQ")
 
 # As "none (voluntary) full lazy".
 _PREEMPTION = Path("/sys/kernel/debug/sched/preempt")
+# "0": none; "1" and "2": it compiles.
+_COMPILER = Path("/proc/sys/net/core/bpf_jit_enable")
 # As "espintcp mptcp tls": those whose modules are loaded.
 _ABOVE_TCP = Path("/proc/sys/net/ipv4/tcp_available_ulp")
 
@@ -110,6 +112,14 @@ def is_preemptible(built: str | None = None, chosen: Path = _PREEMPTION) -> bool
     except OSError:
         return True
     return model is None or model[1] not in ("none", "voluntary")
+
+
+def is_compiling(setting: Path = _COMPILER) -> bool:
+    """Whether the kernel compiles BPF to the machine's instructions, and does not interpret it."""
+    try:
+        return setting.read_text().strip() != "0"
+    except OSError:
+        return False
 
 
 def protocols_above_tcp(path: Path = _ABOVE_TCP) -> frozenset[str] | None:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from profiler.errors import UnsupportedError
-from profiler.probe.kernel import is_preemptible
+from profiler.probe.kernel import is_compiling, is_preemptible
 
 VMLINUX = Path("/sys/kernel/btf/vmlinux")
 
@@ -88,6 +88,11 @@ FIELDS.update(
         "pt_regs_syscall": ("pt_regs.orig_ax", "pt_regs.syscallno"),
         "pt_regs_argument0": ("pt_regs.di", "pt_regs.regs"),
         "pt_regs_argument1": ("pt_regs.si", "pt_regs.regs+8"),
+        # of a system call: a function's fourth is in another register on x86
+        "pt_regs_argument2": ("pt_regs.dx", "pt_regs.regs+16"),
+        "pt_regs_argument3": ("pt_regs.r10", "pt_regs.regs+24"),
+        # x86: TS_COMPAT; arm64: TIF_32BIT
+        "thread_info_width": ("task_struct.thread_info.status", "task_struct.thread_info.flags"),
         # `real_start_time` before 5.5
         "task_struct_start_boottime": (
             "task_struct.start_boottime",
@@ -113,6 +118,14 @@ HELPERS = (
     "check_mtu",
     "copy_from_user_task",
 )
+
+# Tracepoints to which a program is bound by BTF (Linux 5.5).
+TRACEPOINTS = ("sys_enter", "sys_exit")
+
+# Structures that a number is taken for a pointer to, by a function of the kernel (6.2) that
+# only a compiled program may call.
+CASTS = ("file", "socket", "tcp_sock")
+_CAST = "bpf_rdonly_cast"
 
 # Kinds of BTF types (include/uapi/linux/btf.h).
 _STRUCT, _UNION, _ENUM, _TYPEDEF, _VOLATILE, _CONST = 4, 5, 6, 8, 9, 10
@@ -140,6 +153,15 @@ class Layout:
 
     functions: dict[str, int] = field(default_factory=dict)
     """Kernel function -> its BTF id, by which a program is attached to it."""
+
+    tracepoints: dict[str, int] = field(default_factory=dict)
+    """Tracepoint -> its BTF id, by which a program is attached to it."""
+
+    casts: dict[str, int] = field(default_factory=dict)
+    """Structure -> its BTF id; empty where the kernel has no cast of pointers."""
+
+    cast_function: int = 0
+    """The BTF id of the function that casts, by which a program calls it."""
 
     preemptible: bool = False
     """Whether a task may be preempted while a program runs for it."""
@@ -197,8 +219,16 @@ class Btf:
         return tuple(self._name(entry[0]) for entry in self._entries(prototype, "=II"))
 
     def function(self, name: str) -> int | None:
-        """The id by which a program is attached to a kernel function."""
+        """The id by which a program is attached to a kernel function, or calls it."""
         return self._find(name, _FUNC)
+
+    def tracepoint(self, name: str) -> int | None:
+        """The id by which a program is attached to a tracepoint."""
+        return self._find(f"btf_trace_{name}", _TYPEDEF)
+
+    def structure(self, name: str) -> int | None:
+        """The id of a structure."""
+        return self._find(name, _STRUCT)
 
     def enumerator(self, enumeration: str, name: str) -> int | None:
         """Value of one name of an enumeration."""
@@ -305,6 +335,9 @@ def read_layout(functions: Collection[str] = (), path: Path = VMLINUX) -> Layout
         helpers = {name: btf.enumerator("bpf_func_id", f"BPF_FUNC_{name}") for name in HELPERS}
         parameters = {name: btf.parameters(name) for name in functions}
         ids = {name: btf.function(name) for name in functions}
+        tracepoints = {name: btf.tracepoint(name) for name in TRACEPOINTS}
+        cast_function = btf.function(_CAST) if is_compiling() else None
+        casts = {name: btf.structure(name) for name in CASTS if cast_function}
         return Layout(
             offsets=offsets,
             enumerators={k: v for k, v in enumerators.items() if v is not None},
@@ -314,6 +347,9 @@ def read_layout(functions: Collection[str] = (), path: Path = VMLINUX) -> Layout
             iter_pointer_is_typed=btf.offset("msghdr.msg_iter.__iov") is None,
             parameters={k: v for k, v in parameters.items() if v is not None},
             functions={k: v for k, v in ids.items() if v is not None},
+            tracepoints={k: v for k, v in tracepoints.items() if v is not None},
+            casts={k: v for k, v in casts.items() if v is not None},
+            cast_function=cast_function or 0,
             preemptible=is_preemptible(),
         )
     finally:

@@ -21,6 +21,7 @@ from profiler.probe.generate import (
     FENTRY,
     FEXIT,
     KPROBE,
+    RAW_TRACEPOINT,
     TRACEPOINT,
     Attachment,
 )
@@ -41,15 +42,17 @@ _BPF_RAW_TRACEPOINT_OPEN = 17
 _PROG_TYPE_KPROBE = 2
 _PROG_TYPE_TRACEPOINT = 5
 _PROG_TYPE_TRACING = 26
+_TRACE_RAW_TP = 23
 _TRACE_FENTRY = 24
 _TRACE_FEXIT = 25
 _PROG_TYPES = {
     FENTRY: _PROG_TYPE_TRACING,
     FEXIT: _PROG_TYPE_TRACING,
     KPROBE: _PROG_TYPE_KPROBE,
+    RAW_TRACEPOINT: _PROG_TYPE_TRACING,
     TRACEPOINT: _PROG_TYPE_TRACEPOINT,
 }
-_ATTACH_TYPES = {FENTRY: _TRACE_FENTRY, FEXIT: _TRACE_FEXIT}
+_ATTACH_TYPES = {FENTRY: _TRACE_FENTRY, FEXIT: _TRACE_FEXIT, RAW_TRACEPOINT: _TRACE_RAW_TP}
 
 # union bpf_attr for BPF_PROG_LOAD, up to attach_btf_obj_fd.
 _LOAD = struct.Struct("=IIQQIIQII16sIIIIQIIQIII4x")
@@ -65,6 +68,9 @@ _ATOMIC_ADD = 0xDB
 _BPF_FETCH = 1
 # In the upper half of the byte of registers: the constant is the descriptor of a map.
 _PSEUDO_MAP = 1
+_CALL = 0x85
+# Likewise: what is called is a kernel function, by its BTF id.
+_PSEUDO_KFUNC_CALL = 2
 
 _STATISTICS = ("processed ", "verification time", "stack depth")
 # The most that every kernel accepts.
@@ -72,7 +78,9 @@ _LOG_SIZE = (1 << 24) - 1
 
 
 def target_id(attachment: Attachment, layout: Layout) -> int | None:
-    """The BTF id of the function that a program is bound to when it is loaded, if it is."""
+    """The BTF id of what a program is bound to when it is loaded, if it is."""
+    if attachment.kind == RAW_TRACEPOINT:
+        return layout.tracepoints[attachment.target]
     return layout.functions[attachment.target] if attachment.kind in _ATTACH_TYPES else None
 
 
@@ -171,6 +179,17 @@ def with_maps(code: bytes, descriptors: Sequence[int]) -> bytes:
         opcode, registers, offset, number = INSTRUCTION.unpack_from(code, position)
         if opcode == LOAD_CONSTANT and registers >> 4 == _PSEUDO_MAP:
             INSTRUCTION.pack_into(patched, position, opcode, registers, offset, descriptors[number])
+    return bytes(patched)
+
+
+def with_function(code: bytes, number: int) -> bytes:
+    """Return ``code`` with each call of helper ``number`` made one of that kernel function."""
+    patched = bytearray(code)
+    for position in range(0, len(code), INSTRUCTION.size):
+        opcode, registers, offset, called = INSTRUCTION.unpack_from(code, position)
+        if opcode == _CALL and registers == 0 and called == number:
+            registers = _PSEUDO_KFUNC_CALL << 4
+            INSTRUCTION.pack_into(patched, position, opcode, registers, offset, called)
     return bytes(patched)
 
 
