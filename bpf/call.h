@@ -66,6 +66,18 @@ struct call {
 #define LOOK_FIRST  1
 #define LOOK_SECOND 2
 
+/*
+ * A call that waited for data when the profiler came, by thread: as /proc tells.
+ * profiler/probe/waiting.py writes it.
+ */
+struct waiting {
+	u64 descriptor;
+	u64 pointer;   /* read's and recvfrom's second argument */
+	u64 msg_flags; /* recvfrom's fourth, or 0 */
+};
+
+DEFINE_MAP(waiting, MAP_TYPE_HASH, u64, struct waiting, 4096)
+
 /* What the pointer argument of a system call is. */
 enum payload {
 	PAYLOAD_FLAT,

@@ -44,6 +44,7 @@ static u64 (*const ringbuf_query)(void *map, u64 flags) = (void *)134;
 #define MAP_TYPE_PERCPU_ARRAY 6
 #define MAP_TYPE_CGROUP_ARRAY 8
 #define MAP_TYPE_LRU_HASH     9
+#define MAP_TYPE_TASK_STORAGE 29
 
 #define BPF_F_CURRENT_CPU 0xffffffffULL
 

@@ -34,14 +34,6 @@
 #define LEVEL_WAITING 3 /* struct sock of TCP: only for threads in `waiting` */
 #define LEVEL_SOCK    4 /* struct sock: any protocol */
 
-/* By thread; profiler/probe/waiting.py writes it. */
-struct waiting {
-	u64 pointer;   /* read's and recvfrom's second argument */
-	u64 msg_flags; /* recvfrom's fourth, or 0 */
-};
-
-DEFINE_MAP(waiting, MAP_TYPE_HASH, u64, struct waiting, 4096)
-
 #define PARAMETERS_MAX 6
 
 /* A program may only load from its context at offsets that are written in its code. */

@@ -10,13 +10,9 @@
 #include "counters.h"
 
 #ifdef ROUTE_SYSCALL
-/*
- * A call in progress, from entry to exit, by thread. Of one that waited for data when
- * the profiler came, profiler/probe/waiting.py writes what /proc tells: `socket` is 0
- * and `inode` is the descriptor.
- */
+/* A call in progress, from entry to exit. */
 struct pending {
-	u64 socket;
+	u64 socket;   /* 0: none */
 	u64 inode;
 	u64 pointer;
 	u32 msg_flags;
@@ -25,7 +21,58 @@ struct pending {
 	u8 announced; /* counted in its connection's `sending` */
 };
 
+#ifdef PENDING_IN_TASK
+/* Kept with the thread (5.12): no table to search, and none that can be full. */
+DEFINE_MAP(pending, MAP_TYPE_TASK_STORAGE, u32, struct pending, 0)
+
+#define STORAGE_CREATE 1
+static void *(*const task_storage_get)(void *map, u64 task, void *value, u64 flags) = (void *)HELPER_task_storage_get;
+
+/* The current thread's, or one that it has had; 0: it has had none. */
+static __always_inline struct pending *find_pending(void)
+{
+	return task_storage_get(MAP(pending), current_task(), 0, 0);
+}
+
+/* Returns 0, or -1 if there is no room. */
+static __always_inline int keep_pending(struct pending *call)
+{
+	struct pending *kept = task_storage_get(MAP(pending), current_task(), 0, STORAGE_CREATE);
+
+	if (!kept)
+		return -1;
+	*kept = *call;
+	return 0;
+}
+
+static __always_inline void forget_pending(struct pending *call)
+{
+	call->socket = 0;
+}
+#else
 DEFINE_MAP(pending, MAP_TYPE_HASH, u64, struct pending, 65536)
+
+static __always_inline struct pending *find_pending(void)
+{
+	u64 id = get_current_pid_tgid();
+
+	return LOOKUP(pending, &id);
+}
+
+static __always_inline int keep_pending(struct pending *call)
+{
+	u64 id = get_current_pid_tgid();
+
+	return UPDATE(pending, &id, call) ? -1 : 0;
+}
+
+static __always_inline void forget_pending(struct pending *call)
+{
+	u64 id = get_current_pid_tgid();
+
+	DELETE(pending, &id);
+}
+#endif
 
 #ifdef RAW_TRACEPOINTS
 /*
@@ -94,20 +141,24 @@ static __always_inline s32 finished_number(struct sys_exit *ctx)
 /* Returns whether `fd` is a socket whose data is watched. */
 static __always_inline int enter_syscall(struct pending *call, u64 fd)
 {
-	u64 id = get_current_pid_tgid();
+	u64 socket = stream_socket_of(fd);
 
-	call->socket = stream_socket_of(fd);
-	if (!call->socket)
-		return 0;
-	call->inode = socket_inode(call->socket);
 #ifdef OFFSET_tracepoint_faultable
-	struct pending *skipped = LOOKUP(pending, &id);
-	if (skipped) /* the kernel skipped the probe at that call's end */
+	struct pending *skipped = find_pending();
+	if (skipped && skipped->socket) { /* the kernel skipped the probe at that call's end */
 		end_sending(skipped->inode, skipped->announced);
-	if (call->direction == DIRECTION_SEND)
-		call->announced = begin_sending(call->inode, FIELD(u64, call->socket, socket_sk));
+		forget_pending(skipped);
+	}
 #endif
-	if (UPDATE(pending, &id, call)) {
+	if (!socket)
+		return 0;
+	call->socket = socket;
+	call->inode = socket_inode(socket);
+#ifdef OFFSET_tracepoint_faultable
+	if (call->direction == DIRECTION_SEND)
+		call->announced = begin_sending(call->inode, FIELD(u64, socket, socket_sk));
+#endif
+	if (keep_pending(call)) {
 		/* How much it will move is not known yet: the call is counted, its bytes cannot be. */
 		struct counters *counters = counters_of(SLOT_ENTER, call->direction & 1);
 		if (counters) {
@@ -135,21 +186,43 @@ static __always_inline u32 size_of_messages(u64 messages, u32 count)
 	return total;
 }
 
+/* What is known of the call that ends, into `call`. Returns 0 if it is none that is watched. */
+static __always_inline int end_pending(struct pending *call, u32 number)
+{
+	struct pending *found = find_pending();
+
+	if (found && found->socket) {
+		*call = *found;
+		forget_pending(found);
+		return 1;
+	}
+	if (!MAY_HAVE_WAITED(number))
+		return 0;
+	u64 id = get_current_pid_tgid();
+	struct waiting *told = LOOKUP(waiting, &id);
+	if (!told)
+		return 0;
+	u64 descriptor = told->descriptor;
+	call->pointer = told->pointer;
+	call->msg_flags = told->msg_flags;
+	call->direction = DIRECTION_RECV;
+	call->payload = PAYLOAD_FLAT;
+	DELETE(waiting, &id);
+	u64 socket = stream_socket_of(descriptor);
+	if (!socket)
+		return 0;
+	call->socket = socket;
+	call->inode = socket_inode(socket);
+	return 1;
+}
+
 int leave_syscall(struct sys_exit *ctx)
 {
-	u64 id = get_current_pid_tgid();
-	struct pending *found = LOOKUP(pending, &id);
-	if (!found)
-		return 0;
-	struct pending pending_call = *found;
-	DELETE(pending, &id);
-	if (!pending_call.socket) {
-		pending_call.socket = stream_socket_of(pending_call.inode);
-		if (!pending_call.socket)
-			return 0;
-		pending_call.inode = socket_inode(pending_call.socket);
-	}
+	struct pending pending_call = {};
+	u32 number = finished_number(ctx);
 
+	if (!IS_HOOKED(number) || !end_pending(&pending_call, number))
+		return 0;
 	u64 socket = CAST(socket, pending_call.socket);
 	s64 result = ctx->result;
 	if (result > 0 && pending_call.payload == PAYLOAD_MMSGHDR)
@@ -161,7 +234,7 @@ int leave_syscall(struct sys_exit *ctx)
 		.tcp = plain_tcp(sk),
 		.memory = pending_call.pointer,
 		.inode = pending_call.inode,
-		.syscall = finished_number(ctx),
+		.syscall = number,
 		.msg_flags = pending_call.msg_flags,
 		.direction = pending_call.direction,
 		.slot = pending_call.direction & 1,

@@ -50,7 +50,7 @@ from profiler.probe.order import Order
 from profiler.probe.perf import PerfBuffer
 from profiler.probe.precedence import Precedence
 from profiler.probe.ring import RingBuffer
-from profiler.probe.waiting import WaitingCalls, as_pending, as_waiting
+from profiler.probe.waiting import WaitingCalls
 from profiler.settings import ROUTES, Settings
 
 POLL_MS = 100
@@ -201,14 +201,14 @@ class BccEngine:
     def _tell_waiting(
         self, waiting: WaitingCalls, program: Program, code: dict[str, bytes], layout: Layout
     ) -> None:
-        if program.route == "syscall":
-            waiting.tell(self._maps["pending"], as_pending)
-        elif program.waiting:
-            hook = program.waiting
-            shaped = with_constant(code[hook.function], SHAPE_PLACEHOLDER, hook.shape)
-            descriptor = load(shaped, hook, target_id(hook, layout))
-            self._programs[hook.target, hook.function] = [descriptor]
-            waiting.tell(self._maps["waiting"], as_waiting, attach(descriptor, hook))
+        hook = program.waiting
+        if hook is None:
+            waiting.tell(self._maps["waiting"])
+            return
+        shaped = with_constant(code[hook.function], SHAPE_PLACEHOLDER, hook.shape)
+        descriptor = load(shaped, hook, target_id(hook, layout))
+        self._programs[hook.target, hook.function] = [descriptor]
+        waiting.tell(self._maps["waiting"], attach(descriptor, hook))
 
     def _open_buffer(self, is_ring: bool, size: int) -> None:
         if is_ring:

@@ -21,8 +21,9 @@ from profiler.errors import UnsupportedError
 from profiler.filters import Address, Filters
 from profiler.probe.hooks import BPF_DIRECTORY, FunctionHook, Hooks, SyscallHook
 from profiler.probe.layout import TRACEPOINTS, Layout
-from profiler.probe.maps import SOCKET_ROUTE_MAPS, SYSCALL_ROUTE_MAPS
+from profiler.probe.maps import MAPS, SYSCALL_ROUTE_MAPS
 from profiler.probe.ring import batch_bytes
+from profiler.probe.waiting import CALLS as WAITED_IN
 from profiler.settings import Settings
 from profiler.syscalls import NAMES
 
@@ -101,6 +102,7 @@ def generate(
         *_layout_macros(layout),
         *(["#define FETCH_AND_ADD 1"] if can_fetch_and_add(layout, machine) else []),
         *_settings_macros(settings, layout),
+        *(_call_macros(hooks, machine) if route == "syscall" else []),
         *_with_includes("probe.bpf.c", set()),
         '#line 1 "entry points"',
         *entries,
@@ -111,7 +113,7 @@ def generate(
 
 def maps_of(route: str, settings: Settings) -> tuple[str, ...]:
     """The names of the maps that the program of ``route`` has, in the order of their numbers."""
-    maps = SYSCALL_ROUTE_MAPS if route == "syscall" else SOCKET_ROUTE_MAPS
+    maps = SYSCALL_ROUTE_MAPS if route == "syscall" else MAPS
     return (*maps, "cgroups") if settings.filters.cgroup else maps
 
 
@@ -174,6 +176,7 @@ def _layout_macros(layout: Layout) -> list[str]:
         f"#define SK_PROTOCOL_T u{protocol_bits}",
         *(["#define ITER_POINTER_IS_TYPED 1"] if layout.iter_pointer_is_typed else []),
         *(["#define RAW_TRACEPOINTS 1"] if _has_raw_tracepoints(layout) else []),
+        *(["#define PENDING_IN_TASK 1"] if _has_task_storage(layout) else []),
         *([f"#define CAST_FUNCTION {layout.cast_function}"] if layout.cast_function else []),
         *(f"#define TYPE_{name} {number}" for name, number in sorted(layout.casts.items())),
     ]
@@ -194,6 +197,19 @@ def _settings_macros(settings: Settings, layout: Layout) -> list[str]:
         f"#define PROCESSES_MAX {PROCESSES_MAX}",
         f"#define WAKE_BYTES {batch_bytes(settings.ring_bytes)}",
         *(["#define HAS_RING_BUFFER 1"] if uses_ring_buffer(layout, settings) else []),
+    ]
+
+
+def _call_macros(hooks: Hooks, machine: str) -> list[str]:
+    """What the syscall route tests of the number of a call that ends."""
+    numbers = {name: number for number, name in NAMES[machine].items()}
+    tests = {
+        "IS_HOOKED": dict.fromkeys(hook.name for hook in hooks.syscalls),
+        "MAY_HAVE_WAITED": WAITED_IN,
+    }
+    return [
+        f"#define {test}(number) ({' || '.join(f'(number) == {numbers[n]}' for n in names)})"
+        for test, names in tests.items()
     ]
 
 
@@ -402,3 +418,9 @@ def _argument(number: int) -> str:
 def _has_raw_tracepoints(layout: Layout) -> bool:
     """Are all system calls seen at two tracepoints, for which perf need not be asked?"""
     return len(layout.tracepoints) == len(TRACEPOINTS)
+
+
+def _has_task_storage(layout: Layout) -> bool:
+    """Can a program at a raw tracepoint keep something with a thread (5.12)?"""
+    needed = {"task_storage_get", "get_current_task_btf", "check_mtu"}
+    return _has_raw_tracepoints(layout) and needed <= layout.helpers.keys()

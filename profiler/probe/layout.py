@@ -113,6 +113,7 @@ HELPERS = (
     "task_pt_regs",
     "skc_to_tcp_sock",
     "ktime_get_boot_ns",
+    "task_storage_get",
     "ringbuf_output",
     # not called: they tell a kernel that can add and fetch at once
     "check_mtu",

@@ -15,16 +15,21 @@ from typing import NamedTuple
 from profiler.errors import ProbeError
 from profiler.probe.kernel import INSTRUCTION, LOAD_CONSTANT, bpf, cpus, why
 
-MAPS = ("events", "account", "workspaces", "connections", "blank_connection", "processes")
-SOCKET_ROUTE_MAPS = (*MAPS, "waiting")
+MAPS = ("events", "account", "workspaces", "connections", "blank_connection", "processes", "waiting")
 SYSCALL_ROUTE_MAPS = (*MAPS, "pending")
 
 # include/uapi/linux/bpf.h
 _MAP_CREATE, _LOOKUP, _UPDATE, _DELETE = range(4)
+_BTF_LOAD = 18
 PERF_EVENT_ARRAY = 4
 RINGBUF = 27
+TASK_STORAGE = 29
 _PERCPU = (5, 6, 10)
-_CREATE = struct.Struct("=IIIIIII16s")
+# union bpf_attr for BPF_MAP_CREATE: up to btf_value_type_id.
+_CREATE = struct.Struct("=IIIIIII16sIIII")
+_NO_PREALLOC = 1
+# union bpf_attr for BPF_BTF_LOAD: the types, where a log would go, how many bytes.
+_LOAD_TYPES = struct.Struct("=QQI")
 _ELEMENT = struct.Struct("=IxxxxQQQ")
 
 
@@ -47,12 +52,50 @@ def described(code: bytes) -> Shape:
     return Shape(high >> 24, high >> 16 & 0xFF, (high & 0xFFFF) << 8 | low >> 24, low & 0xFFFFFF)
 
 
+# struct btf_header, and of a type: name, kind and number of members, size
+# (include/uapi/linux/btf.h).
+_BTF_HEADER = struct.Struct("=HBBIIIII")
+_BTF_MAGIC = 0xEB9F
+_BTF_TYPE = struct.Struct("=III")
+_BTF_INT, _BTF_STRUCT = 1 << 24, 4 << 24
+_KEY_TYPE, _VALUE_TYPE = 1, 2
+
+
+def _load_types(size: int) -> int:
+    """Tell the kernel the types of a storage, which it insists on; return their descriptor.
+
+    The key is an int, and the value a structure of ``size`` bytes of which nothing is said.
+    """
+    strings = b"\0int\0"
+    types = _BTF_TYPE.pack(1, _BTF_INT, 4) + struct.pack("=I", 1 << 24 | 32)  # signed, 32 bits
+    types += _BTF_TYPE.pack(0, _BTF_STRUCT, size)
+    header = _BTF_HEADER.pack(
+        *(_BTF_MAGIC, 1, 0, _BTF_HEADER.size, 0, len(types), len(types), len(strings))
+    )
+    blob = header + types + strings
+    buffer = ctypes.create_string_buffer(blob, len(blob))
+    descriptor = bpf(_BTF_LOAD, _LOAD_TYPES.pack(ctypes.addressof(buffer), 0, len(blob)))
+    if descriptor < 0:
+        raise ProbeError(f"cannot describe a map: {why(ctypes.get_errno())}")
+    return descriptor
+
+
 class Map:
     """A map of the kernel's, until it is closed. Raises ProbeError if the kernel refuses it."""
 
     def __init__(self, name: str, shape: Shape) -> None:
         self.shape = shape
-        self.descriptor = bpf(_MAP_CREATE, _CREATE.pack(*shape, 0, 0, 0, name[:15].encode()))
+        is_storage = shape.type == TASK_STORAGE
+        types = _load_types(shape.value) if is_storage else 0
+        self.descriptor = bpf(
+            _MAP_CREATE,
+            _CREATE.pack(
+                *(*shape, _NO_PREALLOC if is_storage else 0, 0, 0, name[:15].encode(), 0),
+                *(types, _KEY_TYPE, _VALUE_TYPE) if is_storage else (0, 0, 0),
+            ),
+        )
+        if is_storage:
+            os.close(types)
         if self.descriptor < 0:
             raise ProbeError(f"cannot make the map {name}: {why(ctypes.get_errno())}")
         size = shape.value or 1

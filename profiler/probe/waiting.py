@@ -18,7 +18,6 @@ import os
 import re
 import struct
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,14 +29,11 @@ PROC = Path("/proc")
 _LOOK_SECONDS = 1.0
 
 # Position of the flags among the arguments.
-_CALLS = {"read": None, "recvfrom": 3}
+CALLS = {"read": None, "recvfrom": 3}
 _SWITCHES = re.compile(rb"^(?:non)?voluntary_ctxt_switches:\s*(\d+)", re.MULTILINE)
 
-# struct waiting of bpf/route_socket.h: pointer, flags.
-_WAITING = struct.Struct("=QQ")
-# struct pending of bpf/route_syscall.h: no socket, descriptor, pointer, flags, direction
-# (DIRECTION_RECV), payload (PAYLOAD_FLAT), announced.
-_PENDING = struct.Struct("=QQQIBBBx")
+# struct waiting of bpf/call.h: descriptor, pointer, flags.
+_WAITING = struct.Struct("=QQQ")
 
 
 class Call(NamedTuple):
@@ -55,15 +51,10 @@ class Call(NamedTuple):
         """What bpf_get_current_pid_tgid() returns in that thread."""
         return struct.pack("=Q", self.process << 32 | self.thread)
 
-
-def as_waiting(call: Call) -> bytes:
-    """The value of the map ``waiting``."""
-    return _WAITING.pack(call.pointer, call.msg_flags)
-
-
-def as_pending(call: Call) -> bytes:
-    """The value of the map ``pending``."""
-    return _PENDING.pack(0, call.descriptor, call.pointer, call.msg_flags, 1, 0, 0)
+    @property
+    def value(self) -> bytes:
+        """What the probe is told of it."""
+        return _WAITING.pack(self.descriptor, self.pointer, self.msg_flags)
 
 
 class WaitingCalls:
@@ -80,7 +71,7 @@ class WaitingCalls:
     def __len__(self) -> int:
         return len(self._calls)
 
-    def tell(self, told: Map, value: Callable[[Call], bytes], hook: int | None = None) -> None:
+    def tell(self, told: Map, hook: int | None = None) -> None:
         """Write those that still wait into a map of the probe, which has been attached meanwhile.
 
         ``hook`` is the descriptor of what is attached for them alone.
@@ -88,7 +79,7 @@ class WaitingCalls:
         self._told, self._hook = told, hook
         self._drop_ended()
         for call in self._calls:
-            told.write(call.key, value(call))
+            told.write(call.key, call.value)
         # One that ended before it was written would be taken for the thread's next call.
         self._forget_ended(told)
 
@@ -147,13 +138,13 @@ def _look(task: Path, machine: str) -> Call | None:
         # "running", or number, six arguments, stack and instruction pointer.
         words = (task / "syscall").read_text().split()
         name = NAMES[machine].get(int(words[0])) if len(words) == 9 else None
-        if name not in _CALLS:
+        if name not in CALLS:
             return None
         switches = sum(map(int, _SWITCHES.findall((task / "status").read_bytes())))
     except (OSError, ValueError):
         return None
     arguments = [int(word, 16) for word in words[1:7]]
-    flags = _CALLS[name]
+    flags = CALLS[name]
     return Call(
         process=int(task.parent.parent.name),
         thread=int(task.name),

@@ -199,6 +199,53 @@ def test_attachments() -> None:
     assert kinds.index("syscalls:sys_exit_read") < kinds.index("syscalls:sys_enter_read")
 
 
+def test_where_tracepoints_have_types_two_see_all_system_calls() -> None:
+    layout = replace(LAYOUT, tracepoints={"sys_enter": 1, "sys_exit": 2})
+    found = program("syscall", layout=layout)
+    raw = [a.target for a in found.attachments if a.kind == "raw_tracepoint"]
+    # An exit is hooked before its entry: no call is left half seen.
+    assert raw == ["sys_exit", "sys_enter"]
+    assert not any(a.kind == "tracepoint" for a in found.attachments)
+    assert "#define RAW_TRACEPOINTS 1\n" in found.source
+    assert "RAW_TRACEPOINTS 1" not in program("syscall").source
+
+
+def test_which_calls_matter_when_they_end() -> None:
+    source = program("syscall").source
+    assert "#define MAY_HAVE_WAITED(number) ((number) == 0 || (number) == 45)\n" in source
+    hooked = source.split("#define IS_HOOKED(number) ")[1].split("\n")[0]
+    assert len(re.findall(r"\(number\) == \d+", hooked)) == 14
+
+
+@pytest.mark.parametrize(
+    ("helpers", "tracepoints", "kept"),
+    [
+        ({"task_storage_get", "check_mtu"}, True, True),
+        # 5.11 has it for security modules only.
+        ({"task_storage_get"}, True, False),
+        ({"task_storage_get", "check_mtu"}, False, False),
+    ],
+)
+def test_a_call_in_progress_is_kept_with_its_thread(
+    helpers: set[str], tracepoints: bool, kept: bool
+) -> None:
+    layout = replace(
+        LAYOUT,
+        helpers={**LAYOUT.helpers, **dict.fromkeys(helpers, 1)},
+        tracepoints={"sys_enter": 1, "sys_exit": 2} if tracepoints else {},
+    )
+    source = program("syscall", layout=layout).source
+    assert ("#define PENDING_IN_TASK 1\n" in source) == kept
+
+
+def test_numbers_become_pointers_where_the_kernel_casts_them() -> None:
+    layout = replace(LAYOUT, casts={"file": 7, "socket": 8, "tcp_sock": 9}, cast_function=4711)
+    source = program("syscall", layout=layout).source
+    assert "#define CAST_FUNCTION 4711\n" in source
+    assert "#define TYPE_tcp_sock 9\n" in source
+    assert "#define CAST_FUNCTION" not in program("syscall").source
+
+
 def test_what_few_need_is_hooked_only_where_there_is_such_a_protocol() -> None:
     attachments = program("socket").attachments
     assert {a.target: a.protocol for a in attachments if a.protocol} == {
@@ -265,5 +312,5 @@ def test_a_call_that_moves_data_either_way_is_tried_both_ways() -> None:
     splice = source[source.index("/* splice */") :].split("break;")[0]
     assert "call.direction = DIRECTION_RECV" in splice
     assert "other.direction = DIRECTION_SEND" in splice
-    assert "other_descriptor = READ_KERNEL(u64, &ctx->arguments[2])" in splice
+    assert "other_descriptor = LATER_ARGUMENT(ctx, 2)" in splice
     assert source.count("/* splice */") == 1

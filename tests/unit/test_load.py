@@ -8,7 +8,14 @@ import pytest
 
 from profiler.errors import ProbeError
 from profiler.probe import kernel, load
-from profiler.probe.generate import FENTRY, KPROBE, SHAPE_PLACEHOLDER, TRACEPOINT, Attachment
+from profiler.probe.generate import (
+    FENTRY,
+    KPROBE,
+    RAW_TRACEPOINT,
+    SHAPE_PLACEHOLDER,
+    TRACEPOINT,
+    Attachment,
+)
 from profiler.probe.layout import Layout
 
 # opcode, registers, offset, immediate
@@ -56,8 +63,22 @@ def test_the_shape_is_written_over_its_placeholder() -> None:
     )
 
 
-def test_only_programs_of_kernel_functions_are_bound_when_they_are_loaded() -> None:
-    layout = Layout({}, {}, {}, 168, False, functions={"inet_release": 4711})
+def test_a_helper_s_call_becomes_one_of_a_kernel_function() -> None:
+    def call(number: int, source: int = 0) -> bytes:
+        return struct.pack("=BBhi", 0x85, source << 4, 0, number)
+
+    # A call of a function of the program has the other mark, and a distance for a number.
+    code = call(14) + call(4711) + call(4711, source=1) + EXIT
+    assert load.with_function(code, 4711) == (
+        call(14) + call(4711, source=2) + call(4711, source=1) + EXIT
+    )
+
+
+def test_programs_of_kernel_functions_and_raw_tracepoints_are_bound_when_they_are_loaded() -> None:
+    layout = Layout(
+        {}, {}, {}, 168, False, functions={"inet_release": 4711}, tracepoints={"sys_exit": 815}
+    )
+    assert load.target_id(Attachment(RAW_TRACEPOINT, "sys_exit", "f"), layout) == 815
     assert load.target_id(Attachment(FENTRY, "inet_release", "f"), layout) == 4711
     assert load.target_id(Attachment(KPROBE, "inet_release", "f"), layout) is None
     assert load.target_id(Attachment(TRACEPOINT, "syscalls:sys_enter_read", "f"), layout) is None

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from profiler.probe.waiting import WaitingCalls, as_pending, as_waiting
+from profiler.probe.waiting import WaitingCalls
 
 BPF = Path(__file__).parents[2] / "bpf"
 MACHINE = platform.machine()
@@ -88,14 +88,9 @@ def key(process: subprocess.Popen[str]) -> bytes:
 def test_who_waits_is_told(pair: tuple[socket.socket, socket.socket], how: str, flags: int) -> None:
     with waiting(how, pair[1]) as (process, pointer):
         told = StandInMap()
-        WaitingCalls(MACHINE).tell(told, as_waiting)  # type: ignore[arg-type]
-        assert struct.unpack("=QQ", told.values[key(process)]) == (pointer, flags)
-        WaitingCalls(MACHINE).tell(told, as_pending)  # type: ignore[arg-type]
+        WaitingCalls(MACHINE).tell(told)  # type: ignore[arg-type]
         descriptor = pair[1].fileno()
-        assert struct.unpack("=QQQIBBBx", told.values[key(process)]) == (
-            *(0, descriptor, pointer, flags),
-            *(1, 0, 0),
-        )
+        assert struct.unpack("=QQQ", told.values[key(process)]) == (descriptor, pointer, flags)
 
 
 def test_who_ran_since_is_not_told(pair: tuple[socket.socket, socket.socket]) -> None:
@@ -105,7 +100,7 @@ def test_who_ran_since_is_not_told(pair: tuple[socket.socket, socket.socket]) ->
         pair[0].send(b"x")
         assert process.stdout and process.stdout.readline() == "ended\n"
         told = StandInMap()
-        calls.tell(told, as_waiting)  # type: ignore[arg-type]
+        calls.tell(told)  # type: ignore[arg-type]
         assert key(process) not in told.values
 
 
@@ -119,7 +114,7 @@ def test_who_has_ended_is_forgotten_and_the_hook_goes_with_the_last(
         # Whoever else waits on this machine is not of this test.
         calls._calls = [call for call in calls._calls if call.process == process.pid]
         told = StandInMap()
-        calls.tell(told, as_waiting, hook)  # type: ignore[arg-type]
+        calls.tell(told, hook)  # type: ignore[arg-type]
         calls.look_after()
         assert list(told.values) == [key(process)]
         os.fstat(hook)
@@ -148,10 +143,7 @@ def test_threads_that_run_or_end_meanwhile_are_passed_over(tmp_path: Path) -> No
 
 
 def test_the_values_are_what_the_probe_reads() -> None:
-    def members(file: str, structure: str) -> list[str]:
-        text = (BPF / file).read_text()
-        body = text[text.index(f"struct {structure} {{") :]
-        return re.findall(r"\b(u\d+) \w+;", body[: body.index("};")])
-
-    assert members("route_socket.h", "waiting") == ["u64", "u64"]
-    assert members("route_syscall.h", "pending") == ["u64"] * 3 + ["u32"] + ["u8"] * 3
+    text = (BPF / "call.h").read_text()
+    body = text[text.index("struct waiting {") :]
+    members = re.findall(r"\b(u\d+) (\w+);", body[: body.index("};")])
+    assert members == [("u64", "descriptor"), ("u64", "pointer"), ("u64", "msg_flags")]
