@@ -26,6 +26,7 @@
 #define TRANSFER     0x726566736e617274ULL /* transfer */
 #define EXPECT       0x746365707865ULL     /* expect */
 #define CRLF         0x0a0dULL
+#define LAST_LINE    0x0a0d0aULL /* the end of a line, and an empty one */
 #define LOWER_CASE   0x2020202020202020ULL
 #define FIRST(number, bytes) ((number) & ((1ULL << (8 * (bytes))) - 1))
 
@@ -38,30 +39,48 @@ static __always_inline u64 eight_bytes(const u8 *bytes, u64 at)
 	return *(const u64 *)(bytes + at);
 }
 
+/* Each byte of a word, and what is left of one that is zero (or above one) in its highest bit. */
+#define EACH_BYTE(byte) ((byte) * 0x0101010101010101ULL)
+#define ZERO_BYTES(word) (((word) - EACH_BYTE(1ULL)) & ~(word) & EACH_BYTE(0x80ULL))
+
 /*
- * Find where lines begin in the first `length` bytes. Without a branch: for each one in a
+ * Find where lines begin in the bytes that are known, up to the empty one. Most words have
+ * no end of a line in them. One that has is worked on without a branch: for each one in a
  * loop the verifier remembers a way that it has not gone yet, and there is a limit to these.
+ * (Behind what is known there may be bytes of an earlier call; see begin_message().)
  */
-static __always_inline void find_lines(volatile struct head *head, const u8 *bytes, u32 length)
+static __always_inline void find_lines(volatile struct head *head, const u8 *bytes)
 {
 	head->lines = 0;
 #pragma clang loop unroll(disable)
-	for (u32 i = 0; i < HEAD_MAX; i++) {
+	for (u32 i = 0; i < HEAD_MAX; i += 8) {
 		/* Else both bounds become one, which the verifier does not know. */
 		asm volatile("" : "+r"(i));
-		if (i >= length)
+		if (i >= head->known)
 			break;
-		u64 is_other = bytes[i] ^ '\n';
-		u64 line = head->lines;
+		u64 others = *(const u64 *)(bytes + i) ^ EACH_BYTE((u64)'\n');
+		u64 is_over = 0;
 
-		/* Keeps the compiler from making a comparison, and so a branch, of it. */
-		asm volatile("" : "+r"(is_other));
-		SHOW_BOUND(line, LINES_MAX);
-		head->line[line] = i + 1;
-		/* No more than there is room for: a body has lines, too. */
-		u64 has_room = line - LINES_MAX;
-		asm volatile("" : "+r"(has_room));
-		head->lines = line + ((is_other - 1 & has_room) >> 63);
+		if (!ZERO_BYTES(others))
+			continue;
+#pragma unroll
+		for (u32 j = 0; j < 8; j++) {
+			u64 is_other = others >> 8 * j & 0xff;
+			u64 is_followed = FIRST(*(const u64 *)(bytes + i + j) ^ LAST_LINE, 3);
+			u64 line = head->lines;
+
+			/* Keeps the compiler from making comparisons, and so branches, of them. */
+			asm volatile("" : "+r"(is_other), "+r"(is_followed));
+			SHOW_BOUND(line, LINES_MAX);
+			head->line[line] = i + j + 1;
+			/* No more than there is room for: a body has lines, too. */
+			u64 has_room = line - LINES_MAX;
+			asm volatile("" : "+r"(has_room));
+			head->lines = line + ((is_other - 1 & has_room) >> 63);
+			is_over |= (is_followed - 1) >> 63;
+		}
+		if (is_over)
+			break;
 	}
 }
 
@@ -160,7 +179,8 @@ static __always_inline int begin_message(struct connection *connection, struct w
 	SHOW_BOUND(known, HEAD_MAX);
 	if (probe_read_user(bytes, known, (void *)walk->data))
 		return -1;
-	find_lines(head, bytes, known);
+	head->known = known;
+	find_lines(head, bytes);
 	look_through(head, bytes);
 	s64 length = length_of_body(head, bytes);
 	/* The end of the head may be one that an earlier call left behind. */

@@ -56,7 +56,8 @@ class Attachment(NamedTuple):
     """One function of the program and where it hooks on.
 
     ``target`` is a kernel function for ``fentry``, ``fexit`` and ``kprobe``, and
-    ``category:name`` for ``tracepoint``, whose name suffices for ``raw_tracepoint``. Several targets may share a function.
+    ``category:name`` for ``tracepoint``, whose name suffices for ``raw_tracepoint``.
+    Several targets may share a function.
     """
 
     kind: str

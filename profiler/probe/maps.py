@@ -15,7 +15,10 @@ from typing import NamedTuple
 from profiler.errors import ProbeError
 from profiler.probe.kernel import INSTRUCTION, LOAD_CONSTANT, bpf, cpus, why
 
-MAPS = ("events", "account", "workspaces", "connections", "blank_connection", "processes", "waiting")
+MAPS = (
+    *("events", "account", "workspaces"),
+    *("connections", "blank_connection", "processes", "waiting"),
+)
 SYSCALL_ROUTE_MAPS = (*MAPS, "pending")
 
 # include/uapi/linux/bpf.h
