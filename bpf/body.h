@@ -26,7 +26,6 @@
 #define TRANSFER     0x726566736e617274ULL /* transfer */
 #define EXPECT       0x746365707865ULL     /* expect */
 #define CRLF         0x0a0dULL
-#define LAST_LINE    0x0a0d0aULL /* the end of a line, and an empty one */
 #define LOWER_CASE   0x2020202020202020ULL
 #define FIRST(number, bytes) ((number) & ((1ULL << (8 * (bytes))) - 1))
 
@@ -39,63 +38,37 @@ static __always_inline u64 eight_bytes(const u8 *bytes, u64 at)
 	return *(const u64 *)(bytes + at);
 }
 
-/* Each byte of a word, and what is left of one that is zero (or above one) in its highest bit. */
-#define EACH_BYTE(byte) ((byte) * 0x0101010101010101ULL)
+/* Each byte of a word, and of one the lowest that is zero, by its highest bit. */
+#define EACH_BYTE(byte)  ((byte) * 0x0101010101010101ULL)
 #define ZERO_BYTES(word) (((word) - EACH_BYTE(1ULL)) & ~(word) & EACH_BYTE(0x80ULL))
+/* The number of the lowest byte that is marked so: 1 << 8 * n, times this, has n on top. */
+#define NUMBER_OF_LOWEST(marked) \
+	((((marked) & -(marked)) >> 7) * 0x0001020304050607ULL >> 56)
 
 /*
- * Find where lines begin in the bytes that are known, up to the empty one. Most words have
- * no end of a line in them. One that has is worked on without a branch: for each one in a
- * loop the verifier remembers a way that it has not gone yet, and there is a limit to these.
- * (Behind what is known there may be bytes of an earlier call; see begin_message().)
+ * Find the end of a head, and what it says of its body: line by line, and to the end of a
+ * line word by word. Where the search has come is kept in the map, so that for the verifier
+ * one turn is like another. (Behind what is known there may be bytes of an earlier call; see
+ * begin_message().)
  */
-static __always_inline void find_lines(volatile struct head *head, const u8 *bytes)
-{
-	head->lines = 0;
-#pragma clang loop unroll(disable)
-	for (u32 i = 0; i < HEAD_MAX; i += 8) {
-		/* Else both bounds become one, which the verifier does not know. */
-		asm volatile("" : "+r"(i));
-		if (i >= head->known)
-			break;
-		u64 others = *(const u64 *)(bytes + i) ^ EACH_BYTE((u64)'\n');
-		u64 is_over = 0;
-
-		if (!ZERO_BYTES(others))
-			continue;
-#pragma unroll
-		for (u32 j = 0; j < 8; j++) {
-			u64 is_other = others >> 8 * j & 0xff;
-			u64 is_followed = FIRST(*(const u64 *)(bytes + i + j) ^ LAST_LINE, 3);
-			u64 line = head->lines;
-
-			/* Keeps the compiler from making comparisons, and so branches, of them. */
-			asm volatile("" : "+r"(is_other), "+r"(is_followed));
-			SHOW_BOUND(line, LINES_MAX);
-			head->line[line] = i + j + 1;
-			/* No more than there is room for: a body has lines, too. */
-			u64 has_room = line - LINES_MAX;
-			asm volatile("" : "+r"(has_room));
-			head->lines = line + ((is_other - 1 & has_room) >> 63);
-			is_over |= (is_followed - 1) >> 63;
-		}
-		if (is_over)
-			break;
-	}
-}
-
-/* Find the end of a head, and what it says of its body. */
 static __always_inline void look_through(volatile struct head *head, const u8 *bytes)
 {
+	head->at = 0;
 	head->size = 0;
 	head->value = 0;
 	head->is_odd = 0;
 #pragma clang loop unroll(disable)
-	for (u32 i = 0; i < LINES_MAX; i++) {
-		asm volatile("" : "+r"(i));
-		if (i >= head->lines)
+	for (u32 i = 0; i < STEPS_MAX; i++) {
+		u64 at = head->at;
+		if (at >= head->known)
 			break;
-		u64 at = head->line[i];
+		u64 ends = ZERO_BYTES(eight_bytes(bytes, at) ^ EACH_BYTE((u64)'\n'));
+		if (!ends) {
+			head->at = at + 8;
+			continue;
+		}
+		at += NUMBER_OF_LOWEST(ends) + 1;
+		head->at = at;
 		u64 name = eight_bytes(bytes, at);
 
 		if (FIRST(name, 2) == CRLF) {
@@ -180,7 +153,6 @@ static __always_inline int begin_message(struct connection *connection, struct w
 	if (probe_read_user(bytes, known, (void *)walk->data))
 		return -1;
 	head->known = known;
-	find_lines(head, bytes);
 	look_through(head, bytes);
 	s64 length = length_of_body(head, bytes);
 	/* The end of the head may be one that an earlier call left behind. */

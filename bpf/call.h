@@ -9,9 +9,10 @@
 #include "kernel.h"
 #include "payload.h"
 
-/* The most bytes of a head that are looked through, and lines; masks as well. */
+/* The most bytes of a head that are looked through; a mask as well. */
 #define HEAD_MAX  2047
-#define LINES_MAX 63
+/* Of looking through it: a step is to a line's end, or eight bytes. */
+#define STEPS_MAX 320
 
 /* What a head says of its body (body.h); in a map, for the reason that payload.h has for a walk. */
 struct head {
@@ -20,8 +21,7 @@ struct head {
 	u32 value;  /* where the value of Content-Length begins; 0: there is none */
 	u32 is_odd; /* there is something that makes its length uncertain */
 	u32 ready;  /* bytes of the call that are in the event already, and all that is wanted; or 0 */
-	u32 lines;  /* that end in what is looked through, the first LINES_MAX */
-	u16 line[LINES_MAX + 1]; /* where each one after the first begins */
+	u32 at;     /* how far it has been looked through */
 };
 
 /*
