@@ -153,17 +153,20 @@ static __always_inline int begin_message(struct connection *connection, struct w
 	if (probe_read_user(bytes, known, (void *)walk->data))
 		return -1;
 	head->known = known;
+	head->moved = call->size;
 	look_through(head, bytes);
 	s64 length = length_of_body(head, bytes);
 	/* The end of the head may be one that an earlier call left behind. */
-	if (length < 0 || head->size > known)
+	if (length < 0 || head->size > head->known)
 		return -1;
 	connection->wanted[direction] = position + head->size + MAX_BODY;
 	connection->next[direction] = position + head->size + length;
+	/* From the map: what the verifier learns of the call's size it would keep apart to the end. */
 	u64 ready = (u64)head->size + MAX_BODY;
-	if (ready > call->size)
-		ready = call->size;
-	if (ready <= known)
+	u64 moved = head->moved;
+	if (ready > moved)
+		ready = moved;
+	if (ready <= head->known)
 		head->ready = ready;
 	return 0;
 }
@@ -182,10 +185,10 @@ static __always_inline void follow_messages(struct connection *connection, struc
 		return;
 	if (position > next || connection->flags & FLAG_JOINED ||
 	    (position == next && begin_message(connection, work, call, direction, position)) ||
-	    position + call->size > connection->next[direction])
+	    position + call->size > connection->next[direction]) {
 		connection->is_unframed = 1;
-	if (connection->is_unframed)
 		work->head.ready = 0;
+	}
 }
 
 /* Deliver what is in the event already; the call's other bytes are of a body, and not wanted. */

@@ -16,7 +16,8 @@
 
 /* What a head says of its body (body.h); in a map, for the reason that payload.h has for a walk. */
 struct head {
-	u32 known;  /* bytes of the call that are looked through */
+	u32 moved;  /* bytes of the call */
+	u32 known;  /* of these: looked through */
 	u32 size;   /* bytes, with the empty line; 0: its end was not found */
 	u32 value;  /* where the value of Content-Length begins; 0: there is none */
 	u32 is_odd; /* there is something that makes its length uncertain */

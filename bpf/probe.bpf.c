@@ -103,14 +103,11 @@ static __always_inline void move_data(struct call *call)
 		miss(connection, counters, direction, missed);
 	u64 position = fetch_and_add(&connection->position[direction], call->size);
 #ifdef MAX_BODY
-	int is_unwanted = is_beyond_limit(connection, direction, position, call->size);
-
-	if (is_unwanted) {
+	if (is_beyond_limit(connection, direction, position, call->size) &&
+	    position + call->size < connection->next[direction]) {
 		count(&counters->filtered[FILTERED_MAX_BODY], call->size);
-		if (position + call->size < connection->next[direction]) {
-			connection->passed_over[direction] = 1;
-			return;
-		}
+		connection->passed_over[direction] = 1;
+		return;
 	}
 #endif
 	struct workspace *work = LOOKUP(workspaces, &call->slot);
@@ -127,6 +124,12 @@ static __always_inline void move_data(struct call *call)
 		connection->after_loss[direction] = connection->forwarded;
 		return;
 	}
+#ifdef MAX_BODY
+	int is_unwanted = is_beyond_limit(connection, direction, position, call->size);
+
+	if (is_unwanted)
+		count(&counters->filtered[FILTERED_MAX_BODY], call->size);
+#endif
 
 	u64 task = current_task();
 	u64 leader = TASK_FIELD(u64, task, task_struct_group_leader);

@@ -103,6 +103,7 @@ def generate(
         *_layout_macros(layout),
         *(["#define FETCH_AND_ADD 1"] if can_fetch_and_add(layout, machine) else []),
         *_settings_macros(settings, layout),
+        *_cast_macros(layout, settings),
         *(_call_macros(hooks, machine) if route == "syscall" else []),
         *_with_includes("probe.bpf.c", set()),
         '#line 1 "entry points"',
@@ -178,20 +179,30 @@ def _layout_macros(layout: Layout) -> list[str]:
         *(["#define ITER_POINTER_IS_TYPED 1"] if layout.iter_pointer_is_typed else []),
         *(["#define RAW_TRACEPOINTS 1"] if _has_raw_tracepoints(layout) else []),
         *(["#define PENDING_IN_TASK 1"] if _has_task_storage(layout) else []),
-        *([f"#define CAST_FUNCTION {layout.cast_function}"] if layout.cast_function else []),
+    ]
+
+
+def _cast_macros(layout: Layout, settings: Settings) -> list[str]:
+    # With what --max-body adds, the verifier has too many ways to go if it knows the pointers'
+    # types, which keep apart what numbers would not.
+    if not layout.cast_function or _keeps_bodies(settings):
+        return []
+    return [
+        f"#define CAST_FUNCTION {layout.cast_function}",
         *(f"#define TYPE_{name} {number}" for name, number in sorted(layout.casts.items())),
     ]
+
+
+def _keeps_bodies(settings: Settings) -> bool:
+    """Do bodies stay in the kernel beyond --max-body (``bpf/body.h``)?"""
+    return settings.max_body < Settings.max_body
 
 
 def _settings_macros(settings: Settings, layout: Layout) -> list[str]:
     return [
         *_filter_macros(settings.filters),
         f"#define CALL_LIMIT {settings.call_limit}",
-        *(
-            [f"#define MAX_BODY {settings.max_body}"]
-            if settings.max_body < Settings.max_body
-            else []
-        ),
+        *([f"#define MAX_BODY {settings.max_body}"] if _keeps_bodies(settings) else []),
         f"#define SHAPE_PLACEHOLDER {SHAPE_PLACEHOLDER}ULL",
         f"#define SELF_PLACEHOLDER {SELF_PLACEHOLDER}ULL",
         f"#define CONNECTIONS_MAX {CONNECTIONS_MAX}",

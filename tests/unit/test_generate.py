@@ -244,6 +244,8 @@ def test_numbers_become_pointers_where_the_kernel_casts_them() -> None:
     assert "#define CAST_FUNCTION 4711\n" in source
     assert "#define TYPE_tcp_sock 9\n" in source
     assert "#define CAST_FUNCTION" not in program("syscall").source
+    without_bodies = program("syscall", Settings(max_body=0), layout).source
+    assert "#define CAST_FUNCTION" not in without_bodies
 
 
 def test_what_few_need_is_hooked_only_where_there_is_such_a_protocol() -> None:

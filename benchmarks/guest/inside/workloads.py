@@ -152,6 +152,7 @@ WORKLOADS = {
                 *("dd", "if=/dev/zero", "of={directory}/zeros", "bs=500", "count={rounds}"),
                 *("conv=notrunc", "status=none"),
             ),
+            asked=(ADDED,),  # nothing comes out, so nobody has work of it
         ),
         Workload(
             "file-read",
@@ -162,6 +163,7 @@ WORKLOADS = {
                 *("dd", "if={directory}/zeros", "of=/dev/null", "bs=500", "count={rounds}"),
                 "status=none",
             ),
+            asked=(ADDED,),
         ),
         Workload(
             "tls",
