@@ -197,6 +197,15 @@ def test_peeked_bytes_are_not_data(watch: Watch, token: str) -> None:
     assert lines["request", "recv"]["bytes"] == lines["request", "send"]["bytes"]
 
 
+def test_a_call_of_32_bits_is_not_one_of_another_number(watch: Watch, token: str) -> None:
+    if watch.guest.exec("uname -m").stdout.strip() != "x86_64":
+        pytest.skip("only x86 lets a process make calls of both tables")
+    traffic(watch.guest, "narrow", token)
+    lines = watch.exchange(f"/{token}")
+    assert len(lines) == 4
+    assert not any("incomplete" in line for line in lines.values())
+
+
 def test_many_connections_at_once(watch: Watch, token: str) -> None:
     before = skipped_calls(watch.capture.counts())
     traffic(watch.guest, "threads", token, 20)

@@ -6,8 +6,10 @@ ids, ports, times - is printed as one line of JSON.
 
 from __future__ import annotations
 
+import ctypes
 import http.client
 import json
+import mmap
 import os
 import socket
 import struct
@@ -273,6 +275,25 @@ def peek(token):
     say()
 
 
+def narrow(token):
+    """Within each message a call of the 32-bit table: 20 is getpid there, else writev (x86_64)."""
+    code = mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+    code.write(b"\xb8\x14\0\0\0\xcd\x80\xc3")  # mov $20, %eax; int $0x80; ret
+    address = ctypes.addressof(ctypes.c_char.from_buffer(code))
+    getpid = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int)(address)
+    client, server = pair()
+    for sender, receiver, message in (
+        (client, server, b"GET /%s HTTP/1.1\r\nHost: x\r\n\r\n" % token.encode()),
+        (server, client, b"HTTP/1.1 204 No Content\r\n\r\n"),
+    ):
+        sender.send(message[:10])
+        # The argument is where a call of the other table has its descriptor.
+        assert getpid(sender.fileno()) == os.getpid()
+        sender.send(message[10:])
+        read_all(receiver.recv, len(message))
+    say()
+
+
 def every_byte(token):
     """A body of all byte values, and of what some printers make of them."""
     client, server = pair()
@@ -471,7 +492,7 @@ if __name__ == "__main__":
     {
         f.__name__: f
         for f in (
-            *(serve, requests, exec_between, early, syscalls, bytewise, peek, every_byte),
+            *(serve, requests, exec_between, early, syscalls, bytewise, peek, narrow, every_byte),
             *(bodies, pipeline, methods, noise, cut_off, reset, gone, shared, http2, threads),
             flood,
         )
