@@ -20,7 +20,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from benchmarks.guest.page import page, replaced
-from benchmarks.guest.plan import CAPTURES, WORKLOADS, Measurement, selected
+from benchmarks.guest.plan import CAPTURES, WORKLOADS, Measurement, selected, together
 from benchmarks.guest.results import Results
 from provisioning import CommandFailed, Guest, ProvisioningError, attach, machine
 from provisioning.architecture import host_architecture
@@ -71,9 +71,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         results = Results.of_product()
         with _guest(options.attach) as guest:
             _prepare(guest, results)
-            for number, measurement in enumerate(wanted, 1):
-                with step(f"{number} of {len(wanted)}: {measurement}"):
-                    _measure(guest, measurement, results)
+            runs = together(wanted)
+            for number, run in enumerate(runs, 1):
+                names = ",".join(one.workload for one in run)
+                with step(f"{number} of {len(runs)}: {run[0].asked} {run[0].capture} {names}"):
+                    _measure(guest, run, results)
     except ProvisioningError as error:
         if error.details:
             say(error.details)
@@ -159,16 +161,20 @@ def _prepare(guest: Guest, results: Results) -> None:
     results.keep_facts({**facts, "QEMU": emulator.stdout.split()[3]})
 
 
-def _measure(guest: Guest, measurement: Measurement, results: Results) -> None:
-    command = f"cd {THERE} && sudo python3 -B -m benchmarks.guest.inside {' '.join(measurement)}"
+def _measure(guest: Guest, run: Sequence[Measurement], results: Results) -> None:
+    """Measure what one capture is started for, and keep it."""
+    asked, _, capture = run[0]
+    words = " ".join((asked, capture, *(one.workload for one in run)))
+    command = f"cd {THERE} && sudo python3 -B -m benchmarks.guest.inside {words}"
     date = datetime.now(timezone.utc).strftime("%Y-%m-%d")
     try:
-        said = guest.exec(command).stdout
+        found = json.loads(guest.exec(command).stdout)
     except CommandFailed as error:
-        results.keep(measurement, {"date": date, "error": error.details})
-        say(f"{measurement} failed: {error.details}")
-    else:
-        results.keep(measurement, {"date": date, **json.loads(said)})
+        found = {one.workload: {"error": error.details} for one in run}
+    for one in run:
+        results.keep(one, {"date": date, **found[one.workload]})
+        if "error" in found[one.workload]:
+            say(f"{one} failed: {found[one.workload]['error']}")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ The tables are the guest's own, so that host and guest cannot differ.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 from benchmarks.guest.inside.captures import AGAIN, BASE, CAPTURES, Capture
@@ -24,6 +24,7 @@ __all__ = [
     "Measurement",
     "Workload",
     "selected",
+    "together",
 ]
 
 
@@ -52,3 +53,12 @@ def selected(
         for asked in workload.asked
         if capture.command or asked == ADDED
     ]
+
+
+def together(wanted: Iterable[Measurement]) -> list[list[Measurement]]:
+    """Put together, in order, what one capture is started for: all workloads, if it stays."""
+    runs: dict[tuple[str, ...], list[Measurement]] = {}
+    for one in wanted:
+        stays = one.asked in (ADDED, OWN) and CAPTURES[one.capture].stays
+        runs.setdefault((one.asked, one.capture) if stays else one, []).append(one)
+    return list(runs.values())

@@ -15,7 +15,16 @@ from benchmarks.guest.inside import captures, processes
 from benchmarks.guest.inside.measure import BenchmarkError, Client, check_ab
 from benchmarks.guest.inside.workloads import WORKLOADS, Workload
 from benchmarks.guest.page import BEGIN, END, page, replaced
-from benchmarks.guest.plan import ADDED, CAPTURES, MEMORY, OWN, START, Measurement, selected
+from benchmarks.guest.plan import (
+    ADDED,
+    CAPTURES,
+    MEMORY,
+    OWN,
+    START,
+    Measurement,
+    selected,
+    together,
+)
 from benchmarks.guest.results import Results
 from provisioning import instances
 
@@ -51,6 +60,22 @@ def test_the_whole_is_each_capture_on_each_workload_between_two_bases():
     assert Measurement(OWN, "1m", "max-body-0") in found
     assert Measurement(START, "start", "socket") in found
     assert Measurement(MEMORY, "connections", "socket") in found
+
+
+def test_a_capture_that_takes_long_to_start_stays_for_all_workloads():
+    found = together(selected(["small", "tls", "start"], ["socket", "tcpdump"]))
+    assert [[str(one) for one in run] for run in found] == [
+        ["added small base"],
+        ["added small socket", "added tls socket"],
+        ["own small socket", "own tls socket"],
+        ["added small tcpdump"],
+        ["own small tcpdump"],
+        ["added tls base"],
+        ["added tls tcpdump"],
+        ["own tls tcpdump"],
+        ["start start socket"],
+        ["start start tcpdump"],
+    ]
 
 
 @pytest.mark.parametrize("arguments", [["--workload", "nope"], ["--capture", "base,"]])
@@ -125,10 +150,6 @@ def test_the_time_of_the_processor_is_the_seventh_number(tmp_path, monkeypatch):
     assert processes.busy_time() == 123456789
 
 
-def tallies(calls):
-    return {"ring_full": {"calls": calls, "bytes": 9}, "skipped": {"calls": 1, "bytes": 0}}
-
-
 def test_what_the_profiler_counted(tmp_path):
     lines = [
         {"url": "/", "body": '{"incomplete":["a payload says it"]}'},
@@ -138,9 +159,7 @@ def test_what_the_profiler_counted(tmp_path):
     # As the profiler writes: without blanks.
     text = "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines)
     (tmp_path / "out").write_text(text)
-    account = {"send": {"lost": tallies(0)}, "recv": {"lost": tallies(4)}}
-    (tmp_path / "stats").write_text("{}\n" + json.dumps({"account": account}) + "\n")
-    assert captures.profiler_counts(tmp_path) == {"complete": 2, "incomplete": 1, "calls_lost": 6}
+    assert captures.profiler_counts(tmp_path) == {"complete": 2, "incomplete": 1}
 
 
 def test_what_the_others_counted(tmp_path):

@@ -1,6 +1,6 @@
 """Prints what was measured, as JSON.
 
-``python3 -m benchmarks.guest.inside ASKED WORKLOAD CAPTURE``
+``python3 -m benchmarks.guest.inside ASKED CAPTURE WORKLOAD ...``
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ DIRECTORY = Path("/run/http-profiler-bench")
 
 
 def main() -> int:
-    """Measure one thing; return the exit code."""
-    asked, workload, capture = sys.argv[1:]
+    """Measure one thing of some workloads; return the exit code."""
+    asked, capture, *names = sys.argv[1:]
+    workloads = [WORKLOADS[name] for name in names]
     try:
-        result = measure(asked, WORKLOADS[workload], CAPTURES[capture], DIRECTORY)
+        results = measure(asked, workloads, CAPTURES[capture], DIRECTORY)
     except BenchmarkError as error:
-        print(f"{asked} {workload} {capture}: {error}", file=sys.stderr)
+        print(f"{asked} {capture}: {error}", file=sys.stderr)
         return 1
-    print(json.dumps(result))
+    print(json.dumps(results))
     return 0
 
 

@@ -17,11 +17,11 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 from benchmarks.guest.inside import processes
 from benchmarks.guest.inside.captures import Capture
@@ -123,7 +123,7 @@ class Running:
         self.capture = capture
         self._directory = directory
         began = time.monotonic()
-        with (directory / "out").open("wb") as out, (directory / "err").open("wb") as err:
+        with (directory / "out").open("ab") as out, (directory / "err").open("ab") as err:
             self._process = subprocess.Popen(
                 [*WITH_US, *command],
                 stdin=subprocess.DEVNULL,
@@ -172,52 +172,81 @@ class Running:
             raise BenchmarkError(f"{self.capture.name} does not end: {self._said()}") from None
 
 
-def measure(asked: str, workload: Workload, capture: Capture, directory: Path) -> Result:
-    """Return what was asked of one workload under one capture, as a JSON value."""
+def measure(
+    asked: str, workloads: Sequence[Workload], capture: Capture, directory: Path
+) -> dict[str, Result]:
+    """Return what was asked of each workload under one capture, by name, as JSON values.
+
+    Several workloads are only for a capture that stays. One that would not be measured well
+    has an ``error``. Raises BenchmarkError if the capture does not work.
+    """
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     # Of its own, and in memory: the disk interrupts when it likes.
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=80%", "tmpfs", directory], check=True)
     try:
-        with _serving(workload, directory):
-            return _MEASURES[asked](workload, capture, directory)
+        _make_files(directory)
+        return _MEASURES[asked](workloads, capture, directory)
     finally:
         subprocess.run(["umount", directory], check=True)
 
 
-def _added(workload: Workload, capture: Capture, directory: Path) -> Result:
-    client = Client(workload, directory)
+def _added(workloads: Sequence[Workload], capture: Capture, directory: Path) -> dict[str, Result]:
     roomy = replace(capture, command=(*capture.command, *capture.room))
-    with _capturing(roomy, directory) as running:
+
+    def add(client: Client, running: Running | None) -> Result:
         if running:
             processes.run_when_idle(running.pid)
         spent = _spent(client, running)
         if running:
             running.catch_up()
-    return {
-        "target": spent.busy - spent.own,
-        "own": spent.own,
-        **_counted(capture, client, directory),
-    }
+        return {"target": spent.busy - spent.own, "own": spent.own}
+
+    return _one_by_one(workloads, roomy, directory, add)
 
 
-def _own(workload: Workload, capture: Capture, directory: Path) -> Result:
-    client = Client(workload, directory)
+def _own(workloads: Sequence[Workload], capture: Capture, directory: Path) -> dict[str, Result]:
     bare = replace(capture, environment=())
-    with _capturing(bare, directory) as running:
+
+    def own(client: Client, running: Running | None) -> Result:
         assert running is not None
         before = running.own()
         spent = _spent(client, running)
         running.catch_up()
         own = (running.own() - before) / client.rounds
         memory = processes.peak_memory(running.pid)
-    return {
-        "busy": spent.busy,
-        "own": own,
-        "memory": memory,
-        "start": running.seconds,
-        **_counted(capture, client, directory),
-    }
+        return {"busy": spent.busy, "own": own, "memory": memory}
+
+    return _one_by_one(workloads, bare, directory, own)
+
+
+def _one_by_one(
+    workloads: Sequence[Workload],
+    capture: Capture,
+    directory: Path,
+    ask: Callable[[Client, Running | None], Result],
+) -> dict[str, Result]:
+    """Start a capture, and ask for each workload while it captures."""
+    results: dict[str, Result] = {}
+    clients = [Client(workload, directory) for workload in workloads]
+    with _capturing(capture, directory) as running:
+        for client in clients:
+            name = client.workload.name
+            try:
+                with _serving(client.workload, directory):
+                    results[name] = ask(client, running)
+            except BenchmarkError as error:
+                results[name] = {"error": str(error)}
+            if capture.stays:
+                results[name].update(_counted(capture, client, directory))
+                # Both are appended to: it goes on at the beginning.
+                for output in ("out", "err"):
+                    os.truncate(directory / output, 0)
+    if not capture.stays:
+        # Others tell when they end.
+        (client,) = clients
+        results[client.workload.name].update(_counted(capture, client, directory))
+    return results
 
 
 def _spent(client: Client, running: Running | None) -> Spent:
@@ -240,7 +269,8 @@ def _run(client: Client, running: Running | None, times: int) -> Spent:
     return Spent(client.run(times), running.own() - before)
 
 
-def _started(workload: Workload, capture: Capture, directory: Path) -> Result:
+def _started(workloads: Sequence[Workload], capture: Capture, directory: Path) -> dict[str, Result]:
+    (workload,) = workloads
     seconds = []
     shutil.rmtree(CACHE, ignore_errors=True)
     for _ in range(2):
@@ -248,15 +278,15 @@ def _started(workload: Workload, capture: Capture, directory: Path) -> Result:
             assert running is not None
             memory = processes.peak_memory(running.pid)
         seconds.append(running.seconds)
-    return {"first": seconds[0], "second": seconds[1], "memory": memory}
+    return {workload.name: {"first": seconds[0], "second": seconds[1], "memory": memory}}
 
 
-def _memory(workload: Workload, capture: Capture, directory: Path) -> Result:
+def _memory(workloads: Sequence[Workload], capture: Capture, directory: Path) -> dict[str, Result]:
+    (workload,) = workloads
     client = Client(workload, directory)
     client.rounds = workload.rounds
-    with _capturing(capture, directory) as running:
-        assert running is not None
-        command = _filled(workload.client, directory, workload.rounds)
+    command = _filled(workload.client, directory, workload.rounds)
+    with _serving(workload, directory), _capturing(capture, directory) as running:
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as clients:
             assert clients.stdout is not None
             if clients.stdout.readline() != b"open\n":
@@ -265,7 +295,7 @@ def _memory(workload: Workload, capture: Capture, directory: Path) -> Result:
             memory = processes.peak_memory(running.pid)
             clients.communicate()
         running.catch_up()
-    return {"memory": memory, **_counted(capture, client, directory)}
+    return {workload.name: {"memory": memory, **_counted(capture, client, directory)}}
 
 
 _MEASURES = {ADDED: _added, OWN: _own, START: _started, MEMORY: _memory}
@@ -279,8 +309,7 @@ def _counted(capture: Capture, client: Client, directory: Path) -> Result:
 
 @contextmanager
 def _serving(workload: Workload, directory: Path) -> Iterator[None]:
-    """Make the files of a workload and start its server; end it with all its workers."""
-    _make_files(directory)
+    """Start a workload's server; end it with all its workers."""
     if not workload.server:
         yield
         return
@@ -313,7 +342,7 @@ def _capturing(capture: Capture, directory: Path) -> Any:
 
 @contextmanager
 def _started_capture(capture: Capture, directory: Path) -> Iterator[Running]:
-    for name in ("out", "err", "stats"):
+    for name in ("out", "err"):
         (directory / name).unlink(missing_ok=True)
     if "{directory}/probe.bt" in capture.command:
         with (directory / "probe.bt").open("wb") as program:
