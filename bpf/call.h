@@ -11,8 +11,8 @@
 
 /* The most bytes of a head that are looked through; a mask as well. */
 #define HEAD_MAX  2047
-/* Of looking through it: a step is to a line's end, or eight bytes. */
-#define STEPS_MAX 320
+/* Of looking through it: a step is eight bytes, or to the end of one of 64 lines. */
+#define STEPS_MAX ((HEAD_MAX + 1) / 8 + 64)
 
 /* What a head says of its body (body.h); in a map, for the reason that payload.h has for a walk. */
 struct head {

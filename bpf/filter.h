@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * What the user did not ask for, and by which option. profiler/probe/generate.py defines
+ * What the user did not ask for, and by which option. profiler/probe/macros.py defines
  * WANTED_* for the options that are given; without one, its test is not compiled.
  */
 #ifndef HTTP_PROFILER_FILTER_H

@@ -54,8 +54,10 @@ static __always_inline u64 shape(void)
 		value_;                                                        \
 	})
 
+#define LOAD(type, base, name) (*(volatile type *)((u64)(base) + OFFSET_##name))
+
 #if defined(ROUTE_SOCKET) || defined(CAST_FUNCTION)
-#define FIELD(type, base, name) (*(volatile type *)((u64)(base) + OFFSET_##name))
+#define FIELD(type, base, name) LOAD(type, base, name)
 #else
 #define FIELD(type, base, name) READ_KERNEL(type, (u64)(base) + OFFSET_##name)
 #endif
@@ -78,7 +80,7 @@ static u64 (*const rdonly_cast)(u64 pointer, u32 type) = (void *)CAST_FUNCTION;
 #ifdef HELPER_get_current_task_btf
 static u64 (*const get_current_task_btf)(void) = (void *)HELPER_get_current_task_btf;
 #define current_task() get_current_task_btf()
-#define TASK_FIELD(type, base, name) (*(volatile type *)((u64)(base) + OFFSET_##name))
+#define TASK_FIELD(type, base, name) LOAD(type, base, name)
 #else
 #define current_task() get_current_task()
 #define TASK_FIELD(type, base, name) READ_KERNEL(type, (u64)(base) + OFFSET_##name)
@@ -91,10 +93,10 @@ static u64 (*const get_current_task_btf)(void) = (void *)HELPER_get_current_task
 #if defined(ROUTE_SOCKET) && defined(HELPER_skc_to_tcp_sock)
 static u64 (*const skc_to_tcp_sock)(u64 sk) = (void *)HELPER_skc_to_tcp_sock;
 #define TCP_SOCK(sk) skc_to_tcp_sock(sk)
-#define TCP_FIELD(type, tcp, name) FIELD(type, tcp, name)
+#define TCP_FIELD(type, tcp, name) LOAD(type, tcp, name)
 #elif defined(ROUTE_SYSCALL) && defined(CAST_FUNCTION)
 #define TCP_SOCK(sk) (is_tcp(sk) ? CAST(tcp_sock, sk) : 0)
-#define TCP_FIELD(type, tcp, name) FIELD(type, tcp, name)
+#define TCP_FIELD(type, tcp, name) LOAD(type, tcp, name)
 #else
 #define TCP_SOCK(sk) (is_tcp(sk) ? (sk) : 0)
 #define TCP_FIELD(type, tcp, name) READ_KERNEL(type, (u64)(tcp) + OFFSET_##name)

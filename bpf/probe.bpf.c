@@ -125,6 +125,7 @@ static __always_inline void move_data(struct call *call)
 		return;
 	}
 #ifdef MAX_BODY
+	/* Asked again: kept from above, it would double the ways that the verifier has to go. */
 	int is_unwanted = is_beyond_limit(connection, direction, position, call->size);
 
 	if (is_unwanted)

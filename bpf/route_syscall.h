@@ -89,7 +89,6 @@ struct sys_exit {
 	s64 result;
 };
 
-#define LOAD(type, base, name)      (*(volatile type *)((base) + OFFSET_##name))
 #define ARGUMENT(ctx, number)       LOAD(u64, (ctx)->registers, pt_regs_argument##number)
 #define LATER_ARGUMENT(ctx, number) ARGUMENT(ctx, number)
 

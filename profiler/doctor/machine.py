@@ -18,7 +18,7 @@ from pathlib import Path
 
 from profiler.errors import UnsupportedError
 from profiler.probe.hooks import load_hooks
-from profiler.probe.layout import Btf
+from profiler.probe.layout import TRACEPOINTS, Btf
 
 AVAILABLE = "available"
 
@@ -61,7 +61,8 @@ class Machine:
     """Kernel function of hooks.toml -> whether this kernel has it."""
 
     tracepoints: dict[str, bool | None]
-    """``sys_enter_...`` and ``sys_exit_...`` of the system calls of hooks.toml -> likewise."""
+    """``sys_enter`` and ``sys_exit``, where a program is bound to them by BTF, else
+    ``sys_enter_...`` and ``sys_exit_...`` of the system calls of hooks.toml -> likewise."""
 
     @property
     def version(self) -> tuple[int, int]:
@@ -93,6 +94,7 @@ def read_machine() -> Machine:
         hook.name: None for hook in hooks.functions if not hook.optional
     }
     ring_buffer = None
+    bound: dict[str, bool | None] = {}
     try:
         btf = Btf()
     except UnsupportedError:
@@ -101,6 +103,7 @@ def read_machine() -> Machine:
         described = True
         functions = {name: btf.parameters(name) is not None for name in functions}
         ring_buffer = btf.enumerator("bpf_func_id", RINGBUF_HELPER) is not None
+        bound = {name: btf.tracepoint(name) is not None for name in TRACEPOINTS}
         btf.close()
     release = os.uname().release
     return Machine(
@@ -117,7 +120,9 @@ def read_machine() -> Machine:
         bcc=_bcc_version(),
         bpftrace=_bpftrace_version(),
         functions=functions,
-        tracepoints=_tracepoints(hook.tracepoint or hook.name for hook in hooks.syscalls),
+        tracepoints=bound
+        if bound and all(bound.values())
+        else _tracepoints(hook.tracepoint or hook.name for hook in hooks.syscalls),
     )
 
 

@@ -20,17 +20,7 @@ from profiler.probe.cgroups import directories
 from profiler.probe.compiled import compiled_functions
 from profiler.probe.compiler import compiler_file
 from profiler.probe.counters import FILTERED, LOST, Account, Accounts, Tally
-from profiler.probe.generate import (
-    SELF_PLACEHOLDER,
-    SHAPE_PLACEHOLDER,
-    Attachment,
-    Program,
-    can_fetch_and_add,
-    generate,
-    maps_of,
-    uses_boot_time,
-    uses_ring_buffer,
-)
+from profiler.probe.generate import Attachment, Program, generate, maps_of
 from profiler.probe.headers import read_layout_of_headers
 from profiler.probe.hooks import Hooks, load_hooks
 from profiler.probe.kernel import cpus, lift_memory_limit, protocols_above_tcp
@@ -44,6 +34,13 @@ from profiler.probe.load import (
     with_fetch,
     with_function,
     with_maps,
+)
+from profiler.probe.macros import (
+    SELF_PLACEHOLDER,
+    SHAPE_PLACEHOLDER,
+    can_fetch_and_add,
+    uses_boot_time,
+    uses_ring_buffer,
 )
 from profiler.probe.maps import PERF_EVENT_ARRAY, RINGBUF, Map, Shape, described
 from profiler.probe.order import Order

@@ -15,6 +15,7 @@ import struct
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Callable
 
 from profiler.errors import ProbeError
 from profiler.probe.generate import (
@@ -159,12 +160,11 @@ def attach(program: int, attachment: Attachment) -> int:
 
 def with_fetch(code: bytes) -> bytes:
     """Return ``code`` with each atomic addition made to return what was there before."""
-    patched = bytearray(code)
-    for position in range(0, len(code), INSTRUCTION.size):
-        opcode, registers, offset, _ = INSTRUCTION.unpack_from(code, position)
-        if opcode == _ATOMIC_ADD:
-            INSTRUCTION.pack_into(patched, position, opcode, registers, offset, _BPF_FETCH)
-    return bytes(patched)
+
+    def fetch(opcode: int, registers: int, constant: int) -> tuple[int, int]:
+        return registers, _BPF_FETCH if opcode == _ATOMIC_ADD else constant
+
+    return _rewritten(code, fetch)
 
 
 def with_constant(code: bytes, placeholder: int, value: int) -> bytes:
@@ -174,23 +174,31 @@ def with_constant(code: bytes, placeholder: int, value: int) -> bytes:
 
 def with_maps(code: bytes, descriptors: Sequence[int]) -> bytes:
     """Return ``code`` with the number of each map replaced by its descriptor."""
-    patched = bytearray(code)
-    for position in range(0, len(code), INSTRUCTION.size):
-        opcode, registers, offset, number = INSTRUCTION.unpack_from(code, position)
-        if opcode == LOAD_CONSTANT and registers >> 4 == _PSEUDO_MAP:
-            INSTRUCTION.pack_into(patched, position, opcode, registers, offset, descriptors[number])
-    return bytes(patched)
+
+    def name(opcode: int, registers: int, constant: int) -> tuple[int, int]:
+        is_map = opcode == LOAD_CONSTANT and registers >> 4 == _PSEUDO_MAP
+        return registers, descriptors[constant] if is_map else constant
+
+    return _rewritten(code, name)
 
 
 def with_function(code: bytes, number: int) -> bytes:
     """Return ``code`` with each call of helper ``number`` made one of that kernel function."""
-    patched = bytearray(code)
-    for position in range(0, len(code), INSTRUCTION.size):
-        opcode, registers, offset, called = INSTRUCTION.unpack_from(code, position)
-        if opcode == _CALL and registers == 0 and called == number:
-            registers = _PSEUDO_KFUNC_CALL << 4
-            INSTRUCTION.pack_into(patched, position, opcode, registers, offset, called)
-    return bytes(patched)
+
+    def call(opcode: int, registers: int, constant: int) -> tuple[int, int]:
+        is_call = opcode == _CALL and registers == 0 and constant == number
+        return _PSEUDO_KFUNC_CALL << 4 if is_call else registers, constant
+
+    return _rewritten(code, call)
+
+
+def _rewritten(code: bytes, rewrite: Callable[[int, int, int], tuple[int, int]]) -> bytes:
+    """Return ``code`` with other registers and constants: of opcode, registers and constant."""
+    instructions = []
+    for opcode, registers, offset, constant in INSTRUCTION.iter_unpack(code):
+        registers, constant = rewrite(opcode, registers, constant)
+        instructions.append(INSTRUCTION.pack(opcode, registers, offset, constant))
+    return b"".join(instructions)
 
 
 def skipped(program: int) -> int:

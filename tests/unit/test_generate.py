@@ -7,9 +7,10 @@ import pytest
 
 from profiler.errors import UnsupportedError
 from profiler.filters import Filters, address
-from profiler.probe.generate import Program, can_fetch_and_add, generate, maps_of
+from profiler.probe.generate import Program, generate, maps_of
 from profiler.probe.hooks import BPF_DIRECTORY, load_hooks
 from profiler.probe.layout import FIELDS, OPTIONAL_FIELDS, Layout
+from profiler.probe.macros import can_fetch_and_add
 from profiler.probe.ring import batch_bytes
 from profiler.settings import Settings
 

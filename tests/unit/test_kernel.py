@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from profiler.probe.kernel import is_preemptible
+from profiler.probe.kernel import is_compiling, is_preemptible
 
 
 @pytest.mark.parametrize(
@@ -28,3 +28,12 @@ def test_whether_programs_are_preempted(
     if chosen is not None:
         file.write_text(chosen)
     assert is_preemptible(built, file) == preemptible
+
+
+@pytest.mark.parametrize(("setting", "compiling"), [("0\n", False), ("1\n", True), ("2\n", True)])
+def test_whether_bpf_is_compiled(tmp_path: Path, setting: str, compiling: bool) -> None:
+    file = tmp_path / "bpf_jit_enable"
+    # A kernel that does not say so has no compiler.
+    assert not is_compiling(file)
+    file.write_text(setting)
+    assert is_compiling(file) == compiling

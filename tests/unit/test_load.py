@@ -12,11 +12,11 @@ from profiler.probe.generate import (
     FENTRY,
     KPROBE,
     RAW_TRACEPOINT,
-    SHAPE_PLACEHOLDER,
     TRACEPOINT,
     Attachment,
 )
 from profiler.probe.layout import Layout
+from profiler.probe.macros import SHAPE_PLACEHOLDER
 
 # opcode, registers, offset, immediate
 ADD = struct.pack("=BBhi", 0xDB, 0x12, 8, 0)

@@ -1,0 +1,161 @@
+"""What differs between kernels and settings, as macros before the C code.
+
+And the questions that they answer, which others have too: what a kernel can.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+
+from profiler.errors import UnsupportedError
+from profiler.filters import Address, Filters
+from profiler.probe.layout import TRACEPOINTS, Layout
+from profiler.probe.ring import batch_bytes
+from profiler.settings import Settings
+
+CONNECTIONS_MAX = 32768
+PROCESSES_MAX = 8192
+
+# In the program until it is loaded, so that it can be kept for the next start: more than
+# 32 bits, so that each takes an instruction of its own.
+SHAPE_PLACEHOLDER = 0x5368617065000000
+SELF_PLACEHOLDER = 0x53656C6600000000
+
+
+def macros(layout: Layout, settings: Settings, machine: str) -> list[str]:
+    """The lines that say what kernel, settings and ``machine`` (as ``uname -m``) are.
+
+    Raises UnsupportedError if a setting needs what the kernel lacks.
+    """
+    return [
+        *_layout_macros(layout),
+        *(["#define FETCH_AND_ADD 1"] if can_fetch_and_add(layout, machine) else []),
+        *_settings_macros(settings, layout),
+        *_cast_macros(layout, settings),
+    ]
+
+
+def uses_ring_buffer(layout: Layout, settings: Settings) -> bool:
+    """Is it the ring buffer that carries the records, not the perf buffer?
+
+    Raises UnsupportedError if it was asked for and this kernel lacks it.
+    """
+    has_ring_buffer = "ringbuf_output" in layout.helpers
+    if settings.buffer == "ring" and not has_ring_buffer:
+        raise UnsupportedError(
+            "this kernel has no BPF ring buffer: leave --buffer ring out", since=(5, 8)
+        )
+    return has_ring_buffer and settings.buffer != "perf"
+
+
+def uses_boot_time(layout: Layout) -> bool:
+    """Are times CLOCK_BOOTTIME (Linux 5.8), not CLOCK_MONOTONIC?"""
+    return "ktime_get_boot_ns" in layout.helpers
+
+
+# Of each machine a helper that came with the kernel whose compiler of BPF knows the
+# instruction that adds and tells what was there: 5.12, and 5.18.
+_CAME_WITH_FETCH_AND_ADD = {"x86_64": "check_mtu", "aarch64": "copy_from_user_task"}
+
+
+def can_fetch_and_add(layout: Layout, machine: str) -> bool:
+    """Can the kernel add to a number and tell what it was, at once?"""
+    return _CAME_WITH_FETCH_AND_ADD.get(machine) in layout.helpers
+
+
+def has_raw_tracepoints(layout: Layout) -> bool:
+    """Are all system calls seen at two tracepoints, for which perf need not be asked?"""
+    return len(layout.tracepoints) == len(TRACEPOINTS)
+
+
+def has_task_storage(layout: Layout) -> bool:
+    """Can a program at a raw tracepoint keep something with a thread (5.12)?"""
+    needed = {"task_storage_get", "get_current_task_btf", "check_mtu"}
+    return has_raw_tracepoints(layout) and needed <= layout.helpers.keys()
+
+
+def _layout_macros(layout: Layout) -> list[str]:
+    offsets = layout.offsets
+    # Before 5.6 it was the byte before the type.
+    protocol_bits = 8 if offsets["sock_sk_type"] - offsets["sock_sk_protocol"] == 1 else 16
+    return [
+        *(f"#define OFFSET_{name} {value}" for name, value in sorted(offsets.items())),
+        *(f"#define {name} {value}" for name, value in sorted(layout.enumerators.items())),
+        *(f"#define HELPER_{name} {value}" for name, value in sorted(layout.helpers.items())),
+        f"#define SIZE_pt_regs {layout.pt_regs_size}",
+        # Used before Linux 5.15 only, where it is this on x86_64 and on arm64 with 4 KiB pages.
+        "#define THREAD_SIZE 16384",
+        f"#define ITER_TYPE_T {'u32' if layout.iter_type_has_direction else 'u8'}",
+        f"#define ITER_DIRECTION_BIT {int(layout.iter_type_has_direction)}",
+        f"#define SK_PROTOCOL_T u{protocol_bits}",
+        *(["#define ITER_POINTER_IS_TYPED 1"] if layout.iter_pointer_is_typed else []),
+        *(["#define RAW_TRACEPOINTS 1"] if has_raw_tracepoints(layout) else []),
+        *(["#define PENDING_IN_TASK 1"] if has_task_storage(layout) else []),
+    ]
+
+
+def _cast_macros(layout: Layout, settings: Settings) -> list[str]:
+    # With what --max-body adds, the verifier has too many ways to go if it knows the pointers'
+    # types, which keep apart what numbers would not.
+    if not layout.cast_function or _keeps_bodies(settings):
+        return []
+    return [
+        f"#define CAST_FUNCTION {layout.cast_function}",
+        *(f"#define TYPE_{name} {number}" for name, number in sorted(layout.casts.items())),
+    ]
+
+
+def _keeps_bodies(settings: Settings) -> bool:
+    """Do bodies stay in the kernel beyond --max-body (``bpf/body.h``)?"""
+    return settings.max_body < Settings.max_body
+
+
+def _settings_macros(settings: Settings, layout: Layout) -> list[str]:
+    return [
+        *_filter_macros(settings.filters),
+        f"#define CALL_LIMIT {settings.call_limit}",
+        *([f"#define MAX_BODY {settings.max_body}"] if _keeps_bodies(settings) else []),
+        f"#define SHAPE_PLACEHOLDER {SHAPE_PLACEHOLDER}ULL",
+        f"#define SELF_PLACEHOLDER {SELF_PLACEHOLDER}ULL",
+        f"#define CONNECTIONS_MAX {CONNECTIONS_MAX}",
+        f"#define PROCESSES_MAX {PROCESSES_MAX}",
+        f"#define WAKE_BYTES {batch_bytes(settings.ring_bytes)}",
+        *(["#define HAS_RING_BUFFER 1"] if uses_ring_buffer(layout, settings) else []),
+    ]
+
+
+def _filter_macros(filters: Filters) -> list[str]:
+    """What ``bpf/filter.h`` tests, of the options that are given."""
+    tests = {
+        "PID(pid)": [f"(pid) == {pid}" for pid in filters.pid],
+        "COMM(low, high)": [
+            "((low) == {:#x}ULL && (high) == {:#x}ULL)".format(*_WORDS.unpack(_padded(comm)))
+            for comm in filters.comm
+        ],
+        "USER(user)": [f"(user) == {user}U" for user in filters.user],
+        "CGROUP": [f"IN_CGROUP({index})" for index in range(len(filters.cgroup))],
+        "PORT(port)": [f"(port) == {port}" for port in filters.port],
+        "ADDRESS(low, high)": [_in_range(address) for address in filters.address],
+    }
+    macros = [
+        f"#define WANTED_{name} ({' || '.join(each)})" for name, each in tests.items() if each
+    ]
+    return [*macros, f"#define CGROUPS_MAX {len(filters.cgroup)}"]
+
+
+# As the kernel side reads 16 bytes of memory.
+_WORDS = struct.Struct("=QQ")
+
+
+def _padded(comm: str) -> bytes:
+    return os.fsencode(comm).ljust(_WORDS.size, b"\0")
+
+
+def _in_range(address: Address) -> str:
+    network, mask = (
+        _WORDS.unpack(number.to_bytes(_WORDS.size, "big"))
+        for number in (address.network, address.mask)
+    )
+    words = zip(("low", "high"), mask, network)
+    return "(" + " && ".join(f"((({w}) & {m:#x}ULL) == {n:#x}ULL)" for w, m, n in words) + ")"
