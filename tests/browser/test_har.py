@@ -40,6 +40,8 @@ def shown(browser: Browser, har: str) -> list[dict[str, Any]]:
     """What the developer tools make of the file, by exchange."""
     driver = browser.driver
     driver.get("devtools://devtools/bundled/devtools_app.html")
+    # The page has loaded before its own programs have: they draw this when they are ready.
+    browser.until("document.querySelector('.root-view')")
     answer = driver.execute_async_script(IMPORT, har)
     assert isinstance(answer, list), answer
     return answer
