@@ -69,8 +69,9 @@ The guest has one processor, and a nanosecond of its clock is one instruction (Q
 `-icount shift=0,sleep=off`), so the figures do not depend on the host. All are for one
 round of the workload: server and client, user space and kernel, both ends captured. A
 round is the difference between two runs of the client, one with three times as many rounds
-as the other, so that its start does not count; the median of three such pairs. *Noise* is
-what the same differs by when nothing captures, measured before and after all others.
+as the other, so that its start does not count; the median of three such pairs (`saturation`:
+of one). *Noise* is what the same differs by when nothing captures, measured before and after
+all others.
 
 The emulator runs an instruction that copies a string once for each byte. So copying a byte
 costs an instruction, whoever copies it; a processor does many bytes in one cycle.

@@ -293,7 +293,7 @@ class BccEngine:
         started = time.clock_gettime_ns(self.clock)
         records = self._buffer.poll(milliseconds)
         if isinstance(self._buffer, RingBuffer):
-            self._precedence.follow(self._buffer.waiting)
+            self._precedence.follow(self._buffer.behind)
             return records
         return self._order.arrange(records, started)
 

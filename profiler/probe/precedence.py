@@ -1,21 +1,19 @@
 """Who goes first while the ring fills: the reader, before those whose calls fill it.
 
 A processor that is busy is shared out evenly, but a message costs more to write down than
-to send: the ring would overflow however large it is. So while much waits in it, the
-reader is a real-time thread (sched(7), SCHED_RR) and so slows down what it captures. Once it
-has caught up it is a thread like any other. A nice value would not do: it counts only within
-a session or a control group. What the kernel keeps for others all the same
-(``sched_rt_runtime_us``: 50 ms of each second) the ring has to hold.
+to send: the ring would overflow however large it is. So while a batch or more waits in it,
+the reader is a real-time thread (sched(7), SCHED_RR), and slows down what it captures; with
+less it is a thread like any other. To wait until the ring is half full would be too late: one
+large message may take so long to write down that others fill it several times meanwhile. A
+nice value would not do: it counts only within a session or a control group. What the kernel
+keeps for others all the same (``sched_rt_runtime_us``: 50 ms of each second) the ring has to
+hold.
 """
 
 from __future__ import annotations
 
 import os
 from contextlib import suppress
-
-# Shares of the ring that wait.
-BEHIND = 1 / 8
-CAUGHT_UP = 1 / 64
 
 # What it starts is not to be like it.
 POLICY = os.SCHED_RR | os.SCHED_RESET_ON_FORK
@@ -32,12 +30,11 @@ class Precedence:
     def __init__(self) -> None:
         self._taken = False
 
-    def follow(self, waiting: float) -> None:
-        """Take precedence, or give it back, by the share of the ring that is ``waiting``."""
-        if self._taken:
-            if waiting < CAUGHT_UP:
-                self.give_back()
-        elif waiting > BEHIND and _is_as_usual():
+    def follow(self, behind: bool) -> None:
+        """Take precedence while the reader is ``behind``, and give it back when it is not."""
+        if not behind:
+            self.give_back()
+        elif not self._taken and _is_as_usual():
             with suppress(PermissionError):
                 os.sched_setscheduler(0, POLICY, _LOWEST)
                 self._taken = True

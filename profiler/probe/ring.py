@@ -42,10 +42,11 @@ class RingBuffer:
 
     def __init__(self, descriptor: int, size: int) -> None:
         self._mask = size - 1
-        # Is taken at once: while that is worked on, what fills the ring may do so at many
-        # times the speed (see precedence.py).
+        # Is taken at once, so that what is taken is little beside the ring.
         self._most = size // 32
         self._batch = batch_bytes(size)
+        self.behind = False
+        """Had a batch, or more than that, come together when the ring was polled last?"""
         self._consumer = mmap.mmap(descriptor, PAGE)
         # The data lies there twice, one after the other, so that no record is ever cut.
         self._producer = mmap.mmap(descriptor, PAGE + 2 * size, prot=mmap.PROT_READ, offset=PAGE)
@@ -60,15 +61,11 @@ class RingBuffer:
         self._consumer.close()
         self._producer.close()
 
-    @property
-    def waiting(self) -> float:
-        """The share of the room that holds records which were not taken yet."""
-        return self._waiting() / (self._mask + 1)
-
     def poll(self, milliseconds: int) -> list[bytes]:
         """Wait until there is a batch, at most so long, and return the records that are there."""
         if milliseconds and self._waiting() < self._batch:
             self._epoll.poll(milliseconds / 1000)
+        self.behind = self._waiting() >= self._batch
         return self._take()
 
     def _waiting(self) -> int:

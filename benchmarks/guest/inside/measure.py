@@ -39,9 +39,6 @@ from benchmarks.guest.inside.workloads import (
 FEW, MANY = 1, 3
 """What a round costs is told by two runs, of this many times the workload's rounds."""
 
-PAIRS = 3
-"""So often; the median counts."""
-
 START_SECONDS = 600.0
 STOP_SECONDS = 600.0
 POLL_SECONDS = 0.01
@@ -250,14 +247,14 @@ def _one_by_one(
 
 
 def _spent(client: Client, running: Running | None) -> Spent:
-    """Run few rounds, then many; return what those cost that the second run had more."""
+    """Run few rounds, then many; return what a round costs that the second run had more."""
     client.run(FEW)  # What is done once is done.
     more = (MANY - FEW) * client.workload.rounds
     pairs = []
-    for _ in range(PAIRS):
+    for _ in range(client.workload.pairs):
         few, many = (_run(client, running, times) for times in (FEW, MANY))
         pairs.append(Spent((many.busy - few.busy) / more, (many.own - few.own) / more))
-    return sorted(pairs, key=lambda spent: spent.busy - spent.own)[PAIRS // 2]
+    return sorted(pairs, key=lambda spent: spent.busy - spent.own)[len(pairs) // 2]
 
 
 def _run(client: Client, running: Running | None, times: int) -> Spent:

@@ -69,8 +69,8 @@ class Workload:
 
     ``rounds`` is how many the client does at least, ``unit`` what a round is called;
     ``messages`` are the HTTP messages of a round, each of them sent once and received
-    once. ``asked`` says what is measured. In ``server`` and ``client`` ``{directory}`` and
-    ``{rounds}`` are filled in.
+    once. ``pairs`` is how often few rounds are compared with many. ``asked`` says what is
+    measured. In ``server`` and ``client`` ``{directory}`` and ``{rounds}`` are filled in.
     """
 
     name: str
@@ -81,6 +81,7 @@ class Workload:
     server: tuple[str, ...] = ()
     port: int = PORT
     messages: int = 0
+    pairs: int = 3
     asked: tuple[str, ...] = (ADDED, OWN)
 
 
@@ -186,10 +187,11 @@ WORKLOADS = {
             "saturation",
             "as small, many of them",
             "request",
-            rounds=5000,
+            rounds=4000,
             client=_ab("/small"),
             server=NGINX,
             messages=EXCHANGE,
+            pairs=1,  # what it costs is known from small
             asked=(OWN,),
         ),
         Workload(
