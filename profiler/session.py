@@ -140,7 +140,7 @@ def _run(
 ) -> None:
     clock_due, offset = 0.0, 0
     end = None if duration is None else time.monotonic() + duration
-    for records in engine.batches():
+    for records in engine.batches(lambda: pipeline.memory.total):
         # NTP disciplines the wall clock, and an administrator sets it.
         clocks = _read_clocks(engine.clock)
         moved = abs(clocks.realtime - clocks.kernel - offset)

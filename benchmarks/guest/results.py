@@ -46,8 +46,10 @@ class Results:
         return Results(path, document["facts"], runs)
 
     def keep(self, measurement: Measurement, run: Run) -> None:
-        """Keep a run, instead of one that was made before."""
-        self.runs[measurement] = run
+        """Keep a run, instead of one that was made before, beside those of another process."""
+        there = Results.read(self.path)
+        others = there.runs if there.facts == self.facts else {}
+        self.runs = {**self.runs, **others, measurement: run}
         self._write()
 
     def keep_facts(self, facts: dict[str, str]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Protocol
 
@@ -38,8 +38,11 @@ class Engine(Protocol):
     ) -> None:
         """Detach the probe."""
 
-    def batches(self) -> Iterator[list[bytes]]:
-        """Yield the records of each poll, an empty list where there were none, until detached."""
+    def batches(self, held: Callable[[], int]) -> Iterator[list[bytes]]:
+        """Yield the records of each poll, an empty list where there were none, until detached.
+
+        ``held`` tells how many bytes of messages are not written yet.
+        """
 
     def stop(self) -> list[bytes]:
         """Unhook the probe and return what it had already handed over."""

@@ -11,7 +11,7 @@ import os
 import platform
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from profiler.errors import ProbeError, UnsupportedError
@@ -83,7 +83,7 @@ class BccEngine:
         # skipped.
         self._programs: dict[tuple[str, str], list[int]] = {}
         self._order = Order()
-        self._precedence = Precedence()
+        self._precedence = Precedence(settings.ring_bytes)
         self._waiting: WaitingCalls | None = None
         hooks = load_hooks()
         layout, without_btf = self._read_layout(hooks, settings)
@@ -114,10 +114,13 @@ class BccEngine:
     def __exit__(self, *_: object) -> None:
         self.detach()
 
-    def batches(self) -> Iterator[list[bytes]]:
-        """Yield the records of each poll, an empty list where there were none, until detached."""
+    def batches(self, held: Callable[[], int]) -> Iterator[list[bytes]]:
+        """Yield the records of each poll, an empty list where there were none, until detached.
+
+        ``held`` tells how many bytes of messages are not written yet (see precedence.py).
+        """
         while self._buffer is not None:
-            yield self._poll(POLL_MS)
+            yield self._poll(POLL_MS, held())
             if self._waiting:
                 self._waiting.look_after()
             if self._later and time.monotonic() - self._looked > _LOOK_SECONDS:
@@ -127,7 +130,7 @@ class BccEngine:
         """Unhook the probe and return what it had already handed over."""
         self._close_attached()
         records = []
-        while batch := self._poll(0):
+        while batch := self._poll(0, 0):
             records += batch
         return records + self._order.rest()
 
@@ -287,13 +290,13 @@ class BccEngine:
         while self._attached:
             os.close(self._attached.pop())
 
-    def _poll(self, milliseconds: int) -> list[bytes]:
+    def _poll(self, milliseconds: int, held: int) -> list[bytes]:
         if self._buffer is None:
             return []
         started = time.clock_gettime_ns(self.clock)
         records = self._buffer.poll(milliseconds)
         if isinstance(self._buffer, RingBuffer):
-            self._precedence.follow(self._buffer.behind)
+            self._precedence.follow(self._buffer.found, held)
             return records
         return self._order.arrange(records, started)
 

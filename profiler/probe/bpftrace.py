@@ -21,7 +21,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 
@@ -131,8 +131,10 @@ class BpftraceEngine:
     ) -> None:
         self.detach(keep_log=isinstance(error, ProbeError))
 
-    def batches(self) -> Iterator[list[bytes]]:
+    def batches(self, held: Callable[[], int]) -> Iterator[list[bytes]]:
         """Yield the records of each poll, an empty list where there were none.
+
+        ``held`` is not asked: the pipe fills at bpftrace's pace.
 
         Raises ProbeError if bpftrace ends by itself.
         """

@@ -45,8 +45,8 @@ class RingBuffer:
         # Is taken at once, so that what is taken is little beside the ring.
         self._most = size // 32
         self._batch = batch_bytes(size)
-        self.behind = False
-        """Had a batch, or more than that, come together when the ring was polled last?"""
+        self.found = 0
+        """Bytes of records that were there when the ring was polled last."""
         self._consumer = mmap.mmap(descriptor, PAGE)
         # The data lies there twice, one after the other, so that no record is ever cut.
         self._producer = mmap.mmap(descriptor, PAGE + 2 * size, prot=mmap.PROT_READ, offset=PAGE)
@@ -65,7 +65,7 @@ class RingBuffer:
         """Wait until there is a batch, at most so long, and return the records that are there."""
         if milliseconds and self._waiting() < self._batch:
             self._epoll.poll(milliseconds / 1000)
-        self.behind = self._waiting() >= self._batch
+        self.found = self._waiting()
         return self._take()
 
     def _waiting(self) -> int:

@@ -247,6 +247,10 @@ def test_results_are_kept_for_what_they_were_measured_of(tmp_path, monkeypatch):
     first.keep_facts({"kernel": "6.12.1"})
     first.keep(Measurement(ADDED, "small", "base"), RUN)
     assert Results.of_product() == first
+    second = Results.of_product()
+    first.keep(Measurement(ADDED, "small", "socket"), RUN)
+    second.keep(Measurement(ADDED, "small", "tcpdump"), RUN)
+    assert [one.capture for one in Results.of_product().runs] == ["base", "socket", "tcpdump"]
     # Not with those of another kernel.
     first.keep_facts({"kernel": "6.12.2"})
     assert Results.of_product().runs == {}

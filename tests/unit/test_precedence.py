@@ -11,8 +11,20 @@ from collections.abc import Callable
 import pytest
 
 from profiler.probe.precedence import POLICY, Precedence
+from profiler.probe.ring import batch_bytes
 
-BEHIND = [False, True, True, False, True]
+RING = 1 << 24
+BATCH, MUCH = batch_bytes(RING), RING // 4
+# What waits in the ring and what is held at each poll, and whether precedence is taken then.
+POLLS = [
+    ((BATCH // 2, 0), False),
+    ((BATCH * 2, 0), False),
+    ((MUCH, 0), True),
+    ((BATCH * 2, 0), True),
+    ((BATCH // 2, 0), False),
+    ((BATCH // 2, MUCH), False),
+    ((BATCH * 2, MUCH), True),
+]
 needs_permission = pytest.mark.skipif(
     os.geteuid() != 0, reason="needs CAP_SYS_NICE, as root has it"
 )
@@ -34,9 +46,9 @@ def policies(chosen: int = os.SCHED_OTHER, nice: int = 0) -> list[int]:
             os.sched_setscheduler(0, chosen, os.sched_param(0))
         if nice or os.geteuid() == 0:  # The tests may be niced themselves.
             os.setpriority(os.PRIO_PROCESS, 0, nice)
-        precedence = Precedence()
-        for behind in BEHIND:
-            precedence.follow(behind)
+        precedence = Precedence(RING)
+        for (waiting, held), _ in POLLS:
+            precedence.follow(waiting, held)
             seen.append(os.sched_getscheduler(0))
         precedence.give_back()
         seen.append(os.sched_getscheduler(0))
@@ -47,8 +59,8 @@ def policies(chosen: int = os.SCHED_OTHER, nice: int = 0) -> list[int]:
 
 @needs_permission
 def test_taken_when_behind_and_given_back_when_caught_up() -> None:
-    usual = os.SCHED_OTHER
-    assert policies() == [usual, POLICY, POLICY, usual, POLICY, usual]
+    expected = [POLICY if taken else os.SCHED_OTHER for _, taken in POLLS]
+    assert policies() == [*expected, os.SCHED_OTHER]
 
 
 @needs_permission
@@ -57,7 +69,7 @@ def test_what_it_starts_is_not_like_it() -> None:
 
     def follow() -> None:
         os.setpriority(os.PRIO_PROCESS, 0, 0)
-        Precedence().follow(True)
+        Precedence(RING).follow(MUCH, 0)
         command = [sys.executable, "-c", "import os; print(os.sched_getscheduler(0))"]
         said.append(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 

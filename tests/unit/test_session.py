@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -37,7 +37,7 @@ class Recorded:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def batches(self) -> Iterator[list[bytes]]:
+    def batches(self, held: Callable[[], int]) -> Iterator[list[bytes]]:
         while True:
             self.polls += 1
             batch, self._records = self._records[:10], self._records[10:]
