@@ -29,6 +29,7 @@ class Recorded:
         # All but the final counts, which the session asks for.
         self._records = list(Recording(CASE / "capture").records())[:-1]
         self.polls = 0
+        self.held: list[int] = []
         self.stopped = False
 
     def __enter__(self) -> Recorded:
@@ -42,6 +43,7 @@ class Recorded:
             self.polls += 1
             batch, self._records = self._records[:10], self._records[10:]
             yield batch
+            self.held.append(held())
 
     def stop(self) -> list[bytes]:
         self.stopped = True
@@ -86,6 +88,13 @@ def test_a_capture_ends_after_its_time(engine: Recorded, tmp_path: Path) -> None
     # What the kernel still had is written.
     assert engine.stopped
     assert lines(output) == lines(CASE / "expected.jsonl")
+
+
+def test_the_engine_is_told_how_much_is_not_written_yet(engine: Recorded, tmp_path: Path) -> None:
+    session.capture(Settings(output=tmp_path / "out.jsonl", duration=0.3))
+    # Messages that are open after the first records, none behind the last.
+    assert engine.held[0] > 1000
+    assert engine.held[-1] == 0
 
 
 def test_what_the_engine_cannot_filter_is_filtered_here_and_said(
