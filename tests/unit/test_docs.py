@@ -108,3 +108,18 @@ def test_a_command_of_the_documents(call: str, tmp_path: Path) -> None:
 def test_there_are_many() -> None:
     """The search above finds them."""
     assert len(list(commands())) > 40
+
+
+def test_the_figures_of_the_readme_are_those_that_were_measured() -> None:
+    (told,) = re.findall(
+        r"^What it costs.*?\n\n", (REPOSITORY / "README.md").read_text(), re.M | re.S
+    )
+    figures = re.findall(r"\d+(?:,\d{3})+", told)
+    (small,) = re.findall(
+        r"^### Instructions added.*?(^\| `small`.*?$).*?^### Instructions of the capture.*?"
+        r"(^\| `small`.*?$)",
+        (REPOSITORY / "docs" / "performance.md").read_text(),
+        re.M | re.S,
+    )
+    assert figures
+    assert set(figures) <= set(re.findall(r"\d+(?:,\d{3})+", " ".join(small)))
