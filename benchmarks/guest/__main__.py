@@ -9,81 +9,67 @@ version they go into ``docs/performance.md``.
 from __future__ import annotations
 
 import argparse
-import json
-import shlex
+import signal
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from datetime import datetime, timezone
+from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.guest.measuring import GUEST, measure
 from benchmarks.guest.page import page, replaced
-from benchmarks.guest.plan import CAPTURES, WORKLOADS, Measurement, selected, together
+from benchmarks.guest.plan import CAPTURES, WORKLOADS, selected, shared_out
 from benchmarks.guest.results import Results
-from provisioning import CommandFailed, Guest, ProvisioningError, attach, machine
-from provisioning.architecture import host_architecture
-from provisioning.cache import cache_directory
-from provisioning.instances import Instance
-from provisioning.progress import say, step
-from provisioning.providers import DEFAULT, qemu
-from provisioning.sources import copy_product, wheel_of
+from provisioning.capacity import side_by_side
+from provisioning.catalog import find_guest
+from provisioning.progress import say
 
-GUEST = "debian-13-bench"
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 PAGE = REPOSITORY / "docs" / "performance.md"
-INSIDE = Path(__file__).with_name("inside")
 
-# In the guest, which gets of this repository no more than the package `inside`.
-THERE = "/tmp/bench"
-
-# Of the guest's clock. Before, jobs of the boot spoil the figures.
-SETTLED_SECONDS = 60
-
-SITE_PACKAGES = "/opt/http-profiler/lib/python3.*/site-packages"
-INSTALL = f"""
-set -e
-cd {SITE_PACKAGES}
-rm -rf profiler
-python3 -m zipfile -e /tmp/product.whl .
-/opt/http-profiler/bin/python -m compileall -q profiler
-"""
-
-FACTS = {
-    "kernel": "uname -r",
-    "BCC": "dpkg-query -W -f '${Version}' python3-bpfcc",
-    "bpftrace": "dpkg-query -W -f '${Version}' bpftrace",
-    "tcpdump": "dpkg-query -W -f '${Version}' tcpdump",
-    "tshark": "dpkg-query -W -f '${Version}' tshark",
-    "nginx": "dpkg-query -W -f '${Version}' nginx",
-    "ab": "dpkg-query -W -f '${Version}' apache2-utils",
-    "Redis": "dpkg-query -W -f '${Version}' redis-server",
-    "Python": "python3 -c 'import platform; print(platform.python_version())'",
-}
+# It is interrupted as well when this process is killed, and then puts its guest away.
+BOUND = ("setpriv", "--pdeathsig", "INT", "--")
+MEASURE = (sys.executable, "-m", "benchmarks.guest.measuring")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print the tables; return the exit code."""
     options = _parser().parse_args(arguments)
+    if options.attach:
+        code = measure(options.workload, options.capture, attached=True)
+    else:
+        code = _measure_side_by_side(options)
+    return code or _tell(options)
+
+
+def _measure_side_by_side(options: argparse.Namespace) -> int:
+    """Measure in several guests; return the exit code.
+
+    A workload stays in one of them, for what is added to it is told from its base.
+    """
+    most = options.guests or side_by_side([find_guest(GUEST)] * len(options.workload))
+    captures = ",".join(options.capture)
+    # In a session of its own Ctrl-C does not reach one, and so reaches it once: from here.
+    children = [
+        subprocess.Popen([*BOUND, *MEASURE, ",".join(workloads), captures], start_new_session=True)
+        for workloads in shared_out(options.workload, most)
+    ]
+    interrupted = False
+    for child in children:
+        while child.poll() is None:
+            try:
+                child.wait()
+            except KeyboardInterrupt:
+                interrupted = True
+                for each in children:
+                    each.send_signal(signal.SIGINT)
+    # One that was killed has minus the signal.
+    return 130 if interrupted else max(abs(child.returncode) for child in children)
+
+
+def _tell(options: argparse.Namespace) -> int:
+    """Print what was measured, and write the page if that is all; return the exit code."""
+    results = Results.of_product()
     wanted = selected(options.workload, options.capture)
-    try:
-        results = Results.of_product()
-        with _guest(options.attach) as guest:
-            _prepare(guest, results)
-            runs = together(wanted)
-            for number, run in enumerate(runs, 1):
-                names = ",".join(one.workload for one in run)
-                with step(f"{number} of {len(runs)}: {run[0].asked} {run[0].capture} {names}"):
-                    _measure(guest, run, results)
-    except ProvisioningError as error:
-        if error.details:
-            say(error.details)
-        say(f"bench: {error}")
-        return error.exit_code
-    except KeyboardInterrupt:
-        say("bench: interrupted; what was measured is kept")
-        return 130
     print(page(results))
     if results.whole:
         PAGE.write_text(replaced(PAGE.read_text() if PAGE.exists() else "", page(results)))
@@ -106,12 +92,25 @@ def _parser() -> argparse.ArgumentParser:
             help=f"only these (default: all of {', '.join(table)})",
         )
     parser.add_argument(
+        "--guests",
+        type=_count,
+        metavar="N",
+        help="how many guests measure at once, each its share of the workloads"
+        " (default: as many as this host has processors and memory for)",
+    )
+    parser.add_argument(
         "--attach",
         action="store_true",
         help="take the guest that `python -m provisioning up --icount "
         f"{GUEST}` brought up, and install the product in it as it is now",
     )
     return parser
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of guests")
+    return int(text)
 
 
 def _names(table: dict[str, object]) -> object:
@@ -122,59 +121,6 @@ def _names(table: dict[str, object]) -> object:
         return tuple(text.split(","))
 
     return parse
-
-
-@contextmanager
-def _guest(attached: bool) -> Iterator[Guest]:
-    if not attached:
-        timeout = qemu.ICOUNT_BOOT_TIMEOUT
-        with machine(GUEST, provider=DEFAULT, icount=True, timeout=timeout) as guest:
-            yield guest
-        return
-    guest = attach(GUEST, provider=DEFAULT)
-    if not qemu.counts_instructions(Instance(GUEST)):
-        raise ProvisioningError(
-            f"{GUEST} is up and does not count instructions: take it down, and run"
-            f" `python -m provisioning up --icount {GUEST}`"
-        )
-    with step("installing the product as it is now"), tempfile.TemporaryDirectory() as scratch:
-        log = cache_directory() / "logs" / "wheel.log"
-        wheel = wheel_of(copy_product(Path(scratch)), log)
-        guest.push(wheel, "/tmp/product.whl")
-        guest.exec(f"sudo sh -c {shlex.quote(INSTALL)}")
-    yield guest
-
-
-def _prepare(guest: Guest, results: Results) -> None:
-    there = f"{THERE}/benchmarks/guest"
-    guest.exec(f"rm -rf {THERE}; mkdir -p {there}")
-    guest.push(INSIDE, f"{there}/inside")
-    with step(f"waiting until it has been up for {SETTLED_SECONDS} s of its own"):
-        guest.exec(
-            "python3 -c 'import time; "
-            f"time.sleep(max(0, {SETTLED_SECONDS} - time.clock_gettime(time.CLOCK_BOOTTIME)))'"
-        )
-    emulator = subprocess.run(
-        [host_architecture().qemu, "--version"], capture_output=True, text=True, check=True
-    )
-    facts = {name: guest.exec(command).stdout.strip() for name, command in FACTS.items()}
-    results.keep_facts({**facts, "QEMU": emulator.stdout.split()[3]})
-
-
-def _measure(guest: Guest, run: Sequence[Measurement], results: Results) -> None:
-    """Measure what one capture is started for, and keep it."""
-    asked, _, capture = run[0]
-    words = " ".join((asked, capture, *(one.workload for one in run)))
-    command = f"cd {THERE} && sudo python3 -B -m benchmarks.guest.inside {words}"
-    date = datetime.now(timezone.utc).strftime("%Y-%m-%d")
-    try:
-        found = json.loads(guest.exec(command).stdout)
-    except CommandFailed as error:
-        found = {one.workload: {"error": error.details} for one in run}
-    for one in run:
-        results.keep(one, {"date": date, **found[one.workload]})
-        if "error" in found[one.workload]:
-            say(f"{one} failed: {found[one.workload]['error']}")
 
 
 if __name__ == "__main__":

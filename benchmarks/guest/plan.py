@@ -5,7 +5,7 @@ The tables are the guest's own, so that host and guest cannot differ.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 from benchmarks.guest.inside.captures import AGAIN, BASE, CAPTURES, Capture
@@ -24,6 +24,7 @@ __all__ = [
     "Measurement",
     "Workload",
     "selected",
+    "shared_out",
     "together",
 ]
 
@@ -62,3 +63,12 @@ def together(wanted: Iterable[Measurement]) -> list[list[Measurement]]:
         stays = one.asked in (ADDED, OWN) and CAPTURES[one.capture].stays
         runs.setdefault((one.asked, one.capture) if stays else one, []).append(one)
     return list(runs.values())
+
+
+def shared_out(workloads: Sequence[str], guests: int) -> list[tuple[str, ...]]:
+    """Give each of ``guests`` its workloads; fewer lists if there are not as many workloads.
+
+    By turns: those that take long stand beside each other in the table.
+    """
+    shares = (tuple(workloads[first::guests]) for first in range(guests))
+    return [share for share in shares if share]

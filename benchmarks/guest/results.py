@@ -6,12 +6,14 @@ Figures of different versions never stand in one table.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks.guest.plan import Measurement, selected
-from provisioning.cache import digest, digest_files, write_whole
+from provisioning.cache import digest, digest_files, locked, write_whole
 from provisioning.sources import WHEEL_SOURCES
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
@@ -46,23 +48,28 @@ class Results:
         return Results(path, document["facts"], runs)
 
     def keep(self, measurement: Measurement, run: Run) -> None:
-        """Keep a run, instead of one that was made before, beside those of another process."""
-        there = Results.read(self.path)
-        others = there.runs if there.facts == self.facts else {}
-        self.runs = {**self.runs, **others, measurement: run}
-        self._write()
+        """Keep a run, instead of one that was made before, beside those of other processes."""
+        with self._latest():
+            self.runs[measurement] = run
 
     def keep_facts(self, facts: dict[str, str]) -> None:
         """Keep the facts; runs of a guest with others are forgotten."""
-        if self.facts != facts:
-            self.facts, self.runs = facts, {}
-            self._write()
+        self.facts = facts
+        with self._latest():
+            pass
+
+    @contextmanager
+    def _latest(self) -> Iterator[None]:
+        """Change what is in the file; what another process has put there counts."""
+        with locked(self.path.with_suffix(".lock")):
+            there = Results.read(self.path)
+            self.runs = there.runs if there.facts == self.facts else {}
+            yield
+            runs = {str(measurement): run for measurement, run in self.runs.items()}
+            document = {"facts": self.facts, "runs": runs}
+            write_whole(self.path, json.dumps(document, indent=1) + "\n")
 
     @property
     def whole(self) -> bool:
         """Is everything there, and nothing failed?"""
         return all("error" not in self.runs.get(one, {"error": ""}) for one in selected())
-
-    def _write(self) -> None:
-        runs = {str(measurement): run for measurement, run in self.runs.items()}
-        write_whole(self.path, json.dumps({"facts": self.facts, "runs": runs}, indent=1) + "\n")

@@ -10,6 +10,7 @@ import time
 import pytest
 
 from benchmarks.guest import __main__ as command
+from benchmarks.guest import measuring
 from benchmarks.guest import results as kept
 from benchmarks.guest.inside import captures, processes
 from benchmarks.guest.inside.measure import BenchmarkError, Client, check_ab
@@ -23,6 +24,7 @@ from benchmarks.guest.plan import (
     START,
     Measurement,
     selected,
+    shared_out,
     together,
 )
 from benchmarks.guest.results import Results
@@ -83,6 +85,11 @@ def test_a_capture_that_takes_long_to_start_stays_for_all_workloads():
     ]
 
 
+def test_guests_share_the_workloads():
+    assert shared_out(("a", "b", "c"), 2) == [("a", "c"), ("b",)]
+    assert shared_out(("a",), 2) == [("a",)]
+
+
 @pytest.mark.parametrize("arguments", [["--workload", "nope"], ["--capture", "base,"]])
 def test_a_name_that_is_none_is_one_clear_line(arguments, capsys):
     with pytest.raises(SystemExit) as ended:
@@ -90,6 +97,14 @@ def test_a_name_that_is_none_is_one_clear_line(arguments, capsys):
     assert ended.value.code == 2
     *_, line = capsys.readouterr().err.splitlines()
     assert "is not one of" in line
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "two"])
+def test_guests_are_at_least_one(number, capsys):
+    with pytest.raises(SystemExit) as ended:
+        command.main(["--guests", number])
+    assert ended.value.code == 2
+    assert "is not a number of guests" in capsys.readouterr().err
 
 
 def test_ab_that_did_what_it_was_asked():
@@ -254,6 +269,7 @@ def test_results_are_kept_for_what_they_were_measured_of(tmp_path, monkeypatch):
     assert Results.of_product() == first
     second = Results.of_product()
     first.keep(Measurement(ADDED, "small", "socket"), RUN)
+    second.keep_facts({"kernel": "6.12.1"})
     second.keep(Measurement(ADDED, "small", "tcpdump"), RUN)
     assert [one.capture for one in Results.of_product().runs] == ["base", "socket", "tcpdump"]
     # Not with those of another kernel.
@@ -274,7 +290,7 @@ def test_the_part_of_the_page_that_is_written_is_marked():
 def test_a_guest_that_does_not_count_is_refused(tmp_path, monkeypatch, capsys):
     # One may be up that does.
     monkeypatch.setattr(instances, "STATE", tmp_path)
-    monkeypatch.setattr(command, "attach", lambda name, provider: None)
+    monkeypatch.setattr(measuring, "attach", lambda name, provider: None)
     assert command.main(["--attach"]) == 125
     said = capsys.readouterr().err
     assert "does not count instructions: take it down, and run `python -m provisioning up" in said
