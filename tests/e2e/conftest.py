@@ -58,7 +58,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     named = metafunc.config.getoption("--guest")
     if "guest" in metafunc.fixturenames:
         one = metafunc.definition.get_closest_marker("one_guest")
-        _parametrize(metafunc, "guest", named or DEFAULT_GUESTS[: 1 if one else None])
+        _parametrize(metafunc, "guest", named or (one.args if one else DEFAULT_GUESTS))
     elif "system" in metafunc.fixturenames:
         # It takes a minute and boots nothing: without a choice, one guest stands for all.
         _parametrize(metafunc, "system", named or DEFAULT_GUESTS[:1])

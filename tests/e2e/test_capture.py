@@ -265,3 +265,43 @@ def test_other_protocols_leave_no_line(watch: Watch, token: str) -> None:
         if token in r["raw_payload"] and not (url_of(r) or "").startswith("/after-")
     ]
     assert stray == []
+
+
+# Traps that others fell into, see test_traps.py.
+
+
+def test_pairing_by_time_breaks_on_pipelining(watch: Watch, token: str) -> None:
+    traffic(watch.guest, "pipeline", token, 6)
+    lines = watch.capture.wait_for(lambda r: (url_of(r) or "").startswith(f"/{token}/"), 24)
+    answers = [r for r in lines if r["type"] == "response"]
+    assert len(answers) == 12
+    for answer in answers:
+        number = answer["body"].removeprefix("answer ")
+        assert answer["request"]["url"] == f"/{token}/{number}"
+        (asked,) = (
+            r for r in lines if r["type"] == "request" and r["exchange"] == answer["exchange"]
+        )
+        assert asked["url"] == f"/{token}/{number}"
+
+
+METHODS = ("PATCH", "OPTIONS", "CONNECT", "TRACE", "DELETE", "PURGE", "M-SEARCH", "a!#$%&'*+.^_`|~")
+
+
+def test_a_list_of_methods_misses_some(watch: Watch, token: str) -> None:
+    def ours(record: dict) -> bool:
+        return record.get("headers", {}).get("Host", "").startswith(token)
+
+    traffic(watch.guest, "methods", token, *METHODS)
+    lines = watch.capture.wait_for(ours, 2 * len(METHODS))
+    assert sorted((r["method"], r["direction"]) for r in lines) == sorted(
+        (name, direction) for name in METHODS for direction in ("send", "recv")
+    )
+    assert all("incomplete" not in r for r in lines)
+
+
+def test_boot_time_is_not_wall_clock_time(watch: Watch, token: str) -> None:
+    """A machine whose clock was set since it booted: what came of the boot time would be off."""
+    traffic(watch.guest, "bytewise", token)
+    line, *_ = watch.capture.wait_for(lambda r: url_of(r) == f"/{token}", 4)
+    now = int(watch.guest.exec("date +%s%N").stdout)
+    assert now - 600 * 10**9 < nanoseconds(line["timestamp"]) < now

@@ -11,6 +11,8 @@ from provisioning import Guest
 from provisioning.capture import Capture, Record
 from provisioning.catalog import find_guest
 
+pytestmark = pytest.mark.one_guest("debian-12")
+
 COMPOSE = "/opt/http-profiler-demo/src/demo"
 REQUESTS = 8
 PORT = 8080

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import pytest
 
 from provisioning import Guest
 from provisioning.capture import Capture
@@ -12,13 +17,29 @@ from tests.e2e.test_capture import nanoseconds, url_of
 HOUR = 3600 * 10**9
 
 
-def test_a_process_that_is_gone_when_the_profiler_looks(guest: Guest, token: str) -> None:
+@dataclass
+class Watch:
+    """A profiler that watches a guest, and a server in it."""
+
+    capture: Capture
+    server: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def watch(guest: Guest) -> Iterator[Watch]:
     with background(guest, "serve") as (_, server), Capture(guest) as capture:
-        stopped(guest)
-        client = traffic(guest, "requests", "127.0.0.1", server["port"], f"GET:/{token}")
-        assert guest.exec(f"test -e /proc/{client['pid']}", check=False).returncode == 1
-        continued(guest)
-        lines = capture.wait_for(lambda r: url_of(r) == f"/{token}", 4)
+        yield Watch(capture, server)
+
+
+def test_a_process_that_is_gone_when_the_profiler_looks(
+    guest: Guest, watch: Watch, token: str
+) -> None:
+    capture, server = watch.capture, watch.server
+    stopped(guest)
+    client = traffic(guest, "requests", "127.0.0.1", server["port"], f"GET:/{token}")
+    assert guest.exec(f"test -e /proc/{client['pid']}", check=False).returncode == 1
+    continued(guest)
+    lines = capture.wait_for(lambda r: url_of(r) == f"/{token}", 4)
     for line in lines:
         process = client if line["role"] == "client" else server
         assert line["pid"] == process["pid"]
@@ -35,14 +56,12 @@ def test_a_process_that_is_gone_when_the_profiler_looks(guest: Guest, token: str
             assert client["before"] - 60 * 10**9 < started < client["before"]
 
 
-def test_a_process_that_runs_another_program(guest: Guest, token: str) -> None:
+def test_a_process_that_runs_another_program(guest: Guest, watch: Watch, token: str) -> None:
     """The same process, the same start: told apart by the exec."""
-    with background(guest, "serve") as (_, server), Capture(guest) as capture:
-        first, second = f"/{token}/first", f"/{token}/second"
-        client = traffic(guest, "exec_between", "127.0.0.1", server["port"], first, second)
-        lines = capture.wait_for(
-            lambda r: url_of(r) in (first, second) and r["role"] == "client", 4
-        )
+    capture, server = watch.capture, watch.server
+    first, second = f"/{token}/first", f"/{token}/second"
+    client = traffic(guest, "exec_between", "127.0.0.1", server["port"], first, second)
+    lines = capture.wait_for(lambda r: url_of(r) in (first, second) and r["role"] == "client", 4)
     commands = {(url_of(r), r["pid"]): r["cmdline"].split()[2] for r in lines}
     assert commands == {
         (first, client["pid"]): "exec_between",
@@ -50,27 +69,27 @@ def test_a_process_that_runs_another_program(guest: Guest, token: str) -> None:
     }
 
 
-def test_a_clock_that_is_set(guest: Guest, token: str) -> None:
-    with background(guest, "serve") as (_, server), Capture(guest) as capture:
-        where = ("requests", "127.0.0.1", server["port"])
-        traffic(guest, *where, f"GET:/{token}/before")
-        try:
-            guest.exec("sudo date -s '+1 hour'")
-            later = traffic(guest, *where, f"GET:/{token}/later")
-        finally:
-            guest.exec("sudo date -s '-1 hour'")
-        after = traffic(guest, *where, f"GET:/{token}/after")
-        lines = capture.wait_for(lambda r: (url_of(r) or "").startswith(f"/{token}/"), 12)
+def test_a_clock_that_is_set(guest: Guest, watch: Watch, token: str) -> None:
+    capture, server = watch.capture, watch.server
+    where = ("requests", "127.0.0.1", server["port"])
+    traffic(guest, *where, f"GET:/{token}/before")
+    try:
+        guest.exec("sudo date -s '+1 hour'")
+        later = traffic(guest, *where, f"GET:/{token}/later")
+    finally:
+        guest.exec("sudo date -s '-1 hour'")
+    after = traffic(guest, *where, f"GET:/{token}/after")
+    lines = capture.wait_for(lambda r: (url_of(r) or "").startswith(f"/{token}/"), 12)
     for name, facts in (("later", later), ("after", after)):
         for line in (r for r in lines if url_of(r) == f"/{token}/{name}"):
             assert facts["before"] <= nanoseconds(line["timestamp"]) <= facts["after"]
     assert later["before"] - after["before"] > HOUR // 2
 
 
-def test_timestamps_are_of_today(guest: Guest, token: str) -> None:
+def test_timestamps_are_of_today(guest: Guest, watch: Watch, token: str) -> None:
     """The clock counts from the boot, the lines from 1970."""
-    with background(guest, "serve") as (_, server), Capture(guest) as capture:
-        traffic(guest, "requests", "127.0.0.1", server["port"], f"GET:/{token}")
-        (line, *_) = capture.wait_for(lambda r: url_of(r) == f"/{token}")
+    capture, server = watch.capture, watch.server
+    traffic(guest, "requests", "127.0.0.1", server["port"], f"GET:/{token}")
+    (line, *_) = capture.wait_for(lambda r: url_of(r) == f"/{token}")
     said = datetime.fromtimestamp(nanoseconds(line["timestamp"]) / 1e9, timezone.utc)
     assert abs(datetime.now(timezone.utc) - said) < timedelta(hours=1)

@@ -21,7 +21,7 @@ from provisioning.host import find_ansible
 from provisioning.sources import ANSIBLE, copy_product, wheel_of
 from tests.e2e.conftest import background, traffic
 
-pytestmark = pytest.mark.one_guest
+pytestmark = pytest.mark.one_guest("debian-13")
 
 LOG = "/var/log/http-profiler/http.jsonl"
 PACKAGE = "/tmp/http-profiler.deb"

@@ -11,7 +11,7 @@ from provisioning.capture import START_TIMEOUT
 from tests.e2e.conftest import background, traffic
 from tests.terminal import Terminal
 
-pytestmark = pytest.mark.one_guest
+pytestmark = pytest.mark.one_guest("debian-13")
 
 
 def looking_on(guest: Guest, command: str) -> Terminal:

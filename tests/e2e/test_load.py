@@ -140,6 +140,7 @@ def test_twenty_users_for_a_minute(guest: Guest, token: str, route: str) -> None
         assert fates[4] <= hidden
 
 
+@pytest.mark.one_guest("debian-12")
 def test_a_small_ring_loses_and_says_so(guest: Guest, token: str) -> None:
     options = ("--ring-size", "65536", "--port", str(PORT))
     with server(guest, token) as server_log, Capture(guest, *options) as capture:

@@ -20,7 +20,7 @@ from tests.e2e.conftest import TRAFFIC, background, traffic
 DOCUMENT = Path(__file__).parents[2] / "docs" / "assertions.md"
 PYTHON = "/opt/http-profiler/bin/python3"
 
-pytestmark = pytest.mark.one_guest
+pytestmark = pytest.mark.one_guest("debian-13")
 
 # What the traced command does: says who it is, asks in a child with a session of its own, and
 # leaves a process behind. It waits until others have asked too: they must not be seen.

@@ -14,6 +14,7 @@ from tests.e2e.test_capture import url_of
 KEPT = "/var/cache/http-profiler"
 
 
+@pytest.mark.one_guest("debian-12")
 @pytest.mark.parametrize("route", ROUTES)
 def test_the_second_start_does_not_load_the_compiler(guest: Guest, token: str, route: str) -> None:
     guest.exec(f"sudo rm -rf {KEPT}")

@@ -11,6 +11,8 @@ from provisioning import Guest, Result
 from provisioning.capture import Capture
 from tests.e2e.conftest import background, traffic
 
+pytestmark = pytest.mark.one_guest("debian-12")
+
 # And what an earlier start kept of them.
 HEADERS = ("/lib/modules", "/usr/src", "/var/cache")
 

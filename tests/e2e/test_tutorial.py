@@ -10,7 +10,7 @@ import pytest
 from provisioning import Guest
 from provisioning.capture import START_TIMEOUT
 
-pytestmark = pytest.mark.one_guest
+pytestmark = pytest.mark.one_guest("debian-13")
 
 TUTORIAL = Path(__file__).parents[2] / "docs" / "tutorial.md"
 BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
