@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -17,24 +16,21 @@ from tests.e2e.test_capture import nanoseconds, url_of
 HOUR = 3600 * 10**9
 
 
-@dataclass
-class Watch:
-    """A profiler that watches a guest, and a server in it."""
-
-    capture: Capture
-    server: dict[str, Any]
+@pytest.fixture(scope="module")
+def server(guest: Guest) -> Iterator[dict[str, Any]]:
+    with background(guest, "serve") as (_, facts):
+        yield facts
 
 
 @pytest.fixture(scope="module")
-def watch(guest: Guest) -> Iterator[Watch]:
-    with background(guest, "serve") as (_, server), Capture(guest) as capture:
-        yield Watch(capture, server)
+def capture(guest: Guest, server: dict[str, Any]) -> Iterator[Capture]:
+    with Capture(guest) as capture:
+        yield capture
 
 
 def test_a_process_that_is_gone_when_the_profiler_looks(
-    guest: Guest, watch: Watch, token: str
+    guest: Guest, server: dict[str, Any], capture: Capture, token: str
 ) -> None:
-    capture, server = watch.capture, watch.server
     stopped(guest)
     client = traffic(guest, "requests", "127.0.0.1", server["port"], f"GET:/{token}")
     assert guest.exec(f"test -e /proc/{client['pid']}", check=False).returncode == 1
@@ -56,9 +52,10 @@ def test_a_process_that_is_gone_when_the_profiler_looks(
             assert client["before"] - 60 * 10**9 < started < client["before"]
 
 
-def test_a_process_that_runs_another_program(guest: Guest, watch: Watch, token: str) -> None:
+def test_a_process_that_runs_another_program(
+    guest: Guest, server: dict[str, Any], capture: Capture, token: str
+) -> None:
     """The same process, the same start: told apart by the exec."""
-    capture, server = watch.capture, watch.server
     first, second = f"/{token}/first", f"/{token}/second"
     client = traffic(guest, "exec_between", "127.0.0.1", server["port"], first, second)
     lines = capture.wait_for(lambda r: url_of(r) in (first, second) and r["role"] == "client", 4)
@@ -69,8 +66,9 @@ def test_a_process_that_runs_another_program(guest: Guest, watch: Watch, token: 
     }
 
 
-def test_a_clock_that_is_set(guest: Guest, watch: Watch, token: str) -> None:
-    capture, server = watch.capture, watch.server
+def test_a_clock_that_is_set(
+    guest: Guest, server: dict[str, Any], capture: Capture, token: str
+) -> None:
     where = ("requests", "127.0.0.1", server["port"])
     traffic(guest, *where, f"GET:/{token}/before")
     try:
@@ -86,9 +84,10 @@ def test_a_clock_that_is_set(guest: Guest, watch: Watch, token: str) -> None:
     assert later["before"] - after["before"] > HOUR // 2
 
 
-def test_timestamps_are_of_today(guest: Guest, watch: Watch, token: str) -> None:
+def test_timestamps_are_of_today(
+    guest: Guest, server: dict[str, Any], capture: Capture, token: str
+) -> None:
     """The clock counts from the boot, the lines from 1970."""
-    capture, server = watch.capture, watch.server
     traffic(guest, "requests", "127.0.0.1", server["port"], f"GET:/{token}")
     (line, *_) = capture.wait_for(lambda r: url_of(r) == f"/{token}")
     said = datetime.fromtimestamp(nanoseconds(line["timestamp"]) / 1e9, timezone.utc)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
+import sys
+import threading
 import time
 
 import pytest
@@ -105,6 +108,48 @@ def test_guests_are_at_least_one(number, capsys):
         command.main(["--guests", number])
     assert ended.value.code == 2
     assert "is not a number of guests" in capsys.readouterr().err
+
+
+# Takes the place of what measures in one guest, and says how it was asked to.
+STAND_IN = """
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
+print(*sys.argv[1:], file=open(sys.argv[1], "w"), flush=True)
+try:
+    time.sleep({seconds})
+except KeyboardInterrupt:
+    print("interrupted", file=open(sys.argv[1], "a"))
+    sys.exit(130)
+sys.exit(3 if "tls" in sys.argv[1] else 0)
+"""
+
+
+def stand_in(monkeypatch, directory, seconds):
+    monkeypatch.chdir(directory)
+    program = STAND_IN.format(seconds=seconds)
+    monkeypatch.setattr(command, "MEASURE", (sys.executable, "-c", program))
+    return ["--guests", "2", "--workload", "small,tls", "--capture", "base,socket"]
+
+
+def test_each_guest_has_its_workloads_and_the_worst_exit_code_counts(tmp_path, monkeypatch, capsys):
+    assert command.main(stand_in(monkeypatch, tmp_path, 0)) == 3
+    said = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert said == {"small": "small base,socket\n", "tls": "tls base,socket\n"}
+    assert not capsys.readouterr().out  # no table of what was not measured
+
+
+def test_an_interrupt_reaches_each_guest(tmp_path, monkeypatch):
+    arguments = stand_in(monkeypatch, tmp_path, 60)
+
+    def interrupt():
+        while len([path for path in tmp_path.iterdir() if path.read_text()]) < 2:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    assert command.main(arguments) == 130
+    said = [path.read_text().splitlines()[1:] for path in tmp_path.iterdir()]
+    assert said == [["interrupted"]] * 2
 
 
 def test_ab_that_did_what_it_was_asked():
