@@ -76,14 +76,13 @@ static __always_inline void look_through(volatile struct head *head, const u8 *b
 			break;
 		}
 		name |= LOWER_CASE;
-		if (name == TRANSFER || FIRST(name, 6) == EXPECT)
-			head->is_odd = 1;
-		if (name == CONTENT_ &&
-		    FIRST(eight_bytes(bytes, at + 8) | LOWER_CASE, 7) == LENGTH_COLON) {
-			if (head->value)
-				head->is_odd = 1;
-			head->value = at + 15;
-		}
+		u64 rest = eight_bytes(bytes, at + 8) | LOWER_CASE;
+
+		head->is_odd |= is_zero(name ^ TRANSFER) | is_zero(FIRST(name ^ EXPECT, 6));
+		if (!is_zero((name ^ CONTENT_) | FIRST(rest ^ LENGTH_COLON, 7)))
+			continue;
+		head->is_odd |= head->value; /* there is another */
+		head->value = at + 15;
 	}
 }
 

@@ -119,10 +119,11 @@ static __always_inline int output(struct call *call, void *record, u64 size)
 {
 #ifdef HAS_RING_BUFFER
 	u64 waits = ringbuf_query(MAP(events), BPF_RB_AVAIL_DATA);
-	u64 is_batch = waits < WAKE_BYTES && waits + size >= WAKE_BYTES;
+	/* waits < WAKE_BYTES && waits + size >= WAKE_BYTES, see is_negative(). */
+	u64 is_batch = is_negative((waits - WAKE_BYTES) & ~(waits + size - WAKE_BYTES));
 
 	return ringbuf_output(MAP(events), record, size,
-			      is_batch ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP);
+			      BPF_RB_NO_WAKEUP + is_batch * (BPF_RB_FORCE_WAKEUP - BPF_RB_NO_WAKEUP));
 #else
 	return perf_event_output(call->context, MAP(events), BPF_F_CURRENT_CPU, record, size);
 #endif

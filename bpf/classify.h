@@ -43,11 +43,12 @@ static __always_inline u8 judge_response(const u8 *bytes, u64 length)
 	return known == RESPONSE_LENGTH ? VERDICT_HTTP : VERDICT_OPEN;
 }
 
-static __always_inline u8 judge_request(const u8 *bytes, u64 length)
+/* The length is read anew each turn, so that the verifier does not tell turns apart by it. */
+static __always_inline u8 judge_request(const u8 *bytes, const volatile u8 *length)
 {
 #pragma clang loop unroll(disable)
 	for (u32 i = 0; i < WINDOW - 1; i++) {
-		if (i >= length)
+		if (i >= *length)
 			return VERDICT_OPEN;
 		u8 byte = bytes[i];
 		if (byte == ' ') {
@@ -55,7 +56,7 @@ static __always_inline u8 judge_request(const u8 *bytes, u64 length)
 				return VERDICT_OTHER;
 			if (i == 7 && bytes[0] == 'C' && bytes[1] == 'O' && bytes[2] == 'N')
 				return VERDICT_HTTP;
-			if (i + 1 >= length)
+			if (i + 1 >= *length)
 				return VERDICT_OPEN;
 			byte = bytes[i + 1];
 			if (byte == '/' || byte == '*' || byte == 'h' || byte == 'H')
@@ -96,12 +97,12 @@ static __always_inline u8 judge_frame(const u8 *bytes, u64 length, int joined)
 	return (bytes[8] || first >> 40) == !!joined ? VERDICT_HTTP : VERDICT_OTHER;
 }
 
-static __always_inline u8 judge(const u8 *bytes, u64 length, int joined)
+static __always_inline u8 judge(const u8 *bytes, const volatile u8 *length, int joined)
 {
-	u8 response = judge_response(bytes, length);
+	u8 response = judge_response(bytes, *length);
 	if (response != VERDICT_OTHER)
 		return response;
-	u8 frame = judge_frame(bytes, length, joined);
+	u8 frame = judge_frame(bytes, *length, joined);
 	if (frame != VERDICT_OTHER)
 		return frame;
 	return judge_request(bytes, length);

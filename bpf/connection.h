@@ -219,14 +219,16 @@ classify(struct connection *connection, u64 direction, u64 data, u64 size)
 	SHOW_BOUND(more, PREFIX_MASK);
 	if (probe_read_user(prefix + length, more, (void *)data))
 		return VERDICT_OTHER;
-	length += more;
+	connection->prefix_length[direction] = length + more;
 
-	u8 verdict = judge(prefix, length, connection->flags & FLAG_JOINED);
+	u8 verdict = judge(prefix, &connection->prefix_length[direction],
+			   connection->flags & FLAG_JOINED);
 	if (verdict == VERDICT_HTTP)
 		connection->verdict = VERDICT_HTTP;
 	else if (verdict == VERDICT_OTHER && !(connection->flags & FLAG_JOINED))
 		connection->verdict = VERDICT_OTHER;
-	connection->prefix_length[direction] = verdict == VERDICT_OPEN ? length : 0;
+	if (verdict != VERDICT_OPEN)
+		connection->prefix_length[direction] = 0;
 	return verdict;
 }
 

@@ -13,6 +13,7 @@
 static __always_inline void start_walk(volatile struct walk *walk, struct call *call)
 {
 	walk->left = 0;
+	walk->limit = call->size < CALL_LIMIT ? call->size : CALL_LIMIT;
 	walk->done = 0;
 	walk->lost = 0;
 	walk->unreadable = 0;
@@ -85,33 +86,25 @@ forward_at_once(struct event *event, struct connection *connection, struct call 
 /* Deliver the bytes of one segment, or as many of them as one event takes. */
 static __always_inline void
 deliver_piece(struct workspace *work, struct connection *connection, struct call *call,
-	      u64 direction, u32 limit)
+	      u64 direction)
 {
 	volatile struct walk *walk = &work->walk;
 	struct event *event = &work->event;
-	u64 piece = limit - walk->done;
+	u64 piece = lesser(lesser(walk->left, walk->limit - walk->done), PAYLOAD_MAX);
+	u64 is_continued = lesser(walk->done, 1);
 
-	if (piece > walk->left)
-		piece = walk->left;
-	if (piece > PAYLOAD_MAX)
-		piece = PAYLOAD_MAX;
 	event->size = piece;
 	event->captured = piece;
+	u64 is_unreadable = is_negative(
+		probe_read_user(event->payload, captured_of(event), (void *)walk->data));
+	event->captured = piece - piece * is_unreadable;
 	event->flags = connection->flags | before_event(connection, direction) |
-		       (walk->done ? FLAG_CONTINUED : 0);
-	if (connection->after_loss[direction])
-		event->flags |= FLAG_AFTER_LOSS;
-	if (probe_read_user(event->payload, captured_of(event), (void *)walk->data)) {
-		event->captured = 0;
-		event->flags |= FLAG_UNREADABLE;
-		walk->unreadable += piece;
-	}
-	connection->after_loss[direction] = 0;
-	if (deliver(call, event)) {
-		connection->after_loss[direction] = 1;
-		if (event->captured) /* else it is lost already */
-			walk->lost += piece;
-	}
+		       connection->after_loss[direction] * FLAG_AFTER_LOSS |
+		       is_continued * FLAG_CONTINUED | is_unreadable * FLAG_UNREADABLE;
+	walk->unreadable += piece * is_unreadable;
+	u64 is_lost = is_negative(deliver(call, event));
+	connection->after_loss[direction] = is_lost;
+	walk->lost += event->captured * is_lost; /* what is unreadable is lost already */
 	event->position += piece;
 	walk->data += piece;
 	walk->left -= piece;
@@ -125,15 +118,14 @@ forward_by_segment(struct workspace *work, struct connection *connection, struct
 {
 	volatile struct walk *walk = &work->walk;
 	struct event *event = &work->event;
-	u32 limit = call->size < CALL_LIMIT ? call->size : CALL_LIMIT;
 
 	start_walk(walk, call);
 #pragma clang loop unroll(disable)
 	for (int i = 0; i < PIECES_MAX; i++) {
-		if (!walk->readable || walk->done >= limit)
+		if (!walk->readable || walk->done >= walk->limit)
 			break;
 		if (walk->left)
-			deliver_piece(work, connection, call, direction, limit);
+			deliver_piece(work, connection, call, direction);
 		else if (next_segment(walk))
 			walk->readable = 0;
 	}

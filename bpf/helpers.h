@@ -69,6 +69,31 @@ u64 bpf_pseudo(u64 kind, u64 number) asm("llvm.bpf.pseudo");
 		       (u64)sizeof(value) << 24 | (u64)(entries);                \
 	}
 
+/*
+ * Without a branch, for of two ways the verifier goes both, and in a loop each turn anew.
+ * (The compiler, which would make one of either, is not shown what it is about.)
+ */
+static __always_inline u64 is_negative(s64 number)
+{
+	u64 bit = (u64)number >> 63;
+
+	asm volatile("" : "+r"(bit));
+	return bit;
+}
+
+static __always_inline u64 is_zero(u64 number)
+{
+	return is_negative(~number & (number - 1));
+}
+
+/* The lesser of two numbers below 1 << 63. */
+static __always_inline u64 lesser(u64 one, u64 other)
+{
+	u64 more = one - other;
+
+	return other + more * is_negative(more);
+}
+
 #define LOOKUP(name, key)        map_lookup_elem(MAP(name), key)
 #define UPDATE(name, key, value) map_update_elem(MAP(name), key, value, 0)
 #define DELETE(name, key)        map_delete_elem(MAP(name), key)

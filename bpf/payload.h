@@ -8,9 +8,10 @@
  * call does not have is never looked at.
  *
  * A walk lives in a map, not on the stack, and is volatile: the verifier forgets
- * what it knew of a value that went through a map, and so finds that all turns of
- * a loop, and all ways out of it, come to the same. With the values in registers
- * it follows each way separately, half a million instructions in all.
+ * what it knew of a value that went through a map, and so finds that all ways
+ * through a turn of a loop come to the same. With the values in registers it follows
+ * each way separately. The turns themselves it goes through one by one, so they are to
+ * be few, and to have few branches (is_negative() in helpers.h).
  */
 #ifndef HTTP_PROFILER_PAYLOAD_H
 #define HTTP_PROFILER_PAYLOAD_H
@@ -20,6 +21,8 @@
 
 /* UIO_MAXIOV: no call takes more segments, or messages. */
 #define SEGMENTS_MAX 1024
+/* Of so many at a time walk_back() adds up the bytes. */
+#define STRIDE 16
 
 struct walk {
 	u64 data;     /* user memory */
@@ -27,10 +30,14 @@ struct walk {
 	u64 segments; /* address of the next struct segment */
 	u64 messages; /* address of the next struct mmsghdr; 0: there is but one message */
 	u64 message_left; /* bytes of the current message behind the current segment */
+	u32 limit;      /* bytes of the call that are to be copied */
 	u32 done;       /* bytes of the call that were walked over */
 	u32 lost;       /* of these: not delivered */
 	u32 unreadable; /* of these: not copied */
 	u32 readable;   /* the walk stands at the next byte of the call */
+#ifdef ROUTE_SOCKET
+	struct segment stride[STRIDE];
+#endif
 };
 
 #ifdef ROUTE_SOCKET
@@ -192,8 +199,29 @@ static __always_inline int walk_back(volatile struct walk *walk, u64 msg, u32 si
 	}
 	walk->segments = segments;
 	walk->left = size - offset; /* still to go back */
+	/*
+	 * By strides first, since the verifier goes through each turn of a loop. The one in
+	 * which the first byte is may reach beyond the array's beginning: whatever is there only
+	 * adds to a sum that is large enough, and cannot make it wrap, for no length has more
+	 * than 31 bits (MAX_RW_COUNT).
+	 */
 #pragma clang loop unroll(disable)
-	for (int i = 0; i < SEGMENTS_MAX; i++) {
+	for (int i = 0; i < SEGMENTS_MAX / STRIDE; i++) {
+		u64 bytes = 0;
+
+		if (probe_read_kernel((void *)walk->stride, sizeof(walk->stride),
+				      (void *)(walk->segments - sizeof(walk->stride))))
+			break;
+#pragma unroll
+		for (int j = 0; j < STRIDE; j++)
+			bytes += *(volatile u32 *)&walk->stride[j].length;
+		if (walk->left <= bytes)
+			break;
+		walk->left -= bytes;
+		walk->segments -= sizeof(walk->stride);
+	}
+#pragma clang loop unroll(disable)
+	for (int i = 0; i < STRIDE; i++) {
 		walk->segments -= sizeof(segment);
 		if (READ_SEGMENT(&segment, walk->segments))
 			return -1;
