@@ -305,3 +305,21 @@ def test_boot_time_is_not_wall_clock_time(watch: Watch, token: str) -> None:
     line, *_ = watch.capture.wait_for(lambda r: url_of(r) == f"/{token}", 4)
     now = int(watch.guest.exec("date +%s%N").stdout)
     assert now - 600 * 10**9 < nanoseconds(line["timestamp"]) < now
+
+
+# Instructions of a program. The syscall route's takes the most on Linux 7: 251,695.
+VERIFIED = {"socket": 100_000, "syscall": 300_000}
+
+
+def test_the_verifier_has_little_to_go_through(watch: Watch) -> None:
+    """It takes most of a start, and refuses a program of a million instructions."""
+    pids = watch.guest.exec("pgrep -f 'http-profiler --outpu[t]'").stdout.split()
+    files = [f"/proc/{pid}/fdinfo" for pid in pids]
+    found = watch.guest.exec(["sudo", "grep", "-rhs", "^verified_insns:", *files], check=False)
+    numbers = [int(number) for number in found.stdout.split()[1::2]]
+    if not numbers:
+        release = watch.guest.exec("uname -r").stdout.split(".")
+        assert (int(release[0]), int(release[1])) < (5, 16)  # which tells it first
+        return
+    assert len(numbers) >= 4
+    assert max(numbers) < VERIFIED[watch.route]
