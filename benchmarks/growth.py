@@ -23,7 +23,7 @@ from profiler.settings import Settings
 from profiler.sinks.jsonl import JsonLines
 from profiler.wire import Chunk, End
 from tests.unit.h2talk import Talk
-from tests.unit.turns import Ask
+from tests.unit.turns import Ask, Say
 from tests.unit.wires import Wire
 
 FACTORS = (1, 2, 4)
@@ -125,6 +125,7 @@ def streams(size: int) -> Items:
     for n in range(size):
         talk.exchange(f"/{n}")
     for turn in talk.turns:
+        assert isinstance(turn, (Ask, Say))
         yield (one.send if isinstance(turn, Ask) else one.recv)(turn.data)
 
 

@@ -31,7 +31,9 @@ def _ours(fields_of: Callable) -> Callable[[str], Feed]:  # type: ignore[type-ar
     def new(type_: str) -> Feed:
         def feed(data: bytes) -> list[Head]:
             start = start_line(data, 0, type_)
+            assert start
             end = _END_OF_HEAD.search(data, start.end() - 1)
+            assert end
             fields = fields_of(data[start.end() : end.end()])
             if start.re is REQUEST_LINE:
                 method, target, _version = map(decode, start.groups())
@@ -155,9 +157,10 @@ def of_llhttp(type_: str) -> Feed:
             setattr(parser, name, True)
 
     def feed(data: bytes) -> list[Head]:
-        parser.found = []
+        found: list[Head] = []
+        parser.found = found
         parser.execute(data)
-        return parser.found
+        return found
 
     return feed
 

@@ -12,7 +12,7 @@ import argparse
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.guest.measuring import GUEST, measure
@@ -113,7 +113,7 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def _names(table: dict[str, object]) -> object:
+def _names(table: Mapping[str, object]) -> Callable[[str], tuple[str, ...]]:
     def parse(text: str) -> tuple[str, ...]:
         for name in text.split(","):
             if name not in table:
