@@ -1,13 +1,16 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * What the user did not ask for, and by which option. profiler/probe/macros.py defines
- * WANTED_* for the options that are given; without one, its test is not compiled.
+ * WANTED_* for the options that are given; without one, its test is not compiled. Their
+ * values are FILTER_VALUE(0) and so on.
  */
 #ifndef HTTP_PROFILER_FILTER_H
 #define HTTP_PROFILER_FILTER_H
 
 #include "counters.h"
 #include "socket.h"
+
+#define FILTER_VALUE(number) written_over(FILTER_PLACEHOLDER + (number))
 
 #ifdef WANTED_CGROUP
 /* Of each group its directory; profiler/probe/bcc.py writes them. */

@@ -22,16 +22,17 @@
 #define S_IFSOCK    0140000
 
 /*
- * In the program until it is loaded: profiler/probe/load.py writes a number over it that
- * says what the program is loaded for.
+ * A number that is not known to the compiler, so that what it made serves the next start as
+ * well: profiler/probe/load.py writes it over its placeholder when the program is loaded.
  */
-static __always_inline u64 shape(void)
+static __always_inline u64 written_over(u64 placeholder)
 {
-	u64 value = SHAPE_PLACEHOLDER;
-
-	asm volatile("" : "+r"(value));
-	return value;
+	asm volatile("" : "+r"(placeholder));
+	return placeholder;
 }
+
+/* What the program is loaded for. */
+#define shape() written_over(SHAPE_PLACEHOLDER)
 
 #define MSG_OOB      0x1
 #define MSG_PEEK     0x2

@@ -14,15 +14,6 @@
 #include "forward.h"
 #include "body.h"
 
-/* The profiler's own process: profiler/probe/load.py writes it when the program is loaded. */
-static __always_inline u64 self_pid(void)
-{
-	u64 value = SELF_PLACEHOLDER;
-
-	asm volatile("" : "+r"(value));
-	return value;
-}
-
 /*
  * A process that is left out has moved bytes of a socket which one that is wanted may
  * share: they are a hole before what that one moves, but none that the kernel made.
@@ -43,7 +34,7 @@ static __always_inline void pass_over(struct call *call, u64 direction)
 /* Whether a call is none of those that are wanted, and if so, why; else FILTERED_REASONS. */
 static __always_inline u32 why_filtered(struct call *call, u32 pid, u64 inode)
 {
-	if (pid == self_pid())
+	if (pid == written_over(SELF_PLACEHOLDER)) /* the profiler's own */
 		return FILTERED_SELF;
 	u32 why = why_not_asked_for(call->sk, pid);
 	if (why < FILTERED_REASONS)

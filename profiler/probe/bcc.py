@@ -30,12 +30,13 @@ from profiler.probe.load import (
     load,
     skipped,
     target_id,
-    with_constant,
+    with_constants,
     with_fetch,
     with_function,
     with_maps,
 )
 from profiler.probe.macros import (
+    FILTER_PLACEHOLDER,
     SELF_PLACEHOLDER,
     SHAPE_PLACEHOLDER,
     can_fetch_and_add,
@@ -205,7 +206,7 @@ class BccEngine:
         if hook is None:
             waiting.tell(self._maps["waiting"])
             return
-        shaped = with_constant(code[hook.function], SHAPE_PLACEHOLDER, hook.shape)
+        shaped = with_constants(code[hook.function], {SHAPE_PLACEHOLDER: hook.shape})
         descriptor = load(shaped, hook, target_id(hook, layout))
         self._programs[hook.target, hook.function] = [descriptor]
         waiting.tell(self._maps["waiting"], attach(descriptor, hook))
@@ -236,9 +237,12 @@ class BccEngine:
         self, program: Program, code: dict[str, bytes], layout: Layout, maps: tuple[str, ...]
     ) -> None:
         descriptors = [self._maps[name].descriptor for name in maps]
+        constants = {SELF_PLACEHOLDER: os.getpid()} | {
+            FILTER_PLACEHOLDER + number: value for number, value in enumerate(program.filter_values)
+        }
         for function in code:
             code[function] = with_maps(code[function], descriptors)
-            code[function] = with_constant(code[function], SELF_PLACEHOLDER, os.getpid())
+            code[function] = with_constants(code[function], constants)
             if can_fetch_and_add(layout, platform.machine()):
                 code[function] = with_fetch(code[function])
             if layout.cast_function:
@@ -253,7 +257,7 @@ class BccEngine:
             loading = [
                 pool.submit(
                     load,
-                    with_constant(code[function], SHAPE_PLACEHOLDER, shape),
+                    with_constants(code[function], {SHAPE_PLACEHOLDER: shape}),
                     served[0],
                     target,
                 )

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from profiler.errors import UnsupportedError
 from profiler.probe.hooks import BPF_DIRECTORY, FunctionHook, Hooks, SyscallHook
 from profiler.probe.layout import Layout
-from profiler.probe.macros import has_raw_tracepoints, macros
+from profiler.probe.macros import filter_tests, has_raw_tracepoints, macros
 from profiler.probe.maps import MAPS, SYSCALL_ROUTE_MAPS
 from profiler.probe.waiting import CALLS as WAITED_IN
 from profiler.settings import Settings
@@ -65,6 +65,8 @@ class Program(NamedTuple):
     route: str
     source: str
     attachments: tuple[Attachment, ...]
+    filter_values: tuple[int, ...] = ()
+    """What to write over FILTER_PLACEHOLDER and those that follow it."""
     waiting: Attachment | None = None
     """Socket route: what sees the calls that were there before (``profiler/probe/waiting.py``)."""
 
@@ -97,7 +99,8 @@ def generate(
         *entries,
     ]
     lasting = tuple(a for a in attachments if a is not waiting)
-    return Program(route, "\n".join(lines) + "\n", lasting, waiting)
+    values = tuple(filter_tests(settings.filters)[1])
+    return Program(route, "\n".join(lines) + "\n", lasting, values, waiting)
 
 
 def maps_of(route: str, settings: Settings) -> tuple[str, ...]:

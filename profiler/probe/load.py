@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import struct
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Callable
 
@@ -167,9 +168,12 @@ def with_fetch(code: bytes) -> bytes:
     return _rewritten(code, fetch)
 
 
-def with_constant(code: bytes, placeholder: int, value: int) -> bytes:
-    """Return ``code`` with the 64-bit ``value`` in the place of each ``placeholder``."""
-    return code.replace(_wide_constant(placeholder), _wide_constant(value))
+def with_constants(code: bytes, values: Mapping[int, int]) -> bytes:
+    """Return ``code`` with placeholders replaced: placeholder -> value, both of 64 bits."""
+    written = {_wide_constant(key): _wide_constant(value) for key, value in values.items()}
+    # At once, for a value may look like a placeholder.
+    placeholder = re.compile(b"|".join(map(re.escape, written)))
+    return placeholder.sub(lambda match: written[match[0]], code)
 
 
 def with_maps(code: bytes, descriptors: Sequence[int]) -> bytes:

@@ -21,6 +21,7 @@ PROCESSES_MAX = 8192
 # 32 bits, so that each takes an instruction of its own.
 SHAPE_PLACEHOLDER = 0x5368617065000000
 SELF_PLACEHOLDER = 0x53656C6600000000
+FILTER_PLACEHOLDER = 0x46696C7400000000  # and what follows it, one for each value
 
 
 def macros(layout: Layout, settings: Settings, machine: str) -> list[str]:
@@ -113,7 +114,8 @@ def _keeps_bodies(settings: Settings) -> bool:
 
 def _settings_macros(settings: Settings, layout: Layout) -> list[str]:
     return [
-        *_filter_macros(settings.filters),
+        *filter_tests(settings.filters)[0],
+        f"#define FILTER_PLACEHOLDER {FILTER_PLACEHOLDER}ULL",
         f"#define CALL_LIMIT {settings.call_limit}",
         *([f"#define MAX_BODY {settings.max_body}"] if _keeps_bodies(settings) else []),
         f"#define SHAPE_PLACEHOLDER {SHAPE_PLACEHOLDER}ULL",
@@ -125,23 +127,32 @@ def _settings_macros(settings: Settings, layout: Layout) -> list[str]:
     ]
 
 
-def _filter_macros(filters: Filters) -> list[str]:
-    """What ``bpf/filter.h`` tests, of the options that are given."""
+def filter_tests(filters: Filters) -> tuple[list[str], list[int]]:
+    """What ``bpf/filter.h`` tests, of the options that are given, and the values it tests for."""
+    values: list[int] = []
+
+    def value(number: int) -> str:
+        values.append(number)
+        return f"FILTER_VALUE({len(values) - 1})"
+
     tests = {
-        "PID(pid)": [f"(pid) == {pid}" for pid in filters.pid],
+        "PID(pid)": [f"(pid) == {value(pid)}" for pid in filters.pid],
         "COMM(low, high)": [
-            "((low) == {:#x}ULL && (high) == {:#x}ULL)".format(*_WORDS.unpack(_padded(comm)))
+            "((low) == {} && (high) == {})".format(*map(value, _WORDS.unpack(_padded(comm))))
             for comm in filters.comm
         ],
-        "USER(user)": [f"(user) == {user}U" for user in filters.user],
+        "USER(user)": [f"(user) == {value(user)}" for user in filters.user],
         "CGROUP": [f"IN_CGROUP({index})" for index in range(len(filters.cgroup))],
-        "PORT(port)": [f"(port) == {port}" for port in filters.port],
-        "ADDRESS(low, high)": [_in_range(address) for address in filters.address],
+        "PORT(port)": [f"(port) == {value(port)}" for port in filters.port],
+        "ADDRESS(low, high)": [
+            "((((low) & {}) == {}) && (((high) & {}) == {}))".format(*map(value, _range(address)))
+            for address in filters.address
+        ],
     }
     macros = [
         f"#define WANTED_{name} ({' || '.join(each)})" for name, each in tests.items() if each
     ]
-    return [*macros, f"#define CGROUPS_MAX {len(filters.cgroup)}"]
+    return [*macros, f"#define CGROUPS_MAX {len(filters.cgroup)}"], values
 
 
 # As the kernel side reads 16 bytes of memory.
@@ -152,10 +163,10 @@ def _padded(comm: str) -> bytes:
     return os.fsencode(comm).ljust(_WORDS.size, b"\0")
 
 
-def _in_range(address: Address) -> str:
-    network, mask = (
+def _range(address: Address) -> tuple[int, int, int, int]:
+    """Mask and network of the low word, and of the high one."""
+    (mask, mask_high), (network, network_high) = (
         _WORDS.unpack(number.to_bytes(_WORDS.size, "big"))
-        for number in (address.network, address.mask)
+        for number in (address.mask, address.network)
     )
-    words = zip(("low", "high"), mask, network)
-    return "(" + " && ".join(f"((({w}) & {m:#x}ULL) == {n:#x}ULL)" for w, m, n in words) + ")"
+    return mask, network, mask_high, network_high

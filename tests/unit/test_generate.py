@@ -272,12 +272,19 @@ def test_a_batch_is_the_same_on_both_sides(ring: int, batch: int) -> None:
 
 
 def test_settings_reach_the_program() -> None:
-    source = program(
-        "socket", Settings(filters=Filters(port=(80, 8080), pid=(7,)), max_body=1000)
-    ).source
-    assert "#define WANTED_PID(pid) ((pid) == 7)" in source
-    assert "#define WANTED_PORT(port) ((port) == 80 || (port) == 8080)" in source
-    assert f"#define CALL_LIMIT {64 * 1024 + 1000}" in source
+    given = program("socket", Settings(filters=Filters(port=(80, 8080), pid=(7,)), max_body=1000))
+    assert "#define WANTED_PID(pid) ((pid) == FILTER_VALUE(0))" in given.source
+    ports = "(port) == FILTER_VALUE(1) || (port) == FILTER_VALUE(2)"
+    assert f"#define WANTED_PORT(port) ({ports})" in given.source
+    assert given.filter_values == (7, 80, 8080)
+    assert f"#define CALL_LIMIT {64 * 1024 + 1000}" in given.source
+
+
+@pytest.mark.parametrize("route", ["socket", "syscall"])
+def test_another_process_needs_no_other_program(route: str) -> None:
+    one, other = (program(route, Settings(filters=Filters(pid=(pid,)))) for pid in (7, 8))
+    assert one.source == other.source
+    assert one.filter_values != other.filter_values
 
 
 def test_filters_that_are_given_are_compiled_and_no_others() -> None:
@@ -295,15 +302,22 @@ def test_filters_that_are_given_are_compiled_and_no_others() -> None:
         if line.startswith("#define WANTED_")
     )
     assert macros == {
-        "WANTED_COMM(low, high)": "((low) == 0x786e69676eULL && (high) == 0x0ULL) || "
-        "((low) == 0x3736353433323130ULL && (high) == 0x65646362613938ULL))",
-        "WANTED_USER(user)": "(user) == 0U || (user) == 33U)",
+        "WANTED_COMM(low, high)": "((low) == FILTER_VALUE(0) && (high) == FILTER_VALUE(1)) || "
+        "((low) == FILTER_VALUE(2) && (high) == FILTER_VALUE(3)))",
+        "WANTED_USER(user)": "(user) == FILTER_VALUE(4) || (user) == FILTER_VALUE(5))",
         "WANTED_CGROUP": "IN_CGROUP(0) || IN_CGROUP(1))",
-        # 10.0.0.0/8 is ::ffff:10.0.0.0/104, and the first byte in memory is the lowest.
-        "WANTED_ADDRESS(low, high)": "((((low) & 0xffffffffffffffffULL) == 0x0ULL) && "
-        "(((high) & 0xffffffffffULL) == 0xaffff0000ULL)) || "
-        "((((low) & 0xffULL) == 0xfdULL) && (((high) & 0x0ULL) == 0x0ULL)))",
+        "WANTED_ADDRESS(low, high)": "((((low) & FILTER_VALUE(6)) == FILTER_VALUE(7)) && "
+        "(((high) & FILTER_VALUE(8)) == FILTER_VALUE(9))) || "
+        "((((low) & FILTER_VALUE(10)) == FILTER_VALUE(11)) && "
+        "(((high) & FILTER_VALUE(12)) == FILTER_VALUE(13))))",
     }
+    assert given.filter_values == (
+        *(0x786E69676E, 0, 0x3736353433323130, 0x65646362613938),
+        *(0, 33),
+        # 10.0.0.0/8 is ::ffff:10.0.0.0/104, and the first byte in memory is the lowest.
+        *(0xFFFFFFFFFFFFFFFF, 0, 0xFFFFFFFFFF, 0xAFFFF0000),
+        *(0xFF, 0xFD, 0, 0),
+    )
     assert "#define CGROUPS_MAX 2" in given.source
     number = maps_of("syscall", Settings(filters=filters)).index("cgroups")
     assert f"#define MAP_NUMBER_cgroups {number}" in given.source

@@ -16,7 +16,7 @@ from profiler.probe.generate import (
     Attachment,
 )
 from profiler.probe.layout import Layout
-from profiler.probe.macros import SHAPE_PLACEHOLDER
+from profiler.probe.macros import FILTER_PLACEHOLDER, SHAPE_PLACEHOLDER
 
 # opcode, registers, offset, immediate
 ADD = struct.pack("=BBhi", 0xDB, 0x12, 8, 0)
@@ -49,17 +49,18 @@ def test_other_instructions_stay() -> None:
     assert load.with_fetch(code) == code
 
 
-def test_the_shape_is_written_over_its_placeholder() -> None:
+def test_values_are_written_over_their_placeholders() -> None:
     def load_constant(value: int, register: int) -> bytes:
         """Two instructions: the lower half of the constant in the first (ld_imm64)."""
         low, high = value & 0xFFFFFFFF, value >> 32
         return struct.pack("=BBhIBBhI", 0x18, register, 0, low, 0, 0, 0, high)
 
     other = load_constant(0x1122334455667788, 3)
-    placeholder = SHAPE_PLACEHOLDER
-    code = load_constant(placeholder, 1) + other + load_constant(placeholder, 7) + EXIT
-    assert load.with_constant(code, SHAPE_PLACEHOLDER, 0x0504030201) == (
-        load_constant(0x0504030201, 1) + other + load_constant(0x0504030201, 7) + EXIT
+    first, second = SHAPE_PLACEHOLDER, FILTER_PLACEHOLDER
+    code = load_constant(first, 1) + other + load_constant(first, 7) + load_constant(second, 1)
+    # The first value looks like the second placeholder.
+    assert load.with_constants(code, {first: second, second: 0x0504030201}) == (
+        load_constant(second, 1) + other + load_constant(second, 7) + load_constant(0x0504030201, 1)
     )
 
 
