@@ -69,9 +69,9 @@ The guest has one processor, and a nanosecond of its clock is one instruction (Q
 `-icount shift=0,sleep=off`), so the figures do not depend on the host. All are for one
 round of the workload: server and client, user space and kernel, both ends captured. A
 round is the difference between two runs of the client, one with three times as many rounds
-as the other, so that its start does not count; the median of three such pairs (`saturation`:
-of one). *Noise* is what the same differs by when nothing captures, measured before and after
-all others.
+as the other, so that its start does not count. There are three such pairs (of `saturation`
+one); what is added is the median of them, *slower* their mean. *Noise* is what the same
+differs by when nothing captures, measured before and after all others.
 
 The emulator runs an instruction that copies a string once for each byte. So copying a byte
 costs an instruction, whoever copies it; a processor does many bytes in one cycle.
@@ -81,7 +81,9 @@ costs an instruction, whoever copies it; a processor does many bytes in one cycl
   kernel does for it in the processes that are captured. Buffers of 256 MiB.
 - *Of the capture itself*: the processor time of its processes, at the usual priority and
   with its own defaults, until it has caught up.
-- *Slower*: in that run, what a round takes while it goes on, in percent of the base.
+- *Slower*: in that run, what a round takes while it goes on, in percent of the base. What the
+  ring can hold (as of `small`) is slowed down by chance: by the share that the reader gets
+  meanwhile.
 - *Messages*: in that run, whole / incomplete / lost of those that were sent and received.\
 """
 

@@ -86,6 +86,7 @@ def generate(
     # A program on a system call's tracepoint is skipped while any other is at work.
     slots = _slots(attachments, route == "socket" and layout.preemptible)
     attachments = [a._replace(shape=a.shape | n << _SLOT) for a, n in zip(attachments, slots)]
+    tests, values = filter_tests(settings.filters)
     waiting = next((a for a in attachments if a.kind == FENTRY and a.function == _LEAVE), None)
     lines = [
         f"#define ROUTE_{route.upper()} 1",
@@ -93,14 +94,14 @@ def generate(
         f"#define SLOT_ENTER {_SLOT_ENTER}",
         *(f"#define MAP_NUMBER_{name} {i}" for i, name in enumerate(maps_of(route, settings))),
         *macros(layout, settings, machine),
+        *tests,
         *(_call_macros(hooks, machine) if route == "syscall" else []),
         *_with_includes("probe.bpf.c", set()),
         '#line 1 "entry points"',
         *entries,
     ]
     lasting = tuple(a for a in attachments if a is not waiting)
-    values = tuple(filter_tests(settings.filters)[1])
-    return Program(route, "\n".join(lines) + "\n", lasting, values, waiting)
+    return Program(route, "\n".join(lines) + "\n", lasting, tuple(values), waiting)
 
 
 def maps_of(route: str, settings: Settings) -> tuple[str, ...]:

@@ -114,7 +114,6 @@ def _keeps_bodies(settings: Settings) -> bool:
 
 def _settings_macros(settings: Settings, layout: Layout) -> list[str]:
     return [
-        *filter_tests(settings.filters)[0],
         f"#define FILTER_PLACEHOLDER {FILTER_PLACEHOLDER}ULL",
         f"#define CALL_LIMIT {settings.call_limit}",
         *([f"#define MAX_BODY {settings.max_body}"] if _keeps_bodies(settings) else []),

@@ -64,7 +64,8 @@ def test_the_whole_is_each_capture_on_each_workload_between_two_bases():
         under = [one.capture for one in found if one[:2] == (ADDED, workload)]
         assert under[0] == "base"
         assert under[-1] == "again"
-        usual = {"socket", "syscall", "tcpdump"} | ({"tshark"} if workload != "1m" else set())
+        dissected = {"tshark"} if workload not in ("1m", "upload") else set()
+        usual = {"socket", "syscall", "tcpdump"} | dissected
         printed = {"bpftrace", "probe"} if workload in PRINTED else set()
         assert usual | printed == set(under[1:-1]) - {"max-body-0"}
     assert Measurement(OWN, "1m", "max-body-0") in found

@@ -96,8 +96,9 @@ def _profiler(name: str, what: str, *options: str, only: tuple[str, ...] = ()) -
 
 LOADED = tuple(name for name in WORKLOADS if name not in ("saturation", "connections", "start"))
 COMPARED = (*LOADED, "saturation", "start")
-# tshark prints each byte several times over: with bodies of 1 MB that takes most of an hour here.
-DISSECTED = tuple(name for name in COMPARED if name != "1m")
+# tshark prints each byte several times over: with large bodies, or many records, that takes most
+# of an hour here.
+DISSECTED = tuple(name for name in COMPARED if name not in ("1m", "upload", "saturation"))
 # bpftrace prints each byte as text: with large bodies, or many records, that takes hours here.
 PRINTED = ("small", "demo", "file-write", "file-read", "tls", "redis", "start")
 

@@ -21,6 +21,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import mean
 from typing import Any, Callable
 
 from benchmarks.guest.inside import processes
@@ -194,9 +195,10 @@ def _added(workloads: Sequence[Workload], capture: Capture, directory: Path) -> 
     def add(client: Client, running: Running | None) -> Result:
         if running:
             processes.run_when_idle(running.pid)
-        spent = _spent(client, running)
+        pairs = _pairs(client, running)
         if running:
             running.catch_up()
+        spent = sorted(pairs, key=lambda pair: pair.busy - pair.own)[len(pairs) // 2]
         return {"target": spent.busy - spent.own, "own": spent.own}
 
     return _one_by_one(workloads, roomy, directory, add)
@@ -208,11 +210,12 @@ def _own(workloads: Sequence[Workload], capture: Capture, directory: Path) -> di
     def own(client: Client, running: Running | None) -> Result:
         assert running is not None
         before = running.own()
-        spent = _spent(client, running)
+        pairs = _pairs(client, running)
         running.catch_up()
         own = (running.own() - before) / client.rounds
         memory = processes.peak_memory(running.pid)
-        return {"busy": spent.busy, "own": own, "memory": memory}
+        # How much of it falls into which run is chance, so that none stands for the others.
+        return {"busy": mean(pair.busy for pair in pairs), "own": own, "memory": memory}
 
     return _one_by_one(workloads, bare, directory, own)
 
@@ -246,15 +249,18 @@ def _one_by_one(
     return results
 
 
-def _spent(client: Client, running: Running | None) -> Spent:
-    """Run few rounds, then many; return what a round costs that the second run had more."""
+def _pairs(client: Client, running: Running | None) -> list[Spent]:
+    """Run few rounds, then many; return what a round costs that the second run had more.
+
+    That several times: there is one for each of the workload's pairs.
+    """
     client.run(FEW)  # What is done once is done.
     more = (MANY - FEW) * client.workload.rounds
     pairs = []
     for _ in range(client.workload.pairs):
         few, many = (_run(client, running, times) for times in (FEW, MANY))
         pairs.append(Spent((many.busy - few.busy) / more, (many.own - few.own) / more))
-    return sorted(pairs, key=lambda spent: spent.busy - spent.own)[len(pairs) // 2]
+    return pairs
 
 
 def _run(client: Client, running: Running | None, times: int) -> Spent:

@@ -185,9 +185,9 @@ WORKLOADS = {
         ),
         Workload(
             "saturation",
-            "as small, many of them",
+            "as small, more of them than the ring holds",
             "request",
-            rounds=4000,
+            rounds=8000,
             client=_ab("/small"),
             server=NGINX,
             messages=EXCHANGE,
