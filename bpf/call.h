@@ -59,6 +59,14 @@ struct call {
 	void *context; /* the program's, for the perf buffer */
 };
 
+/* With a copy of the number: the compiler may not keep in registers what a helper is shown. */
+static __always_inline struct workspace *workspace_of(struct call *call)
+{
+	u32 slot = call->slot;
+
+	return LOOKUP(workspaces, &slot);
+}
+
 /*
  * While a program runs on a CPU, the kernel skips it there for any other task. Where a
  * task can be preempted meanwhile, a second program looks at what the first did not
@@ -100,10 +108,10 @@ static __always_inline u64 captured_of(struct event *event)
 }
 
 /* Not needed for what is left out, and on the socket route it has to be looked up. */
-static __always_inline s32 syscall_of(struct call *call)
+static __always_inline s32 syscall_of(struct call *call, u64 task)
 {
 #ifdef ROUTE_SOCKET
-	return current_syscall();
+	return current_syscall(task);
 #else
 	return call->syscall;
 #endif

@@ -31,8 +31,19 @@ static __always_inline u64 written_over(u64 placeholder)
 	return placeholder;
 }
 
-/* What the program is loaded for. */
-#define shape() written_over(SHAPE_PLACEHOLDER)
+/* What the program is loaded for: a number each, in this order (profiler/probe/generate.py). */
+enum shape {
+	SHAPE_DIRECTION,
+	SHAPE_SOCKET,  /* which of the hooked function's parameters is the socket, */
+	SHAPE_MESSAGE, /* the message, */
+	SHAPE_FLAGS,   /* the flags */
+	SHAPE_RESULT,  /* and how many it has: the result follows them */
+	SHAPE_LEVEL,   /* route_socket.h */
+	SHAPE_LOOK,    /* call.h */
+	SHAPE_SLOT,    /* call.h */
+};
+
+#define SHAPE(number) written_over(SHAPE_PLACEHOLDER + (number))
 
 #define MSG_OOB      0x1
 #define MSG_PEEK     0x2
@@ -116,17 +127,17 @@ static __always_inline void read_comm(u8 *comm, u64 task)
 
 #ifdef ROUTE_SOCKET
 /*
- * Number of the system call that the task is in, from the registers it saved on
+ * Number of the system call that the current task is in, from the registers it saved on
  * its way into the kernel: where they are is known to a helper from 5.15 on;
  * before that they end at the top of the kernel stack.
  */
-static __always_inline s32 current_syscall(void)
+static __always_inline s32 current_syscall(u64 task)
 {
 #if defined(HELPER_get_current_task_btf) && defined(HELPER_task_pt_regs)
 	u64 (*const task_pt_regs)(u64 task) = (void *)HELPER_task_pt_regs;
-	return FIELD(s32, task_pt_regs(current_task()), pt_regs_syscall);
+	return FIELD(s32, task_pt_regs(task), pt_regs_syscall);
 #else
-	u64 stack = READ_KERNEL(u64, get_current_task() + OFFSET_task_struct_stack);
+	u64 stack = READ_KERNEL(u64, task + OFFSET_task_struct_stack);
 	return READ_KERNEL(s32, stack + THREAD_SIZE - SIZE_pt_regs + OFFSET_pt_regs_syscall);
 #endif
 }

@@ -101,7 +101,7 @@ static __always_inline void move_data(struct call *call)
 		return;
 	}
 #endif
-	struct workspace *work = LOOKUP(workspaces, &call->slot);
+	struct workspace *work = workspace_of(call);
 	if (!work)
 		return;
 	if (direction == DIRECTION_RECV && call->msg_flags & MSG_TRUNC && is_tcp(call->sk)) {
@@ -133,7 +133,7 @@ static __always_inline void move_data(struct call *call)
 	struct event *event = &work->event;
 	event->kind = EVENT_CHUNK;
 	event->direction = direction;
-	event->syscall = syscall_of(call);
+	event->syscall = syscall_of(call, task);
 	event->time = now();
 	event->socket = inode;
 	event->position = position;
@@ -193,7 +193,7 @@ static __always_inline void meet_end(struct call *call)
 	}
 	if (call->look == LOOK_FIRST)
 		connection->looked[DIRECTION_RECV] = thread;
-	struct workspace *work = LOOKUP(workspaces, &call->slot);
+	struct workspace *work = workspace_of(call);
 	if (work)
 		deliver_end(call, &work->event, inode, connection, DIRECTION_RECV, 0);
 }
@@ -211,7 +211,7 @@ static __always_inline void meet_reset(struct call *call, s64 result)
 	struct connection *connection = LOOKUP(connections, &inode);
 	if (!connection || !connection->forwarded)
 		return;
-	struct workspace *work = LOOKUP(workspaces, &call->slot);
+	struct workspace *work = workspace_of(call);
 	if (!work)
 		return;
 	deliver_end(call, &work->event, inode, connection, DIRECTION_SEND, FLAG_RESET);

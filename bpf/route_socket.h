@@ -9,15 +9,11 @@
 
 #ifdef ROUTE_SOCKET
 /*
- * How a hooked function is called: a byte each for the direction and for which of
- * its parameters is the socket, the message and the flags; how many it has; its
- * level; which look this is, and the program's slot (call.h).
- *
  * The program is the same for all functions and is compiled once. When it is loaded
- * for one of them, profiler/probe/load.py writes that function's numbers over
- * SHAPE_PLACEHOLDER; the verifier then sees constants, and leaves out all else.
+ * for one of them, profiler/probe/load.py writes how that one is called (enum shape) over
+ * placeholders; the verifier then sees constants, and leaves out all else.
  */
-#define NO_PARAMETER   0xff
+#define NO_PARAMETER 0xff
 
 /*
  * What plain TCP sends is looked at in TCP, under the socket's lock, so that calls of
@@ -37,11 +33,11 @@
 #define PARAMETERS_MAX 6
 
 /* A program may only load from its context at offsets that are written in its code. */
-static __always_inline u64 parameter(u64 *ctx, u8 number)
+static __always_inline u64 parameter(u64 *ctx, u64 number)
 {
 	u64 value = 0;
 #pragma unroll
-	for (u8 i = 0; i <= PARAMETERS_MAX; i++) {
+	for (u64 i = 0; i <= PARAMETERS_MAX; i++) {
 		if (number == i) {
 			value = ctx[i];
 			/* Keeps the compiler from making one load at a computed offset of them. */
@@ -54,17 +50,13 @@ static __always_inline u64 parameter(u64 *ctx, u8 number)
 /* A function has returned that moved data of a socket. */
 int leave_function(u64 *ctx)
 {
-	u64 numbers = shape();
-	u8 direction = numbers;
-	u8 socket_number = numbers >> 8;
-	u8 message_number = numbers >> 16;
-	u8 flags_number = numbers >> 24;
-	u8 result_number = numbers >> 32; /* it follows the parameters */
-	u8 level = numbers >> 40;
-	u8 look = numbers >> 48;
-	u8 slot = numbers >> 56;
+	u64 level = SHAPE(SHAPE_LEVEL);
+	u64 look = SHAPE(SHAPE_LOOK);
+	u64 socket_number = SHAPE(SHAPE_SOCKET);
+	u64 message_number = SHAPE(SHAPE_MESSAGE);
+	u64 flags_number = SHAPE(SHAPE_FLAGS);
 
-	s64 result = (int)parameter(ctx, result_number);
+	s64 result = (int)parameter(ctx, SHAPE(SHAPE_RESULT));
 	if (result < 0 && result != -ECONNRESET && result != -EPIPE)
 		return 0;
 	u64 socket, sk, tcp;
@@ -86,7 +78,8 @@ int leave_function(u64 *ctx)
 		socket = parameter(ctx, socket_number);
 		sk = FIELD(u64, socket, socket_sk);
 	}
-	if (FIELD(u16, sk, sock_sk_type) != SOCK_STREAM)
+	/* A raw socket of TCP is received from by the same function. */
+	if (level != LEVEL_TCP && FIELD(u16, sk, sock_sk_type) != SOCK_STREAM)
 		return 0;
 	tcp = plain_tcp(sk);
 	if (tcp ? level == LEVEL_ABOVE
@@ -112,9 +105,9 @@ int leave_function(u64 *ctx)
 		.memory = message,
 		.flat = told.pointer,
 		.msg_flags = msg_flags,
-		.direction = direction,
+		.direction = SHAPE(SHAPE_DIRECTION),
 		.look = look,
-		.slot = slot,
+		.slot = SHAPE(SHAPE_SLOT),
 		.context = ctx,
 	};
 	finish_call(&call, result);

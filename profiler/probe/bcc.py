@@ -38,8 +38,8 @@ from profiler.probe.load import (
 from profiler.probe.macros import (
     FILTER_PLACEHOLDER,
     SELF_PLACEHOLDER,
-    SHAPE_PLACEHOLDER,
     can_fetch_and_add,
+    shape_values,
     uses_boot_time,
     uses_ring_buffer,
 )
@@ -206,7 +206,7 @@ class BccEngine:
         if hook is None:
             waiting.tell(self._maps["waiting"])
             return
-        shaped = with_constants(code[hook.function], {SHAPE_PLACEHOLDER: hook.shape})
+        shaped = with_constants(code[hook.function], shape_values(hook.shape))
         descriptor = load(shaped, hook, target_id(hook, layout))
         self._programs[hook.target, hook.function] = [descriptor]
         waiting.tell(self._maps["waiting"], attach(descriptor, hook))
@@ -257,7 +257,7 @@ class BccEngine:
             loading = [
                 pool.submit(
                     load,
-                    with_constants(code[function], {SHAPE_PLACEHOLDER: shape}),
+                    with_constants(code[function], shape_values(shape)),
                     served[0],
                     target,
                 )

@@ -179,7 +179,7 @@ def _waiting(hooks: Hooks, layout: Layout) -> list[Attachment]:
 
 _AT_ENTRY = {
     "open": "open_socket({socket})",
-    "close": "close_socket(ctx, {socket}, shape() >> 56)",
+    "close": "close_socket(ctx, {socket}, SHAPE(SHAPE_SLOT))",
 }
 
 
@@ -188,7 +188,7 @@ def _at_entry(hook: FunctionHook, socket: str) -> str:
 
 
 def _shape(hook: FunctionHook, parameters: tuple[str, ...], result: int) -> int:
-    """``leave_function``'s numbers, a byte each (``bpf/route_socket.h``)."""
+    """``leave_function``'s numbers, a byte each (``enum shape`` in ``bpf/kernel.h``)."""
     bytes_ = (
         0 if hook.direction == "send" else 1,
         *(

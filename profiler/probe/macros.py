@@ -19,9 +19,14 @@ PROCESSES_MAX = 8192
 
 # In the program until it is loaded, so that it can be kept for the next start: more than
 # 32 bits, so that each takes an instruction of its own.
-SHAPE_PLACEHOLDER = 0x5368617065000000
+SHAPE_PLACEHOLDER = 0x5368617065000000  # and what follows it, one for each number
 SELF_PLACEHOLDER = 0x53656C6600000000
 FILTER_PLACEHOLDER = 0x46696C7400000000  # and what follows it, one for each value
+
+
+def shape_values(shape: int) -> dict[int, int]:
+    """What to write over the placeholders of an attachment's shape."""
+    return {SHAPE_PLACEHOLDER + n: byte for n, byte in enumerate(shape.to_bytes(8, "little"))}
 
 
 def macros(layout: Layout, settings: Settings, machine: str) -> list[str]:
