@@ -117,21 +117,63 @@ static __always_inline s32 syscall_of(struct call *call, u64 task)
 #endif
 }
 
+#ifdef HAS_RING_BUFFER
 /*
- * Hand a record to user space. Returns 0 if there was room.
+ * How to hand over a record of `size` bytes, before which `waits` wait in the ring.
  *
  * Waking the reader costs whoever made the call more than all else here. So it is woken when
  * a batch has come together, and looks by itself before it gets old (profiler/probe/ring.py).
  */
+static __always_inline u64 wake_up(u64 waits, u64 size)
+{
+	/* waits < WAKE_BYTES && waits + size >= WAKE_BYTES, see is_negative(). */
+	u64 is_batch = is_negative((waits - WAKE_BYTES) & ~(waits + size - WAKE_BYTES));
+
+	return BPF_RB_NO_WAKEUP + is_batch * (BPF_RB_FORCE_WAKEUP - BPF_RB_NO_WAKEUP);
+}
+
+/*
+ * An event whose bytes are one range is made in the ring: made elsewhere, it would be copied
+ * once more. The verifier has to know what is reserved there as a constant, so it is room for a
+ * payload of a power of two, or of three quarters of one.
+ */
+#define ROOM_MIN 128
+
+static __always_inline u64 room_for(u64 captured)
+{
+#pragma unroll
+	for (u64 bytes = ROOM_MIN; bytes <= PAYLOAD_MAX; bytes *= 2) {
+		if (captured <= bytes / 4 * 3)
+			return bytes / 4 * 3;
+		if (captured <= bytes)
+			return bytes;
+	}
+	return captured <= (PAYLOAD_MAX + 1) / 4 * 3 ? (PAYLOAD_MAX + 1) / 4 * 3 : PAYLOAD_MAX + 1;
+}
+
+/* A record of the ring for an event with such a payload, or 0 if there is none. */
+static __always_inline struct event *reserve(u64 room)
+{
+	return ringbuf_reserve(MAP(events), EVENT_HEADER + room, 0);
+}
+
+/* Hand over what reserve() gave. */
+static __always_inline void submit(struct event *event, u64 room)
+{
+	/* This record waits already, with the ring's own eight bytes and up to a multiple of them. */
+	u64 size = 8 + ((EVENT_HEADER + room + 7) & ~7ULL);
+
+	ringbuf_submit(event, wake_up(ringbuf_query(MAP(events), BPF_RB_AVAIL_DATA) - size, size));
+}
+#endif
+
+/* Hand a record to user space. Returns 0 if there was room. */
 static __always_inline int output(struct call *call, void *record, u64 size)
 {
 #ifdef HAS_RING_BUFFER
 	u64 waits = ringbuf_query(MAP(events), BPF_RB_AVAIL_DATA);
-	/* waits < WAKE_BYTES && waits + size >= WAKE_BYTES, see is_negative(). */
-	u64 is_batch = is_negative((waits - WAKE_BYTES) & ~(waits + size - WAKE_BYTES));
 
-	return ringbuf_output(MAP(events), record, size,
-			      BPF_RB_NO_WAKEUP + is_batch * (BPF_RB_FORCE_WAKEUP - BPF_RB_NO_WAKEUP));
+	return ringbuf_output(MAP(events), record, size, wake_up(waits, size));
 #else
 	return perf_event_output(call->context, MAP(events), BPF_F_CURRENT_CPU, record, size);
 #endif

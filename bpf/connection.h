@@ -20,6 +20,8 @@
 #define PREFIX_MASK  31
 
 struct connection {
+	u64 inode;            /* 0: none is kept here */
+	u64 claims;           /* not 0: this place is taken, see remember_connection() */
 	u64 position[2];
 	u32 sequence[2];      /* TCP's own position behind the last call, see missed_before() */
 	u8 verdict;           /* profiler/probe/bcc.py writes VERDICT_OTHER here */
@@ -43,9 +45,70 @@ struct connection {
 #endif
 };
 
-DEFINE_MAP(connections, MAP_TYPE_LRU_HASH, u64, struct connection, CONNECTIONS_MAX)
-/* Never written: a new connection is a copy of it (a program's stack is too small for one). */
-DEFINE_MAP(blank_connection, MAP_TYPE_ARRAY, u32, struct connection, 1)
+/*
+ * A connection is kept in one of WAYS places, from the one on that the last bits of its inode
+ * say: the kernel numbers sockets one after the other, so they spread by themselves, and to
+ * look there takes a tenth of the instructions that a hash table takes.
+ */
+DEFINE_MAP(connections, MAP_TYPE_ARRAY, u32, struct connection, CONNECTIONS_MAX)
+
+static __always_inline struct connection *place_of(u64 inode, u64 way)
+{
+	u32 place = (inode + way) & (CONNECTIONS_MAX - 1);
+
+	return LOOKUP(connections, &place);
+}
+
+/* What is kept of a socket, or 0. */
+static __always_inline struct connection *known_connection(u64 inode)
+{
+	if (!inode)
+		return 0;
+#pragma unroll
+	for (u32 way = 0; way < WAYS; way++) {
+		struct connection *connection = place_of(inode, way);
+
+		if (connection && connection->inode == inode)
+			return connection;
+	}
+	return 0;
+}
+
+/* A place for a new connection. If all that it may have are taken, it is another's from now on. */
+static __always_inline struct connection *free_place(u64 inode)
+{
+#pragma unroll
+	for (u32 way = 0; way < WAYS; way++) {
+		struct connection *connection = place_of(inode, way);
+
+		/* Another CPU may want it as well: who counts first has it. */
+		if (connection && !connection->inode && !fetch_and_add(&connection->claims, 1))
+			return connection;
+	}
+	return place_of(inode, inode / CONNECTIONS_MAX % WAYS);
+}
+
+/* Keep a connection that begins now, of which `known` may be left from one before. */
+static __always_inline struct connection *
+remember_connection(u64 inode, struct connection *known)
+{
+	struct connection *connection = known ? known : free_place(inode);
+
+	if (!connection)
+		return 0;
+#pragma unroll
+	for (u32 i = 0; i < sizeof(*connection) / sizeof(u64); i++)
+		((volatile u64 *)connection)[i] = 0;
+	connection->claims = 1;
+	connection->inode = inode;
+	return connection;
+}
+
+static __always_inline void forget_connection(struct connection *connection)
+{
+	connection->inode = 0;
+	connection->claims = 0;
+}
 
 /*
  * How far a direction of plain TCP (`tcp`: see plain_tcp()) has come, by its own count.
@@ -66,23 +129,14 @@ static __always_inline u32 sequence_of(u64 tcp, u64 direction, u32 expected)
 	return copied;
 }
 
-static __always_inline void remember_connection(u64 inode)
-{
-	u32 zero = 0;
-	struct connection *blank = LOOKUP(blank_connection, &zero);
-	if (blank)
-		UPDATE(connections, &inode, blank);
-}
-
 static __always_inline struct connection *
 find_connection(u64 inode, u64 sk, u64 tcp, u8 direction, u32 size)
 {
-	struct connection *connection = LOOKUP(connections, &inode);
+	struct connection *connection = known_connection(inode);
 	if (connection)
 		return connection;
 
-	remember_connection(inode);
-	connection = LOOKUP(connections, &inode);
+	connection = remember_connection(inode, 0);
 	if (!connection)
 		return 0;
 	if (carried_bytes_before(sk, direction, size))
@@ -132,24 +186,24 @@ static __always_inline void miss(struct connection *connection, struct counters 
  * another thread's bytes would look like missing ones; on the syscall route what is
  * sent is checked when a call begins, see begin_sending().
  *
- * One byte is no sign: an urgent one is in the sequence, but not in the stream.
+ * One byte is no sign: an urgent one is in the sequence, but not in the stream. A negative
+ * number is no count: it is not known, or the socket was connected to another end.
  */
-static __always_inline u32
+static __always_inline s32
 missed_before(struct connection *connection, u64 tcp, u64 direction, u32 size)
 {
 	if (!tcp)
-		return 0;
+		return -1;
 
 	u32 expected = connection->sequence[direction] + size;
 	u32 sequence = sequence_of(tcp, direction, expected);
-	u32 missed = sequence - expected;
 
 	connection->sequence[direction] = sequence;
 #ifdef ROUTE_SYSCALL
 	if (direction == DIRECTION_SEND)
-		return 0;
+		return -1;
 #endif
-	return (s32)missed > 1 ? missed : 0;
+	return sequence - expected;
 }
 
 /*
@@ -179,7 +233,7 @@ static __always_inline int was_looked_at(struct connection *connection, u64 tcp,
  */
 static __always_inline int begin_sending(u64 inode, u64 sk)
 {
-	struct connection *connection = LOOKUP(connections, &inode);
+	struct connection *connection = known_connection(inode);
 	struct counters *counters = counters_of(SLOT_ENTER, DIRECTION_SEND);
 	u64 tcp = plain_tcp(sk);
 
@@ -199,7 +253,7 @@ static __always_inline int begin_sending(u64 inode, u64 sk)
 
 static __always_inline void end_sending(u64 inode, int announced)
 {
-	struct connection *connection = announced ? LOOKUP(connections, &inode) : 0;
+	struct connection *connection = announced ? known_connection(inode) : 0;
 
 	if (connection && connection->sending)
 		__sync_fetch_and_add(&connection->sending, -1);

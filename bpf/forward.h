@@ -45,6 +45,83 @@ static __always_inline void start_walk(volatile struct walk *walk, struct call *
 #endif
 }
 
+/* What is known of a call when its bytes are forwarded. */
+struct chunk {
+	u64 task;       /* see current_task() */
+	u64 id;         /* see get_current_pid_tgid() */
+	u64 start_time; /* of the thread group leader */
+	u64 direction;
+	u64 position;
+};
+
+/* Write into an event all that does not depend on which of the call's bytes it has. */
+static __always_inline void describe(struct event *event, struct chunk *chunk,
+				     struct connection *connection, struct call *call)
+{
+	event->kind = EVENT_CHUNK;
+	event->direction = chunk->direction;
+	event->syscall = syscall_of(call, chunk->task);
+	event->time = now();
+	event->socket = connection->inode;
+	event->position = chunk->position;
+	event->pid = chunk->id >> 32;
+	event->tid = chunk->id;
+	event->start_time = chunk->start_time;
+	read_comm(event->comm, chunk->task);
+	name_ends(event, &connection->ends);
+	event->sequence = 0;
+	if (call->tcp)
+		event->sequence = connection->sequence[chunk->direction] - call->size -
+				  (u32)chunk->position;
+}
+
+#ifdef HAS_RING_BUFFER
+/* Where the bytes of a call are, if that is one range which fits into an event; else 0. */
+static __always_inline u64 range_of(struct call *call)
+{
+	if (call->size > PAYLOAD_MAX || call->size > CALL_LIMIT || !call->memory)
+		return 0;
+#ifdef ROUTE_SOCKET
+	return flat_data(call->memory, call->size);
+#else
+	return call->payload == PAYLOAD_FLAT && !call->discarded ? call->memory : 0;
+#endif
+}
+
+/* Deliver a call's bytes, which are at `range`, as one chunk. */
+static __always_inline void forward_in_place(struct chunk *chunk, struct connection *connection,
+					     struct call *call, struct counters *counters, u64 range)
+{
+	u64 direction = chunk->direction;
+	u64 size = call->size;
+	u64 room = room_for(size);
+	struct event *event = reserve(room);
+	u8 flags = connection->flags;
+
+	if (!event) {
+		connection->after_loss[direction] = 1;
+		count(&counters->lost[LOST_RING_FULL], size);
+		return;
+	}
+	if (connection->after_loss[direction])
+		flags |= FLAG_AFTER_LOSS;
+	connection->after_loss[direction] = 0;
+	describe(event, chunk, connection, call);
+	event->size = size;
+	SHOW_BOUND(size, PAYLOAD_MAX);
+	if (size > room || probe_read_user(event->payload, size, (void *)range)) {
+		event->captured = 0;
+		event->flags = flags | FLAG_UNREADABLE;
+		count(&counters->lost[LOST_UNREADABLE], call->size);
+	} else {
+		event->captured = size;
+		event->flags = flags;
+		count(&counters->forwarded, call->size);
+	}
+	submit(event, room);
+}
+#endif
+
 /* Copy all bytes of a call into an event's payload. Returns -1 if that is not possible at once. */
 static __always_inline int copy_call(struct event *event, struct call *call)
 {
@@ -165,9 +242,11 @@ forward_by_segment(struct workspace *work, struct connection *connection, struct
  * bytes are to be forwarded.
  */
 static __always_inline int
-is_wanted(struct connection *connection, struct workspace *work, struct call *call,
-	  u64 direction)
+is_wanted(struct connection *connection, struct call *call, u64 direction)
 {
+	struct workspace *work = workspace_of(call);
+	if (!work)
+		return 0;
 	volatile struct walk *walk = &work->walk;
 
 	start_walk(walk, call);

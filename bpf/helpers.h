@@ -36,6 +36,8 @@ static u64 (*const get_current_cgroup_id)(void) = (void *)80;
 static s64 (*const probe_read_user)(void *to, u32 size, const void *from) = (void *)112;
 static s64 (*const probe_read_kernel)(void *to, u32 size, const void *from) = (void *)113;
 static s64 (*const ringbuf_output)(void *map, void *data, u64 size, u64 flags) = (void *)130;
+static void *(*const ringbuf_reserve)(void *map, u64 size, u64 flags) = (void *)131;
+static void (*const ringbuf_submit)(void *record, u64 flags) = (void *)132;
 static u64 (*const ringbuf_query)(void *map, u64 flags) = (void *)134;
 
 /* enum bpf_map_type */

@@ -27,8 +27,8 @@ remember_process(struct connection *connection, struct known_process *process, u
 
 /* Tell user space of the current process, unless it knows: now, because later it may be gone. */
 static __always_inline void
-introduce_process(struct workspace *work, struct call *call, struct connection *connection,
-		  u64 leader, u64 start_time, u32 pid)
+introduce_process(struct call *call, struct connection *connection, u64 leader, u64 start_time,
+		  u32 pid)
 {
 	struct known_process present = {
 		.start_time = start_time,
@@ -44,6 +44,9 @@ introduce_process(struct workspace *work, struct call *call, struct connection *
 		return;
 	}
 
+	struct workspace *work = workspace_of(call);
+	if (!work)
+		return;
 	struct process_event *event = (void *)&work->event;
 	u64 mm = READ_KERNEL(u64, get_current_task() + OFFSET_task_struct_mm);
 	u64 from = READ_KERNEL(u64, mm + OFFSET_mm_struct_arg_start);
@@ -70,12 +73,14 @@ introduce_process(struct workspace *work, struct call *call, struct connection *
 
 /* Tell user space what a Unix connection's ends are called, unless it knows. */
 static __always_inline void
-introduce_socket(struct workspace *work, struct call *call, struct connection *connection, u64 inode)
+introduce_socket(struct call *call, struct connection *connection, u64 inode)
 {
-	struct names_event *names = (void *)&work->event;
-
 	if (connection->named || connection->ends.family != AF_UNIX)
 		return;
+	struct workspace *work = workspace_of(call);
+	if (!work)
+		return;
+	struct names_event *names = (void *)&work->event;
 	name_socket(names, inode, call->sk);
 	if (!output(call, names, sizeof(*names)))
 		connection->named = 1;

@@ -5,8 +5,8 @@
  * OFFSET_* are generated from the running kernel's BTF. On the socket route a
  * pointer comes from the traced function's arguments, so the verifier knows its
  * type and lets a plain load through: no helper call, and a NULL on the way
- * reads as zero. On the syscall route a pointer is a number, which a kernel from
- * 6.2 on takes for a pointer to what it is told. Elsewhere a helper has to read.
+ * reads as zero. On the syscall route a pointer is a number, as some are on the other, which a
+ * kernel from 6.2 on takes for a pointer to what it is told. Elsewhere a helper has to read.
  */
 #ifndef HTTP_PROFILER_KERNEL_H
 #define HTTP_PROFILER_KERNEL_H
@@ -78,7 +78,7 @@ enum shape {
  * A pointer to a structure, for FIELD() to load from, out of a number. It is a function of
  * the kernel's, by its BTF id: profiler/probe/load.py makes a call of that out of a helper's.
  */
-#if defined(ROUTE_SYSCALL) && defined(CAST_FUNCTION)
+#ifdef CAST_FUNCTION
 static u64 (*const rdonly_cast)(u64 pointer, u32 type) = (void *)CAST_FUNCTION;
 #define CAST(name, pointer) rdonly_cast(pointer, TYPE_##name)
 #else
@@ -113,6 +113,16 @@ static u64 (*const skc_to_tcp_sock)(u64 sk) = (void *)HELPER_skc_to_tcp_sock;
 #define TCP_SOCK(sk) (is_tcp(sk) ? (sk) : 0)
 #define TCP_FIELD(type, tcp, name) READ_KERNEL(type, (u64)(tcp) + OFFSET_##name)
 #endif
+
+/* The numbers of the current process and, below, of its thread `task`. */
+static __always_inline u64 current_id(u64 task)
+{
+#ifdef HELPER_get_current_task_btf
+	return (u64)TASK_FIELD(u32, task, task_struct_tgid) << 32 | TASK_FIELD(u32, task, task_struct_pid);
+#else
+	return get_current_pid_tgid();
+#endif
+}
 
 /* The name of the current thread, `task`. */
 static __always_inline void read_comm(u8 *comm, u64 task)

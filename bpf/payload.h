@@ -123,6 +123,18 @@ copy_piece(struct event *event, u64 data, u64 length, u64 left)
 }
 
 #ifdef ROUTE_SOCKET
+/* Where the bytes of a finished call are, if its iterator is of one range; else 0. */
+static __always_inline u64 flat_data(u64 msg, u32 size)
+{
+#ifdef ITER_UBUF
+	u32 type = FIELD(ITER_TYPE_T, msg, msghdr_iter_type) & ~ITER_DIRECTION_BIT;
+
+	if (type == ITER_UBUF)
+		return ITER_POINTER(msg, msghdr_iter_ubuf) + FIELD(u64, msg, msghdr_iter_offset) - size;
+#endif
+	return 0;
+}
+
 /* The iterator of a finished call stands behind its last byte, see walk_back(). */
 static __always_inline int copy_at_once(struct event *event, u64 msg, u32 size)
 {
@@ -136,25 +148,33 @@ static __always_inline int copy_at_once(struct event *event, u64 msg, u32 size)
 	if (type != ITER_IOVEC)
 		return -1;
 
-	struct segment last[SEGMENTS_AT_ONCE];
-	u64 behind = ITER_POINTER(msg, msghdr_iter_iov) + (offset ? sizeof(struct segment) : 0);
-
-	if (probe_read_kernel(last, sizeof(last), (void *)(behind - sizeof(last))))
-		return -1;
-	if (offset) {
-		last[SEGMENTS_AT_ONCE - 1].length = offset;
-		if (size <= offset)
-			return copy_range(event, last[SEGMENTS_AT_ONCE - 1].base + offset - size, size);
-	}
-	if (size > BYTES_AT_ONCE)
-		return -1;
+	u64 segments = ITER_POINTER(msg, msghdr_iter_iov) + (offset ? sizeof(struct segment) : 0);
 	u64 left = size;
+#ifndef CAST_FUNCTION
+	struct segment last[SEGMENTS_AT_ONCE];
+
+	if (probe_read_kernel(last, sizeof(last), (void *)(segments - sizeof(last))))
+		return -1;
+#endif
 #pragma unroll
-	for (int i = SEGMENTS_AT_ONCE - 1; i >= 0; i--) {
-		u64 length = last[i].length < left ? last[i].length : left;
+	for (int i = 1; i <= SEGMENTS_AT_ONCE; i++) {
+#ifdef CAST_FUNCTION
+		const volatile struct segment *segment =
+			(void *)CAST(iovec, segments - i * sizeof(struct segment));
+#else
+		struct segment *segment = &last[SEGMENTS_AT_ONCE - i];
+#endif
+		u64 base = segment->base;
+		u64 behind = base + (i == 1 && offset ? offset : segment->length);
+
+		if (i == 1 && left <= behind - base)
+			return copy_range(event, behind - left, left);
+		if (size > BYTES_AT_ONCE)
+			return -1;
+		u64 length = lesser(behind - base, left);
 
 		left -= length;
-		if (length && copy_piece(event, last[i].base + last[i].length - length, length, left))
+		if (length && copy_piece(event, behind - length, length, left))
 			return -1;
 		if (!left)
 			return 0;

@@ -21,7 +21,7 @@
 static __always_inline void pass_over(struct call *call, u64 direction)
 {
 	u64 inode = socket_inode(call->socket);
-	struct connection *connection = LOOKUP(connections, &inode);
+	struct connection *connection = known_connection(inode);
 
 	if (!connection || connection->verdict == VERDICT_OTHER)
 		return;
@@ -52,13 +52,14 @@ static __always_inline void move_data(struct call *call)
 	struct counters *counters = counters_of(call->slot, direction);
 	if (!counters)
 		return;
-	u64 id = get_current_pid_tgid();
+	u64 task = current_task();
+	u64 id = current_id(task);
 	u32 pid = id >> 32;
 	u64 inode = socket_inode(call->socket);
 	u32 why = why_filtered(call, pid, inode);
 
 	if (call->look == LOOK_SECOND) {
-		struct connection *known = LOOKUP(connections, &inode);
+		struct connection *known = known_connection(inode);
 		/* What is not wanted has been counted by the first look, if it saw it. */
 		if (why != FILTERED_REASONS ||
 		    (known && (known->verdict == VERDICT_OTHER ||
@@ -89,8 +90,8 @@ static __always_inline void move_data(struct call *call)
 	}
 	if (call->look == LOOK_FIRST)
 		connection->looked[direction] = id;
-	u32 missed = missed_before(connection, call->tcp, direction, call->size);
-	if (missed)
+	s32 missed = missed_before(connection, call->tcp, direction, call->size);
+	if (missed > 1)
 		miss(connection, counters, direction, missed);
 	u64 position = fetch_and_add(&connection->position[direction], call->size);
 #ifdef MAX_BODY
@@ -101,15 +102,12 @@ static __always_inline void move_data(struct call *call)
 		return;
 	}
 #endif
-	struct workspace *work = workspace_of(call);
-	if (!work)
-		return;
 	if (direction == DIRECTION_RECV && call->msg_flags & MSG_TRUNC && is_tcp(call->sk)) {
 		call->discarded = 1;
 		call->memory = 0;
 		call->flat = 0;
 	}
-	if (connection->verdict == VERDICT_OPEN && !is_wanted(connection, work, call, direction)) {
+	if (connection->verdict == VERDICT_OPEN && !is_wanted(connection, call, direction)) {
 		count(&counters->filtered[FILTERED_NOT_HTTP], call->size);
 		/* If this direction is looked at again, it has a hole here. */
 		connection->after_loss[direction] = connection->forwarded;
@@ -123,29 +121,34 @@ static __always_inline void move_data(struct call *call)
 		count(&counters->filtered[FILTERED_MAX_BODY], call->size);
 #endif
 
-	u64 task = current_task();
 	u64 leader = TASK_FIELD(u64, task, task_struct_group_leader);
 	u64 start_time = TASK_FIELD(u64, leader, start_time);
-	introduce_process(work, call, connection, leader, start_time, pid);
-	find_ends(&connection->ends, call->sk);
-	introduce_socket(work, call, connection, inode);
+	introduce_process(call, connection, leader, start_time, pid);
+	/* If TCP goes on where it was, its ends are what they were. */
+	if (missed || !connection->ends.family)
+		find_ends(&connection->ends, call->sk);
+	introduce_socket(call, connection, inode);
 
-	struct event *event = &work->event;
-	event->kind = EVENT_CHUNK;
-	event->direction = direction;
-	event->syscall = syscall_of(call, task);
-	event->time = now();
-	event->socket = inode;
-	event->position = position;
-	event->pid = pid;
-	event->tid = id;
-	event->start_time = start_time;
-	read_comm(event->comm, task);
-	name_ends(event, &connection->ends);
-	event->sequence = 0;
-	if (call->tcp)
-		event->sequence = connection->sequence[direction] - call->size - (u32)position;
 	connection->forwarded = 1;
+	struct chunk chunk = {
+		.task = task,
+		.id = id,
+		.start_time = start_time,
+		.direction = direction,
+		.position = position,
+	};
+#if defined(HAS_RING_BUFFER) && !defined(MAX_BODY)
+	u64 range = range_of(call);
+	if (range) {
+		forward_in_place(&chunk, connection, call, counters, range);
+		return;
+	}
+#endif
+	struct workspace *work = workspace_of(call);
+	if (!work)
+		return;
+	struct event *event = &work->event;
+	describe(event, &chunk, connection, call);
 #ifdef MAX_BODY
 	if (is_unwanted) {
 		/* It ends the body: user space has to hear of it, but not the bytes. */
@@ -183,7 +186,7 @@ static __always_inline void meet_end(struct call *call)
 	    !(FIELD(u8, call->sk, sock_sk_shutdown) & RCV_SHUTDOWN))
 		return;
 	u64 inode = socket_inode(call->socket);
-	struct connection *connection = LOOKUP(connections, &inode);
+	struct connection *connection = known_connection(inode);
 	if (!connection || !connection->forwarded)
 		return;
 	u32 thread = get_current_pid_tgid();
@@ -208,7 +211,7 @@ static __always_inline void meet_reset(struct call *call, s64 result)
 	    FIELD(u8, call->sk, sock___sk_common_skc_state) != TCP_CLOSE)
 		return;
 	u64 inode = socket_inode(call->socket);
-	struct connection *connection = LOOKUP(connections, &inode);
+	struct connection *connection = known_connection(inode);
 	if (!connection || !connection->forwarded)
 		return;
 	struct workspace *work = workspace_of(call);
@@ -236,7 +239,7 @@ static __always_inline void close_socket(void *context, u64 socket, u32 slot)
 {
 	struct call call = { .context = context };
 	u64 inode = socket_inode(CAST(socket, socket));
-	struct connection *connection = LOOKUP(connections, &inode);
+	struct connection *connection = known_connection(inode);
 	if (!connection)
 		return;
 	struct workspace *work = LOOKUP(workspaces, &slot);
@@ -248,7 +251,7 @@ static __always_inline void close_socket(void *context, u64 socket, u32 slot)
 		deliver_end(&call, &work->event, inode, connection, DIRECTION_SEND, flags);
 		deliver_end(&call, &work->event, inode, connection, DIRECTION_RECV, flags);
 	}
-	DELETE(connections, &inode);
+	forget_connection(connection);
 }
 
 /*
@@ -260,7 +263,7 @@ static __always_inline void open_socket(u64 socket)
 	u64 inode = inode_beside(socket);
 
 	if (inode)
-		remember_connection(inode);
+		remember_connection(inode, known_connection(inode));
 }
 
 #include "route_socket.h"

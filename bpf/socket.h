@@ -84,7 +84,7 @@ struct ends {
 
 /*
  * Looked up once: reading the kernel's structures costs more than remembering. Only the
- * ports are looked at each time, for a socket can be connected to another end.
+ * ports are looked at again, for a socket can be connected to another end.
  */
 static __always_inline void find_ends(struct ends *ends, u64 sk)
 {

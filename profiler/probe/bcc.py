@@ -38,6 +38,7 @@ from profiler.probe.load import (
 from profiler.probe.macros import (
     FILTER_PLACEHOLDER,
     SELF_PLACEHOLDER,
+    WAYS,
     can_fetch_and_add,
     shape_values,
     uses_boot_time,
@@ -54,8 +55,9 @@ from profiler.settings import ROUTES, Settings
 POLL_MS = 100
 _LOOK_SECONDS = 0.1
 
-# struct connection of bpf/connection.h, to the member behind the verdict.
-_CONNECTION = struct.Struct("=QQIIB")
+# Of struct connection in bpf/connection.h.
+_INODE = struct.Struct("=Q")
+_VERDICT = struct.calcsize("=QQQQII")
 _VERDICT_OTHER = 2
 # struct tally of bpf/counters.h
 _TALLY = struct.Struct("=QQ")
@@ -143,11 +145,13 @@ class BccEngine:
     def ignore(self, socket: int) -> None:
         """Have the kernel forward no more of the socket with this inode."""
         connections = self._maps["connections"]
-        key = struct.pack("=Q", socket)
-        # The socket may have been closed meanwhile; then there is nothing to ignore,
-        # and an entry made now would stay until the table needs its room.
-        connection = _CONNECTION.pack(0, 0, 0, 0, _VERDICT_OTHER)
-        connections.replace(key, connection.ljust(connections.shape.value, b"\0"))
+        for way in range(WAYS):
+            key = struct.pack("=I", (socket + way) % connections.shape.entries)
+            connection = bytearray(connections.read(key) or b"")
+            # The socket may have been closed meanwhile; then there is nothing to ignore.
+            if connection and _INODE.unpack_from(connection)[0] == socket:
+                connection[_VERDICT] = _VERDICT_OTHER
+                connections.write(key, connection)
 
     def detach(self) -> None:
         """Unhook the probe and free its tables."""

@@ -29,6 +29,8 @@ FIELDS: dict[str, tuple[str, ...]] = {
     path.replace(".", "_"): (path,)
     for path in (
         "task_struct.flags",
+        "task_struct.pid",
+        "task_struct.tgid",
         "task_struct.group_leader",
         "task_struct.start_time",
         "task_struct.self_exec_id",
@@ -125,7 +127,7 @@ TRACEPOINTS = ("sys_enter", "sys_exit")
 
 # Structures that a number is taken for a pointer to, by a function of the kernel (6.2) that
 # only a compiled program may call.
-CASTS = ("file", "socket", "tcp_sock")
+CASTS = ("file", "socket", "tcp_sock", "iovec")
 _CAST = "bpf_rdonly_cast"
 
 # Kinds of BTF types (include/uapi/linux/btf.h).

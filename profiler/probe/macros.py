@@ -14,7 +14,8 @@ from profiler.probe.layout import TRACEPOINTS, Layout
 from profiler.probe.ring import batch_bytes
 from profiler.settings import Settings
 
-CONNECTIONS_MAX = 32768
+# A power of two, and in how many places of so many each may be kept (bpf/connection.h).
+CONNECTIONS_MAX, WAYS = 32768, 4
 PROCESSES_MAX = 8192
 
 # In the program until it is loaded, so that it can be kept for the next start: more than
@@ -125,6 +126,7 @@ def _settings_macros(settings: Settings, layout: Layout) -> list[str]:
         f"#define SHAPE_PLACEHOLDER {SHAPE_PLACEHOLDER}ULL",
         f"#define SELF_PLACEHOLDER {SELF_PLACEHOLDER}ULL",
         f"#define CONNECTIONS_MAX {CONNECTIONS_MAX}",
+        f"#define WAYS {WAYS}",
         f"#define PROCESSES_MAX {PROCESSES_MAX}",
         f"#define WAKE_BYTES {batch_bytes(settings.ring_bytes)}",
         *(["#define HAS_RING_BUFFER 1"] if uses_ring_buffer(layout, settings) else []),

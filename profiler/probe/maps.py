@@ -17,7 +17,7 @@ from profiler.probe.kernel import INSTRUCTION, LOAD_CONSTANT, bpf, cpus, why
 
 MAPS = (
     *("events", "account", "workspaces"),
-    *("connections", "blank_connection", "processes", "waiting"),
+    *("connections", "processes", "waiting"),
 )
 SYSCALL_ROUTE_MAPS = (*MAPS, "pending")
 
@@ -114,11 +114,6 @@ class Map:
     def read(self, key: bytes) -> bytes | None:
         """The value at ``key``; of a map by CPU, the values of all possible CPUs."""
         return self._value.raw if self._call(_LOOKUP, key) == 0 else None
-
-    def replace(self, key: bytes, value: bytes) -> None:
-        """Write the value at ``key`` if there is one."""
-        self._value.raw = value
-        self._call(_UPDATE, key, 2)  # BPF_EXIST
 
     def write(self, key: bytes, value: bytes) -> None:
         """Write the value at ``key``. Raises ProbeError if the kernel refuses it."""

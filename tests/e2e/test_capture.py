@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from profiler.probe.macros import CONNECTIONS_MAX, WAYS
 from provisioning import Guest
 from provisioning.capture import Capture, Record
 from tests.e2e.conftest import ROUTES, background, held, skipped_calls, traffic
@@ -305,6 +306,20 @@ def test_boot_time_is_not_wall_clock_time(watch: Watch, token: str) -> None:
     line, *_ = watch.capture.wait_for(lambda r: url_of(r) == f"/{token}", 4)
     now = int(watch.guest.exec("date +%s%N").stdout)
     assert now - 600 * 10**9 < nanoseconds(line["timestamp"]) < now
+
+
+@pytest.mark.one_guest("debian-13")
+def test_connections_that_share_their_places(watch: Watch, token: str) -> None:
+    """The probe keeps a connection where its inode's last bits say: more want to be there."""
+    # Beyond as many as there are places one takes another's, which is joined when it goes on.
+    traffic(watch.guest, "crowded", token, WAYS + 1, CONNECTIONS_MAX)
+    lines = watch.capture.wait_for(
+        lambda r: (url_of(r) or "").startswith(f"/{token}/"), 8 * (WAYS + 1)
+    )
+    answers = [r for r in lines if r["type"] == "response"]
+    assert len(answers) == 4 * (WAYS + 1)
+    assert all(r["body"] == r["request"]["url"] for r in answers)
+    assert all("incomplete" not in r for r in lines)
 
 
 # Instructions of a program. The syscall route's takes the most on Linux 7: 251,695.

@@ -487,6 +487,36 @@ def threads(token, count):
     say()
 
 
+def crowded(token, count, places):
+    """``count`` connections at once whose inodes are alike in what ``places`` leaves of them.
+
+    Two exchanges over each of them, by turns.
+    """
+    listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+    clients = []
+    for _ in range(64 * int(count) * int(places)):
+        client = socket.socket()
+        place = os.fstat(client.fileno()).st_ino % int(places)
+        if not clients or place == wanted:
+            wanted = place
+            clients.append(client)
+            if len(clients) == int(count):
+                break
+        else:
+            client.close()
+    pairs = []
+    for client in clients:
+        client.connect(listener.getsockname())
+        pairs.append((client, listener.accept()[0]))
+    for turn in range(2):
+        for number, (client, server) in enumerate(pairs):
+            path = b"/%s/%d/%d" % (token.encode(), turn, number)
+            move(client, server, b"GET %s HTTP/1.1\r\nHost: x\r\n\r\n" % path)
+            answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s"
+            move(server, client, answer % (len(path), path))
+    say(inodes=[os.fstat(client.fileno()).st_ino for client in clients])
+
+
 if __name__ == "__main__":
     scenario, *arguments = sys.argv[1:]
     {
@@ -494,6 +524,6 @@ if __name__ == "__main__":
         for f in (
             *(serve, requests, exec_between, early, syscalls, bytewise, peek, narrow, every_byte),
             *(bodies, pipeline, methods, noise, cut_off, reset, gone, shared, http2, threads),
-            flood,
+            *(flood, crowded),
         )
     }[scenario](*arguments)

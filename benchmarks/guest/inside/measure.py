@@ -178,6 +178,8 @@ def measure(
     Several workloads are only for a capture that stays. One that would not be measured well
     has an ``error``. Raises BenchmarkError if the capture does not work.
     """
+    # One that was killed leaves it behind.
+    subprocess.run(["umount", "--quiet", "--lazy", directory], check=False)
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     # Of its own, and in memory: the disk interrupts when it likes.
