@@ -45,13 +45,24 @@ static __always_inline u64 eight_bytes(const u8 *bytes, u64 at)
 #define NUMBER_OF_LOWEST(marked) \
 	((((marked) & -(marked)) >> 7) * 0x0001020304050607ULL >> 56)
 
+/* A turn of look_through() looks at so many bytes at most, from where it stands. */
+#define LOOKED_AT 24
+
+/* Copy the bytes of a head that are to be known. Returns -1 if they cannot be read. */
+static __always_inline int copy_head(volatile struct head *head, u8 *bytes, u64 data)
+{
+	u64 known = head->known & HEAD_MAX;
+
+	return probe_read_user(bytes, known, (void *)data) ? -1 : 0;
+}
+
 /*
  * Find the end of a head, and what it says of its body: line by line, and to the end of a
  * line word by word. Where the search has come is kept in the map, so that for the verifier
  * one turn is like another. (Behind what is known there may be bytes of an earlier call; see
  * begin_message().)
  */
-static __always_inline void look_through(volatile struct head *head, const u8 *bytes)
+static __always_inline void look_through(volatile struct head *head, u8 *bytes, u64 data)
 {
 	head->at = 0;
 	head->size = 0;
@@ -60,6 +71,11 @@ static __always_inline void look_through(volatile struct head *head, const u8 *b
 #pragma clang loop unroll(disable)
 	for (u32 i = 0; i < STEPS_MAX; i++) {
 		u64 at = head->at;
+		if (at + LOOKED_AT > head->known && head->known < head->most) {
+			head->known = head->most;
+			if (copy_head(head, bytes, data))
+				break;
+		}
 		if (at >= head->known)
 			break;
 		u64 ends = ZERO_BYTES(eight_bytes(bytes, at) ^ EACH_BYTE((u64)'\n'));
@@ -140,20 +156,16 @@ static __always_inline int begin_message(struct connection *connection, struct w
 	volatile struct walk *walk = &work->walk;
 	volatile struct head *head = &work->head;
 	u8 *bytes = work->event.payload;
-	u64 known;
 
 	start_walk(walk, call);
 	if (!walk->readable)
 		return -1;
-	known = walk->left;
-	if (known > HEAD_MAX)
-		known = HEAD_MAX;
-	SHOW_BOUND(known, HEAD_MAX);
-	if (probe_read_user(bytes, known, (void *)walk->data))
+	head->most = lesser(walk->left, HEAD_MAX);
+	head->known = lesser(walk->left, HEAD_FIRST);
+	if (copy_head(head, bytes, walk->data))
 		return -1;
-	head->known = known;
 	head->moved = call->size;
-	look_through(head, bytes);
+	look_through(head, bytes, walk->data);
 	s64 length = length_of_body(head, bytes);
 	/* The end of the head may be one that an earlier call left behind. */
 	if (length < 0 || head->size > head->known)

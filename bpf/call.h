@@ -11,13 +11,16 @@
 
 /* The most bytes of a head that are looked through; a mask as well. */
 #define HEAD_MAX  2047
+/* So many are copied for that at first: most heads end before. */
+#define HEAD_FIRST 511
 /* Of looking through it: a step is eight bytes, or to the end of one of 64 lines. */
 #define STEPS_MAX ((HEAD_MAX + 1) / 8 + 64)
 
 /* What a head says of its body (body.h); in a map, for the reason that payload.h has for a walk. */
 struct head {
 	u32 moved;  /* bytes of the call */
-	u32 known;  /* of these: looked through */
+	u32 most;   /* of these: may be looked through */
+	u32 known;  /* of these: copied */
 	u32 size;   /* bytes, with the empty line; 0: its end was not found */
 	u32 value;  /* where the value of Content-Length begins; 0: there is none */
 	u32 is_odd; /* there is something that makes its length uncertain */
