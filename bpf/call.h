@@ -62,12 +62,13 @@ struct call {
 	void *context; /* the program's, for the perf buffer */
 };
 
-/* With a copy of the number: the compiler may not keep in registers what a helper is shown. */
+/*
+ * A helper is shown a part of `call`, so the compiler keeps all of it on the stack; the verifier
+ * does not tell apart what it finds there, as it would values in registers.
+ */
 static __always_inline struct workspace *workspace_of(struct call *call)
 {
-	u32 slot = call->slot;
-
-	return LOOKUP(workspaces, &slot);
+	return LOOKUP(workspaces, &call->slot);
 }
 
 /*

@@ -421,6 +421,11 @@ def frame(kind, flags, stream, payload=b""):
     return struct.pack(">I", len(payload))[1:] + struct.pack(">BBI", kind, flags, stream) + payload
 
 
+def move(sender, receiver, sent):
+    sender.sendall(sent)
+    read_all(receiver.recv, len(sent))
+
+
 def http2(token, *wait):
     """Three exchanges on a connection whose server speaks first.
 
@@ -428,10 +433,6 @@ def http2(token, *wait):
     """
     data, headers, settings, end_stream, end_headers = 0, 1, 4, 1, 4
     client, server = pair()
-
-    def move(sender, receiver, sent):
-        sender.sendall(sent)
-        read_all(receiver.recv, len(sent))
 
     def text(value):
         return bytes([len(value)]) + value
@@ -488,22 +489,26 @@ def threads(token, count):
 
 
 def crowded(token, count, places):
-    """``count`` connections at once whose inodes are alike in what ``places`` leaves of them.
+    """``count`` connections at once, the last with an inode that is like the first's.
 
-    Two exchanges over each of them, by turns.
+    Those before have the inodes that follow it. Alike is what is left of them by ``places``.
+    Two exchanges over each, by turns.
     """
+    # Each processor counts inodes for itself, in batches.
+    os.sched_setaffinity(0, {0})
     listener = socket.create_server(("127.0.0.1", 0), backlog=64)
-    clients = []
-    for _ in range(64 * int(count) * int(places)):
+    clients = [socket.socket() for _ in range(int(count) - 1)]
+    first = os.fstat(clients[0].fileno()).st_ino
+    for _ in range(10000):
         client = socket.socket()
-        place = os.fstat(client.fileno()).st_ino % int(places)
-        if not clients or place == wanted:
-            wanted = place
+        missing = (first - os.fstat(client.fileno()).st_ino) % int(places)
+        if not missing:
             clients.append(client)
-            if len(clients) == int(count):
-                break
-        else:
-            client.close()
+            break
+        client.close()
+        for _ in range(missing // 4):
+            for end in socket.socketpair():
+                end.close()
     pairs = []
     for client in clients:
         client.connect(listener.getsockname())
@@ -514,7 +519,7 @@ def crowded(token, count, places):
             move(client, server, b"GET %s HTTP/1.1\r\nHost: x\r\n\r\n" % path)
             answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s"
             move(server, client, answer % (len(path), path))
-    say(inodes=[os.fstat(client.fileno()).st_ino for client in clients])
+    say(places=[os.fstat(client.fileno()).st_ino % int(places) for client in clients])
 
 
 if __name__ == "__main__":
