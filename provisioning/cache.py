@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 HASH_DIGITS = 16
+# A pattern: one guest's name may be the beginning of another's.
+_HASH = "[0-9a-f]" * HASH_DIGITS
 
 
 def cache_directory() -> Path:
@@ -110,17 +112,13 @@ def made_aside(final: Path) -> Iterator[Path]:
 
 def remove_leftovers(directory: Path, prefix: str) -> None:
     """Remove what a killed run left aside. Call it under the lock that ``prefix`` belongs to."""
-    for leftover in directory.glob(f".{prefix}-*.tmp"):
+    for leftover in directory.glob(f".{prefix}-{_HASH}.*.tmp"):
         remove_tree(leftover)
 
 
 def made(directory: Path, prefix: str) -> list[Path]:
     """Return the things of that prefix, the one that was used last first."""
-    found = [
-        path
-        for path in directory.glob(f"{prefix}-*")
-        if len(path.name) == len(prefix) + 1 + HASH_DIGITS
-    ]
+    found = directory.glob(f"{prefix}-{_HASH}")
     return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
 
 
