@@ -21,7 +21,7 @@
 
 struct connection {
 	u64 inode;            /* 0: none is kept here */
-	u64 claims;           /* not 0: this place is taken, see remember_connection() */
+	u64 claims;           /* 0: free, if it is a socket's own place, see free_place() */
 	u64 position[2];
 	u32 sequence[2];      /* TCP's own position behind the last call, see missed_before() */
 	u8 verdict;           /* profiler/probe/bcc.py writes VERDICT_OTHER here */
@@ -46,16 +46,18 @@ struct connection {
 };
 
 /*
- * A connection is kept in one of WAYS places, from the one on that the last bits of its inode
- * say: the kernel numbers sockets one after the other, so they spread by themselves, and to
- * look there takes a tenth of the instructions that a hash table takes.
+ * A connection is kept at the place that the last bits of its inode say: the kernel numbers
+ * sockets one after the other, so they spread by themselves, and to look there takes a tenth of
+ * the instructions that a hash table takes. If that place is another's, it is kept elsewhere,
+ * in the second half of the array, and a table says where.
  */
-DEFINE_MAP(connections, MAP_TYPE_ARRAY, u32, struct connection, CONNECTIONS_MAX)
+DEFINE_MAP(connections, MAP_TYPE_ARRAY, u32, struct connection, 2 * OWN_PLACES)
+DEFINE_MAP(elsewhere, MAP_TYPE_LRU_HASH, u64, u32, OWN_PLACES)
+/* How many places of the second half were given out: the next one is the oldest's. */
+DEFINE_MAP(given_out, MAP_TYPE_ARRAY, u32, u64, 1)
 
-static __always_inline struct connection *place_of(u64 inode, u64 way)
+static __always_inline struct connection *connection_at(u32 place)
 {
-	u32 place = (inode + way) & (CONNECTIONS_MAX - 1);
-
 	return LOOKUP(connections, &place);
 }
 
@@ -64,28 +66,32 @@ static __always_inline struct connection *known_connection(u64 inode)
 {
 	if (!inode)
 		return 0;
-#pragma unroll
-	for (u32 way = 0; way < WAYS; way++) {
-		struct connection *connection = place_of(inode, way);
-
-		if (connection && connection->inode == inode)
-			return connection;
-	}
-	return 0;
+	struct connection *connection = connection_at(inode & (OWN_PLACES - 1));
+	if (connection && connection->inode == inode)
+		return connection;
+	u32 *place = LOOKUP(elsewhere, &inode);
+	if (!place)
+		return 0;
+	connection = connection_at(*place);
+	return connection && connection->inode == inode ? connection : 0;
 }
 
-/* A place for a new connection. If all that it may have are taken, it is another's from now on. */
+/* A place for a new connection. */
 static __always_inline struct connection *free_place(u64 inode)
 {
-#pragma unroll
-	for (u32 way = 0; way < WAYS; way++) {
-		struct connection *connection = place_of(inode, way);
+	struct connection *connection = connection_at(inode & (OWN_PLACES - 1));
 
-		/* Another CPU may want it as well: who counts first has it. */
-		if (connection && !connection->inode && !fetch_and_add(&connection->claims, 1))
-			return connection;
-	}
-	return place_of(inode, inode / CONNECTIONS_MAX % WAYS);
+	/* Another CPU may want it as well: who counts first has it. */
+	if (connection && !connection->inode && !fetch_and_add(&connection->claims, 1))
+		return connection;
+	u32 zero = 0;
+	u64 *given = LOOKUP(given_out, &zero);
+	if (!given)
+		return 0;
+	u32 place = OWN_PLACES + (fetch_and_add(given, 1) & (OWN_PLACES - 1));
+	if (UPDATE(elsewhere, &inode, &place))
+		return 0;
+	return connection_at(place);
 }
 
 /* Keep a connection that begins now, of which `known` may be left from one before. */
@@ -96,16 +102,19 @@ remember_connection(u64 inode, struct connection *known)
 
 	if (!connection)
 		return 0;
+	u64 claims = connection->claims;
 #pragma unroll
 	for (u32 i = 0; i < sizeof(*connection) / sizeof(u64); i++)
 		((volatile u64 *)connection)[i] = 0;
-	connection->claims = 1;
+	connection->claims = claims;
 	connection->inode = inode;
 	return connection;
 }
 
-static __always_inline void forget_connection(struct connection *connection)
+static __always_inline void forget_connection(struct connection *connection, u64 inode)
 {
+	if (!connection->claims)
+		DELETE(elsewhere, &inode);
 	connection->inode = 0;
 	connection->claims = 0;
 }

@@ -251,7 +251,7 @@ static __always_inline void close_socket(void *context, u64 socket, u32 slot)
 		deliver_end(&call, &work->event, inode, connection, DIRECTION_SEND, flags);
 		deliver_end(&call, &work->event, inode, connection, DIRECTION_RECV, flags);
 	}
-	forget_connection(connection);
+	forget_connection(connection, inode);
 }
 
 /*

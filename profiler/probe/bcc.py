@@ -37,8 +37,8 @@ from profiler.probe.load import (
 )
 from profiler.probe.macros import (
     FILTER_PLACEHOLDER,
+    OWN_PLACES,
     SELF_PLACEHOLDER,
-    WAYS,
     can_fetch_and_add,
     shape_values,
     uses_boot_time,
@@ -145,13 +145,13 @@ class BccEngine:
     def ignore(self, socket: int) -> None:
         """Have the kernel forward no more of the socket with this inode."""
         connections = self._maps["connections"]
-        for way in range(WAYS):
-            key = struct.pack("=I", (socket + way) % connections.shape.entries)
-            connection = bytearray(connections.read(key) or b"")
+        own = struct.pack("=I", socket % OWN_PLACES)
+        for place in (own, self._maps["elsewhere"].read(_INODE.pack(socket))):
+            connection = bytearray(connections.read(place) or b"") if place else b""
             # The socket may have been closed meanwhile; then there is nothing to ignore.
             if connection and _INODE.unpack_from(connection)[0] == socket:
                 connection[_VERDICT] = _VERDICT_OTHER
-                connections.write(key, connection)
+                connections.write(place, connection)
 
     def detach(self) -> None:
         """Unhook the probe and free its tables."""

@@ -14,8 +14,9 @@ from profiler.probe.layout import TRACEPOINTS, Layout
 from profiler.probe.ring import batch_bytes
 from profiler.settings import Settings
 
-# A power of two, and in how many places of so many each may be kept (bpf/connection.h).
-CONNECTIONS_MAX, WAYS = 32768, 4
+# A power of two: for so many sockets there are places of their own, and for as many whose place
+# is another's (bpf/connection.h).
+OWN_PLACES = 16384
 PROCESSES_MAX = 8192
 
 # In the program until it is loaded, so that it can be kept for the next start: more than
@@ -125,8 +126,7 @@ def _settings_macros(settings: Settings, layout: Layout) -> list[str]:
         *([f"#define MAX_BODY {settings.max_body}"] if _keeps_bodies(settings) else []),
         f"#define SHAPE_PLACEHOLDER {SHAPE_PLACEHOLDER}ULL",
         f"#define SELF_PLACEHOLDER {SELF_PLACEHOLDER}ULL",
-        f"#define CONNECTIONS_MAX {CONNECTIONS_MAX}",
-        f"#define WAYS {WAYS}",
+        f"#define OWN_PLACES {OWN_PLACES}",
         f"#define PROCESSES_MAX {PROCESSES_MAX}",
         f"#define WAKE_BYTES {batch_bytes(settings.ring_bytes)}",
         *(["#define HAS_RING_BUFFER 1"] if uses_ring_buffer(layout, settings) else []),

@@ -17,7 +17,7 @@ from profiler.probe.kernel import INSTRUCTION, LOAD_CONSTANT, bpf, cpus, why
 
 MAPS = (
     *("events", "account", "workspaces"),
-    *("connections", "processes", "waiting"),
+    *("connections", "elsewhere", "given_out", "processes", "waiting"),
 )
 SYSCALL_ROUTE_MAPS = (*MAPS, "pending")
 

@@ -489,22 +489,23 @@ def threads(token, count):
 
 
 def crowded(token, count, places):
-    """``count`` connections at once, the last with an inode that is like the first's.
+    """``count`` connections at once, of whose inodes the same is left by ``places``.
 
-    Those before have the inodes that follow it. Alike is what is left of them by ``places``.
     Two exchanges over each, by turns.
     """
     # Each processor counts inodes for itself, in batches.
     os.sched_setaffinity(0, {0})
     listener = socket.create_server(("127.0.0.1", 0), backlog=64)
-    clients = [socket.socket() for _ in range(int(count) - 1)]
+    clients = [socket.socket()]
     first = os.fstat(clients[0].fileno()).st_ino
     for _ in range(10000):
         client = socket.socket()
         missing = (first - os.fstat(client.fileno()).st_ino) % int(places)
         if not missing:
             clients.append(client)
-            break
+            if len(clients) == int(count):
+                break
+            continue
         client.close()
         for _ in range(missing // 4):
             for end in socket.socketpair():
