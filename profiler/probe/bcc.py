@@ -58,7 +58,7 @@ _LOOK_SECONDS = 0.1
 # Of struct connection in bpf/connection.h.
 _INODE = struct.Struct("=Q")
 _VERDICT = struct.calcsize("=QQQQII")
-_VERDICT_OTHER = 2
+_OTHER = b"\2"
 # struct tally of bpf/counters.h
 _TALLY = struct.Struct("=QQ")
 
@@ -145,13 +145,15 @@ class BccEngine:
     def ignore(self, socket: int) -> None:
         """Have the kernel forward no more of the socket with this inode."""
         connections = self._maps["connections"]
+        inode = _INODE.pack(socket)
         own = struct.pack("=I", socket % OWN_PLACES)
-        for place in (own, self._maps["elsewhere"].read(_INODE.pack(socket))):
-            connection = bytearray(connections.read(place) or b"") if place else b""
+        elsewhere = self._maps["elsewhere"].read(inode)
+        for place in (own, elsewhere) if elsewhere else (own,):
+            connection = connections.read(place) or b""
             # The socket may have been closed meanwhile; then there is nothing to ignore.
-            if connection and _INODE.unpack_from(connection)[0] == socket:
-                connection[_VERDICT] = _VERDICT_OTHER
-                connections.write(place, connection)
+            if connection.startswith(inode):
+                judged = connection[:_VERDICT] + _OTHER + connection[_VERDICT + 1 :]
+                connections.write(place, judged)
 
     def detach(self) -> None:
         """Unhook the probe and free its tables."""

@@ -202,7 +202,7 @@ def test_the_verdict_stands_where_it_is_written() -> None:
     assert sum(before[: names.index("verdict")]) == bcc._VERDICT
     verdicts = (BPF / "classify.h").read_text()
     listed = re.findall(r"VERDICT_\w+(?=,)", verdicts[verdicts.index("enum verdict") :])
-    assert listed[bcc._VERDICT_OTHER] == "VERDICT_OTHER"
+    assert listed[bcc._OTHER[0]] == "VERDICT_OTHER"
 
 
 @pytest.mark.parametrize(
