@@ -96,6 +96,8 @@ def bodies(token, size, *kinds):
     answers = {
         "lines": (b"200 OK\r\nContent-Length: %d\r\n" % len(lines), lines),
         "length": (b"200 OK\r\n" + length, whole),
+        # More than the kernel copies of a head at first.
+        "long": (b"200 OK\r\nX-Long: " + b"x" * 700 + b"\r\n" + length, whole),
         "upload": (b"200 OK\r\nContent-Length: 3\r\n", b"abc"),
         "HEAD": (b"200 OK\r\n" + length, b""),
         "304": (b"304 Not Modified\r\n" + length, b""),
