@@ -13,7 +13,6 @@
  * for one of them, profiler/probe/load.py writes how that one is called (enum shape) over
  * placeholders; the verifier then sees constants, and leaves out all else.
  */
-#define NO_PARAMETER 0xff
 
 /*
  * What plain TCP sends is looked at in TCP, under the socket's lock, so that calls of
@@ -30,33 +29,28 @@
 #define LEVEL_WAITING 3 /* struct sock of TCP: only for threads in `waiting` */
 #define LEVEL_SOCK    4 /* struct sock: any protocol */
 
-#define PARAMETERS_MAX 6
-
-/* A program may only load from its context at offsets that are written in its code. */
-static __always_inline u64 parameter(u64 *ctx, u64 number)
-{
-	u64 value = 0;
-#pragma unroll
-	for (u64 i = 0; i <= PARAMETERS_MAX; i++) {
-		if (number == i) {
-			value = ctx[i];
-			/* Keeps the compiler from making one load at a computed offset of them. */
-			asm volatile("" : "+r"(value));
-		}
-	}
-	return value;
-}
+/*
+ * One of the hooked function's parameters, or its result. A program may only load from its
+ * context at offsets that are written in its code, so the loader writes over that too.
+ */
+#define PARAMETER(ctx, number)                                                     \
+	({                                                                         \
+		u64 value_;                                                        \
+		asm volatile("%0 = *(u64 *)(%1 + %2)"                              \
+			     : "=r"(value_)                                        \
+			     : "r"(ctx), "i"(PARAMETER_PLACEHOLDER + 8 * (number))); \
+		value_;                                                            \
+	})
 
 /* A function has returned that moved data of a socket. */
 int leave_function(u64 *ctx)
 {
 	u64 level = SHAPE(SHAPE_LEVEL);
 	u64 look = SHAPE(SHAPE_LOOK);
-	u64 socket_number = SHAPE(SHAPE_SOCKET);
-	u64 message_number = SHAPE(SHAPE_MESSAGE);
-	u64 flags_number = SHAPE(SHAPE_FLAGS);
+	u64 has_message = SHAPE(SHAPE_MESSAGE) != NO_PARAMETER;
+	u64 has_flags = SHAPE(SHAPE_FLAGS) != NO_PARAMETER;
 
-	s64 result = (int)parameter(ctx, SHAPE(SHAPE_RESULT));
+	s64 result = (int)PARAMETER(ctx, SHAPE_RESULT);
 	if (result < 0 && result != -ECONNRESET && result != -EPIPE)
 		return 0;
 	u64 socket, sk, tcp;
@@ -70,12 +64,12 @@ int leave_function(u64 *ctx)
 		DELETE(waiting, &id);
 	}
 	if (level == LEVEL_TCP || level == LEVEL_WAITING || level == LEVEL_SOCK) {
-		sk = parameter(ctx, socket_number);
+		sk = PARAMETER(ctx, SHAPE_SOCKET);
 		socket = FIELD(u64, sk, sock_sk_socket);
 		if (!socket)
 			return 0;
 	} else {
-		socket = parameter(ctx, socket_number);
+		socket = PARAMETER(ctx, SHAPE_SOCKET);
 		sk = FIELD(u64, socket, socket_sk);
 	}
 	/* A raw socket of TCP is received from by the same function. */
@@ -90,13 +84,13 @@ int leave_function(u64 *ctx)
 	/* Without a message the data is in pages of a file or a pipe. */
 	u64 message = 0;
 	u32 msg_flags = told.msg_flags;
-	if (message_number != NO_PARAMETER) {
-		message = parameter(ctx, message_number);
-		if (flags_number == NO_PARAMETER)
+	if (has_message) {
+		message = PARAMETER(ctx, SHAPE_MESSAGE);
+		if (!has_flags)
 			msg_flags = FIELD(u32, message, msghdr_msg_flags);
 	}
-	if (flags_number != NO_PARAMETER)
-		msg_flags = parameter(ctx, flags_number);
+	if (has_flags)
+		msg_flags = PARAMETER(ctx, SHAPE_FLAGS);
 
 	struct call call = {
 		.socket = socket,

@@ -51,6 +51,8 @@ def page(results: Results) -> str:
         _goals(results),
         "### Instructions added to the target",
         _table(results, ADDED, _added, extra=("base", "noise")),
+        "### Instructions of the capture's BPF programs",
+        _table(results, ADDED, lambda of, run, _: _number(run["programs"] or None)),
         "### Instructions of the capture itself",
         _table(results, OWN, lambda of, run, _: _number(run["own"])),
         "### Slower, with the capture on the same processor",
@@ -78,7 +80,12 @@ costs an instruction, whoever copies it; a processor does many bytes in one cycl
 
 - *Added to the target*: the capture runs only when nobody else wants the processor
   (`SCHED_IDLE`), and what it runs all the same is taken off, so what is left is what the
-  kernel does for it in the processes that are captured. Buffers of 256 MiB.
+  kernel does for it in the processes that are captured. Buffers of 256 MiB. How often these
+  take turns is in it, and that differs from one boot to the next: a server that takes longer
+  finds more to do when it comes back.
+- *Of its BPF programs*: what these ran of it, by the kernel's own statistics
+  (`kernel.bpf_stats_enabled`), in a run apart. It does not depend on who takes turns with whom;
+  what the kernel does to run a program is not in it.
 - *Of the capture itself*: the processor time of its processes, at the usual priority and
   with its own defaults, until it has caught up.
 - *Slower*: in that run, what a round takes while it goes on, in percent of the base. What the

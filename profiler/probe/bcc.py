@@ -34,12 +34,14 @@ from profiler.probe.load import (
     with_fetch,
     with_function,
     with_maps,
+    with_offsets,
 )
 from profiler.probe.macros import (
     FILTER_PLACEHOLDER,
     OWN_PLACES,
     SELF_PLACEHOLDER,
     can_fetch_and_add,
+    shape_offsets,
     shape_values,
     uses_boot_time,
     uses_ring_buffer,
@@ -212,8 +214,7 @@ class BccEngine:
         if hook is None:
             waiting.tell(self._maps["waiting"])
             return
-        shaped = with_constants(code[hook.function], shape_values(hook.shape))
-        descriptor = load(shaped, hook, target_id(hook, layout))
+        descriptor = load(_shaped(code, hook), hook, target_id(hook, layout))
         self._programs[hook.target, hook.function] = [descriptor]
         waiting.tell(self._maps["waiting"], attach(descriptor, hook))
 
@@ -261,13 +262,8 @@ class BccEngine:
         # The verifier takes as long as the compiler, but works on all processors at once.
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             loading = [
-                pool.submit(
-                    load,
-                    with_constants(code[function], shape_values(shape)),
-                    served[0],
-                    target,
-                )
-                for (function, shape, target), served in serving.items()
+                pool.submit(load, _shaped(code, served[0]), served[0], target)
+                for (_, _, target), served in serving.items()
             ]
         for done, (first, *_) in zip(loading, serving.values()):
             if not done.exception():
@@ -328,6 +324,13 @@ class BccEngine:
             filtered=dict(zip(FILTERED, reasons)),
             lost=dict(zip(LOST, reasons[len(FILTERED) :])),
         )
+
+
+def _shaped(code: dict[str, bytes], attachment: Attachment) -> bytes:
+    """The function that serves an attachment, made for how its target is called."""
+    shape = attachment.shape
+    shaped = with_constants(code[attachment.function], shape_values(shape))
+    return with_offsets(shaped, shape_offsets(shape))
 
 
 def _size_for_a_cpu(size: int) -> int:

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from profiler.errors import UnsupportedError
 from profiler.probe.hooks import BPF_DIRECTORY, FunctionHook, Hooks, SyscallHook
 from profiler.probe.layout import Layout
-from profiler.probe.macros import filter_tests, has_raw_tracepoints, macros
+from profiler.probe.macros import NO_PARAMETER, filter_tests, has_raw_tracepoints, macros
 from profiler.probe.maps import MAPS, SYSCALL_ROUTE_MAPS
 from profiler.probe.waiting import CALLS as WAITED_IN
 from profiler.settings import Settings
@@ -27,7 +27,6 @@ from profiler.syscalls import NAMES
 _INCLUDE = re.compile(r'#include "(.+)"')
 
 
-_NO_PARAMETER = 0xFF
 _LEVELS = ("socket", "above", "tcp", "waiting", "sock")
 _LOOK_FIRST, _LOOK_SECOND = 1 << 48, 2 << 48
 _LEAVE = "leave_function"
@@ -192,7 +191,7 @@ def _shape(hook: FunctionHook, parameters: tuple[str, ...], result: int) -> int:
     bytes_ = (
         0 if hook.direction == "send" else 1,
         *(
-            _position(hook, parameters, name) if name else _NO_PARAMETER
+            _position(hook, parameters, name) if name else NO_PARAMETER
             for name in (hook.socket, hook.message, hook.flags)
         ),
         result,

@@ -65,6 +65,8 @@ _OPEN = struct.Struct("=QI4x")
 _PERF_TYPE_TRACEPOINT = 2
 _PERF_EVENT_IOC_SET_BPF = 0x40042408
 
+_LOAD_64 = 0x79
+_OFFSET = struct.Struct("=h")
 # An atomic add of 64 bits; with the flag it returns what was there (Linux 5.12).
 _ATOMIC_ADD = 0xDB
 _BPF_FETCH = 1
@@ -174,6 +176,17 @@ def with_constants(code: bytes, values: Mapping[int, int]) -> bytes:
     # At once, for a value may look like a placeholder.
     placeholder = re.compile(b"|".join(map(re.escape, written)))
     return placeholder.sub(lambda match: written[match[0]], code)
+
+
+def with_offsets(code: bytes, offsets: Mapping[int, int]) -> bytes:
+    """Return ``code`` with each load of 64 bits from one of these offsets made one from another."""
+    moved = bytearray(code)
+    for at in range(0, len(code), INSTRUCTION.size):
+        if code[at] == _LOAD_64:
+            (offset,) = _OFFSET.unpack_from(code, at + 2)
+            if offset in offsets:
+                _OFFSET.pack_into(moved, at + 2, offsets[offset])
+    return bytes(moved)
 
 
 def with_maps(code: bytes, descriptors: Sequence[int]) -> bytes:

@@ -19,9 +19,13 @@ from profiler.settings import Settings
 OWN_PLACES = 16384
 PROCESSES_MAX = 8192
 
+# In a shape, in place of a parameter's number.
+NO_PARAMETER = 0xFF
+
 # In the program until it is loaded, so that it can be kept for the next start: more than
 # 32 bits, so that each takes an instruction of its own.
 SHAPE_PLACEHOLDER = 0x5368617065000000  # and what follows it, one for each number
+PARAMETER_PLACEHOLDER = 0x7000  # likewise: offsets of loads from a context, which has no such
 SELF_PLACEHOLDER = 0x53656C6600000000
 FILTER_PLACEHOLDER = 0x46696C7400000000  # and what follows it, one for each value
 
@@ -29,6 +33,17 @@ FILTER_PLACEHOLDER = 0x46696C7400000000  # and what follows it, one for each val
 def shape_values(shape: int) -> dict[int, int]:
     """What to write over the placeholders of an attachment's shape."""
     return {SHAPE_PLACEHOLDER + n: byte for n, byte in enumerate(shape.to_bytes(8, "little"))}
+
+
+def shape_offsets(shape: int) -> dict[int, int]:
+    """Where an attachment's parameters are in its context: placeholder -> offset, in bytes.
+
+    At 0 where it has none, which nothing then loads.
+    """
+    return {
+        PARAMETER_PLACEHOLDER + 8 * n: 8 * byte if byte != NO_PARAMETER else 0
+        for n, byte in enumerate(shape.to_bytes(8, "little"))
+    }
 
 
 def macros(layout: Layout, settings: Settings, machine: str) -> list[str]:
@@ -124,7 +139,9 @@ def _settings_macros(settings: Settings, layout: Layout) -> list[str]:
         f"#define FILTER_PLACEHOLDER {FILTER_PLACEHOLDER}ULL",
         f"#define CALL_LIMIT {settings.call_limit}",
         *([f"#define MAX_BODY {settings.max_body}"] if _keeps_bodies(settings) else []),
+        f"#define NO_PARAMETER {NO_PARAMETER}",
         f"#define SHAPE_PLACEHOLDER {SHAPE_PLACEHOLDER}ULL",
+        f"#define PARAMETER_PLACEHOLDER {PARAMETER_PLACEHOLDER}",
         f"#define SELF_PLACEHOLDER {SELF_PLACEHOLDER}ULL",
         f"#define OWN_PLACES {OWN_PLACES}",
         f"#define PROCESSES_MAX {PROCESSES_MAX}",

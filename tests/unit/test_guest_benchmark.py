@@ -257,16 +257,28 @@ def test_what_is_added_is_told_beside_the_noise(tmp_path):
     text = page(
         results(
             tmp_path,
-            added_small_base={"target": 67_700.0},
-            added_small_socket={"target": 72_000.4, "complete": 9, "expected": 10},
-            added_small_tcpdump={"target": 75_000.0, "packets": 9, "packets_lost": 0},
-            added_small_again={"target": 67_690.0},
+            added_small_base={"target": 67_700.0, "programs": 0.0},
+            added_small_socket={
+                "target": 72_000.4,
+                "programs": 4_886.2,
+                "complete": 9,
+                "expected": 10,
+            },
+            added_small_tcpdump={
+                "target": 75_000.0,
+                "programs": 0.0,
+                "packets": 9,
+                "packets_lost": 0,
+            },
+            added_small_again={"target": 67_690.0, "programs": 0.0},
         )
     )
     assert "Measured 2026-11-23 by `tox -e bench`: kernel 6.12.1." in text
-    (row,) = (line for line in text.splitlines() if line.startswith("| `small`"))
+    row, programs = (line for line in text.splitlines() if line.startswith("| `small`"))
     # Losses would make it cheaper than it is.
     assert row.endswith("| 67,700 | -10 | +4,300 (with losses) | +7,300 |")
+    # tcpdump has none.
+    assert programs.endswith("| 4,886 | - |")
     assert "| added to a request, socket route | 3,000 | +4,300 |" in text
 
 
@@ -274,7 +286,7 @@ def test_what_is_lost_is_what_is_missing(tmp_path):
     text = page(
         results(
             tmp_path,
-            added_small_base={"target": 50_000.0},
+            added_small_base={"target": 50_000.0, "programs": 0.0},
             own_small_socket={
                 "busy": 150_000.0,
                 "own": 200_000.0,
@@ -346,3 +358,16 @@ def test_every_name_of_the_tables_is_used():
     for capture in CAPTURES.values():
         assert set(capture.only) <= set(WORKLOADS)
         assert not capture.command or capture.ready
+
+
+def test_how_long_programs_ran_is_told_once_for_each(tmp_path, monkeypatch):
+    for pid, files in {7: ("3", "4", "5"), 8: ("3",)}.items():
+        task = tmp_path / str(pid)
+        (task / "fdinfo").mkdir(parents=True)
+        (task / "stat").write_text(f"{pid} (x) S {'1' if pid == 7 else '7'} 0\n")
+        for number in files:
+            # The descriptor 3 of both is the same program; 5 is none.
+            said = f"pos:\t0\nprog_id:\t{number}\nrun_time_ns:\t{number}00\nrun_cnt:\t2\n"
+            (task / "fdinfo" / number).write_text("pos:\t0\n" if number == "5" else said)
+    monkeypatch.setattr(processes, "PROC", tmp_path)
+    assert processes.programs_time(7) == 700

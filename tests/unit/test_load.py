@@ -16,7 +16,7 @@ from profiler.probe.generate import (
     Attachment,
 )
 from profiler.probe.layout import Layout
-from profiler.probe.macros import FILTER_PLACEHOLDER, SHAPE_PLACEHOLDER
+from profiler.probe.macros import FILTER_PLACEHOLDER, PARAMETER_PLACEHOLDER, SHAPE_PLACEHOLDER
 
 # opcode, registers, offset, immediate
 ADD = struct.pack("=BBhi", 0xDB, 0x12, 8, 0)
@@ -61,6 +61,19 @@ def test_values_are_written_over_their_placeholders() -> None:
     # The first value looks like the second placeholder.
     assert load.with_constants(code, {first: second, second: 0x0504030201}) == (
         load_constant(second, 1) + other + load_constant(second, 7) + load_constant(0x0504030201, 1)
+    )
+
+
+def test_loads_from_a_context_are_moved_to_where_its_parameters_are() -> None:
+    def load_64(offset: int, registers: int = 0x12) -> bytes:
+        return struct.pack("=BBhi", 0x79, registers, offset, 0)
+
+    first, second = PARAMETER_PLACEHOLDER, PARAMETER_PLACEHOLDER + 8
+    narrow = struct.pack("=BBhi", 0x61, 0x12, first, 0)
+    code = load_64(first) + load_64(24) + narrow + load_64(second, 0x34) + load_64(-8)
+    # Where the first goes, the second stood.
+    assert load.with_offsets(code, {first: second, second: 16}) == (
+        load_64(second) + load_64(24) + narrow + load_64(16, 0x34) + load_64(-8)
     )
 
 

@@ -10,6 +10,9 @@ from pathlib import Path
 
 PROC = Path("/proc")
 
+# Off unless somebody asks: it costs each program a look at the clock, twice.
+STATISTICS = PROC / "sys/kernel/bpf_stats_enabled"
+
 # The process's name, which may hold anything, stands in parentheses before these.
 _PARENT = re.compile(r".*\) \S (\d+) ", re.DOTALL)
 
@@ -64,3 +67,18 @@ def peak_memory(pid: int) -> int:
             status = (PROC / str(one) / "status").read_text()
             total += int(re.search(r"^VmHWM:\s+(\d+)", status, re.MULTILINE)[1])  # type: ignore[index]
     return total
+
+
+def programs_time(pid: int) -> int:
+    """Return the nanoseconds for which the BPF programs of ``pid`` and its descendants have run.
+
+    That is, since STATISTICS are on.
+    """
+    programs: dict[str, int] = {}
+    for one in family(pid):
+        for info in (PROC / str(one) / "fdinfo").glob("[0-9]*"):
+            with suppress(OSError):
+                facts = dict(re.findall(r"^(prog_id|run_time_ns):\s+(\d+)$", info.read_text(), re.M))
+                if "run_time_ns" in facts:
+                    programs[facts["prog_id"]] = int(facts["run_time_ns"])
+    return sum(programs.values())
