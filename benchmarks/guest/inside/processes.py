@@ -10,6 +10,8 @@ from pathlib import Path
 
 PROC = Path("/proc")
 
+_PROGRAM = re.compile(r"^(prog_id|run_time_ns):\s+(\d+)$", re.MULTILINE)
+
 # Off unless somebody asks: it costs each program a look at the clock, twice.
 STATISTICS = PROC / "sys/kernel/bpf_stats_enabled"
 
@@ -78,7 +80,7 @@ def programs_time(pid: int) -> int:
     for one in family(pid):
         for info in (PROC / str(one) / "fdinfo").glob("[0-9]*"):
             with suppress(OSError):
-                facts = dict(re.findall(r"^(prog_id|run_time_ns):\s+(\d+)$", info.read_text(), re.M))
+                facts = dict(_PROGRAM.findall(info.read_text()))
                 if "run_time_ns" in facts:
                     programs[facts["prog_id"]] = int(facts["run_time_ns"])
     return sum(programs.values())
