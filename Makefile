@@ -28,7 +28,7 @@ demo: setup
 # one processor each for the most part; the first takes as long as the others together.
 test: setup setup-browser setup-vagrant
 	$(VENV)/bin/tox run -q -e lint
-	$(VENV)/bin/tox run-parallel -q -p 2 -e e2e-vagrant,unit,replay,browser,fuzz,growth
+	$(VENV)/bin/tox run-parallel -q -p 2 -e e2e-vagrant,unit,replay,browser,fuzz,growth,e2e-install
 	$(VENV)/bin/tox run -qq -e e2e
 
 lint: setup

@@ -15,6 +15,8 @@ from provisioning.capture import Capture, Record
 from tests.e2e.conftest import ROUTES
 from tests.e2e.test_capture import url_of
 
+pytestmark = pytest.mark.one_guest("debian-13")
+
 HOME = "/tmp/counterparts"
 PYTHON = "/opt/counterparts/bin/python"
 FILES = Path(__file__).with_name("counterparts")

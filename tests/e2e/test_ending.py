@@ -71,6 +71,7 @@ def test_bodies_that_are_not_wanted_stay_in_the_kernel(
     assert stayed == [11 * size + 3 * len("abc") + lines] * 2
 
 
+@pytest.mark.one_guest("debian-12")
 @pytest.mark.parametrize("route", ROUTES)
 def test_limits_counts_and_replay(guest: Guest, token: str, route: str, tmp_path: Path) -> None:
     recorded = f"/tmp/{token}.capture"
@@ -133,6 +134,7 @@ def test_limits_counts_and_replay(guest: Guest, token: str, route: str, tmp_path
     assert accounts(replayed.stderr) == directions
 
 
+@pytest.mark.one_guest("debian-12")
 def test_sigterm_and_filters(guest: Guest, token: str) -> None:
     with background(guest, "serve") as (_, wanted), background(guest, "serve") as (_, other):
         # The clients fail the one filter, the other server the other.
@@ -156,6 +158,7 @@ def test_sigterm_and_filters(guest: Guest, token: str) -> None:
     assert re.search(r"port \d+/\d+", said)
 
 
+@pytest.mark.one_guest("debian-12")
 @pytest.mark.parametrize("route", ROUTES)
 def test_a_connection_that_a_process_shares_with_one_that_is_left_out(
     guest: Guest, token: str, route: str
@@ -176,6 +179,7 @@ def test_a_connection_that_a_process_shares_with_one_that_is_left_out(
         assert lost == [0, 0]
 
 
+@pytest.mark.one_guest("debian-12")
 def test_a_message_under_way_is_written_at_the_end(guest: Guest, token: str) -> None:
     with background(guest, "serve") as (_, server), Capture(guest) as capture:
         script = (
@@ -194,6 +198,7 @@ def test_a_message_under_way_is_written_at_the_end(guest: Guest, token: str) -> 
     assert "incomplete" in said
 
 
+@pytest.mark.one_guest("debian-12")
 def test_what_the_ring_cannot_hold_is_said(guest: Guest, token: str) -> None:
     """The profiler is stopped while more than its ring moves over one connection."""
     with background(guest, "serve") as (_, server):
@@ -230,6 +235,7 @@ def test_what_the_ring_cannot_hold_is_said(guest: Guest, token: str) -> None:
     assert all("incomplete" not in r for r in whole)
 
 
+@pytest.mark.one_guest("debian-12")
 def test_the_profiler_does_not_see_itself(guest: Guest, token: str) -> None:
     """Its lines go over a TCP connection and would feed back."""
     script = (
@@ -256,6 +262,7 @@ def test_the_profiler_does_not_see_itself(guest: Guest, token: str) -> None:
     assert re.search(r"self \d+/\d+", said)
 
 
+@pytest.mark.one_guest("debian-12")
 def test_the_counts_of_a_capture_that_goes_on(guest: Guest, token: str) -> None:
     stats = f"/tmp/{token}.stats"
     options = ("--stats", stats, "--stats-interval", "0.5")

@@ -26,6 +26,7 @@ def ask(
     guest.exec(f"sudo sh -c '{enter} && exec {as_user} {client}'", timeout=120)
 
 
+@pytest.mark.one_guest("debian-13")
 @pytest.mark.parametrize("route", ROUTES)
 def test_each_filter_turns_away_what_it_names(guest: Guest, route: str, token: str) -> None:
     guest.exec(f"sudo mkdir -p {GROUP}/inner && sudo ln -sf $(command -v python3) {WANTED}")

@@ -92,6 +92,7 @@ def check_message(
         assert record["pid"] == served[number]["pid"]
 
 
+@pytest.mark.one_guest("debian-13")
 @pytest.mark.parametrize("route", ROUTES)
 def test_twenty_users_for_a_minute(guest: Guest, token: str, route: str) -> None:
     options = ("--route", route, "--port", str(PORT))
@@ -182,6 +183,7 @@ def test_a_small_ring_loses_and_says_so(guest: Guest, token: str) -> None:
     assert len(seen) > len(client) // 2
 
 
+@pytest.mark.one_guest("debian-12")
 def test_on_one_processor_the_reader_goes_first(guest: Guest, token: str) -> None:
     # Sent in a fraction of the time that it takes to write it down, and far more than the ring:
     # of equals, most would be lost.

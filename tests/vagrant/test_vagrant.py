@@ -22,8 +22,11 @@ from tests.vagrant.libvirt import Host, host
 NAME = "debian-12"
 BOX = f"http-profiler/{NAME}"
 
-# Those of one route, which share one start of the profiler; `vagrant up && tox -e e2e` runs all.
-SELECTED = ("tests/e2e/test_capture.py", "-k", "socket")
+# Some of one route, which share one start of the profiler; `vagrant up && tox -e e2e` runs all.
+SELECTED = (
+    *("tests/e2e/test_capture.py", "-k"),
+    "socket and (both_sides or two_requests or 100_kib or hooked or from_before or cut_off)",
+)
 
 RECAP = re.compile(r"ok=(\d+)\s+changed=(\d+)\s+unreachable=(\d+)\s+failed=(\d+)")
 
