@@ -308,7 +308,6 @@ def test_boot_time_is_not_wall_clock_time(watch: Watch, token: str) -> None:
     assert now - 600 * 10**9 < nanoseconds(line["timestamp"]) < now
 
 
-@pytest.mark.one_guest("debian-13")
 def test_connections_that_share_a_place(watch: Watch, token: str) -> None:
     """The probe keeps a connection where its inode's last bits say, unless another is there."""
     facts = traffic(watch.guest, "crowded", token, 3, OWN_PLACES)

@@ -71,7 +71,7 @@ def test_bodies_that_are_not_wanted_stay_in_the_kernel(
     assert stayed == [11 * size + 3 * len("abc") + lines] * 2
 
 
-@pytest.mark.one_guest("debian-12")
+@pytest.mark.one_guest("debian-13")
 @pytest.mark.parametrize("route", ROUTES)
 def test_limits_counts_and_replay(guest: Guest, token: str, route: str, tmp_path: Path) -> None:
     recorded = f"/tmp/{token}.capture"
