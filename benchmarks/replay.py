@@ -2,6 +2,7 @@
 
     python -m benchmarks.replay                  # µs a message
     python -m benchmarks.replay --instructions   # counted by valgrind
+    python -m benchmarks.replay --stages         # counted for each stage by itself
     python -m benchmarks.replay --profile        # where
     tox -e bench-replay                          # µs, by pytest-benchmark
 
@@ -16,17 +17,26 @@ from __future__ import annotations
 import cProfile
 import pstats
 import sys
+from collections import deque
+from collections.abc import Iterable
+from itertools import starmap
 from pathlib import Path
 from timeit import repeat
+from typing import Callable
 
 from benchmarks.heads import USUAL
-from benchmarks.instructions import per_round
+from benchmarks.instructions import per_round, section, sections
 from profiler import wire
+from profiler.exchange import exchange_of
+from profiler.http import Message, Messages
 from profiler.pipeline import Pipeline
 from profiler.probe.recording import Recording
 from profiler.process import Processes
+from profiler.record import Record, record_of
 from profiler.settings import Settings
 from profiler.sinks.jsonl import JsonLines
+from profiler.stream import Streams
+from profiler.syscalls import names
 
 _CASE = Path(__file__).parents[1] / "tests/replay/cases/demo"
 _STEP = 10_000_000  # nanoseconds
@@ -89,10 +99,72 @@ def workload(kept: bool, rounds: int) -> tuple[str, list[bytes], int]:
     return machine, rounds_of(capture, rounds), written.requests + written.responses
 
 
+def stages(machine: str, records: list[bytes]) -> dict[str, Callable[[], object]]:
+    """What each stage does with all records: name -> a function, which is to be called twice.
+
+    Each is given what the one before it made, all at once; the last is the pipeline with all of
+    them, and what it does itself.
+    """
+    settings, processes = Settings(), Processes(None)
+    items = [wire.decode(record) for record in records]
+    for item in items:
+        if isinstance(item, wire.Process):
+            processes.learn(item)
+    moved = [item for item in items if isinstance(item, (wire.Chunk, wire.End))]
+    streams, messages = Streams(), Messages(settings)
+    events = [event for item in moved for event in streams.feed(item)]
+    made = [
+        (message, message.origin)
+        for event in events
+        for message in messages.feed(event)
+        if isinstance(message, Message)
+    ]
+    named = names(machine)
+
+    def written(message: Message, origin: wire.Chunk) -> Record:
+        process = processes.identity(origin.pid, origin.start_time)
+        return record_of(message, None, process, None, 0, settings.max_body, named)
+
+    lines = [written(*each) for each in made]
+    sink = JsonLines(Path("/dev/null"))
+
+    def all_of(function: Callable[..., object], each: Iterable[object]) -> Callable[[], object]:
+        return lambda: deque(map(function, each), maxlen=0)
+
+    return {
+        "records are unpacked (wire)": all_of(wire.decode, records),
+        "put in order (stream)": lambda: deque(map(Streams().feed, moved), maxlen=0),
+        "read (http)": lambda: deque(map(Messages(settings).feed, events), maxlen=0),
+        "paired (exchange)": all_of(exchange_of, [message for message, _ in made]),
+        "told (record)": lambda: deque(starmap(written, made), maxlen=0),
+        "written (sinks)": all_of(sink.write, lines),
+        "all together": lambda: run(machine, records),
+    }
+
+
+def print_stages(kept: list[str]) -> None:
+    """Count each stage in a run of its own program, and print what it takes of a message."""
+    machine, records, messages = workload(bool(kept), 2 * _ROUNDS)
+    named = list(stages(machine, records))
+    # The second time, when all that is remembered is there.
+    counts = sections(2 * len(named), "benchmarks.replay", *kept, "--sections")[1::2]
+    for name, count in zip(named, counts):
+        print(f"| {name} | {count / (messages * 2 * _ROUNDS):,.0f} |")
+
+
 def main(arguments: list[str]) -> None:
     """Print the cost; or run so many rounds, to be counted."""
     kept = ["--kept"] if "--kept" in arguments else []
     arguments = [argument for argument in arguments if argument not in kept]
+    if arguments == ["--stages"]:
+        print_stages(kept)
+        return
+    if arguments == ["--sections"]:
+        machine, records, _ = workload(bool(kept), 2 * _ROUNDS)
+        for stage in stages(machine, records).values():
+            section(stage)
+            section(stage)
+        return
     rounds = 5 * _ROUNDS if kept else _ROUNDS
     # However many are counted, as many are made.
     machine, records, messages = workload(bool(kept), 2 * rounds)
