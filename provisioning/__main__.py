@@ -138,9 +138,9 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("local", metavar="LOCAL")
     command.set_defaults(run=_pull)
 
-    command = commands.add_parser("down", help="end a guest and forget it")
+    command = commands.add_parser("down", help="end guests and forget them")
     which = command.add_mutually_exclusive_group(required=True)
-    which.add_argument("guest", nargs="?", metavar="GUEST", help=guest)
+    which.add_argument("guests", nargs="*", default=[], metavar="GUEST", help=guest)
     which.add_argument("--all", action="store_true", help="every machine of this repository")
     command.set_defaults(run=_down)
     return top
@@ -256,7 +256,7 @@ def _pull(arguments: argparse.Namespace) -> int:
 
 def _down(arguments: argparse.Namespace) -> int:
     provider = named_provider(arguments.provider) or DEFAULT
-    names = [arguments.guest]
+    names = arguments.guests
     if arguments.all:
         own = [one.name for one in known_instances()]
         names = own if provider == DEFAULT else running(provider)

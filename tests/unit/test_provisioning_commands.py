@@ -62,6 +62,21 @@ def test_what_is_kept_of_a_guest_is_listed(unreachable, capsys):
         kept.snapshot("0123456789abcdef").touch()
 
 
+def test_several_guests_are_taken_down_at_once(unreachable, capsys):
+    assert main(["down", "debian-12", "debian-13@other"]) == 0
+    assert capsys.readouterr().err.splitlines() == [
+        "debian-12 was not up",
+        "debian-13@other was not up",
+    ]
+
+
+@pytest.mark.parametrize("command", [["down"], ["down", "debian-12", "--all"]])
+def test_which_guests_to_take_down_is_asked_for(capsys, command):
+    with pytest.raises(SystemExit):
+        main(command)
+    assert "--all" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "command",
     [
