@@ -76,10 +76,13 @@ static __always_inline void describe(struct event *event, struct chunk *chunk,
 }
 
 #ifdef HAS_RING_BUFFER
-/* Where the bytes of a call are, if that is one range which fits into an event; else 0. */
+/*
+ * Where the bytes of a call are, if that is one range which fits into an event; else 0. (What
+ * does is less than CALL_LIMIT.)
+ */
 static __always_inline u64 range_of(struct call *call)
 {
-	if (call->size > PAYLOAD_MAX || call->size > CALL_LIMIT || !call->memory)
+	if (call->size > PAYLOAD_MAX || !call->memory)
 		return 0;
 #ifdef ROUTE_SOCKET
 	return flat_data(call->memory, call->size);
@@ -152,7 +155,7 @@ static __always_inline int
 forward_at_once(struct event *event, struct connection *connection, struct call *call,
 		u64 direction, struct counters *counters)
 {
-	if (call->size > CALL_LIMIT || copy_call(event, call))
+	if (copy_call(event, call))
 		return -1;
 	count(deliver_call(event, connection, call, direction, call->size, 0) ?
 		      &counters->lost[LOST_RING_FULL] : &counters->forwarded,

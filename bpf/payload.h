@@ -123,13 +123,16 @@ copy_piece(struct event *event, u64 data, u64 length, u64 left)
 }
 
 #ifdef ROUTE_SOCKET
+static __always_inline u32 iter_type(u64 msg)
+{
+	return FIELD(ITER_TYPE_T, msg, msghdr_iter_type) & ~ITER_DIRECTION_BIT;
+}
+
 /* Where the bytes of a finished call are, if its iterator is of one range; else 0. */
 static __always_inline u64 flat_data(u64 msg, u32 size)
 {
 #ifdef ITER_UBUF
-	u32 type = FIELD(ITER_TYPE_T, msg, msghdr_iter_type) & ~ITER_DIRECTION_BIT;
-
-	if (type == ITER_UBUF)
+	if (iter_type(msg) == ITER_UBUF)
 		return ITER_POINTER(msg, msghdr_iter_ubuf) + FIELD(u64, msg, msghdr_iter_offset) - size;
 #endif
 	return 0;
@@ -138,16 +141,14 @@ static __always_inline u64 flat_data(u64 msg, u32 size)
 /* The iterator of a finished call stands behind its last byte, see walk_back(). */
 static __always_inline int copy_at_once(struct event *event, u64 msg, u32 size)
 {
-	u32 type = FIELD(ITER_TYPE_T, msg, msghdr_iter_type) & ~ITER_DIRECTION_BIT;
-	u64 offset = FIELD(u64, msg, msghdr_iter_offset);
+	u64 range = flat_data(msg, size);
 
-#ifdef ITER_UBUF
-	if (type == ITER_UBUF)
-		return copy_range(event, ITER_POINTER(msg, msghdr_iter_ubuf) + offset - size, size);
-#endif
-	if (type != ITER_IOVEC)
+	if (range)
+		return copy_range(event, range, size);
+	if (iter_type(msg) != ITER_IOVEC)
 		return -1;
 
+	u64 offset = FIELD(u64, msg, msghdr_iter_offset);
 	u64 segments = ITER_POINTER(msg, msghdr_iter_iov) + (offset ? sizeof(struct segment) : 0);
 	u64 left = size;
 #ifndef CAST_FUNCTION
@@ -195,20 +196,18 @@ static __always_inline int copy_at_once(struct event *event, u64 msg, u32 size)
  */
 static __always_inline int walk_back(volatile struct walk *walk, u64 msg, u32 size)
 {
-	u32 type = FIELD(ITER_TYPE_T, msg, msghdr_iter_type) & ~ITER_DIRECTION_BIT;
-	u64 offset = FIELD(u64, msg, msghdr_iter_offset);
+	u64 range = flat_data(msg, size);
 
-#ifdef ITER_UBUF
-	if (type == ITER_UBUF) {
-		walk->data = ITER_POINTER(msg, msghdr_iter_ubuf) + offset - size;
+	if (range) {
+		walk->data = range;
 		walk->left = size;
 		return 0;
 	}
-#endif
-	if (type != ITER_IOVEC)
+	if (iter_type(msg) != ITER_IOVEC)
 		return -1;
 
 	struct segment segment = {};
+	u64 offset = FIELD(u64, msg, msghdr_iter_offset);
 	u64 segments = ITER_POINTER(msg, msghdr_iter_iov);
 	if (size <= offset) {
 		if (READ_SEGMENT(&segment, segments))

@@ -237,12 +237,12 @@ static __always_inline void finish_call(struct call *call, s64 result)
 /* The last descriptor of a socket was closed. */
 static __always_inline void close_socket(void *context, u64 socket, u32 slot)
 {
-	struct call call = { .context = context };
+	struct call call = { .context = context, .slot = slot };
 	u64 inode = socket_inode(CAST(socket, socket));
 	struct connection *connection = known_connection(inode);
 	if (!connection)
 		return;
-	struct workspace *work = LOOKUP(workspaces, &slot);
+	struct workspace *work = workspace_of(&call);
 	if (work && connection->forwarded) {
 		u8 flags = 0;
 

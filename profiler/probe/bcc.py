@@ -37,7 +37,6 @@ from profiler.probe.load import (
     with_offsets,
 )
 from profiler.probe.macros import (
-    FILTER_PLACEHOLDER,
     OWN_PLACES,
     SELF_PLACEHOLDER,
     can_fetch_and_add,
@@ -244,9 +243,7 @@ class BccEngine:
         self, program: Program, code: dict[str, bytes], layout: Layout, maps: tuple[str, ...]
     ) -> None:
         descriptors = [self._maps[name].descriptor for name in maps]
-        constants = {SELF_PLACEHOLDER: os.getpid()} | {
-            FILTER_PLACEHOLDER + number: value for number, value in enumerate(program.filter_values)
-        }
+        constants = {SELF_PLACEHOLDER: os.getpid(), **program.values}
         for function in code:
             code[function] = with_maps(code[function], descriptors)
             code[function] = with_constants(code[function], constants)

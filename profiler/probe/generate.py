@@ -18,7 +18,14 @@ from typing import NamedTuple
 from profiler.errors import UnsupportedError
 from profiler.probe.hooks import BPF_DIRECTORY, FunctionHook, Hooks, SyscallHook
 from profiler.probe.layout import Layout
-from profiler.probe.macros import NO_PARAMETER, filter_tests, has_raw_tracepoints, macros
+from profiler.probe.macros import (
+    FILTER_PLACEHOLDER,
+    NO_PARAMETER,
+    filter_tests,
+    has_raw_tracepoints,
+    macros,
+    setting_values,
+)
 from profiler.probe.maps import MAPS, SYSCALL_ROUTE_MAPS
 from profiler.probe.waiting import CALLS as WAITED_IN
 from profiler.settings import Settings
@@ -64,8 +71,8 @@ class Program(NamedTuple):
     route: str
     source: str
     attachments: tuple[Attachment, ...]
-    filter_values: tuple[int, ...] = ()
-    """What to write over FILTER_PLACEHOLDER and those that follow it."""
+    values: dict[int, int]
+    """What to write over the placeholders of what the user asked for (``macros.py``)."""
     waiting: Attachment | None = None
     """Socket route: what sees the calls that were there before (``profiler/probe/waiting.py``)."""
 
@@ -85,7 +92,10 @@ def generate(
     # A program on a system call's tracepoint is skipped while any other is at work.
     slots = _slots(attachments, route == "socket" and layout.preemptible)
     attachments = [a._replace(shape=a.shape | n << _SLOT) for a, n in zip(attachments, slots)]
-    tests, values = filter_tests(settings.filters)
+    tests, filter_values = filter_tests(settings.filters)
+    values = setting_values(settings) | {
+        FILTER_PLACEHOLDER + n: value for n, value in enumerate(filter_values)
+    }
     waiting = next((a for a in attachments if a.kind == FENTRY and a.function == _LEAVE), None)
     lines = [
         f"#define ROUTE_{route.upper()} 1",
@@ -100,7 +110,7 @@ def generate(
         *entries,
     ]
     lasting = tuple(a for a in attachments if a is not waiting)
-    return Program(route, "\n".join(lines) + "\n", lasting, tuple(values), waiting)
+    return Program(route, "\n".join(lines) + "\n", lasting, values, waiting)
 
 
 def maps_of(route: str, settings: Settings) -> tuple[str, ...]:

@@ -27,12 +27,27 @@ NO_PARAMETER = 0xFF
 SHAPE_PLACEHOLDER = 0x5368617065000000  # and what follows it, one for each number
 PARAMETER_PLACEHOLDER = 0x7000  # likewise: offsets of loads from a context, which has no such
 SELF_PLACEHOLDER = 0x53656C6600000000
+SETTING_PLACEHOLDER = 0x5365747400000000  # and what follows it, one for each setting
 FILTER_PLACEHOLDER = 0x46696C7400000000  # and what follows it, one for each value
 
 
 def shape_values(shape: int) -> dict[int, int]:
     """What to write over the placeholders of an attachment's shape."""
     return {SHAPE_PLACEHOLDER + n: byte for n, byte in enumerate(shape.to_bytes(8, "little"))}
+
+
+def setting_values(settings: Settings) -> dict[int, int]:
+    """What to write over the placeholders of numbers that the user chooses."""
+    numbers = _numbers_of(settings).values()
+    return {SETTING_PLACEHOLDER + n: number for n, number in enumerate(numbers)}
+
+
+def _numbers_of(settings: Settings) -> dict[str, int]:
+    return {
+        "CALL_LIMIT": settings.call_limit,
+        "WAKE_BYTES": batch_bytes(settings.ring_bytes),
+        **({"MAX_BODY": settings.max_body} if _keeps_bodies(settings) else {}),
+    }
 
 
 def shape_offsets(shape: int) -> dict[int, int]:
@@ -137,15 +152,16 @@ def _keeps_bodies(settings: Settings) -> bool:
 def _settings_macros(settings: Settings, layout: Layout) -> list[str]:
     return [
         f"#define FILTER_PLACEHOLDER {FILTER_PLACEHOLDER}ULL",
-        f"#define CALL_LIMIT {settings.call_limit}",
-        *([f"#define MAX_BODY {settings.max_body}"] if _keeps_bodies(settings) else []),
+        *(
+            f"#define {name} written_over({SETTING_PLACEHOLDER + n}ULL)"
+            for n, name in enumerate(_numbers_of(settings))
+        ),
         f"#define NO_PARAMETER {NO_PARAMETER}",
         f"#define SHAPE_PLACEHOLDER {SHAPE_PLACEHOLDER}ULL",
         f"#define PARAMETER_PLACEHOLDER {PARAMETER_PLACEHOLDER}",
         f"#define SELF_PLACEHOLDER {SELF_PLACEHOLDER}ULL",
         f"#define OWN_PLACES {OWN_PLACES}",
         f"#define PROCESSES_MAX {PROCESSES_MAX}",
-        f"#define WAKE_BYTES {batch_bytes(settings.ring_bytes)}",
         *(["#define HAS_RING_BUFFER 1"] if uses_ring_buffer(layout, settings) else []),
     ]
 

@@ -10,7 +10,7 @@ from profiler.filters import Filters, address
 from profiler.probe.generate import Program, generate, maps_of
 from profiler.probe.hooks import BPF_DIRECTORY, load_hooks
 from profiler.probe.layout import FIELDS, OPTIONAL_FIELDS, Layout
-from profiler.probe.macros import can_fetch_and_add
+from profiler.probe.macros import FILTER_PLACEHOLDER, SETTING_PLACEHOLDER, can_fetch_and_add
 from profiler.probe.ring import batch_bytes
 from profiler.settings import Settings
 
@@ -264,10 +264,23 @@ def test_an_iterator_s_pointer_may_have_a_type(typed: bool) -> None:
     assert ("#define ITER_POINTER_IS_TYPED 1" in source) == typed
 
 
+def written_over(given: Program, name: str) -> int:
+    """What is written over a macro's placeholder when the program is loaded."""
+    defined = re.search(rf"^#define {name} written_over\((\d+)ULL\)$", given.source, re.MULTILINE)
+    assert defined is not None
+    return given.values[int(defined[1])]
+
+
+def filter_values(given: Program) -> tuple[int, ...]:
+    numbers = sorted(number for number in given.values if number < SETTING_PLACEHOLDER)
+    assert numbers == [FILTER_PLACEHOLDER + n for n in range(len(numbers))]
+    return tuple(given.values[number] for number in numbers)
+
+
 @pytest.mark.parametrize(("ring", "batch"), [(65536, 16384), (1 << 24, 65536)])
 def test_a_batch_is_the_same_on_both_sides(ring: int, batch: int) -> None:
-    source = program("socket", Settings(ring_bytes=ring)).source
-    assert f"#define WAKE_BYTES {batch}\n" in source
+    given = program("socket", Settings(ring_bytes=ring))
+    assert written_over(given, "WAKE_BYTES") == batch
     assert batch_bytes(ring) == batch
 
 
@@ -276,15 +289,24 @@ def test_settings_reach_the_program() -> None:
     assert "#define WANTED_PID(pid) ((pid) == FILTER_VALUE(0))" in given.source
     ports = "(port) == FILTER_VALUE(1) || (port) == FILTER_VALUE(2)"
     assert f"#define WANTED_PORT(port) ({ports})" in given.source
-    assert given.filter_values == (7, 80, 8080)
-    assert f"#define CALL_LIMIT {64 * 1024 + 1000}" in given.source
+    assert filter_values(given) == (7, 80, 8080)
+    assert written_over(given, "CALL_LIMIT") == 64 * 1024 + 1000
+    assert written_over(given, "MAX_BODY") == 1000
 
 
 @pytest.mark.parametrize("route", ["socket", "syscall"])
-def test_another_process_needs_no_other_program(route: str) -> None:
-    one, other = (program(route, Settings(filters=Filters(pid=(pid,)))) for pid in (7, 8))
+@pytest.mark.parametrize(
+    "asked",
+    [
+        [Settings(filters=Filters(pid=(pid,))) for pid in (7, 8)],
+        [Settings(max_body=size) for size in (0, 1000)],
+        [Settings(ring_bytes=size) for size in (65536, 1 << 24)],
+    ],
+)
+def test_another_number_needs_no_other_program(route: str, asked: list[Settings]) -> None:
+    one, other = (program(route, settings) for settings in asked)
     assert one.source == other.source
-    assert one.filter_values != other.filter_values
+    assert one.values != other.values
 
 
 def test_filters_that_are_given_are_compiled_and_no_others() -> None:
@@ -311,7 +333,7 @@ def test_filters_that_are_given_are_compiled_and_no_others() -> None:
         "((((low) & FILTER_VALUE(10)) == FILTER_VALUE(11)) && "
         "(((high) & FILTER_VALUE(12)) == FILTER_VALUE(13))))",
     }
-    assert given.filter_values == (
+    assert filter_values(given) == (
         *(0x786E69676E, 0, 0x3736353433323130, 0x65646362613938),
         *(0, 33),
         # 10.0.0.0/8 is ::ffff:10.0.0.0/104, and the first byte in memory is the lowest.

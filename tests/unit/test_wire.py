@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from profiler import wire
 from profiler.errors import CaptureFileError
-from profiler.settings import CALL_LIMIT
+from profiler.settings import CALL_LIMIT, Settings
 from profiler.wire import (
     Cgroup,
     Chunk,
@@ -112,6 +112,8 @@ def test_constants(define: str, constant: int) -> None:
 
 def test_the_call_limit_is_what_the_pieces_of_a_call_hold() -> None:
     assert DEFINES["PIECES_MAX"] * DEFINES["PAYLOAD_MAX"] == CALL_LIMIT
+    # What one event holds is copied without asking for the limit of a call.
+    assert Settings(max_body=0).call_limit > DEFINES["PAYLOAD_MAX"]
 
 
 def test_every_flag_of_the_kernel_is_known() -> None:
