@@ -25,10 +25,10 @@ demo: setup
 	$(VENV)/bin/tox run -qq -e demo
 
 # The end-to-end tests come last: they need the others to be right. Those in the middle take
-# one processor each for the most part; the first takes as long as the others together.
+# one processor each for the most part; what takes longest comes first.
 test: setup setup-browser setup-vagrant
 	$(VENV)/bin/tox run -q -e lint
-	$(VENV)/bin/tox run-parallel -q -p 2 -e e2e-vagrant,unit,replay,browser,fuzz,growth,e2e-install
+	$(VENV)/bin/tox run-parallel -q -p 2 -e e2e-vagrant,e2e-install,unit,browser,growth,fuzz,replay
 	$(VENV)/bin/tox run -qq -e e2e
 
 lint: setup
