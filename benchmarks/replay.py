@@ -19,7 +19,6 @@ import pstats
 import sys
 from collections import deque
 from collections.abc import Iterable
-from itertools import starmap
 from pathlib import Path
 from timeit import repeat
 from typing import Callable
@@ -113,19 +112,15 @@ def stages(machine: str, records: list[bytes]) -> dict[str, Callable[[], object]
     moved = [item for item in items if isinstance(item, (wire.Chunk, wire.End))]
     streams, messages = Streams(), Messages(settings)
     events = [event for item in moved for event in streams.feed(item)]
-    made = [
-        (message, message.origin)
-        for event in events
-        for message in messages.feed(event)
-        if isinstance(message, Message)
-    ]
+    read = (output for event in events for output in messages.feed(event))
+    made = [output for output in read if isinstance(output, Message)]
     named = names(machine)
 
-    def written(message: Message, origin: wire.Chunk) -> Record:
-        process = processes.identity(origin.pid, origin.start_time)
+    def told(message: Message) -> Record:
+        process = processes.identity(message.origin.pid, message.origin.start_time)
         return record_of(message, None, process, None, 0, settings.max_body, named)
 
-    lines = [written(*each) for each in made]
+    lines = [told(message) for message in made]
     sink = JsonLines(Path("/dev/null"))
 
     def all_of(function: Callable[..., object], each: Iterable[object]) -> Callable[[], object]:
@@ -135,8 +130,8 @@ def stages(machine: str, records: list[bytes]) -> dict[str, Callable[[], object]
         "records are unpacked (wire)": all_of(wire.decode, records),
         "put in order (stream)": lambda: deque(map(Streams().feed, moved), maxlen=0),
         "read (http)": lambda: deque(map(Messages(settings).feed, events), maxlen=0),
-        "paired (exchange)": all_of(exchange_of, [message for message, _ in made]),
-        "told (record)": lambda: deque(starmap(written, made), maxlen=0),
+        "paired (exchange)": all_of(exchange_of, made),
+        "told (record)": all_of(told, made),
         "written (sinks)": all_of(sink.write, lines),
         "all together": lambda: run(machine, records),
     }

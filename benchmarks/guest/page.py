@@ -52,7 +52,7 @@ def page(results: Results) -> str:
         "### Instructions added to the target",
         _table(results, ADDED, _added, extra=("base", "noise")),
         "### Instructions of the capture's BPF programs",
-        _table(results, ADDED, lambda of, run, _: _number(run["programs"] or None)),
+        _table(results, ADDED, lambda of, run, _: _number(run["programs"])),
         "### Instructions of the capture itself",
         _table(results, OWN, lambda of, run, _: _number(run["own"])),
         "### Slower, with the capture on the same processor",

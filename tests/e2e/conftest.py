@@ -60,7 +60,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         one = metafunc.definition.get_closest_marker("one_guest")
         _parametrize(metafunc, "guest", named or (one.args if one else DEFAULT_GUESTS))
     elif "system" in metafunc.fixturenames:
-        # It boots nothing: without a choice, one guest stands for all, which has less to do.
+        # They boot their own, if any: without a choice, one stands for all, that has less to do.
         _parametrize(metafunc, "system", named or DEFAULT_GUESTS[-1:])
 
 

@@ -257,7 +257,7 @@ def test_what_is_added_is_told_beside_the_noise(tmp_path):
     text = page(
         results(
             tmp_path,
-            added_small_base={"target": 67_700.0, "programs": 0.0},
+            added_small_base={"target": 67_700.0, "programs": None},
             added_small_socket={
                 "target": 72_000.4,
                 "programs": 4_886.2,
@@ -266,11 +266,11 @@ def test_what_is_added_is_told_beside_the_noise(tmp_path):
             },
             added_small_tcpdump={
                 "target": 75_000.0,
-                "programs": 0.0,
+                "programs": None,
                 "packets": 9,
                 "packets_lost": 0,
             },
-            added_small_again={"target": 67_690.0, "programs": 0.0},
+            added_small_again={"target": 67_690.0, "programs": None},
         )
     )
     assert "Measured 2026-11-23 by `tox -e bench`: kernel 6.12.1." in text
@@ -286,7 +286,7 @@ def test_what_is_lost_is_what_is_missing(tmp_path):
     text = page(
         results(
             tmp_path,
-            added_small_base={"target": 50_000.0, "programs": 0.0},
+            added_small_base={"target": 50_000.0, "programs": None},
             own_small_socket={
                 "busy": 150_000.0,
                 "own": 200_000.0,
@@ -371,3 +371,6 @@ def test_how_long_programs_ran_is_told_once_for_each(tmp_path, monkeypatch):
             (task / "fdinfo" / number).write_text("pos:\t0\n" if number == "5" else said)
     monkeypatch.setattr(processes, "PROC", tmp_path)
     assert processes.programs_time(7) == 700
+    (tmp_path / "9").mkdir()
+    (tmp_path / "9" / "stat").write_text("9 (x) S 1 0\n")
+    assert processes.programs_time(9) is None

@@ -100,6 +100,7 @@ def test_a_clock_that_counts_instructions_takes_one_thread_and_one_processor():
     assert option(line, "-smp") == "1"
     # The processor that the figures of the past were counted on.
     assert option(line, "-cpu") == "max,la57=off,svm=off"
+    assert option(command(), "-cpu") == "max,la57=off,svm=off,erms=off,fsrm=off"
     assert "-icount" not in command()
 
 

@@ -201,7 +201,7 @@ def _added(workloads: Sequence[Workload], capture: Capture, directory: Path) -> 
         if running:
             running.catch_up()
         spent = sorted(pairs, key=lambda pair: pair.busy - pair.own)[len(pairs) // 2]
-        programs = _programs(client, running) if running else 0.0
+        programs = _programs(client, running) if running else None
         return {"target": spent.busy - spent.own, "own": spent.own, "programs": programs}
 
     return _one_by_one(workloads, roomy, directory, add)
@@ -266,21 +266,24 @@ def _pairs(client: Client, running: Running | None) -> list[Spent]:
     return pairs
 
 
-def _programs(client: Client, running: Running) -> float:
+def _programs(client: Client, running: Running) -> float | None:
     """Run the client again; return the nanoseconds that the capture's BPF programs run of a round.
 
-    Apart, since the kernel's looking at the clock would be added to the target.
+    Apart, since the kernel's looking at the clock would be added to the target. ``None`` if it
+    has no programs.
     """
+    told = [processes.programs_time(running.pid)]
+    if told[0] is None:
+        return None
     processes.STATISTICS.write_text("1")
     try:
-        told = [processes.programs_time(running.pid)]
         for times in (FEW, MANY):
             client.run(times)
             told.append(processes.programs_time(running.pid))
     finally:
         processes.STATISTICS.write_text("0")
     running.catch_up()
-    start, few, many = told
+    start, few, many = (float(each or 0) for each in told)
     return ((many - few) - (few - start)) / ((MANY - FEW) * client.workload.rounds)
 
 

@@ -71,10 +71,10 @@ def peak_memory(pid: int) -> int:
     return total
 
 
-def programs_time(pid: int) -> int:
+def programs_time(pid: int) -> int | None:
     """Return the nanoseconds for which the BPF programs of ``pid`` and its descendants have run.
 
-    That is, since STATISTICS are on.
+    That is, while STATISTICS were on; ``None`` if there are none.
     """
     programs: dict[str, int] = {}
     for one in family(pid):
@@ -83,4 +83,4 @@ def programs_time(pid: int) -> int:
                 facts = dict(_PROGRAM.findall(info.read_text()))
                 if "run_time_ns" in facts:
                     programs[facts["prog_id"]] = int(facts["run_time_ns"])
-    return sum(programs.values())
+    return sum(programs.values()) if programs else None
