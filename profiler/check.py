@@ -1,6 +1,7 @@
 """``http-profiler check``: assertions on a capture that was made; and what ``run`` shares with it.
 
-Exit codes as in ``commands.py``, and 4: an assertion does not hold.
+Exit codes as in ``commands``, and 4: an assertion does not hold. What it takes to hold
+exchanges against assertions is loaded when there are some: a capture should not wait for it.
 """
 
 from __future__ import annotations
@@ -11,19 +12,11 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, TypeVar
+from typing import TYPE_CHECKING, Callable, TypeVar
 
-from profiler.assertions.judge import judge
-from profiler.assertions.language import (
-    Condition,
-    ConditionError,
-    Expectation,
-    parse_condition,
-    parse_expectation,
-)
-from profiler.captures.exchanges import Exchange, Exchanges
-from profiler.captures.lines import Capture
-from profiler.captures.output import output
+if TYPE_CHECKING:
+    from profiler.assertions.language import Condition, Expectation
+    from profiler.captures.exchanges import Exchange
 
 DAMAGED = 3
 VIOLATED = 4
@@ -59,14 +52,16 @@ class Assertions:
 
         ``notes`` are said with it; ``lost`` is what counts as lost. Raises OutputError.
         """
+        from profiler.assertions.judge import judge
+
         number, verdicts = judge(exchanges, self.conditions, self.expectations, lost)
         for line in (*notes, *(line for verdict in verdicts for line in verdict.lines())):
             say(line)
         held = sum(verdict.failure is None for verdict in verdicts)
         say(f"{held} of {len(verdicts)} assertions hold for {number} exchanges")
         if self.junit:
-            # Not loaded for the profiler itself.
             from profiler.assertions.junit import junit
+            from profiler.captures.output import output
 
             with output(self.junit) as file:
                 file.write(junit(verdicts, notes, seconds))
@@ -95,7 +90,7 @@ def add_assertions(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("assertions")
     group.add_argument(
         "--fail-if",
-        type=_parsed(parse_condition),
+        type=_condition,
         action="append",
         default=[],
         metavar="CONDITION",
@@ -103,7 +98,7 @@ def add_assertions(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--expect",
-        type=_parsed(parse_expectation),
+        type=_expectation,
         action="append",
         default=[],
         metavar="EXPECTATION",
@@ -130,6 +125,9 @@ def say(text: str) -> None:
 
 
 def _check(options: argparse.Namespace) -> int:
+    from profiler.captures.exchanges import Exchanges
+    from profiler.captures.lines import Capture
+
     started = time.monotonic()
     assertions = assertions_of(options)
     if not assertions:
@@ -150,14 +148,25 @@ def _check(options: argparse.Namespace) -> int:
     return DAMAGED if damage else 0
 
 
+def _condition(text: str) -> Condition:
+    from profiler.assertions.language import parse_condition
+
+    return _parsed(parse_condition, text)
+
+
+def _expectation(text: str) -> Expectation:
+    from profiler.assertions.language import parse_expectation
+
+    return _parsed(parse_expectation, text)
+
+
 _T = TypeVar("_T")
 
 
-def _parsed(parse: Callable[[str], _T]) -> Callable[[str], _T]:
-    def parsed(text: str) -> _T:
-        try:
-            return parse(text)
-        except ConditionError as error:
-            raise argparse.ArgumentTypeError(str(error)) from None
+def _parsed(parse: Callable[[str], _T], text: str) -> _T:
+    from profiler.assertions.language import ConditionError
 
-    return parsed
+    try:
+        return parse(text)
+    except ConditionError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None

@@ -18,11 +18,10 @@ from profiler.attend import add_attend, attend
 from profiler.check import add_check
 from profiler.commands import DAMAGED, add_commands, add_redact
 from profiler.configuration import add_configuration, configured
-from profiler.doctor.examine import examine
 from profiler.errors import ProfilerError
 from profiler.options import EXAMPLES, add_filters, add_limits, filters_of
 from profiler.probe import program_text
-from profiler.run.options import add_run, run
+from profiler.run.options import add_run
 from profiler.session import capture, replay
 from profiler.settings import (
     BUFFERS,
@@ -87,8 +86,12 @@ def _run(options: argparse.Namespace) -> int:
     elif options.command == "top":
         return _top(options, settings)
     elif options.command == "doctor":
+        from profiler.doctor.examine import examine
+
         return examine(settings.route, settings.engine, options.json)
     elif options.command == "run":
+        from profiler.run.trace import run
+
         return run(options, settings)
     elif options.command == "attend":
         return attend(settings)

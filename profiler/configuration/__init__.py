@@ -40,9 +40,10 @@ def add_configuration(
     commands: argparse._SubParsersAction[argparse.ArgumentParser],
 ) -> None:
     """Add ``--config``, and the command ``config``."""
-    from profiler.configuration.show import lines
 
     def run(options: argparse.Namespace) -> int:
+        from profiler.configuration.show import lines
+
         print("\n".join(lines(options.configuration)))
         return 0
 

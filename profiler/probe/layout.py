@@ -185,6 +185,8 @@ class Btf:
         # libbpf before 1.0 returns a negative errno as a pointer.
         if not self._btf or self._btf > 2**64 - 4096:
             raise UnsupportedError(f"libbpf cannot read the kernel's types in {path}")
+        # libbpf compares the names of all types, one after the other, each time it is asked.
+        self._found: dict[tuple[str, int], int | None] = {}
 
     def close(self) -> None:
         """Give the memory back; the object cannot be used any more."""
@@ -244,8 +246,11 @@ class Btf:
         return None
 
     def _find(self, name: str, kind: int) -> int | None:
-        type_id = self._library.btf__find_by_name_kind(self._btf, name.encode(), kind)
-        return type_id if type_id > 0 else None
+        key = name, kind
+        if key not in self._found:
+            type_id = self._library.btf__find_by_name_kind(self._btf, name.encode(), kind)
+            self._found[key] = type_id if type_id > 0 else None
+        return self._found[key]
 
     def _header(self, type_id: int) -> tuple[int, int, int]:
         """Name offset, info, and size or type: ``struct btf_type``."""

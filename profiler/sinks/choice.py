@@ -10,7 +10,6 @@ from profiler.redact import Redactor
 from profiler.settings import Settings
 from profiler.sinks import Sink
 from profiler.sinks.jsonl import JsonLines
-from profiler.sinks.pretty import Pretty
 from profiler.sinks.redacted import Redacted
 
 _STDOUT = 1
@@ -35,6 +34,9 @@ def choose(settings: Settings, clock: Callable[[], int] | None = None) -> Choice
     hides = form == "pretty" if settings.redact is None else settings.redact
     redactor = Redactor() if hides else None
     if form == "pretty":
+        # What pairs messages and paints them is not loaded for lines of JSON.
+        from profiler.sinks.pretty import Pretty
+
         return Choice(Pretty(settings.output, redactor, clock), redactor)
     lines = JsonLines(settings.output)
     return Choice(Redacted(lines, redactor) if redactor else lines, redactor)

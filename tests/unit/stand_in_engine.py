@@ -94,7 +94,7 @@ def main(arguments: list[str]) -> int:
     with ExitStack() as stack:
         stack.enter_context(patch("profiler.session.open_engine", open_engine))
         if "STAND_IN_CGROUP" in os.environ:
-            stack.enter_context(patch("profiler.run.options.Cgroup", StandInCgroup))
+            stack.enter_context(patch("profiler.run.trace.Cgroup", StandInCgroup))
         return cli.main(rest)
 
 

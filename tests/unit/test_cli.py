@@ -13,6 +13,8 @@ from profiler.errors import OutputClosed, ProbeError
 from profiler.filters import Filters
 from profiler.settings import Settings
 
+CAPTURE = Path(__file__).parents[1] / "replay" / "cases" / "demo" / "capture"
+
 
 @pytest.fixture
 def called(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
@@ -128,3 +130,18 @@ def test_a_reader_that_has_gone_is_no_error_of_what_is_printed() -> None:
     done = subprocess.run(line, stdout=writing, stderr=subprocess.PIPE, check=False)
     os.close(writing)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_lines_wait_for_nothing_that_other_commands_need(tmp_path: Path) -> None:
+    others = {
+        f"profiler.{name}"
+        for name in ("report", "export", "assertions", "captures", "doctor", "top", "terminal")
+    }
+    script = (
+        "import sys; from profiler.cli import main; main(sys.argv[1:]); print(*sorted(sys.modules))"
+    )
+    line = [sys.executable, "-c", script, "replay", str(CAPTURE)]
+    line += ["--output", str(tmp_path / "lines.jsonl")]
+    loaded = subprocess.run(line, capture_output=True, text=True, check=True).stdout
+    assert "profiler.sinks.jsonl" in loaded.split()
+    assert not others & set(loaded.split())

@@ -1,31 +1,20 @@
 """The commands that read captures: ``report``, ``export`` and ``query``.
 
 Exit codes as in ``cli.py``, and 3: done, but some lines of the capture could not be read.
+The rule: here are the parsers, in ``reading.py`` what the commands do, which is loaded when one
+of them is asked for. A capture should not wait for it.
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
-from profiler.captures.counts import read_counts
-from profiler.captures.exchanges import Exchanges
-from profiler.captures.lines import Capture
-from profiler.captures.output import output
-from profiler.errors import OutputError
-from profiler.export.curl import curl
-from profiler.export.har import har, is_known
-from profiler.export.rows import csv_lines
-from profiler.options import add_filters, filters_of
-from profiler.record import Record
-from profiler.redact import Redactor, described
-from profiler.selection import Selection, left_out, selected
+from profiler.options import add_filters
 from profiler.settings import REPORT_BODY
 
 DAMAGED = 3
-_STDOUT = Path("-")
+STDOUT = Path("-")
 
 
 def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -110,7 +99,7 @@ def _add_files(parser: argparse.ArgumentParser) -> None:
         "-o",
         "--output",
         type=Path,
-        default=_STDOUT,
+        default=STDOUT,
         metavar="PATH",
         help="write to PATH, created with mode 0600 (default: standard output)",
     )
@@ -136,106 +125,21 @@ def add_redact(
 
 
 def _report(options: argparse.Namespace) -> int:
-    # What captures need is not loaded for the profiler itself.
-    from profiler.report.page import page
+    from profiler.commands.reading import report
 
-    counts = read_counts(options.stats) if options.stats else None
-    opened = _Opened(options, raw=False)
-    exchanges = Exchanges()
-    exchanges.add_all(opened.records())
-    with output(options.output) as file:
-        redacted = opened.redactor is not None
-        file.writelines(page(exchanges, opened.capture, options.max_body, redacted, counts))
-    return opened.ended(exchanges)
+    return report(options)
 
 
 def _export(options: argparse.Namespace) -> int:
-    if options.kind == "parquet":
-        return _parquet(options)
-    opened = _Opened(options)
-    exchanges = Exchanges()
-    exchanges.add_all(opened.records())
-    with output(options.output) as file:
-        if options.kind == "har":
-            file.writelines(har(exchanges))
-        else:
-            lines = curl(exchanges) if options.kind == "curl" else csv_lines(exchanges)
-            file.writelines(line.encode("utf-8", "replace") for line in lines)
-    if options.kind == "har":
-        unknown = sum(not is_known(exchange) for exchange in exchanges)
-        if unknown:
-            _say(f"left out: {unknown} responses whose request was not seen")
-    return opened.ended(exchanges)
+    from profiler.commands.reading import export
 
-
-def _parquet(options: argparse.Namespace) -> int:
-    from profiler.export.database import database
-
-    if options.output == _STDOUT:
-        options.parser.error("--parquet needs --output")
-    opened = _Opened(options)
-    with database() as tables:
-        exchanges = tables.load(opened.records())
-        with output(options.output) as file:
-            file.write(tables.parquet())
-    return opened.ended(exchanges)
+    return export(options)
 
 
 def _query(options: argparse.Namespace) -> int:
-    from profiler.export.answer import answer
-    from profiler.export.database import database
+    from profiler.commands.reading import query
 
-    opened = _Opened(options)
-    with database() as tables:
-        tables.load(opened.records())
-        names, rows = tables.query(options.sql)
-        with output(_STDOUT) as file:
-            file.writelines(line.encode() for line in answer(names, rows, sys.stdout.isatty()))
-    return opened.ended()
-
-
-class _Opened:
-    """The capture that is read, and what of it is wanted, and how it is shown."""
-
-    def __init__(self, options: argparse.Namespace, raw: bool = True) -> None:
-        """Open it, and say what is done about secrets, as the first line.
-
-        Without ``raw`` the records have no ``raw_payload``, which then need not be redacted.
-        """
-        self.capture = Capture(options.capture)
-        target = getattr(options, "output", _STDOUT)
-        if target.exists() and options.capture.exists() and target.samefile(options.capture):
-            raise OutputError(f"{target} is the capture itself; choose another --output")
-        self.redactor = Redactor() if options.redact else None
-        self._raw = raw
-        self._selection = Selection(filters_of(options))
-        _say(described(self.redactor))
-
-    def records(self) -> Iterator[Record]:
-        """Yield the records that are wanted."""
-        # Filters ask what was said, not the tokens that stand for it.
-        for record in selected(self.capture.records(), self._selection):
-            if not self._raw:
-                record.pop("raw_payload", None)
-                record.pop("raw_payload_encoding", None)
-            yield record if self.redactor is None else self.redactor.record(record)
-
-    def ended(self, exchanges: Exchanges | None = None) -> int:
-        """Say what was read and what was not; return the exit code."""
-        capture, selection = self.capture, self._selection
-        for line in left_out(selection.dropped, selection.given_up):
-            _say(line)
-        if exchanges is not None:
-            messages = capture.lines - capture.damage.lines - sum(selection.dropped.values())
-            _say(f"{len(exchanges)} exchanges in {messages} messages")
-        if capture.damage.lines:
-            _say(f"of the {capture.lines} lines of {capture.name}, {capture.damage}")
-            return DAMAGED
-        return 0
-
-
-def _say(text: str) -> None:
-    print(f"http-profiler: {text}", file=sys.stderr, flush=True)
+    return query(options)
 
 
 def _size(text: str) -> int:
