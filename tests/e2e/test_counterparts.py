@@ -84,8 +84,7 @@ def servers(guest: Guest) -> Iterator[None]:
 
 @pytest.fixture(scope="module", params=ROUTES)
 def scene(guest: Guest, servers: None, request: pytest.FixtureRequest) -> Iterator[Scene]:
-    options = [f"--port={port}" for ports in SERVERS.values() for port in ports]
-    with Capture(guest, "--route", request.param, *options) as capture:
+    with Capture(guest, "--route", request.param) as capture:
         yield Scene(guest, capture)
         said = capture.stop()
         assert said.count("lost 0/0") == 2, said

@@ -95,8 +95,7 @@ def check_message(
 @pytest.mark.one_guest("debian-13")
 @pytest.mark.parametrize("route", ROUTES)
 def test_twenty_users_for_a_minute(guest: Guest, token: str, route: str) -> None:
-    options = ("--route", route, "--port", str(PORT))
-    with server(guest, token) as server_log, Capture(guest, *options) as capture:
+    with server(guest, token) as server_log, Capture(guest, "--route", route) as capture:
         client_log = load(guest, token, SECONDS[route])
         client, served = numbered(guest, client_log), numbered(guest, server_log)
         # It reads what is in the ring buffer before it ends.
