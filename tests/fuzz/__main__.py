@@ -54,6 +54,8 @@ def main(seconds: str = str(SECONDS), *targets: str) -> int:
             script = read(path)
             if name == "fuzz_http":
                 seed = actions.encode(script.steps, script.joined)
+                unwanted = actions.encode(script.steps, script.joined, passed_over=True)
+                (seeds / f"{path.parent.name}-passed-over").write_bytes(unwanted)
             else:
                 seed = b"".join(map(framed, [*OTHERS, *records(script.steps, script.joined)]))
             (seeds / path.parent.name).write_bytes(seed)

@@ -12,8 +12,11 @@ from collections.abc import Iterable, Iterator
 from profiler.wire import (
     FLAG_AFTER_LOSS,
     FLAG_CONTINUED,
+    FLAG_EXIT,
     FLAG_JOINED,
     FLAG_LIMIT,
+    FLAG_PASSED_OVER,
+    FLAG_RESET,
     Chunk,
     End,
 )
@@ -24,15 +27,18 @@ _HEAD = struct.Struct("<BH")
 
 # The low bits of the first byte; above them the direction, and four sockets.
 PIECE, CONTINUED, BEYOND, LOST, UNKNOWN_LOSS, EARLY, END, JOINED = range(8)
+# Its high bits: what is lost was not wanted (of a body, --max-body), and how a stream ends.
+PASSED_OVER = IS_RESET = 1 << 6
+IS_EXIT = 1 << 7
 
 
-def encode(steps: Iterable[Step], joined: bool) -> bytes:
-    """Return a case as actions."""
+def encode(steps: Iterable[Step], joined: bool, passed_over: bool = False) -> bytes:
+    """Return a case as actions; with ``passed_over`` nothing is lost, but not wanted."""
     out = [_HEAD.pack(JOINED, 0)] if joined else []
     for step in steps:
         who = step.direction << 3 | (step.socket - SOCKET & 3) << 4
         if isinstance(step, Lost):
-            out.append(_HEAD.pack(LOST | who, step.size))
+            out.append(_HEAD.pack(LOST | who | PASSED_OVER * passed_over, step.size))
         elif isinstance(step, Ended):
             out.append(_HEAD.pack(END | who, 0))
         else:
@@ -60,12 +66,16 @@ def decode(data: bytes) -> Iterator[Chunk | End]:
             always ^= FLAG_JOINED
         elif kind == LOST:
             position[key] = start + size
-            flags_next[key] = FLAG_AFTER_LOSS
+            # Of what is not wanted, something may be lost besides.
+            flag = FLAG_PASSED_OVER if code & PASSED_OVER else FLAG_AFTER_LOSS
+            flags_next[key] = flags_next.get(key, 0) | flag
         elif kind == UNKNOWN_LOSS:
             position[key] = 0
             flags_next[key] = FLAG_AFTER_LOSS
         elif kind == END:
-            yield End(direction, time, socket, start)
+            flags = flags_next.pop(key, 0) & FLAG_PASSED_OVER
+            flags |= FLAG_RESET * bool(code & IS_RESET) | FLAG_EXIT * bool(code & IS_EXIT)
+            yield End(direction, time, socket, start, flags)
         else:
             payload = b"" if kind == BEYOND else data[at : at + size]
             at += len(payload)
