@@ -116,7 +116,7 @@ def test_the_figures_of_the_readme_are_those_that_were_measured() -> None:
     )
     figures = re.findall(r"\d+(?:,\d{3})+", told)
     (small,) = re.findall(
-        r"^### Instructions added.*?(^\| `small`.*?$).*?^### Instructions of the capture.*?"
+        r"^### Instructions added.*?(^\| `small`.*?$).*?^### Instructions of the capture itself.*?"
         r"(^\| `small`.*?$)",
         (REPOSITORY / "docs" / "performance.md").read_text(),
         re.M | re.S,
