@@ -16,9 +16,9 @@ from pathlib import Path
 from profiler import __version__
 from profiler.attend import add_attend, attend
 from profiler.check import add_check
-from profiler.commands import DAMAGED, add_commands, add_redact
+from profiler.commands import add_commands, add_redact
 from profiler.configuration import add_configuration, configured
-from profiler.errors import ProfilerError
+from profiler.errors import DAMAGED, ProfilerError
 from profiler.options import EXAMPLES, add_filters, add_limits, filters_of
 from profiler.probe import program_text
 from profiler.run.options import add_run
@@ -62,6 +62,7 @@ def _main(arguments: Sequence[str] | None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    # What a capture does not need is imported where it is asked for.
     settings = Settings(
         output=_output(getattr(options, "output", None)),
         format=getattr(options, "format", None),

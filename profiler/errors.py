@@ -6,6 +6,12 @@ exits with its ``exit_code``; no traceback is shown for one.
 
 from __future__ import annotations
 
+# Exit codes of commands that were done.
+DAMAGED = 3
+"""Some lines of the capture could not be read."""
+VIOLATED = 4
+"""An assertion does not hold."""
+
 
 class ProfilerError(Exception):
     """Base of every error that is reported to the user as one line."""

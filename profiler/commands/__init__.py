@@ -1,8 +1,7 @@
 """The commands that read captures: ``report``, ``export`` and ``query``.
 
-Exit codes as in ``cli.py``, and 3: done, but some lines of the capture could not be read.
-The rule: here are the parsers, in ``reading.py`` what the commands do, which is loaded when one
-of them is asked for. A capture should not wait for it.
+Exit codes as in ``cli.py``. The rule: here are the parsers, in ``reading.py`` what the commands
+do, which is loaded when one of them is asked for. A capture should not wait for it.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ from pathlib import Path
 from profiler.options import add_filters
 from profiler.settings import REPORT_BODY
 
-DAMAGED = 3
 STDOUT = Path("-")
 
 

@@ -10,8 +10,8 @@ from profiler.captures.counts import read_counts
 from profiler.captures.exchanges import Exchanges
 from profiler.captures.lines import Capture
 from profiler.captures.output import output
-from profiler.commands import DAMAGED, STDOUT
-from profiler.errors import OutputError
+from profiler.commands import STDOUT
+from profiler.errors import DAMAGED, OutputError
 from profiler.export.answer import answer
 from profiler.export.curl import curl
 from profiler.export.database import database

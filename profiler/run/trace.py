@@ -12,10 +12,10 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+from profiler.assertions.command import Assertions, assertions_of, say
 from profiler.assertions.judge import described
 from profiler.captures.exchanges import Exchanges
-from profiler.check import VIOLATED, Assertions, assertions_of, say
-from profiler.errors import ProbeError, ProfilerError
+from profiler.errors import VIOLATED, ProbeError, ProfilerError
 from profiler.outcome import Outcome
 from profiler.probe.cgroups import mounted_at
 from profiler.record import Record

@@ -95,7 +95,8 @@ def check_message(
 @pytest.mark.one_guest("debian-13")
 @pytest.mark.parametrize("route", ROUTES)
 def test_twenty_users_for_a_minute(guest: Guest, token: str, route: str) -> None:
-    with server(guest, token) as server_log, Capture(guest, "--route", route) as capture:
+    options = ("--route", route, "--port", str(PORT))
+    with server(guest, token) as server_log, Capture(guest, *options) as capture:
         client_log = load(guest, token, SECONDS[route])
         client, served = numbered(guest, client_log), numbered(guest, server_log)
         # It reads what is in the ring buffer before it ends.
