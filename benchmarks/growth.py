@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Callable
 
 from benchmarks.instructions import section, sections
-from profiler import wire
-from profiler.pipeline import Pipeline
-from profiler.process import Processes
-from profiler.settings import Settings
-from profiler.sinks.jsonl import JsonLines
-from profiler.wire import Chunk, End
+from profiler.ingest import wire
+from profiler.ingest.pipeline import Pipeline
+from profiler.ingest.process import Processes
+from profiler.ingest.settings import Settings
+from profiler.ingest.wire import Chunk, End
+from profiler.outputs.jsonl import JsonLines
 from tests.unit.h2talk import Talk
 from tests.unit.turns import Ask, Say
 from tests.unit.wires import Wire

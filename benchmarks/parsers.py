@@ -15,12 +15,12 @@ import httptools
 import llhttp
 
 from benchmarks.heads import REQUEST
-from profiler.http import Message, Messages
-from profiler.http.classify import REQUEST_LINE, start_line
-from profiler.http.fields import _parse, decode, parse_fields
-from profiler.http.http1 import _END_OF_HEAD
-from profiler.settings import Settings
-from profiler.wire import RECV, SEND
+from profiler.ingest.http import Message, Messages
+from profiler.ingest.http.classify import REQUEST_LINE, start_line
+from profiler.ingest.http.fields import _parse, decode, parse_fields
+from profiler.ingest.http.http1 import _END_OF_HEAD
+from profiler.ingest.settings import Settings
+from profiler.ingest.wire import RECV, SEND
 from tests.unit.wires import Wire
 
 Head = tuple[str, dict[str, str]]

@@ -25,17 +25,17 @@ from typing import Callable
 
 from benchmarks.heads import USUAL
 from benchmarks.instructions import per_round, section, sections
-from profiler import wire
-from profiler.exchange import exchange_of
-from profiler.http import Message, Messages
-from profiler.pipeline import Pipeline
-from profiler.probe.recording import Recording
-from profiler.process import Processes
-from profiler.record import Record, record_of
-from profiler.settings import Settings
-from profiler.sinks.jsonl import JsonLines
-from profiler.stream import Streams
-from profiler.syscalls import names
+from profiler.ingest import wire
+from profiler.ingest.exchange import exchange_of
+from profiler.ingest.http import Message, Messages
+from profiler.ingest.pipeline import Pipeline
+from profiler.ingest.probe.recording import Recording
+from profiler.ingest.process import Processes
+from profiler.ingest.record import Record, record_of
+from profiler.ingest.settings import Settings
+from profiler.ingest.stream import Streams
+from profiler.ingest.syscalls import names
+from profiler.outputs.jsonl import JsonLines
 
 _CASE = Path(__file__).parents[1] / "tests/replay/cases/demo"
 _STEP = 10_000_000  # nanoseconds

@@ -31,7 +31,7 @@ struct head {
 /*
  * Where a call is worked on. A program never runs twice at once on a CPU, but another
  * may run there while it is preempted: so each that may has a slot of its own, here
- * and in the account. (SLOTS, and which is whose, is up to profiler/probe/generate.py.)
+ * and in the account. (SLOTS, and which is whose, is up to profiler/ingest/probe/generate.py.)
  */
 struct workspace {
 	struct walk walk;
@@ -82,7 +82,7 @@ static __always_inline struct workspace *workspace_of(struct call *call)
 
 /*
  * A call that waited for data when the profiler came, by thread: as /proc tells.
- * profiler/probe/waiting.py writes it.
+ * profiler/ingest/probe/waiting.py writes it.
  */
 struct waiting {
 	u64 descriptor;
@@ -126,7 +126,7 @@ static __always_inline s32 syscall_of(struct call *call, u64 task)
  * How to hand over a record of `size` bytes, before which `waits` wait in the ring.
  *
  * Waking the reader costs whoever made the call more than all else here. So it is woken when
- * a batch has come together, and looks by itself before it gets old (profiler/probe/ring.py).
+ * a batch has come together, and looks by itself before it gets old (profiler/ingest/probe/ring.py).
  */
 static __always_inline u64 wake_up(u64 waits, u64 size)
 {

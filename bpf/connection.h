@@ -24,7 +24,7 @@ struct connection {
 	u64 claims;           /* 0: free, if it is a socket's own place, see free_place() */
 	u64 position[2];
 	u32 sequence[2];      /* TCP's own position behind the last call, see missed_before() */
-	u8 verdict;           /* profiler/probe/bcc.py writes VERDICT_OTHER here */
+	u8 verdict;           /* profiler/ingest/probe/bcc.py writes VERDICT_OTHER here */
 	u8 flags;             /* FLAG_JOINED */
 	u8 after_loss[2];
 	u8 forwarded;         /* user space has heard of this connection */

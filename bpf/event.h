@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * The record that crosses from the kernel to user space. profiler/wire.py
+ * The record that crosses from the kernel to user space. profiler/ingest/wire.py
  * mirrors this file: change both together (tests/unit/test_wire.py compares
  * them).
  *

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * What the user did not ask for, and by which option. profiler/probe/macros.py defines
+ * What the user did not ask for, and by which option. profiler/ingest/probe/macros.py defines
  * WANTED_* for the options that are given; without one, its test is not compiled. Their
  * values are FILTER_VALUE(0) and so on.
  */
@@ -13,7 +13,7 @@
 #define FILTER_VALUE(number) written_over(FILTER_PLACEHOLDER + (number))
 
 #ifdef WANTED_CGROUP
-/* Of each group its directory; profiler/probe/bcc.py writes them. */
+/* Of each group its directory; profiler/ingest/probe/bcc.py writes them. */
 DEFINE_MAP(cgroups, MAP_TYPE_CGROUP_ARRAY, u32, u32, CGROUPS_MAX)
 
 /* Is the current task in this group, or in one below it? */

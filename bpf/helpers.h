@@ -57,7 +57,7 @@ static u64 (*const ringbuf_query)(void *map, u64 flags) = (void *)134;
 
 /*
  * A map is named in an instruction by a number, MAP_NUMBER_<name>, over which
- * profiler/probe/load.py writes the map's descriptor. It learns what to create from
+ * profiler/ingest/probe/load.py writes the map's descriptor. It learns what to create from
  * describe_<name>, a function that is compiled, read and never run.
  */
 u64 bpf_pseudo(u64 kind, u64 number) asm("llvm.bpf.pseudo");

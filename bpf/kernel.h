@@ -23,7 +23,7 @@
 
 /*
  * A number that is not known to the compiler, so that what it made serves the next start as
- * well: profiler/probe/load.py writes it over its placeholder when the program is loaded.
+ * well: profiler/ingest/probe/load.py writes it over its placeholder when the program is loaded.
  */
 static __always_inline u64 written_over(u64 placeholder)
 {
@@ -31,7 +31,7 @@ static __always_inline u64 written_over(u64 placeholder)
 	return placeholder;
 }
 
-/* What the program is loaded for: a number each, in this order (profiler/probe/generate.py). */
+/* What the program is loaded for: a number each, in this order (profiler/ingest/probe/generate.py). */
 enum shape {
 	SHAPE_DIRECTION,
 	SHAPE_SOCKET,  /* which of the hooked function's parameters is the socket, */
@@ -76,7 +76,7 @@ enum shape {
 
 /*
  * A pointer to a structure, for FIELD() to load from, out of a number. It is a function of
- * the kernel's, by its BTF id: profiler/probe/load.py makes a call of that out of a helper's.
+ * the kernel's, by its BTF id: profiler/ingest/probe/load.py makes a call of that out of a helper's.
  */
 #ifdef CAST_FUNCTION
 static u64 (*const rdonly_cast)(u64 pointer, u32 type) = (void *)CAST_FUNCTION;
@@ -171,7 +171,7 @@ static u64 (*const ktime_get_boot_ns)(void) = (void *)HELPER_ktime_get_boot_ns;
  * before 5.18, cannot do both at once: there, two threads that send on one socket
  * at the same moment may get the same answer. The compiler of BCC does not know the
  * newer instruction, so it is told that the older one changes its operand, and
- * profiler/probe/load.py makes it the newer one.
+ * profiler/ingest/probe/load.py makes it the newer one.
  */
 static __always_inline u64 fetch_and_add(u64 *number, u64 added)
 {

@@ -4,7 +4,7 @@
  * socket. Both routes end in move_data(); they differ in how they learn of the
  * call and where its memory is.
  *
- * profiler/probe/generate.py puts before this file: ROUTE_SOCKET or
+ * profiler/ingest/probe/generate.py puts before this file: ROUTE_SOCKET or
  * ROUTE_SYSCALL, the offsets, the settings, and WANTED_* for filter.h; and
  * after it the entry points for the rows of hooks.toml.
  */

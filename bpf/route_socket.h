@@ -10,7 +10,7 @@
 #ifdef ROUTE_SOCKET
 /*
  * The program is the same for all functions and is compiled once. When it is loaded
- * for one of them, profiler/probe/load.py writes how that one is called (enum shape) over
+ * for one of them, profiler/ingest/probe/load.py writes how that one is called (enum shape) over
  * placeholders; the verifier then sees constants, and leaves out all else.
  */
 

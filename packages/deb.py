@@ -29,8 +29,8 @@ from packages import vendored
 from packages.completion import completion
 from packages.man import page
 from profiler import __version__, cli
-from profiler.configuration.keys import keys_of
-from profiler.configuration.show import template
+from profiler.commands.configuration.keys import keys_of
+from profiler.commands.configuration.show import template
 from provisioning.host import REPOSITORY
 from provisioning.sources import copy_product, profiler_dependencies, wheel_of
 

@@ -19,7 +19,7 @@ __version__ = "0.1.0"
 __all__ = ["Messages", "__version__", "capture"]
 
 if TYPE_CHECKING:
-    from profiler.background import Messages, capture
+    from profiler.commands.background import Messages, capture
 else:
 
     def __getattr__(name: str) -> object:
@@ -27,5 +27,5 @@ else:
         if name in ("Messages", "capture"):
             from importlib import import_module
 
-            return getattr(import_module("profiler.background"), name)
+            return getattr(import_module("profiler.commands.background"), name)
         raise AttributeError(f"module 'profiler' has no attribute {name!r}")

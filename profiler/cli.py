@@ -14,16 +14,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from profiler import __version__
-from profiler.attend import add_attend, attend
-from profiler.check import add_check
 from profiler.commands import add_commands, add_redact
-from profiler.configuration import add_configuration, configured
+from profiler.commands.attend import add_attend, attend
+from profiler.commands.check import add_check
+from profiler.commands.configuration import add_configuration, configured
+from profiler.commands.options import EXAMPLES, add_filters, add_limits, filters_of
+from profiler.commands.run.options import add_run
 from profiler.errors import DAMAGED, ProfilerError
-from profiler.options import EXAMPLES, add_filters, add_limits, filters_of
-from profiler.probe import program_text
-from profiler.run.options import add_run
-from profiler.session import capture, replay
-from profiler.settings import (
+from profiler.ingest.probe import program_text
+from profiler.ingest.session import capture, replay
+from profiler.ingest.settings import (
     BUFFERS,
     CONNECTION_MEMORY,
     ENGINES,
@@ -87,11 +87,11 @@ def _run(options: argparse.Namespace) -> int:
     elif options.command == "top":
         return _top(options, settings)
     elif options.command == "doctor":
-        from profiler.doctor.examine import examine
+        from profiler.commands.doctor.examine import examine
 
         return examine(settings.route, settings.engine, options.json)
     elif options.command == "run":
-        from profiler.run.trace import run
+        from profiler.commands.run.trace import run
 
         return run(options, settings)
     elif options.command == "attend":
@@ -105,7 +105,7 @@ def _run(options: argparse.Namespace) -> int:
 
 def _top(options: argparse.Namespace, settings: Settings) -> int:
     # Needs a terminal, and what belongs to one.
-    from profiler.top.command import live, recorded
+    from profiler.commands.top.command import live, recorded
 
     if options.source is not None:
         return DAMAGED if recorded(options.source, settings) else 0

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from profiler.background import Messages, capture
+from profiler.commands.background import Messages, capture
 
 
 @pytest.fixture(scope="session")

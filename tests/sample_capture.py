@@ -15,9 +15,9 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
-from profiler.pipeline import Written
-from profiler.probe.counters import Account, Accounts, Tally
-from profiler.stats import Stats
+from profiler.ingest.pipeline import Written
+from profiler.ingest.probe.counters import Account, Accounts, Tally
+from profiler.ingest.stats import Stats
 
 Record = dict[str, Any]
 

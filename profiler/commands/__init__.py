@@ -9,8 +9,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from profiler.options import add_filters
-from profiler.settings import REPORT_BODY
+from profiler.commands.options import add_filters
+from profiler.ingest.settings import REPORT_BODY
 
 STDOUT = Path("-")
 

@@ -6,22 +6,22 @@ import argparse
 import sys
 from collections.abc import Iterator
 
-from profiler.captures.counts import read_counts
-from profiler.captures.exchanges import Exchanges
-from profiler.captures.lines import Capture
-from profiler.captures.output import output
 from profiler.commands import STDOUT
+from profiler.commands.options import filters_of
 from profiler.errors import DAMAGED, OutputError
-from profiler.export.answer import answer
-from profiler.export.curl import curl
-from profiler.export.database import database
-from profiler.export.har import har, is_known
-from profiler.export.rows import csv_lines
-from profiler.options import filters_of
-from profiler.record import Record
-from profiler.redact import Redactor, described
-from profiler.report.page import page
-from profiler.selection import Selection, left_out, selected
+from profiler.exchanges.read import Capture
+from profiler.exchanges.redact import Redactor, described
+from profiler.exchanges.selection import Selection, left_out, selected
+from profiler.exchanges.store import Exchanges
+from profiler.ingest.counts import read_counts
+from profiler.ingest.record import Record
+from profiler.outputs.answer import answer
+from profiler.outputs.csv import csv_lines
+from profiler.outputs.curl import curl
+from profiler.outputs.file import output
+from profiler.outputs.har import har, is_known
+from profiler.outputs.report.page import page
+from profiler.outputs.tables import database
 
 
 def report(options: argparse.Namespace) -> int:

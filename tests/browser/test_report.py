@@ -13,9 +13,9 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from profiler.captures.exchanges import Exchanges
-from profiler.captures.lines import Capture
-from profiler.report.data import template
+from profiler.exchanges.read import Capture
+from profiler.exchanges.store import Exchanges
+from profiler.outputs.report.data import template
 from tests import sample_capture
 from tests.browser.conftest import Browser
 

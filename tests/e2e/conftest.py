@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from profiler.outcome import SKIPPED_CALLS
+from profiler.ingest.outcome import SKIPPED_CALLS
 from provisioning import Guest, GuestSpec, ProvisioningError, Running, build, machine
 from provisioning.capacity import side_by_side
 from provisioning.capture import Capture

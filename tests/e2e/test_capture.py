@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from profiler.probe.macros import OWN_PLACES
+from profiler.ingest.probe.macros import OWN_PLACES
 from provisioning import Guest
 from provisioning.capture import Capture, Record
 from tests.e2e.conftest import ROUTES, background, held, skipped_calls, traffic

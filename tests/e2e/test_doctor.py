@@ -1,6 +1,6 @@
 """What the doctor finds on a real kernel is what this table says, case by case.
 
-The doctor knows by itself what is right (profiler/doctor/cases.py); here it is
+The doctor knows by itself what is right (profiler/commands/doctor/cases.py); here it is
 said once more, so that neither can become lenient unnoticed.
 """
 

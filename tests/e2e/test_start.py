@@ -46,8 +46,8 @@ def without_what_was_kept(guest: Guest) -> Iterator[None]:
 # A connection for each request, ten a second, as long as the profiler may take to notice.
 TLS_OF_THE_KERNEL = """
 import sys, time
-from profiler.doctor.linux import start_tls
-from profiler.doctor.scene import tcp_pair
+from profiler.commands.doctor.linux import start_tls
+from profiler.commands.doctor.scene import tcp_pair
 for number in range(30):
     client, server = tcp_pair()
     with client, server:

@@ -1,7 +1,7 @@
 """The traps that others fell into, one test each.
 
 Many are cases of the doctor's canary, which runs through both routes
-(profiler/doctor/cases.py); here they carry the name of the trap. More are in
+(profiler/commands/doctor/cases.py); here they carry the name of the trap. More are in
 test_capture.py, whose captures serve them as well.
 """
 

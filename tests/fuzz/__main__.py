@@ -13,8 +13,8 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-from profiler import wire
-from profiler.probe.counters import Account, Accounts
+from profiler.ingest import wire
+from profiler.ingest.probe.counters import Account, Accounts
 from tests.fuzz import actions
 from tests.replay.script import CASES, read, records
 from tests.unit.wires import SOCKET

@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Iterator
 
-from profiler.wire import (
+from profiler.ingest.wire import (
     FLAG_AFTER_LOSS,
     FLAG_CONTINUED,
     FLAG_EXIT,

@@ -9,12 +9,12 @@ import atheris
 with atheris.instrument_imports(include=["profiler"]):
     import orjson
 
-    from profiler import wire
     from profiler.errors import CaptureFileError
-    from profiler.pipeline import Pipeline
-    from profiler.process import Processes
-    from profiler.record import Record
-    from profiler.settings import Settings
+    from profiler.ingest import wire
+    from profiler.ingest.pipeline import Pipeline
+    from profiler.ingest.process import Processes
+    from profiler.ingest.record import Record
+    from profiler.ingest.settings import Settings
 
 
 class Sink:

@@ -11,8 +11,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from profiler.session import replay
-from profiler.settings import Settings
+from profiler.ingest.session import replay
+from profiler.ingest.settings import Settings
 from provisioning import Guest, machine
 from provisioning.capture import Capture
 

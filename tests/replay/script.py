@@ -14,12 +14,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Union
 
-from profiler import wire
-from profiler.pipeline import Pipeline
-from profiler.process import Processes
-from profiler.record import Record
-from profiler.settings import Settings
-from profiler.wire import (
+from profiler.ingest import wire
+from profiler.ingest.pipeline import Pipeline
+from profiler.ingest.process import Processes
+from profiler.ingest.record import Record
+from profiler.ingest.settings import Settings
+from profiler.ingest.wire import (
     FLAG_AFTER_LOSS,
     FLAG_CONTINUED,
     FLAG_EXIT,

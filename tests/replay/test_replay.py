@@ -13,15 +13,15 @@ from typing import Any
 
 import pytest
 
-from profiler import wire
 from profiler.errors import CaptureFileError
-from profiler.filters import Filters
-from profiler.pipeline import Pipeline
-from profiler.probe.recording import Recording
-from profiler.process import Processes
-from profiler.record import Record
-from profiler.session import replay
-from profiler.settings import Settings
+from profiler.exchanges.filters import Filters
+from profiler.ingest import wire
+from profiler.ingest.pipeline import Pipeline
+from profiler.ingest.probe.recording import Recording
+from profiler.ingest.process import Processes
+from profiler.ingest.record import Record
+from profiler.ingest.session import replay
+from profiler.ingest.settings import Settings
 
 CASES = sorted((Path(__file__).parent / "cases").iterdir())
 

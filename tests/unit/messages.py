@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from profiler.http import Message, Messages
-from profiler.settings import Settings
-from profiler.stream import Streams
-from profiler.wire import Chunk, End
+from profiler.ingest.http import Message, Messages
+from profiler.ingest.settings import Settings
+from profiler.ingest.stream import Streams
+from profiler.ingest.wire import Chunk, End
 from tests.unit.wires import Wire
 
 

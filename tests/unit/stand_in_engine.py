@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from profiler import cli, wire
+from profiler import cli
 from profiler.errors import ProbeError
-from profiler.probe.counters import Account, Accounts, Tally
-from profiler.probe.recording import Recording
+from profiler.ingest import wire
+from profiler.ingest.probe.counters import Account, Accounts, Tally
+from profiler.ingest.probe.recording import Recording
 
 POLL_SECONDS = 0.01
 
@@ -92,9 +93,9 @@ def main(arguments: list[str]) -> int:
         return StandInEngine(Path(capture))
 
     with ExitStack() as stack:
-        stack.enter_context(patch("profiler.session.open_engine", open_engine))
+        stack.enter_context(patch("profiler.ingest.session.open_engine", open_engine))
         if "STAND_IN_CGROUP" in os.environ:
-            stack.enter_context(patch("profiler.run.trace.Cgroup", StandInCgroup))
+            stack.enter_context(patch("profiler.commands.run.trace.Cgroup", StandInCgroup))
         return cli.main(rest)
 
 

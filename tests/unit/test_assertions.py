@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from profiler.assertions.judge import Verdict, judge
-from profiler.assertions.language import ConditionError, parse_condition, parse_expectation
-from profiler.captures.exchanges import Exchange, Exchanges
+from profiler.exchanges.query import ConditionError, parse_condition, parse_expectation
+from profiler.exchanges.store import Exchange, Exchanges
+from profiler.exchanges.verify import Verdict, judge
 
 Record = dict[str, Any]
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 import profiler
-from profiler.assertions.language import ConditionError
 from profiler.errors import ProfilerError
+from profiler.exchanges.query import ConditionError
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "tests" / "replay" / "cases" / "demo"
@@ -32,7 +32,7 @@ def messages() -> Iterator[profiler.Messages]:
         yield captured
 
 
-def said(record: profiler.background.Record) -> tuple[object, ...]:  # type: ignore[name-defined]
+def said(record: profiler.commands.background.Record) -> tuple[object, ...]:  # type: ignore[name-defined]
     return tuple(record.get(name) for name in ("type", "exchange", "url", "status_code", "body"))
 
 

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from profiler.captures.address import absolute_url, authority, program
-from profiler.captures.exchanges import Exchange, Exchanges
-from profiler.captures.lines import FIELDS, Capture, fault
-from profiler.criteria import path_of
 from profiler.errors import CaptureFileError
-from profiler.session import replay
-from profiler.settings import Settings
+from profiler.exchanges.criteria import path_of
+from profiler.exchanges.model import absolute_url, authority, program
+from profiler.exchanges.read import FIELDS, Capture, fault
+from profiler.exchanges.store import Exchange, Exchanges
+from profiler.ingest.session import replay
+from profiler.ingest.settings import Settings
 
 CASES = sorted((Path(__file__).parents[1] / "replay" / "cases").iterdir())
 

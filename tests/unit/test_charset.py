@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from profiler.http.charset import CHARSETS, text_of
+from profiler.ingest.http.charset import CHARSETS, text_of
 
 HTML = "text/html; charset="
 # What each charset can say.

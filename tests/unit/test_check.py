@@ -13,10 +13,10 @@ from xml.etree import ElementTree as ET
 import pytest
 from junitparser import JUnitXml
 
-from profiler.assertions.fields import FIELDS
-from profiler.assertions.judge import Verdict
-from profiler.assertions.junit import junit
-from profiler.assertions.language import parse_expectation
+from profiler.exchanges.fields import FIELDS
+from profiler.exchanges.query import parse_expectation
+from profiler.exchanges.verify import Verdict
+from profiler.outputs.junit import junit
 from tests import sample_capture
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}

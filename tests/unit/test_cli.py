@@ -10,8 +10,8 @@ import pytest
 
 from profiler import cli
 from profiler.errors import OutputClosed, ProbeError
-from profiler.filters import Filters
-from profiler.settings import Settings
+from profiler.exchanges.filters import Filters
+from profiler.ingest.settings import Settings
 
 CAPTURE = Path(__file__).parents[1] / "replay" / "cases" / "demo" / "capture"
 
@@ -143,5 +143,5 @@ def test_lines_wait_for_nothing_that_other_commands_need(tmp_path: Path) -> None
     line = [sys.executable, "-c", script, "replay", str(CAPTURE)]
     line += ["--output", str(tmp_path / "lines.jsonl")]
     loaded = subprocess.run(line, capture_output=True, text=True, check=True).stdout
-    assert "profiler.sinks.jsonl" in loaded.split()
+    assert "profiler.outputs.jsonl" in loaded.split()
     assert not others & set(loaded.split())

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from profiler.captures.output import output
 from profiler.errors import OutputError
+from profiler.outputs.file import output
 from tests import sample_capture
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from profiler.errors import ProbeError
-from profiler.probe import compiled
+from profiler.ingest.probe import compiled
 
 
 class StandInCompiler:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from profiler.errors import ProbeError, UnsupportedError
-from profiler.probe.compiler import compile_functions, compiler_file
+from profiler.ingest.probe.compiler import compile_functions, compiler_file
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from profiler import cli
-from profiler.configuration import configured, written
-from profiler.configuration.keys import Key, keys_of
-from profiler.configuration.show import lines, template
+from profiler.commands.configuration import configured, written
+from profiler.commands.configuration.keys import Key, keys_of
+from profiler.commands.configuration.show import lines, template
 from profiler.errors import ConfigurationError
 
 

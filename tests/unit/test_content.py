@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from profiler.http.content import CODECS, RATIO_MAX, BrotliDecoder, decode
+from profiler.ingest.http.content import CODECS, RATIO_MAX, BrotliDecoder, decode
 
 if sys.version_info >= (3, 14):
     from compression import zstd

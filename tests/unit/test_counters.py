@@ -3,8 +3,8 @@ from __future__ import annotations
 import json
 import re
 
-from profiler.probe.counters import FILTERED, LOST, Account, Accounts, Tally
-from profiler.probe.hooks import BPF_DIRECTORY
+from profiler.ingest.probe.counters import FILTERED, LOST, Account, Accounts, Tally
+from profiler.ingest.probe.hooks import BPF_DIRECTORY
 
 
 def test_the_reasons_are_those_of_the_kernel_side() -> None:

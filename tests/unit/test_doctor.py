@@ -11,12 +11,21 @@ from typing import Any
 
 import pytest
 
-from profiler.doctor.cases import CASES, PARTIAL, Case, Less
-from profiler.doctor.examine import examine
-from profiler.doctor.judge import Judgement, Lines, judge
-from profiler.doctor.machine import AVAILABLE, Machine, kernel_version, read_machine
-from profiler.doctor.report import Run, to_json, to_text
-from profiler.doctor.script import RECV, REQUEST, RESPONSE, SEND, End, Outcome, Said, message
+from profiler.commands.doctor.cases import CASES, PARTIAL, Case, Less
+from profiler.commands.doctor.examine import examine
+from profiler.commands.doctor.judge import Judgement, Lines, judge
+from profiler.commands.doctor.machine import AVAILABLE, Machine, kernel_version, read_machine
+from profiler.commands.doctor.report import Run, to_json, to_text
+from profiler.commands.doctor.script import (
+    RECV,
+    REQUEST,
+    RESPONSE,
+    SEND,
+    End,
+    Outcome,
+    Said,
+    message,
+)
 
 TOKEN = "t0"
 CLIENT = End(pid=10, socket=100, netns=1, ip="127.0.0.1", port=5000)
@@ -349,7 +358,7 @@ PRIVILEGED = {"ktls", "mptcp", "netns", "pidns", "io_uring-send-recv", "io_uring
 
 
 def test_the_canary_plays() -> None:
-    command = [sys.executable, "-m", "profiler.doctor.canary", TOKEN]
+    command = [sys.executable, "-m", "profiler.commands.doctor.canary", TOKEN]
     done = subprocess.run(command, input="\n", capture_output=True, text=True, timeout=120)
     ready, *played, end = map(json.loads, done.stdout.splitlines())
     assert ready == {"ready": True}

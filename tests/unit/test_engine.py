@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from profiler.probe import bcc
-from profiler.probe.bcc import BccEngine
-from profiler.probe.generate import FEXIT, Attachment
-from profiler.probe.kernel import protocols_above_tcp
+from profiler.ingest.probe import bcc
+from profiler.ingest.probe.bcc import BccEngine
+from profiler.ingest.probe.generate import FEXIT, Attachment
+from profiler.ingest.probe.kernel import protocols_above_tcp
 
 TLS = Attachment(FEXIT, "inet_sendmsg", "leave_function", 0, "tls")
 

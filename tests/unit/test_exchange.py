@@ -1,8 +1,8 @@
 from __future__ import annotations
 
-from profiler.exchange import Exchange, exchange_of
-from profiler.http import Request
-from profiler.wire import RECV, SEND
+from profiler.ingest.exchange import Exchange, exchange_of
+from profiler.ingest.http import Request
+from profiler.ingest.wire import RECV, SEND
 from tests.unit.messages import read, response
 from tests.unit.wires import Wire
 

@@ -17,14 +17,14 @@ from typing import Any
 import jsonschema
 import pytest
 
-from profiler.captures.exchanges import Exchange, Exchanges
-from profiler.captures.lines import Capture
 from profiler.errors import ProfilerError
-from profiler.export.answer import answer
-from profiler.export.curl import command, quote
-from profiler.export.database import QueryError, database
-from profiler.export.har import entry, har
-from profiler.export.rows import csv_lines
+from profiler.exchanges.read import Capture
+from profiler.exchanges.store import Exchange, Exchanges
+from profiler.outputs.answer import answer
+from profiler.outputs.csv import csv_lines
+from profiler.outputs.curl import command, quote
+from profiler.outputs.har import entry, har
+from profiler.outputs.tables import QueryError, database
 from tests import sample_capture
 
 SCHEMA = json.loads((Path(__file__).parents[1] / "har-1.2.schema.json").read_text())

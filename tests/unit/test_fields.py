@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from profiler.http.fields import CHUNKED, FAULTY, UNTIL_CLOSE, parse_fields
+from profiler.ingest.http.fields import CHUNKED, FAULTY, UNTIL_CLOSE, parse_fields
 
 
 def test_fields_as_sent() -> None:

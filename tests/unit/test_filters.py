@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from profiler import filters
-from profiler.criteria import exchange_tests, message_tests
+from profiler.commands.options import add_filters, add_limits, filters_of
 from profiler.errors import ProbeError, UnsupportedError
-from profiler.filters import Filters
-from profiler.options import add_filters, add_limits, filters_of
-from profiler.probe.cgroups import directories, mounted_at
+from profiler.exchanges import filters
+from profiler.exchanges.criteria import exchange_tests, message_tests
+from profiler.exchanges.filters import Filters
+from profiler.ingest.probe.cgroups import directories, mounted_at
 
 
 def parsed(line: str, live: bool = True) -> argparse.Namespace:
@@ -160,7 +160,7 @@ def test_directories_of_control_groups(tmp_path: Any) -> None:
 def test_no_hierarchy_of_control_groups(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mounts").write_text("cgroup /sys/fs/cgroup/cpu cgroup rw 0 0\n")
     assert mounted_at(tmp_path) is None
-    monkeypatch.setattr("profiler.probe.cgroups.mounted_at", lambda: None)
+    monkeypatch.setattr("profiler.ingest.probe.cgroups.mounted_at", lambda: None)
     assert directories([]) == []
     with pytest.raises(UnsupportedError, match="not mounted here"):
         directories(["/a"])

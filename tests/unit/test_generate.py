@@ -6,13 +6,13 @@ from dataclasses import replace
 import pytest
 
 from profiler.errors import UnsupportedError
-from profiler.filters import Filters, address
-from profiler.probe.generate import Program, generate, maps_of
-from profiler.probe.hooks import BPF_DIRECTORY, load_hooks
-from profiler.probe.layout import FIELDS, OPTIONAL_FIELDS, Layout
-from profiler.probe.macros import FILTER_PLACEHOLDER, SETTING_PLACEHOLDER, can_fetch_and_add
-from profiler.probe.ring import batch_bytes
-from profiler.settings import Settings
+from profiler.exchanges.filters import Filters, address
+from profiler.ingest.probe.generate import Program, generate, maps_of
+from profiler.ingest.probe.hooks import BPF_DIRECTORY, load_hooks
+from profiler.ingest.probe.layout import FIELDS, OPTIONAL_FIELDS, Layout
+from profiler.ingest.probe.macros import FILTER_PLACEHOLDER, SETTING_PLACEHOLDER, can_fetch_and_add
+from profiler.ingest.probe.ring import batch_bytes
+from profiler.ingest.settings import Settings
 
 DEFAULTS = Settings()
 SENDERS = ("inet_sendmsg", "inet6_sendmsg", "unix_stream_sendmsg")

@@ -7,12 +7,12 @@ from types import SimpleNamespace
 import pytest
 
 from profiler.errors import UnsupportedError
-from profiler.filters import Filters
-from profiler.probe.generate_bpftrace import FATES, RECV_FATES, Dialect, generate
-from profiler.probe.hooks import SyscallHook, load_hooks
-from profiler.probe.layout import Layout
-from profiler.settings import Settings
-from profiler.syscalls import NAMES
+from profiler.exchanges.filters import Filters
+from profiler.ingest.probe.generate_bpftrace import FATES, RECV_FATES, Dialect, generate
+from profiler.ingest.probe.hooks import SyscallHook, load_hooks
+from profiler.ingest.probe.layout import Layout
+from profiler.ingest.settings import Settings
+from profiler.ingest.syscalls import NAMES
 from tests.unit.test_generate import LAYOUT
 
 VERSIONS = [(0, 11), (0, 14), (0, 17), (0, 19), (0, 23), (0, 27)]

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from profiler.errors import UnsupportedError
-from profiler.probe import headers
-from profiler.probe.generate import generate
-from profiler.probe.hooks import load_hooks
-from profiler.settings import Settings
+from profiler.ingest.probe import headers
+from profiler.ingest.probe.generate import generate
+from profiler.ingest.probe.hooks import load_hooks
+from profiler.ingest.settings import Settings
 
 
 def on_kernel(monkeypatch: pytest.MonkeyPatch, release: str) -> tuple[headers.Layout, str]:

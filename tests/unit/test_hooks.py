@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from profiler.probe.hooks import load_hooks
-from profiler.syscalls import NAMES
+from profiler.ingest.probe.hooks import load_hooks
+from profiler.ingest.syscalls import NAMES
 
 
 def test_the_table_of_hooks() -> None:

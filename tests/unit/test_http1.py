@@ -14,12 +14,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from profiler.http import Message, Messages, NotHttp
-from profiler.http.connection import WAITING_MAX, Connection
-from profiler.http.framing import switches_to
-from profiler.settings import Settings
-from profiler.stream import Streams
-from profiler.wire import (
+from profiler.ingest.http import Message, Messages, NotHttp
+from profiler.ingest.http.connection import WAITING_MAX, Connection
+from profiler.ingest.http.framing import switches_to
+from profiler.ingest.settings import Settings
+from profiler.ingest.stream import Streams
+from profiler.ingest.wire import (
     FLAG_AFTER_LOSS,
     FLAG_CONTINUED,
     FLAG_JOINED,

@@ -28,13 +28,13 @@ from hyperframe.frame import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from profiler.http import Message, Messages, NotHttp
-from profiler.http.frames import PREFACE
-from profiler.http.header_state import BlockError, HeaderState
-from profiler.http.streams import STREAMS_MAX
-from profiler.settings import Settings
-from profiler.stream import Streams
-from profiler.wire import FLAG_CONTINUED, FLAG_JOINED, RECV, SEND, Chunk
+from profiler.ingest.http import Message, Messages, NotHttp
+from profiler.ingest.http.frames import PREFACE
+from profiler.ingest.http.header_state import BlockError, HeaderState
+from profiler.ingest.http.streams import STREAMS_MAX
+from profiler.ingest.settings import Settings
+from profiler.ingest.stream import Streams
+from profiler.ingest.wire import FLAG_CONTINUED, FLAG_JOINED, RECV, SEND, Chunk
 from tests.unit.h2talk import Talk, answering, asking
 from tests.unit.turns import Ask, Close, Lose, Say, Turn, play, split
 from tests.unit.wires import SOCKET, Wire

@@ -9,8 +9,8 @@ import orjson
 import pytest
 
 from profiler.errors import OutputClosed, OutputError
-from profiler.sinks import Sink
-from profiler.sinks.jsonl import JsonLines
+from profiler.outputs import Sink
+from profiler.outputs.jsonl import JsonLines
 
 
 def lines(path: Path) -> list[object]:
@@ -120,7 +120,7 @@ class Disk:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, room: int, at_once: int = 7) -> None:
         self.room, self.at_once = room, at_once
         self._write = os.write
-        monkeypatch.setattr("profiler.sinks.jsonl.os.write", self.write)
+        monkeypatch.setattr("profiler.outputs.jsonl.os.write", self.write)
 
     def write(self, fd: int, data: bytes) -> int:
         if self.room == 0:
@@ -191,7 +191,7 @@ def test_a_path_that_cannot_be_opened(tmp_path: Path, name: str, advice: str) ->
 def stdout(monkeypatch: pytest.MonkeyPatch) -> int:
     """Put a pipe in the place of standard output; return its reading end."""
     reading, writing = os.pipe()
-    monkeypatch.setattr("profiler.sinks.jsonl._STDOUT", writing)
+    monkeypatch.setattr("profiler.outputs.jsonl._STDOUT", writing)
     return reading
 
 
@@ -215,7 +215,7 @@ def test_a_reader_that_has_gone(stdout: int) -> None:
 def test_a_pipe_that_does_not_block_is_waited_for(stdout: int) -> None:
     from threading import Thread
 
-    from profiler.sinks import jsonl
+    from profiler.outputs import jsonl
 
     os.set_blocking(jsonl._STDOUT, False)
     sink = JsonLines(None)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from profiler.probe.kernel import is_compiling, is_preemptible
+from profiler.ingest.probe.kernel import is_compiling, is_preemptible
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from profiler.probe import layout
-from profiler.probe.layout import Btf
+from profiler.ingest.probe import layout
+from profiler.ingest.probe.layout import Btf
 
 
 def test_a_name_is_searched_for_once(monkeypatch: pytest.MonkeyPatch) -> None:

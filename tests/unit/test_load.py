@@ -7,16 +7,20 @@ import struct
 import pytest
 
 from profiler.errors import ProbeError
-from profiler.probe import kernel, load
-from profiler.probe.generate import (
+from profiler.ingest.probe import kernel, load
+from profiler.ingest.probe.generate import (
     FENTRY,
     KPROBE,
     RAW_TRACEPOINT,
     TRACEPOINT,
     Attachment,
 )
-from profiler.probe.layout import Layout
-from profiler.probe.macros import FILTER_PLACEHOLDER, PARAMETER_PLACEHOLDER, SHAPE_PLACEHOLDER
+from profiler.ingest.probe.layout import Layout
+from profiler.ingest.probe.macros import (
+    FILTER_PLACEHOLDER,
+    PARAMETER_PLACEHOLDER,
+    SHAPE_PLACEHOLDER,
+)
 
 # opcode, registers, offset, immediate
 ADD = struct.pack("=BBhi", 0xDB, 0x12, 8, 0)

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from profiler.errors import ProbeError
-from profiler.probe import bcc, kernel
-from profiler.probe.load import with_maps
-from profiler.probe.maps import Shape, described
-from profiler.probe.perf import Part
-from profiler.probe.ring import RingBuffer, batch_bytes
+from profiler.ingest.probe import bcc, kernel
+from profiler.ingest.probe.load import with_maps
+from profiler.ingest.probe.maps import Shape, described
+from profiler.ingest.probe.perf import Part
+from profiler.ingest.probe.ring import RingBuffer, batch_bytes
 
 PAGE = mmap.PAGESIZE
 
@@ -84,7 +84,7 @@ class FakeRing:
 @pytest.fixture
 def ring(monkeypatch: pytest.MonkeyPatch) -> tuple[FakeRing, RingBuffer]:
     # A file cannot be waited for.
-    monkeypatch.setattr("profiler.probe.ring.select.epoll", lambda: _NoEpoll())
+    monkeypatch.setattr("profiler.ingest.probe.ring.select.epoll", lambda: _NoEpoll())
     fake = FakeRing(PAGE)
     return fake, RingBuffer(fake.descriptor, PAGE)
 

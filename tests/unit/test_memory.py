@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from profiler import record, wire
-from profiler.http.connection import WAITING_MAX
-from profiler.memory import Memory
-from profiler.pipeline import Pipeline
-from profiler.process import Processes
-from profiler.record import Record
-from profiler.settings import Settings
-from profiler.wire import RECV, SEND, Chunk, End
+from profiler.ingest import record, wire
+from profiler.ingest.http.connection import WAITING_MAX
+from profiler.ingest.memory import Memory
+from profiler.ingest.pipeline import Pipeline
+from profiler.ingest.process import Processes
+from profiler.ingest.record import Record
+from profiler.ingest.settings import Settings
+from profiler.ingest.wire import RECV, SEND, Chunk, End
 from tests.unit.test_http1 import BYTES
 from tests.unit.wires import Wire
 

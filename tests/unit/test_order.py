@@ -3,8 +3,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from profiler.probe.order import Order
-from profiler.wire import RECV, Process, encode
+from profiler.ingest.probe.order import Order
+from profiler.ingest.wire import RECV, Process, encode
 from tests.unit.wires import Wire, chunk
 
 

@@ -15,8 +15,8 @@ from packages import deb, vendored
 from packages.completion import SHELLS, completion
 from packages.man import page
 from profiler import cli
-from profiler.configuration.keys import commands_of
-from profiler.sinks.jsonl import JsonLines
+from profiler.commands.configuration.keys import commands_of
+from profiler.outputs.jsonl import JsonLines
 from provisioning.host import REPOSITORY, find_tool
 from provisioning.sources import profiler_dependencies
 

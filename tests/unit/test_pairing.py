@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from profiler.captures.exchanges import Exchanges
-from profiler.captures.pairing import (
+from profiler.exchanges.pair import (
     GRACE,
     LATE,
     OPEN_MAX,
@@ -18,8 +17,9 @@ from profiler.captures.pairing import (
     Pairing,
     Told,
 )
+from profiler.exchanges.store import Exchanges
 
-from profiler.captures.pairing import HELD_MAX, _TOLD_MAX  # isort: skip
+from profiler.exchanges.pair import HELD_MAX, _TOLD_MAX  # isort: skip
 from tests import sample_capture
 
 DEMO = Path(__file__).parents[1] / "replay" / "cases" / "demo" / "expected.jsonl"

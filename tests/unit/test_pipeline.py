@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from profiler import wire
 from profiler.errors import CaptureFileError
-from profiler.pipeline import Pipeline
-from profiler.process import Processes
-from profiler.settings import Settings
+from profiler.ingest import wire
+from profiler.ingest.pipeline import Pipeline
+from profiler.ingest.process import Processes
+from profiler.ingest.settings import Settings
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 import pytest
 
-from profiler.probe.precedence import POLICY, Precedence
-from profiler.probe.ring import batch_bytes
+from profiler.ingest.probe.precedence import POLICY, Precedence
+from profiler.ingest.probe.ring import batch_bytes
 
 RING = 1 << 24
 BATCH, MUCH = batch_bytes(RING), RING // 4
@@ -87,5 +87,5 @@ def test_without_permission_it_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -
     def refused(*_: object) -> None:
         raise PermissionError
 
-    monkeypatch.setattr("profiler.probe.precedence.os.sched_setscheduler", refused)
+    monkeypatch.setattr("profiler.ingest.probe.precedence.os.sched_setscheduler", refused)
     assert set(policies()) == {os.SCHED_OTHER}

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from profiler.captures.lines import Capture
-from profiler.settings import Settings
-from profiler.sinks.choice import choose
-from profiler.sinks.pretty import Pretty
+from profiler.exchanges.read import Capture
+from profiler.ingest.settings import Settings
+from profiler.outputs.choice import choose
+from profiler.outputs.pretty import Pretty
 from tests import sample_capture
 from tests.terminal import PROFILER, ROOT, Terminal
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from profiler.probe.generate_bpftrace import FATES, RECV_FATES
-from profiler.probe.printed import Printed, read_escaped, read_hex
-from profiler.wire import (
+from profiler.ingest.probe.generate_bpftrace import FATES, RECV_FATES
+from profiler.ingest.probe.printed import Printed, read_escaped, read_hex
+from profiler.ingest.wire import (
     AF_INET,
     AF_INET6,
     FLAG_AFTER_LOSS,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from profiler.probe.proc import read_process
+from profiler.ingest.probe.proc import read_process
 
 TICK = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from profiler.process import _KEPT, Identity, Processes
-from profiler.wire import Cgroup, Process
+from profiler.ingest.process import _KEPT, Identity, Processes
+from profiler.ingest.wire import Cgroup, Process
 
 
 @pytest.fixture

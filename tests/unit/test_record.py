@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from profiler import syscalls
-from profiler.exchange import exchange_of
-from profiler.http import Message
-from profiler.process import Identity
-from profiler.record import (
+from profiler.ingest import syscalls
+from profiler.ingest.exchange import exchange_of
+from profiler.ingest.http import Message
+from profiler.ingest.process import Identity
+from profiler.ingest.record import (
     _CONSTANTS_MAX,
     _constants,
     address,
@@ -27,7 +27,16 @@ from profiler.record import (
     record_of,
     timestamp,
 )
-from profiler.wire import AF_INET, AF_INET6, AF_UNIX, FLAG_JOINED, FLAG_LIMIT, RECV, SEND, Names
+from profiler.ingest.wire import (
+    AF_INET,
+    AF_INET6,
+    AF_UNIX,
+    FLAG_JOINED,
+    FLAG_LIMIT,
+    RECV,
+    SEND,
+    Names,
+)
 from tests.unit.h2talk import Talk, answering, asking
 from tests.unit.messages import read, request, response
 from tests.unit.turns import Ask

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from profiler.errors import CaptureFileError, OutputError
-from profiler.probe.recording import Origin, Recorder, Recording
+from profiler.ingest.probe.recording import Origin, Recorder, Recording
 
 ORIGIN = Origin("x86_64", "6.1.0", "socket")
 RECORDS = [b"first", b"", b"x" * 100_000]

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from profiler.redact import Redactor
+from profiler.exchanges.redact import Redactor
 
 KEY = b"k" * 32
 R = Redactor(KEY)

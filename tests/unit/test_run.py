@@ -18,9 +18,9 @@ from typing import Any
 
 import pytest
 
-from profiler.outcome import Outcome
-from profiler.pipeline import Written
-from profiler.probe.counters import Account, Accounts, Tally
+from profiler.ingest.outcome import Outcome
+from profiler.ingest.pipeline import Written
+from profiler.ingest.probe.counters import Account, Accounts, Tally
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "tests" / "replay" / "cases" / "demo"

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from profiler import filters
-from profiler.filters import Filters
-from profiler.record import Record
-from profiler.selection import Selection, left_out, selected
+from profiler.exchanges import filters
+from profiler.exchanges.filters import Filters
+from profiler.exchanges.selection import Selection, left_out, selected
+from profiler.ingest.record import Record
 
 
 def request(number: int = 1, url: str = "/a", **more: Any) -> Record:

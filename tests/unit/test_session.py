@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from profiler import session
-from profiler.filters import Filters
-from profiler.probe.counters import Account, Accounts
-from profiler.probe.recording import Recording
-from profiler.settings import Settings
+from profiler.exchanges.filters import Filters
+from profiler.ingest import session
+from profiler.ingest.probe.counters import Account, Accounts
+from profiler.ingest.probe.recording import Recording
+from profiler.ingest.settings import Settings
 
 CASE = Path(__file__).parents[1] / "replay" / "cases" / "demo"
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from profiler.errors import OutputError
-from profiler.pipeline import Written
-from profiler.stats import Stats
+from profiler.ingest.pipeline import Written
+from profiler.ingest.stats import Stats
 
 
 def test_a_line_each_time_and_a_new_file_behind_one_that_was_renamed(tmp_path: Path) -> None:

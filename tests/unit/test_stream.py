@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from profiler.stream import Event, Finish, Gap, Streams
-from profiler.wire import (
+from profiler.ingest.stream import Event, Finish, Gap, Streams
+from profiler.ingest.wire import (
     FLAG_AFTER_LOSS,
     FLAG_JOINED,
     FLAG_LIMIT,

@@ -6,7 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from profiler.terminal import Column, cells, clip, fit, pad, size_text, time_text, visible, wrap
+from profiler.outputs.terminal import (
+    Column,
+    cells,
+    clip,
+    fit,
+    pad,
+    size_text,
+    time_text,
+    visible,
+    wrap,
+)
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from profiler.captures.pairing import Pairing
-from profiler.redact import Redactor
-from profiler.terminal import cells
-from profiler.top import model as bounds
-from profiler.top.latencies import Latencies
-from profiler.top.model import KINDS, Model
-from profiler.top.view import View
+from profiler.commands.top import model as bounds
+from profiler.commands.top.latencies import Latencies
+from profiler.commands.top.model import KINDS, Model
+from profiler.commands.top.view import View
+from profiler.exchanges.pair import Pairing
+from profiler.exchanges.redact import Redactor
+from profiler.outputs.terminal import cells
 from tests import sample_capture
 
 SECOND = 1_000_000_000
@@ -272,7 +272,7 @@ def test_a_group_that_is_gone_leads_back() -> None:
 
 @pytest.mark.parametrize("keys", [[], ["enter"], ["enter", "enter"], ["\t", "\t"]])
 def test_every_size_and_hostile_bytes(keys: list[str], tmp_path: Any) -> None:
-    from profiler.captures.lines import Capture
+    from profiler.exchanges.read import Capture
 
     records = list(Capture(sample_capture.hostile(tmp_path / "c")).records())
     view = View(fed(records, Redactor()))

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from profiler.probe.waiting import WaitingCalls
+from profiler.ingest.probe.waiting import WaitingCalls
 
 BPF = Path(__file__).parents[2] / "bpf"
 MACHINE = platform.machine()
@@ -107,7 +107,7 @@ def test_who_ran_since_is_not_told(pair: tuple[socket.socket, socket.socket]) ->
 def test_who_has_ended_is_forgotten_and_the_hook_goes_with_the_last(
     pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("profiler.probe.waiting._LOOK_SECONDS", 0)
+    monkeypatch.setattr("profiler.ingest.probe.waiting._LOOK_SECONDS", 0)
     hook, other = os.pipe()
     with waiting("recv", pair[1]) as (process, _):
         calls = WaitingCalls(MACHINE)

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from profiler import wire
 from profiler.errors import CaptureFileError
-from profiler.settings import CALL_LIMIT, Settings
-from profiler.wire import (
+from profiler.ingest import wire
+from profiler.ingest.settings import CALL_LIMIT, Settings
+from profiler.ingest.wire import (
     Cgroup,
     Chunk,
     Clock,

@@ -7,10 +7,10 @@ from typing import NamedTuple, Union
 
 from hypothesis import strategies as st
 
-from profiler.http import Message, Messages, NotHttp
-from profiler.settings import Settings
-from profiler.stream import Streams
-from profiler.wire import FLAG_AFTER_LOSS, FLAG_JOINED, RECV, SEND, Chunk, End
+from profiler.ingest.http import Message, Messages, NotHttp
+from profiler.ingest.settings import Settings
+from profiler.ingest.stream import Streams
+from profiler.ingest.wire import FLAG_AFTER_LOSS, FLAG_JOINED, RECV, SEND, Chunk, End
 from tests.unit.wires import SOCKET, Wire
 
 DEFAULTS = Settings()

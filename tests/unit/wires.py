@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from profiler.wire import AF_INET, CHUNK, FLAG_AFTER_LOSS, RECV, SEND, Chunk, End
+from profiler.ingest.wire import AF_INET, CHUNK, FLAG_AFTER_LOSS, RECV, SEND, Chunk, End
 
 SOCKET = 4242
 SECOND = 1_000_000_000

@@ -1,0 +1,234 @@
+"""Captures beside one's own program: ``with profiler.capture(port=8080) as messages:``.
+
+The capture is a child process (``attend.py``), so that its probe, its root and its trouble
+are its own, and nothing of the asserting program is in its way. A thread takes over its
+lines. The rule: the block is entered when the probe is attached, and when it is left, or
+after :meth:`Messages.settle`, everything that was sent before is there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import IO, Union, cast, overload
+
+import orjson
+
+from profiler.commands.attend import END, SETTLE
+from profiler.errors import ProfilerError
+from profiler.exchanges.query import Condition, Expectation, parse_condition, parse_expectation
+from profiler.exchanges.store import Exchange, Exchanges
+from profiler.exchanges.verify import judge
+from profiler.ingest.record import Record
+
+Value = Union[str, int, float]
+
+# Compiling the probe takes seconds, in an emulated machine minutes.
+START_SECONDS = 300.0
+SETTLE_SECONDS = 60.0
+
+
+@contextlib.contextmanager
+def capture(
+    *, command: Sequence[str] | None = None, **options: Value | Sequence[Value] | None
+) -> Iterator[Messages]:
+    """Capture until the block is left; it is entered when nothing is missed any more.
+
+    ``options`` are those of the command line, with ``_`` for ``-``, and a list where one may be
+    repeated: ``port=[80, 8080]``, ``comm="nginx"``, ``max_body=0``. ``command`` is how
+    the profiler is called, such as ``["sudo", "-n", "http-profiler"]``; by default it is this
+    Python's. Configuration files are not read, so that a test is the same everywhere, unless
+    ``config`` names one. Raises ProfilerError, with what the profiler said.
+    """
+    options.setdefault("config", os.devnull)
+    arguments = [*(command or (sys.executable, "-m", "profiler.cli")), *_arguments(options)]
+    with tempfile.TemporaryFile() as said:
+        feed = _Feed([*arguments, "attend"], said)
+        try:
+            feed.begin()
+            yield Messages(feed)
+        finally:
+            feed.stop()
+
+
+class Messages(Sequence[Record]):
+    """The messages so far, as records (``docs/output-format.md``); they grow as others come."""
+
+    def __init__(self, feed: _Feed, start: int = 0) -> None:
+        self._feed = feed
+        self._start = start
+
+    def __len__(self) -> int:
+        return len(self._feed.records) - self._start
+
+    @overload
+    def __getitem__(self, index: int) -> Record: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Record]: ...
+
+    def __getitem__(self, index: int | slice) -> Record | list[Record]:
+        if isinstance(index, slice):
+            return self._feed.records[self._start :][index]
+        return self._feed.records[self._start + range(len(self))[index]]
+
+    def __iter__(self) -> Iterator[Record]:
+        return iter(self._feed.records[self._start :])
+
+    def wait_for(self, wanted: Callable[[Record], object], timeout: float = 10.0) -> Record:
+        """Return the first record for which ``wanted`` is true, of those here and yet to come.
+
+        Raises TimeoutError after ``timeout`` seconds, ProfilerError if the capture has ended.
+        """
+        deadline = time.monotonic() + timeout
+        number = self._start
+        while True:
+            record = self._feed.record(number, deadline - time.monotonic())
+            if record is None and self._feed.has_ended:
+                raise self._feed.error("the capture ended before such a message came")
+            if record is None:
+                raise TimeoutError(f"no such message within {timeout:g} s, among {len(self)}")
+            if wanted(record):
+                return record
+            number += 1
+
+    def follow(self) -> Iterator[Record]:
+        """Yield the records from the first on, as they come, until the capture ends."""
+        number = self._start
+        while (record := self._feed.record(number)) is not None:
+            yield record
+            number += 1
+
+    def settle(self) -> None:
+        """Wait until all that was sent and received before is here. Raises ProfilerError."""
+        self._feed.settle()
+
+    def from_now(self) -> Messages:
+        """Return the messages that come from now on, of the same capture."""
+        self.settle()
+        return Messages(self._feed, len(self._feed.records))
+
+    def stop(self) -> None:
+        """End the capture now, not only with the block; what was sent before is here then."""
+        self._feed.stop()
+
+    def exchanges(self) -> list[Exchange]:
+        """Return the exchanges so far, in the order of time."""
+        found = Exchanges()
+        found.add_all(self)
+        return list(found)
+
+    def fail_if(self, condition: str) -> None:
+        """Settle, and raise AssertionError if an exchange fulfils ``condition``.
+
+        ``docs/assertions.md`` has the language. Raises ConditionError, which is a ProfilerError.
+        """
+        self._assert([parse_condition(condition)], [])
+
+    def expect(self, expectation: str) -> None:
+        """Settle, and raise AssertionError if the exchanges do not fulfil ``expectation``.
+
+        Raises ConditionError, which is a ProfilerError.
+        """
+        self._assert([], [parse_expectation(expectation)])
+
+    def _assert(self, conditions: list[Condition], expectations: list[Expectation]) -> None:
+        self.settle()
+        number, verdicts = judge(self.exchanges(), conditions, expectations)
+        lines = [line for verdict in verdicts for line in verdict.lines()]
+        if lines:
+            raise AssertionError("\n".join([*lines, f"({number} exchanges)"]))
+
+
+class _Feed:
+    """The child, and a thread that takes over what it writes."""
+
+    def __init__(self, arguments: Sequence[str], said: IO[bytes]) -> None:
+        self.records: list[Record] = []
+        self.has_ended = False
+        self._said = said
+        self._changed = threading.Condition()
+        self._mark = -1
+        self._asked = 0
+        try:
+            self._child = subprocess.Popen(
+                arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, bufsize=0
+            )
+        except OSError as error:
+            raise ProfilerError(f"cannot start {arguments[0]}: {error.strerror}") from error
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def begin(self) -> None:
+        """Wait until the probe is attached. Raises ProfilerError."""
+        self._wait_for_mark(0, START_SECONDS)
+
+    def settle(self) -> None:
+        if not self.has_ended:
+            self._asked += 1
+            self._tell(SETTLE)
+            self._wait_for_mark(self._asked, SETTLE_SECONDS)
+
+    def stop(self) -> None:
+        self._tell(END)
+        self._reader.join()
+        self._child.wait()
+
+    def record(self, number: int, seconds: float | None = None) -> Record | None:
+        """Return that record as soon as it is here; ``None`` if it does not come."""
+        with self._changed:
+            self._changed.wait_for(lambda: len(self.records) > number or self.has_ended, seconds)
+            return self.records[number] if len(self.records) > number else None
+
+    def error(self, what: str) -> ProfilerError:
+        """Return ``what`` with what the profiler said last."""
+        self._said.seek(0)
+        lines = self._said.read().decode(errors="replace").strip().splitlines()
+        reason = lines[-1].partition(": ")[2] if lines else ""
+        return ProfilerError(f"{what}: {reason}" if reason else what)
+
+    def _tell(self, word: bytes) -> None:
+        # Who waits for the answer learns that it has ended.
+        with contextlib.suppress(BrokenPipeError):
+            assert self._child.stdin is not None, "it is a pipe"
+            self._child.stdin.write(word)
+
+    def _read(self) -> None:
+        assert self._child.stdout is not None, "it is a pipe"
+        with io.BufferedReader(cast(io.RawIOBase, self._child.stdout)) as lines:
+            for line in lines:
+                record = orjson.loads(line)
+                with self._changed:
+                    if "mark" in record:
+                        self._mark = record["mark"]
+                    else:
+                        self.records.append(record)
+                    self._changed.notify_all()
+        with self._changed:
+            self.has_ended = True
+            self._changed.notify_all()
+
+    def _wait_for_mark(self, number: int, seconds: float) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._mark >= number or self.has_ended, seconds)
+        if self._mark >= number:
+            return
+        if self.has_ended:
+            self._child.wait()
+            raise self.error("the capture ended")
+        raise self.error(f"the profiler does not answer within {seconds:g} s")
+
+
+def _arguments(options: dict[str, Value | Sequence[Value] | None]) -> Iterator[str]:
+    for name, values in options.items():
+        if values is None:
+            continue
+        for value in [values] if isinstance(values, (str, int, float)) else values:
+            yield f"--{name.replace('_', '-')}={value}"

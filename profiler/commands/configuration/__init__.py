@@ -1,0 +1,100 @@
+"""Options that are written down: configuration files and environment variables.
+
+The rule: no option is named here. Keys, variables and the checks of their values are
+those of the argument parser, so an option that is added there has all three. What is
+wrong is an error whichever command is run, also where something else overrides it.
+
+In force is the first of: the command line, the environment, the user's file, the
+system's file, the default. ``--config FILE`` is read instead of both files.
+
+``keys.py`` has what may be written down, ``written.py`` reads it, ``show.py`` prints it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable
+
+from profiler.commands.configuration.keys import Keys, commands_of, keys_of
+from profiler.commands.configuration.written import Written, read
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """Everything that was asked for, and where."""
+
+    keys: Keys
+    written: tuple[Written, ...]
+    """What is written down, those of a command behind those that stand before one."""
+
+    given: Mapping[str, Any]
+    """What the command line itself gives, by ``dest``."""
+
+
+def add_configuration(
+    parser: argparse.ArgumentParser,
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+) -> None:
+    """Add ``--config``, and the command ``config``."""
+
+    def run(options: argparse.Namespace) -> int:
+        from profiler.commands.configuration.show import lines
+
+        print("\n".join(lines(options.configuration)))
+        return 0
+
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="read this configuration file, and not ~/.config/http-profiler.toml and "
+        "/etc/http-profiler.toml",
+    )
+    shown = commands.add_parser(
+        "config",
+        help="print which options are in force, and where each comes from",
+        description="Prints every option that may stand in a configuration file, as such a file: "
+        "those that are in force with their place, the others with their default.",
+    )
+    shown.set_defaults(run=run)
+
+
+def configured(
+    build: Callable[[], argparse.ArgumentParser],
+    arguments: Sequence[str] | None = None,
+    environment: Mapping[str, str] = os.environ,
+) -> argparse.Namespace:
+    """Parse the command line, and put in what it leaves open and is written down elsewhere.
+
+    ``build`` makes a new parser at each call. ``configuration`` of what is returned is
+    the :class:`Configuration`. Raises ConfigurationError.
+    """
+    parser = build()
+    options = parser.parse_args(arguments)
+    keys = keys_of(parser)
+    written = read(keys, getattr(options, "config", None), environment)
+    # Twice, for a parser does not tell what was given from what is a default.
+    given = vars(_without_defaults(build()).parse_args(arguments))
+    command = options.command or ""
+    # What a command has a default of its own for, it does not take from before it.
+    own = {key.action.dest for key in keys.get(command, {}).values() if command and key.has_default}
+    for one in written:
+        dest, where = one.key.action.dest, one.key.command
+        one.apply(argparse.Namespace())
+        if where == command or (not where and dest not in own):
+            one.apply(options)
+    vars(options).update(given)
+    options.configuration = Configuration(keys, written, given)
+    return options
+
+
+def _without_defaults(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    for each in (parser, *commands_of(parser).values()):
+        for action in each._actions:
+            if action.option_strings:
+                action.default = argparse.SUPPRESS
+    return parser

@@ -1,0 +1,86 @@
+"""The canary: a process that says known HTTP messages in every way there is.
+
+``python -m profiler.commands.doctor.canary TOKEN`` opens what must be open before the
+profiler starts, prints ``{"ready": true}`` and waits for a line on standard
+input. Then it plays every case, prints one line of JSON for each - what was
+said, or why it could not be - and ends with a plain exchange, ``end``: when the
+lines of that one are there, all earlier ones are.
+
+It only talks to itself, over loopback. Network and pid namespaces need root.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+from profiler.commands.doctor import sockets
+from profiler.commands.doctor.cases import CASES, SOCKET, Case
+from profiler.commands.doctor.scene import CASE_SECONDS, CanaryError, Scene
+from profiler.commands.doctor.script import End, Said
+
+END = Case(SOCKET, "end", "the last exchange", sockets.ipv4)
+
+# Inode of the first pid namespace (PROC_PID_INIT_INO, include/linux/proc_ns.h): outside
+# it the kernel's numbers for processes are not ours.
+_FIRST_PID_NAMESPACE = 0xEFFFFFFC
+
+
+def main(token: str) -> None:
+    """Play all cases."""
+    signal.signal(signal.SIGALRM, _give_up)
+    scenes = [(case, Scene(token, case.name)) for case in (*CASES, END)]
+    unprepared = {case.name: _attempt(case, scene, prepare=True) for case, scene in scenes}
+    _print({"ready": True})
+    if not sys.stdin.readline():
+        return
+    for case, scene in scenes:
+        reason = unprepared[case.name] or _attempt(case, scene)
+        said = [] if reason else [_with_pids(said).to_json() for said in scene.said]
+        _print({"case": case.name, "said": said, "unavailable": reason})
+
+
+def _attempt(case: Case, scene: Scene, prepare: bool = False) -> str | None:
+    """Prepare or play a case; return why that is not possible."""
+    signal.alarm(CASE_SECONDS)
+    try:
+        if not prepare:
+            case.play(scene)
+        elif case.prepare:
+            scene.prepared = case.prepare(scene)
+    except OSError as error:
+        # strerror of ours begins with the call's name
+        return str(error.strerror or error)
+    except (CanaryError, ValueError, AttributeError) as error:
+        # AttributeError: this Python was built without the function.
+        return str(error)
+    finally:
+        signal.alarm(0)
+    return None
+
+
+def _give_up(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise CanaryError(f"no end within {CASE_SECONDS} s")
+
+
+def _with_pids(said: Said) -> Said:
+    known = Path("/proc/self/ns/pid").stat().st_ino == _FIRST_PID_NAMESPACE
+
+    def fill(end: End) -> End:
+        return dataclasses.replace(end, pid=(end.pid or os.getpid()) if known else None)
+
+    return dataclasses.replace(said, sender=fill(said.sender), receiver=fill(said.receiver))
+
+
+def _print(line: dict[str, Any]) -> None:
+    print(json.dumps(line), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,201 @@
+"""Every case: what it is, since which kernel there is such a thing, what is expected of it.
+
+Expected is that every message is captured at both ends. Where that cannot be, a
+:class:`Less` says what is right instead, and why.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Callable
+
+from profiler.commands.doctor import paths, sockets
+from profiler.commands.doctor.scene import Scene
+from profiler.commands.doctor.script import ENDS, RECV, SEND
+
+PATH, SOCKET = "path", "socket"
+
+CAPTURED, PARTIAL, MISSED = "captured", "partial", "missed"
+WRONG, UNAVAILABLE = "wrong", "unavailable"
+RESULTS = (CAPTURED, PARTIAL, MISSED, WRONG, UNAVAILABLE)
+"""From best to worst."""
+
+# The oldest kernel that the profiler is for.
+OLDEST = (5, 4)
+
+
+@dataclass(frozen=True)
+class Less:
+    """What is right for some messages instead of :data:`CAPTURED`.
+
+    ``ends`` are those at which it holds, ``messages`` the labels of the messages
+    (empty: all), ``incomplete`` the reasons that a partial line may give, and
+    ``route`` the only route that it is so on.
+    """
+
+    result: str
+    why: str
+    ends: tuple[str, ...]
+    messages: tuple[str, ...] = ()
+    incomplete: tuple[str, ...] = ()
+    route: str | None = None
+
+
+@dataclass(frozen=True)
+class Case:
+    """One thing that the canary plays, and the profiler should show.
+
+    ``calls`` are the system calls that begin every message, as sent and as
+    received, where one case has only one of each.
+    """
+
+    group: str
+    name: str
+    what: str
+    play: Callable[[Scene], None]
+    calls: tuple[str, str] | None = None
+    since: tuple[int, int] = OLDEST
+    option: str = ""
+    """What a kernel of any version may be built without, such as ``CONFIG_MPTCP``."""
+    less: tuple[Less, ...] = ()
+    prepare: Callable[[Scene], Any] | None = None
+    """Runs before the profiler starts; what it returns is ``Scene.prepared``."""
+
+
+_FIRST = ("request 1", "response 1")
+_NOT_IN_MEMORY = "these bytes never were in the process's memory"
+_NO_SYSCALL = "no system call of its own to hook: needs the socket route"
+
+
+def _lost(end: str, why: str) -> tuple[Less]:
+    return (Less(PARTIAL, why, (end,), _FIRST, ("lost",)),)
+
+
+_URING = (Less(MISSED, _NO_SYSCALL, ENDS, route="syscall"),)
+
+CASES = (
+    # First, so that they wait for as short a time as possible with a second thread.
+    Case(
+        SOCKET,
+        "before-idle",
+        "connection opened before the profiler started, both ends idle",
+        sockets.before_idle,
+        prepare=sockets.open_idle,
+    ),
+    Case(
+        SOCKET,
+        "before-waiting",
+        "connection opened before the profiler started, the server waiting in recv",
+        sockets.before_waiting,
+        prepare=sockets.open_waiting,
+    ),
+    Case(PATH, "write-read", "write, read", paths.read_write, ("write", "read")),
+    Case(PATH, "writev-readv", "writev, readv", paths.readv_writev, ("writev", "readv")),
+    Case(
+        PATH,
+        "pwritev2-preadv2",
+        "pwritev2, preadv2 at offset -1",
+        paths.preadv2_pwritev2,
+        ("pwritev2", "preadv2"),
+    ),
+    Case(PATH, "sendto-recvfrom", "send, recv", paths.recvfrom_sendto, ("sendto", "recvfrom")),
+    Case(
+        PATH, "sendmsg-recvmsg", "sendmsg, recvmsg", paths.recvmsg_sendmsg, ("sendmsg", "recvmsg")
+    ),
+    Case(
+        PATH,
+        "sendmmsg-recvmmsg",
+        "sendmmsg, recvmmsg",
+        paths.recvmmsg_sendmmsg,
+        ("sendmmsg", "recvmmsg"),
+    ),
+    Case(
+        PATH, "sendfile", "body sent by sendfile", paths.sendfile, less=_lost(SEND, _NOT_IN_MEMORY)
+    ),
+    Case(
+        PATH,
+        "splice-to-socket",
+        "body spliced from a pipe to the socket",
+        paths.splice_to_socket,
+        less=_lost(SEND, _NOT_IN_MEMORY),
+    ),
+    Case(
+        PATH,
+        "splice-from-socket",
+        "body spliced from the socket to a pipe",
+        paths.splice_from_socket,
+        less=_lost(RECV, _NOT_IN_MEMORY),
+    ),
+    Case(
+        PATH,
+        "io_uring-send-recv",
+        "io_uring's SEND, RECV",
+        paths.io_uring_send_recv,
+        since=(5, 6),
+        less=_URING,
+    ),
+    Case(
+        PATH,
+        "io_uring-write-read",
+        "io_uring's WRITE, READ",
+        paths.io_uring_read_write,
+        since=(5, 6),
+        less=_URING,
+    ),
+    Case(PATH, "peek", "MSG_PEEK before reading", paths.peek),
+    Case(
+        PATH,
+        "trunc",
+        "part of a body discarded with MSG_TRUNC",
+        paths.discard,
+        less=_lost(RECV, "these bytes were discarded, not received"),
+    ),
+    Case(PATH, "oob", "MSG_OOB bytes beside the stream", paths.oob),
+    Case(PATH, "eagain", "EAGAIN before there is data", paths.eagain),
+    Case(PATH, "partial-writes", "non-blocking writes that take a part", paths.partial_writes),
+    Case(PATH, "empty-segments", "empty segments in writev, readv", paths.empty_segments),
+    Case(
+        PATH,
+        "many-segments",
+        "more than 64 segments in one call",
+        paths.many_segments,
+        less=(
+            Less(
+                PARTIAL,
+                "of one call's segments the probe walks the first 64",
+                ENDS,
+                _FIRST,
+                ("body_limit",),
+            ),
+        ),
+    ),
+    Case(PATH, "threads", "several threads write to one socket", paths.threads),
+    Case(PATH, "zerocopy", "MSG_ZEROCOPY", paths.zerocopy),
+    Case(PATH, "mptcp", "Multipath TCP", paths.mptcp, since=(5, 6), option="CONFIG_MPTCP"),
+    Case(
+        PATH,
+        "ktls",
+        "TLS in the kernel",
+        paths.ktls,
+        option="CONFIG_TLS",
+        prepare=paths.load_tls,
+    ),
+    Case(PATH, "bytewise", "one byte at a time", paths.bytewise),
+    Case(PATH, "large-body", "a body of 100 KiB", paths.large_body),
+    Case(SOCKET, "ipv4", "IPv4", sockets.ipv4),
+    Case(SOCKET, "ipv6", "IPv6", sockets.ipv6),
+    Case(SOCKET, "v4-mapped", "IPv4 on an IPv6 socket", sockets.mapped),
+    Case(SOCKET, "unix-path", "Unix stream socket with a path", sockets.unix_path),
+    Case(
+        SOCKET, "unix-abstract", "Unix stream socket with an abstract name", sockets.unix_abstract
+    ),
+    Case(SOCKET, "socketpair", "socketpair", sockets.unix_pair),
+    Case(SOCKET, "fork", "descriptor inherited over fork", sockets.fork),
+    Case(SOCKET, "fork-exec", "descriptor inherited over fork and exec", sockets.fork_exec),
+    Case(SOCKET, "dup", "duplicated descriptors", sockets.dup),
+    Case(SOCKET, "passed", "descriptor passed to another process", sockets.passed),
+    Case(SOCKET, "reused", "a closed descriptor's number used again", sockets.reused),
+    Case(SOCKET, "netns", "process in another network namespace", sockets.netns),
+    Case(SOCKET, "pidns", "process in another pid namespace", sockets.pidns),
+    Case(SOCKET, "gone", "process that has ended before its lines are written", sockets.gone),
+)

@@ -1,0 +1,197 @@
+"""The examination: facts, then for each route a profiler, a canary and a verdict.
+
+Both run as child processes, so that what is examined is the program as a user
+runs it. The order matters: the canary opens its early connections, the profiler
+starts, the canary plays, and when the lines of its last exchange are there - the
+kernel hands lines over in order - the profiler is ended and its lines are judged.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from profiler.commands.configuration.written import is_option
+from profiler.commands.doctor.canary import END
+from profiler.commands.doctor.cases import CASES
+from profiler.commands.doctor.judge import Lines, Record, judge, name_of
+from profiler.commands.doctor.machine import Machine, read_machine
+from profiler.commands.doctor.report import Run, to_json, to_text
+from profiler.commands.doctor.script import RECV, RESPONSE, Outcome, Said, url
+from profiler.errors import ProfilerError
+from profiler.ingest.outcome import SKIPPED_CALLS
+from profiler.ingest.settings import ROUTES
+
+# Seconds. Starting compiles the probe, which is slow in an emulated machine.
+START_TIMEOUT = 180.0
+LINES_TIMEOUT = 30.0
+STOP_TIMEOUT = 60.0
+POLL_SECONDS = 0.1
+
+CANARY_ERRORS = "canary-errors"
+
+# Where `python -m profiler...` finds this very package, installed or not.
+_ROOT = Path(__file__).resolve().parents[3]
+
+
+class ExaminationError(ProfilerError):
+    """The examination itself cannot go on; the text says what did not happen."""
+
+
+def examine(route: str | None, engine: str | None, as_json: bool) -> int:
+    """Examine this machine, print what was found, and return the exit code.
+
+    ``route`` and ``engine`` as of the command line; without a route each is tried.
+    0 if nothing is worse than it should be on this kernel, else 1.
+    """
+    machine = read_machine()
+    routes = (route,) if route else ROUTES
+    runs = [_run(each, engine, machine) for each in routes]
+    if as_json:
+        print(json.dumps(to_json(machine, runs), indent=1))
+    else:
+        print(to_text(machine, runs))
+    return 0 if all(run.ok for run in runs) else 1
+
+
+def _run(route: str, engine: str | None, machine: Machine) -> Run:
+    if not machine.root:
+        return Run(route, error="capturing needs root: run `sudo http-profiler doctor`")
+    token = secrets.token_hex(4)
+    said: list[str] = []
+    try:
+        with tempfile.TemporaryDirectory(prefix="http-profiler-") as directory:
+            outcomes, lines = _play(route, engine, token, Path(directory), said)
+    except (ExaminationError, OSError) as error:
+        return Run(route, error=str(error), said=tuple(said))
+    skipped = any(SKIPPED_CALLS in line for line in said)
+    judgements = [
+        judgement
+        for case in CASES
+        for judgement in judge(
+            case, outcomes[case.name], lines, token, route, machine.version, skipped
+        )
+    ]
+    return Run(route, tuple(judgements), said=tuple(said))
+
+
+def _play(
+    route: str, engine: str | None, token: str, directory: Path, said: list[str]
+) -> tuple[dict[str, Outcome], Lines]:
+    """Run canary and profiler; return what was said and the lines; ``said``: what was printed."""
+    output, printed = directory / "lines.jsonl", directory / "printed"
+    # Not what is configured for captures: that may leave the canary out.
+    options = ["--config", os.devnull, "--output", str(output), "--route", route]
+    if engine:
+        options += ["--engine", engine]
+    with _started(
+        ["-m", "profiler.commands.doctor.canary", token], directory / CANARY_ERRORS
+    ) as canary:
+        _hear(canary, directory)
+        with _started(["-m", "profiler.cli", *options], printed) as profiler:
+            try:
+                _wait_for_start(profiler, printed)
+                outcomes = _play_cases(canary, directory)
+                _wait_for_end(output, token)
+                profiler.send_signal(signal.SIGINT)
+                if profiler.wait(STOP_TIMEOUT):
+                    text = printed.read_text(errors="replace")
+                    raise ExaminationError(f"the profiler failed: {_last_line(text)}")
+            except subprocess.TimeoutExpired:
+                raise ExaminationError(
+                    f"the profiler did not end within {STOP_TIMEOUT:.0f} s of SIGINT"
+                ) from None
+            finally:
+                said += printed.read_text(errors="replace").splitlines()
+    return outcomes, Lines(_records(output))
+
+
+@contextmanager
+def _started(arguments: Sequence[str], errors: Path) -> Iterator[subprocess.Popen[str]]:
+    """Run this Python with ``arguments``; whatever happens, the process has ended afterwards."""
+    with errors.open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            cwd=_ROOT,
+            env={name: value for name, value in os.environ.items() if not is_option(name)},
+            # Ctrl-C is for the doctor, which then ends both in order.
+            start_new_session=True,
+        )
+    with process:
+        try:
+            yield process
+        finally:
+            process.terminate()
+            try:
+                process.wait(STOP_TIMEOUT)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def _wait_for_start(profiler: subprocess.Popen[str], printed: Path) -> None:
+    deadline = time.monotonic() + START_TIMEOUT
+    while "capturing (" not in (text := printed.read_text(errors="replace")):
+        if profiler.poll() is not None:
+            raise ExaminationError(f"the profiler did not start: {_last_line(text)}")
+        if time.monotonic() > deadline:
+            raise ExaminationError(f"the profiler did not start within {START_TIMEOUT:.0f} s")
+        time.sleep(POLL_SECONDS)
+
+
+def _play_cases(canary: subprocess.Popen[str], directory: Path) -> dict[str, Outcome]:
+    """Have every case played; the canary itself bounds the time of each."""
+    assert canary.stdin
+    canary.stdin.write("\n")
+    canary.stdin.flush()
+    outcomes = {}
+    while END.name not in outcomes:
+        line = _hear(canary, directory)
+        said = tuple(map(Said.from_json, line["said"]))
+        outcomes[line["case"]] = Outcome(said, line["unavailable"])
+    return outcomes
+
+
+def _hear(canary: subprocess.Popen[str], directory: Path) -> dict[str, Any]:
+    """The next line of the canary."""
+    assert canary.stdout
+    line = canary.stdout.readline()
+    if not line:
+        complaint = _last_line((directory / CANARY_ERRORS).read_text(errors="replace"))
+        raise ExaminationError(f"the canary ended too early: {complaint}")
+    return dict(json.loads(line))
+
+
+def _wait_for_end(output: Path, token: str) -> None:
+    """Wait for the last response as received. If it is missed, the verdicts will say so."""
+    last = url(token, END.name, 2)
+    deadline = time.monotonic() + LINES_TIMEOUT
+    while time.monotonic() < deadline:
+        for record in _records(output):
+            if (record["type"], record["direction"], name_of(record)) == (RESPONSE, RECV, last):
+                return
+        time.sleep(POLL_SECONDS)
+
+
+def _records(output: Path) -> list[Record]:
+    """The whole lines that are there."""
+    lines = output.read_bytes().split(b"\n")[:-1]
+    return [json.loads(line) for line in lines]
+
+
+def _last_line(text: str) -> str:
+    lines = text.strip().splitlines()
+    return lines[-1].removeprefix("http-profiler: ") if lines else "it said nothing"

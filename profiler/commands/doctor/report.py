@@ -1,0 +1,125 @@
+"""The findings as a table for people and as JSON for programs. Plain text, no colour.
+
+A row that is worse than what this kernel should give is marked with ``!``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from profiler import __version__
+from profiler.commands.doctor.judge import Judgement
+from profiler.commands.doctor.machine import Machine
+from profiler.commands.doctor.script import ENDS
+
+
+@dataclass(frozen=True)
+class Run:
+    """The canary on one route; ``error`` says why it could not be judged."""
+
+    route: str
+    judgements: tuple[Judgement, ...] = ()
+    error: str | None = None
+    said: tuple[str, ...] = ()
+    """What the profiler printed."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is worse than expected."""
+        return self.error is None and not any(j.worse for j in self.judgements)
+
+
+def to_json(machine: Machine, runs: Sequence[Run]) -> dict[str, Any]:
+    """Return everything as one document."""
+    return {
+        "version": __version__,
+        "ok": all(run.ok for run in runs),
+        "machine": {
+            **asdict(machine),
+            "engines": machine.engines(),
+            "routes": machine.routes(),
+        },
+        "runs": [
+            {"route": run.route, "ok": run.ok, "error": run.error, "said": list(run.said)}
+            for run in runs
+        ],
+        "cases": [asdict(judgement) for run in runs for judgement in run.judgements],
+    }
+
+
+def to_text(machine: Machine, runs: Sequence[Run]) -> str:
+    """Return everything as lines of text."""
+    parts = [_machine_text(machine), *map(_run_text, runs)]
+    return "\n\n".join(parts)
+
+
+def _machine_text(machine: Machine) -> str:
+    rows = [
+        ("kernel", f"{machine.kernel}, {machine.architecture}"),
+        ("distribution", _known(machine.distribution)),
+        ("BTF", _known(machine.btf)),
+        ("kernel headers", _known(machine.headers)),
+        ("BPF ring buffer", _known(machine.ring_buffer)),
+        ("lockdown", _known(machine.lockdown)),
+        ("root", _known(machine.root)),
+        ("capabilities", ", ".join(machine.capabilities) or "none that matter here"),
+        ("BCC", machine.bcc or "not found"),
+        ("bpftrace", machine.bpftrace or "not found"),
+        ("functions", _hooks(machine.functions)),
+        ("tracepoints", _hooks(machine.tracepoints)),
+        *((f"{name} engine", verdict) for name, verdict in machine.engines().items()),
+        *((f"{name} route", verdict) for name, verdict in machine.routes().items()),
+    ]
+    return "This machine\n" + _aligned(("  ", *row) for row in rows)
+
+
+def _known(value: bool | str | None) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return value or "unknown"
+
+
+def _hooks(there: dict[str, bool | None]) -> str:
+    if None in there.values():
+        return "unknown"
+    missing = [name for name, value in there.items() if not value]
+    found = f"{len(there) - len(missing)} of {len(there)}"
+    return f"{found}, missing: {', '.join(missing)}" if missing else found
+
+
+def _run_text(run: Run) -> str:
+    title = f"The canary on the {run.route} route"
+    if run.error:
+        return f"{title}: not judged: {run.error}"
+    cases: dict[tuple[str, str], dict[str, Judgement]] = {}
+    for judgement in run.judgements:
+        cases.setdefault((judgement.group, judgement.name), {})[judgement.end] = judgement
+    rows: list[tuple[str, ...]] = [("  ", "", "case", *ENDS, "")]
+    for (group, name), ends in sorted(cases.items(), key=lambda item: item[0][0]):
+        mark = "! " if any(j.worse for j in ends.values()) else "  "
+        rows.append((mark, group, name, *(ends[end].result for end in ENDS), _why(ends)))
+    worse = sum(row[0] == "! " for row in rows)
+    verdict = f"{len(cases)} cases; " + (
+        f"{worse} worse than this kernel should give, marked !" if worse else "all as expected"
+    )
+    return f"{title}\n{_aligned(rows)}\n{verdict}"
+
+
+def _why(ends: dict[str, Judgement]) -> str:
+    reasons = {end: ends[end].reason for end in ENDS if ends[end].reason}
+    if len(set(reasons.values())) == 1 and len(reasons) == len(ENDS):
+        return reasons[ENDS[0]]
+    return "; ".join(f"{end}: {reason}" for end, reason in reasons.items())
+
+
+def _aligned(rows: Iterable[Sequence[str]]) -> str:
+    """Columns as wide as their widest cell; the first is a mark that needs no gap after it."""
+    table = list(rows)
+    widths = [max(map(len, column)) for column in zip(*table)]
+    lines = []
+    for mark, *cells in table:
+        padded = [cell.ljust(width) for cell, width in zip(cells, widths[1:])]
+        lines.append((mark + "  ".join(padded)).rstrip())
+    return "\n".join(lines)

@@ -1,0 +1,53 @@
+"""The parser of ``http-profiler run``; ``trace.py`` has what it does."""
+
+from __future__ import annotations
+
+import argparse
+import pwd
+
+from profiler.commands.check import EPILOG, add_assertions
+
+DESCRIPTION = """\
+Traces a command and what it starts, and nothing else, and returns its exit code. Its standard
+streams are its own. Lines are written with --output; without it, and without assertions, the
+exchanges are told on standard error when the command has ended.
+"""
+
+
+def add_run(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+) -> argparse.ArgumentParser:
+    """Add the parser; return it, for the options of a capture."""
+    parser = commands.add_parser(
+        "run",
+        usage="http-profiler run [options] -- CMD ...",
+        help="trace a command and its children only; return its exit code",
+        description=DESCRIPTION,
+        epilog=EPILOG + "\nexit codes: the command's own; of a signal N 128+N; 127: there is no "
+        "such command;\n126: it cannot be executed; 125: it could not be traced; 4: an assertion "
+        "does not hold\n",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--as",
+        dest="run_as",
+        type=_user,
+        metavar="USER",
+        help="run the command as USER, with that home; else it runs as root does",
+    )
+    add_assertions(parser)
+    parser.add_argument(
+        "--allow-lost",
+        action="store_true",
+        help="an assertion holds also where messages were lost that might have violated it",
+    )
+    parser.add_argument("misplaced", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    parser.set_defaults(parser=parser)
+    return parser
+
+
+def _user(text: str) -> pwd.struct_passwd:
+    try:
+        return pwd.getpwnam(text)
+    except KeyError:
+        raise argparse.ArgumentTypeError(f"this machine has no user {text!r}") from None

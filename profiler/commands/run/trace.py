@@ -1,0 +1,153 @@
+"""What ``http-profiler run`` does with what was typed, and the exit code that comes of it.
+
+The command's own failure wins; then that of the profiler (125), then that of an assertion.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pwd
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from profiler.commands.assertions import Assertions, assertions_of, say
+from profiler.commands.run.cgroup import Cgroup
+from profiler.commands.run.command import Command, CommandError
+from profiler.errors import VIOLATED, ProbeError, ProfilerError
+from profiler.exchanges.redact import Redactor
+from profiler.exchanges.store import Exchanges
+from profiler.exchanges.verify import described
+from profiler.ingest.outcome import Outcome
+from profiler.ingest.probe.cgroups import mounted_at
+from profiler.ingest.record import Record
+from profiler.ingest.session import capture
+from profiler.ingest.settings import Settings
+from profiler.outputs import Sink
+from profiler.outputs.choice import Choice
+from profiler.outputs.jsonl import JsonLines
+
+TROUBLE = 125
+_INTERRUPTED = 130
+
+
+def run(options: argparse.Namespace, settings: Settings) -> int:
+    """Trace ``options.argv``; return the exit code."""
+    assertions = assertions_of(options)
+    if options.misplaced or not options.argv:
+        command = " ".join(options.misplaced) or "CMD"
+        options.parser.error(f"the command stands behind `--`: run [options] -- {command}")
+    if settings.filters.cgroup:
+        options.parser.error("--cgroup does not go with run: the command has one of its own")
+    try:
+        _check_privilege(options.run_as)
+        cgroup = Cgroup(mounted_at() or Path("/sys/fs/cgroup"), _own_cgroup())
+    except ProfilerError as error:
+        say(str(error))
+        return TROUBLE
+    try:
+        return _traced(options, settings, assertions, cgroup)
+    finally:
+        for line in cgroup.remove():
+            say(line)
+
+
+def _traced(
+    options: argparse.Namespace, settings: Settings, assertions: Assertions, cgroup: Cgroup
+) -> int:
+    started = time.monotonic()
+    sinks = _sinks(options, settings)
+    exchanges = Exchanges() if assertions or not sinks else None
+    outcome = command = trouble = None
+    try:
+        command = Command(options.argv, cgroup, options.run_as)
+        outcome = capture(
+            replace(settings, filters=replace(settings.filters, cgroup=(cgroup.path,))),
+            Choice(_Kept(sinks, exchanges), None),
+            command,
+        )
+    except CommandError as error:
+        say(str(error))
+        return error.exit_code
+    except ProfilerError as error:
+        trouble = error
+    if trouble and trouble.exit_code:
+        say(str(trouble))
+    if command is None or not command.started:
+        return TROUBLE if trouble else _INTERRUPTED
+    if not command.ended:
+        outcome = None  # It is not of all that the command does.
+    code = command.wait()
+    holds = True
+    if exchanges is not None and assertions:
+        holds = _hold(options, assertions, exchanges, outcome, time.monotonic() - started)
+    elif exchanges is not None:
+        _tell(exchanges)
+    if trouble and trouble.exit_code:
+        return code or TROUBLE
+    return code or (0 if holds else VIOLATED)
+
+
+def _tell(exchanges: Exchanges) -> None:
+    exchanges.complete()
+    redactor = Redactor()
+    for exchange in exchanges:
+        say(described(exchange, redactor))
+
+
+def _hold(
+    options: argparse.Namespace,
+    assertions: Assertions,
+    exchanges: Exchanges,
+    outcome: Outcome | None,
+    seconds: float,
+) -> bool:
+    exchanges.complete()
+    lost = outcome.lost if outcome else "the capture ended before the command"
+    notes = [f"the capture is incomplete: {lost}"] if lost else []
+    if outcome and outcome.skipped:
+        notes.append(f"the capture may be incomplete: {outcome.skipped}")
+    return assertions.hold(exchanges, notes, None if options.allow_lost else lost, seconds)
+
+
+class _Kept:
+    """A sink of sinks; what is asserted on is kept besides."""
+
+    def __init__(self, sinks: list[Sink], exchanges: Exchanges | None) -> None:
+        self._sinks = sinks
+        self._exchanges = exchanges
+
+    def write(self, record: Record) -> None:
+        for sink in self._sinks:
+            sink.write(record)
+        if self._exchanges is not None:
+            self._exchanges.add(record)
+
+    def flush(self) -> None:
+        for sink in self._sinks:
+            sink.flush()
+
+    def close(self) -> None:
+        for sink in self._sinks:
+            sink.close()
+
+
+def _sinks(options: argparse.Namespace, settings: Settings) -> list[Sink]:
+    """Standard output is the command's, unless ``--output -`` says otherwise."""
+    if settings.output is not None or getattr(options, "output", None) == Path("-"):
+        return [JsonLines(settings.output)]
+    return []
+
+
+def _check_privilege(user: pwd.struct_passwd | None) -> None:
+    if os.geteuid() != 0:
+        raise ProbeError("tracing a command needs root: `sudo http-profiler run -- ...`")
+    name = os.environ.get("SUDO_USER", "root")
+    if user is None and name != "root":
+        say(f"the command runs as root; `--as {name}` runs it as you")
+
+
+def _own_cgroup() -> str:
+    lines = Path("/proc/self/cgroup").read_text().splitlines()
+    return next((line[3:] for line in lines if line.startswith("0::")), "/")

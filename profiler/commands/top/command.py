@@ -1,0 +1,90 @@
+"""``http-profiler top``: of what this machine says now, or of lines that were captured."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+import time
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+
+from profiler.commands.top.screen import keyboard_instead_of_input
+from profiler.commands.top.sink import FRAME_SECONDS, Top
+from profiler.commands.top.source import batches
+from profiler.commands.top.view import View
+from profiler.errors import OutputClosed
+from profiler.exchanges.read import Capture
+from profiler.exchanges.redact import Redactor, described
+from profiler.exchanges.selection import Selection, selected
+from profiler.ingest.outcome import Outcome
+from profiler.ingest.session import capture
+from profiler.ingest.settings import Settings
+from profiler.outputs.choice import Choice
+
+_STDIN = Path("-")
+_LOOK_SECONDS = 1.0
+
+
+class _Losses:
+    """The attendant who tells the view what the kernel has lost."""
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+        self._due = 0.0
+        self._outcome: Callable[[], Outcome] | None = None
+
+    def begun(self, outcome: Callable[[], Outcome]) -> None:
+        self._outcome = outcome
+
+    def goes_on(self, _idle: bool) -> bool:
+        now = time.monotonic()
+        if self._outcome is not None and now >= self._due:
+            outcome = self._outcome()
+            self._view.lost = "; ".join(filter(None, (outcome.lost, outcome.skipped)))
+            self._due = now + _LOOK_SECONDS
+        return True
+
+
+def live(settings: Settings) -> None:
+    """Show what this machine says, until ``q``, SIGINT or SIGTERM. Raises ProfilerError."""
+    redactor = _redactor(settings.redact)
+    top = Top(redactor, is_live=True)
+    capture(settings, Choice(top, redactor), _Losses(top.view))
+
+
+def recorded(path: Path, settings: Settings) -> int:
+    """Show a file of JSON lines, or standard input (``-``), until ``q``. Raises ProfilerError.
+
+    Of these lines, what the filters want, as many as ``settings.count``. Returns how many could
+    not be read.
+    """
+    if path == _STDIN:
+        path = Path(f"/dev/fd/{keyboard_instead_of_input()}")
+        name = "standard input"
+    else:
+        name = path.name
+    lines = Capture(path)
+    redactor = _redactor(settings.redact)
+    top = Top(redactor, is_live=False, source=f"reading {name} ...")
+    print(f"http-profiler: {described(redactor)}", file=sys.stderr, flush=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Left by `q`, by Ctrl-C or in order, which are no trouble.
+    with contextlib.closing(top), contextlib.suppress(OutputClosed, KeyboardInterrupt):
+        records = selected(lines.records(), Selection(settings.filters))
+        for batch in batches(islice(records, settings.count)):
+            for record in batch:
+                top.write(record)
+            top.flush()
+        top.finish()
+        damage = f", {lines.damage}" if lines.damage.lines else ""
+        top.view.source = f"{lines.lines} lines of {name}{damage}"
+        while True:
+            top.flush()
+            top.screen.wait(FRAME_SECONDS)
+    return lines.damage.lines
+
+
+def _redactor(redact: bool | None) -> Redactor | None:
+    return None if redact is False else Redactor()

@@ -1,0 +1,227 @@
+"""What ``top`` knows: groups of exchanges with their figures, and the latest of each.
+
+Everything is bounded. Of each kind ``GROUPS_MAX`` groups are kept, those that were last
+active; of each group the last ``LATEST`` exchanges; and of these their headers and bodies as
+long as all of them together hold less than ``HELD_MAX`` bytes, the oldest first to go.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter, OrderedDict, deque
+from collections.abc import Iterator
+
+from profiler.commands.top.latencies import Latencies
+from profiler.exchanges.model import local, remote, template
+from profiler.exchanges.pair import LATE, WAITS, Told
+from profiler.exchanges.redact import Redactor
+from profiler.exchanges.store import Exchange, Side
+from profiler.exchanges.summary import Summary, summary
+
+KINDS = ("endpoint", "process", "connection")
+GROUPS_MAX = 1000
+LATEST = 50
+HELD_MAX = 64 * 1024 * 1024
+WINDOW = 10
+_SECOND = 1_000_000_000
+_NAME_MAX = 300
+
+
+class Entry:
+    """An exchange as it is listed; ``exchange`` is ``None`` once that is no longer kept."""
+
+    __slots__ = ("exchange", "groups", "held", "number", "seen")
+
+    def __init__(self, number: int, seen: Summary, exchange: Exchange) -> None:
+        self.number = number
+        self.seen = seen
+        self.exchange: Exchange | None = exchange
+        self.groups = 0
+        """In how many groups it is among the latest."""
+        self.held = sum(
+            3000 + min(record.get("captured", 0), 65536) + len(record.get("body", ""))
+            for side in exchange.sides
+            for record in side.records
+        )
+
+
+class Group:
+    """Exchanges that have something in common."""
+
+    __slots__ = (
+        "bytes",
+        "count",
+        "failed",
+        "key",
+        "latencies",
+        "latest",
+        "name",
+        "pids",
+        "refused",
+        "seconds",
+    )
+
+    def __init__(self, key: object, name: str) -> None:
+        self.key = key
+        self.name = name
+        self.count = 0
+        self.refused = 0
+        """Responses with a status of 4xx."""
+        self.failed = 0
+        """Responses with a status of 5xx, and requests without a response."""
+        self.bytes = 0
+        self.latencies = Latencies()
+        self.latest: deque[Entry] = deque()
+        self.pids: set[int] = set()
+        """Of a process; at most 100."""
+        # How many in which second, at the second modulo their number.
+        self.seconds = [(0, 0)] * (WINDOW + 2)
+
+    def add(self, seen: Summary, size: int, latency: float | None, second: int) -> None:
+        """Count an exchange, in ``second`` since 1970."""
+        self.count += 1
+        self.bytes += size
+        if seen.status is None or seen.status >= 500:
+            self.failed += 1
+        elif seen.status >= 400:
+            self.refused += 1
+        if latency is not None:
+            self.latencies.add(latency)
+        place = second % len(self.seconds)
+        when, count = self.seconds[place]
+        self.seconds[place] = (second, count + 1 if when == second else 1)
+
+    def recent(self, second: int) -> int:
+        """Return how many there were in the ``WINDOW`` whole seconds before ``second``."""
+        return sum(count for when, count in self.seconds if second - WINDOW <= when < second)
+
+
+class Model:
+    """Takes what is told of exchanges; knows figures, and what there is to look at."""
+
+    def __init__(self, redactor: Redactor | None, is_live: bool) -> None:
+        """Of what is live the rate is that of the last seconds, else that of all."""
+        self.redactor = redactor
+        self.is_live = is_live
+        self.now = 0
+        """Nanoseconds since 1970."""
+        self.clear()
+
+    def clear(self) -> None:
+        """Begin anew."""
+        self.all = Group(None, "all")
+        self.groups: dict[str, OrderedDict[object, Group]] = {kind: OrderedDict() for kind in KINDS}
+        self.left_out = Counter[str]()
+        """Groups of each kind that are no longer kept."""
+        self.incomplete = Counter[str]()
+        """Messages, by the reason why they are not whole."""
+        self._first: int | None = None
+        self._kept: OrderedDict[int, Entry] = OrderedDict()
+        self._held = 0
+
+    def add(self, told: Told) -> None:
+        """Take an exchange."""
+        exchange = told.exchange
+        if told.state == WAITS:
+            return
+        for side in exchange.sides:
+            for record in side.records:
+                self.incomplete.update(record.get("incomplete", ()))
+        if told.state == LATE:
+            return
+        seen = summary(told, self.redactor)
+        self.now = max(self.now, seen.time)
+        if self._first is None or seen.time < self._first:
+            self._first = seen.time
+        entry = Entry(self.all.count, seen, exchange)
+        self._kept[entry.number] = entry
+        self._held += entry.held
+        second = self.now // _SECOND
+        size = sum(record.get("bytes", 0) for record in exchange.side.records)
+        self.all.add(seen, size, seen.latency, second)
+        self._list(self.all, entry)
+        for kind, key, name, side in _groups_of(exchange, seen):
+            group = self._group(kind, key, name)
+            response = side.response
+            group.add(seen, size, response.get("latency_ms") if response else None, second)
+            if kind == "process" and len(group.pids) < 100:
+                group.pids.add(side.records[0].get("pid", 0))
+            self._list(group, entry)
+        while self._held > HELD_MAX:
+            self._forget(next(iter(self._kept.values())))
+
+    def rate(self, group: Group) -> float:
+        """Return exchanges a second."""
+        second, first = self.now // _SECOND, (self._first or 0) // _SECOND
+        if self.is_live:
+            return group.recent(second) / min(max(second - first, 1), WINDOW)
+        return group.count / max((self.now - (self._first or 0)) / _SECOND, 1.0)
+
+    def frozen(self) -> Model:
+        """Return a copy that stays as it is."""
+        entries: dict[int, Entry] = {}
+
+        def still(group: Group) -> Group:
+            one = copy.copy(group)
+            one.latencies = group.latencies.copy()
+            one.seconds = list(group.seconds)
+            one.latest = deque(
+                entries.setdefault(entry.number, copy.copy(entry)) for entry in group.latest
+            )
+            return one
+
+        frozen = copy.copy(self)
+        frozen.all = still(self.all)
+        frozen.groups = {
+            kind: OrderedDict((key, still(group)) for key, group in groups.items())
+            for kind, groups in self.groups.items()
+        }
+        frozen.incomplete, frozen.left_out = self.incomplete.copy(), self.left_out.copy()
+        return frozen
+
+    def _group(self, kind: str, key: object, name: str) -> Group:
+        groups = self.groups[kind]
+        group = groups.get(key)
+        if group is None:
+            group = groups[key] = Group(key, name)
+            if len(groups) > GROUPS_MAX:
+                self.left_out[kind] += 1
+                for entry in groups.popitem(last=False)[1].latest:
+                    self._unlist(entry)
+        else:
+            groups.move_to_end(key)
+        return group
+
+    def _list(self, group: Group, entry: Entry) -> None:
+        group.latest.append(entry)
+        entry.groups += 1
+        if len(group.latest) > LATEST:
+            self._unlist(group.latest.popleft())
+
+    def _unlist(self, entry: Entry) -> None:
+        entry.groups -= 1
+        if not entry.groups and entry.exchange is not None:
+            self._forget(entry)
+
+    def _forget(self, entry: Entry) -> None:
+        del self._kept[entry.number]
+        self._held -= entry.held
+        entry.exchange = None
+
+
+def _groups_of(exchange: Exchange, seen: Summary) -> Iterator[tuple[str, object, str, Side]]:
+    """Yield kind, key and name of each group, and whose figures count there."""
+    first = exchange.side.records[0]
+    path = template(seen.target)
+    endpoint = f"{seen.method} {seen.host if path[:1] in '/*?' else ''}{path}"[:_NAME_MAX]
+    yield "endpoint", endpoint, endpoint, exchange.side
+    for role, side, name in (
+        ("client", exchange.client, seen.client),
+        ("server", exchange.server, seen.server),
+    ):
+        if side is not None:
+            name = f"{name or '?'} ({role})"[:_NAME_MAX]
+            yield "process", name, name, side
+    link = first.get("connection") or (first.get("netns"), first.get("socket"))
+    ends = f"{seen.client or ''} {local(first) or ''} → {remote(first) or ''} {seen.server or ''}"
+    yield "connection", link, ends.strip()[:_NAME_MAX], exchange.side

@@ -1,0 +1,72 @@
+"""The sink: records go into the model, and now and then the view is drawn."""
+
+from __future__ import annotations
+
+import time
+
+from profiler.commands.top.model import Model
+from profiler.commands.top.screen import Screen
+from profiler.commands.top.view import View
+from profiler.errors import OutputClosed
+from profiler.exchanges.pair import Pairing
+from profiler.exchanges.redact import Redactor
+from profiler.ingest.record import Record
+
+BODY_MAX = 16 * 1024
+FRAME_SECONDS = 0.25
+
+
+class Top:
+    """Takes the screen with the first ``flush``; ``q`` is an OutputClosed. Raises OutputError."""
+
+    def __init__(self, redactor: Redactor | None, is_live: bool, source: str = "") -> None:
+        """What is live has the time of the clock; a capture has that of its records."""
+        self.screen = Screen()
+        self._pairing = Pairing(BODY_MAX)
+        self._model = Model(redactor, is_live)
+        self.view = View(self._model, source)
+        self._is_live = is_live
+        self._is_open = self._is_closed = False
+        self._due = 0.0
+
+    def write(self, record: Record) -> None:
+        """Take one record."""
+        for told in self._pairing.add(record):
+            self._model.add(told)
+
+    def flush(self) -> None:
+        """Obey the keys, and draw if it is time to."""
+        if self._is_closed:
+            return
+        if not self._is_open:
+            self.screen.open()
+            self._is_open = True
+        if self._is_live:
+            now = self._model.now = time.time_ns()
+            for told in self._pairing.expire(now):
+                self._model.add(told)
+        pressed = False
+        for key in self.screen.pressed():
+            pressed = True
+            if not self.view.key(key):
+                self.close()
+                raise OutputClosed("top was left")
+        if pressed or time.monotonic() >= self._due:
+            self._draw()
+
+    def finish(self) -> None:
+        """Nothing more comes: count what is still open."""
+        for told in self._pairing.finish():
+            self._model.add(told)
+
+    def close(self) -> None:
+        """Give the screen back."""
+        self._is_closed = True
+        self.screen.close()
+
+    def _draw(self) -> None:
+        began = time.monotonic()
+        self.screen.draw(self.view.frame(*self.screen.size))
+        # A slow terminal must not keep the capture from reading: at most half of the time.
+        took = time.monotonic() - began
+        self._due = began + max(FRAME_SECONDS, 2 * took)

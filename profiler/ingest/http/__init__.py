@@ -1,0 +1,193 @@
+"""Streams become messages: bytes in, HTTP messages out, no I/O.
+
+:class:`Messages` is the stage. It keeps two readers for each connection: of
+HTTP/1 (``http1.py``), with what they must know of each other
+(``connection.py``), or of HTTP/2 (``http2.py``), on frames (``frames.py``) and
+HPACK (``header_state.py``). ``opening.py`` tells which. ``classify.py`` judges
+whether bytes are HTTP/1 at all, ``fields.py`` reads the fields of a head,
+``content.py`` removes content codings, ``charset.py`` makes text.
+
+A socket that turns out not to carry HTTP, or no longer does after an upgrade
+or CONNECT, is reported once as :class:`NotHttp` and never makes a message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Union
+
+from profiler.ingest.http import http1, http2
+from profiler.ingest.http.connection import Connection
+from profiler.ingest.http.frames import is_sure_start
+from profiler.ingest.http.message import MEMORY_LIMIT, Head, Message, NotHttp, Output, Request
+from profiler.ingest.http.opening import Opening
+from profiler.ingest.settings import Settings
+from profiler.ingest.stream import RESET, Event, Finish, Gap
+from profiler.ingest.wire import FLAG_JOINED, RECV, SEND, Chunk
+
+__all__ = ["Head", "Message", "Messages", "NotHttp", "Request"]
+
+# Sockets that are remembered as not HTTP, for chunks that were under way when that was said.
+_NOT_HTTP_MAX = 4096
+
+# What a connection takes while nothing is open on it: measured, tests/unit/test_memory.py.
+CONNECTION_SIZE = 1200
+
+_Reader = Union[http1.Reader, http2.Reader]
+_Readers = tuple[_Reader, _Reader]
+
+
+class Messages:
+    """The connections that are open, and their readers by direction."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._readers: dict[int, _Readers] = {}
+        self._openings: dict[int, Opening] = {}
+        self._not_http: dict[int, None] = {}
+        # By the requests of connections that were given up: these may go on.
+        self._numbers_used = 0
+
+    def feed(self, event: Event) -> Sequence[Output]:
+        """Return the messages that ``event`` completes, in the order of their ends."""
+        socket = event.socket
+        readers = self._readers.get(socket)
+        out: list[Output] = []
+        if readers is not None:
+            self._feed(readers, event, out)
+            return out
+        opening = self._openings.pop(socket, None)
+        if opening is None:
+            if isinstance(event, Finish):
+                self._not_http.pop(socket, None)
+                return ()
+            if socket in self._not_http:
+                return ()
+            opening = Opening()
+        opening.feed(event)
+        if opening.http2 is None:
+            self._openings[socket] = opening
+            return ()
+        self._readers[socket] = self._open(opening)
+        for held in opening.events:
+            readers = self._readers.get(socket)
+            if readers is not None:
+                self._feed(readers, held, out)
+        return out
+
+    def finish(self) -> Sequence[Output]:
+        """The capture ends: return the messages that are still open."""
+        out: list[Output] = []
+        for readers in self._readers.values():
+            _finish(readers, out)
+        self._readers.clear()
+        self._openings.clear()
+        return out
+
+    def held(self, socket: int) -> int:
+        """Return the bytes of memory that a connection takes; 0 if it is not known."""
+        readers = self._readers.get(socket)
+        if readers is None:
+            return CONNECTION_SIZE if socket in self._openings else 0
+        sender, receiver = readers
+        return CONNECTION_SIZE + sender.connection.held + sender.held + receiver.held
+
+    def give_up(self, socket: int) -> Sequence[Output]:
+        """Forget a connection that takes too much memory; return the messages that are open.
+
+        If it goes on, it is like one that was joined.
+        """
+        out: list[Output] = []
+        self._openings.pop(socket, None)
+        for reader in self._readers.pop(socket, ()):
+            reader.give_up(MEMORY_LIMIT, out)
+            if isinstance(reader, http1.Reader):
+                self._numbers_used = max(self._numbers_used, reader.connection.count)
+        return out
+
+    def __len__(self) -> int:
+        """Connections that are open."""
+        return len(self._readers) + len(self._openings)
+
+    def _open(self, opening: Opening) -> _Readers:
+        if opening.http2:
+            return http2.readers(self._settings, joined=False, requests=opening.requests)
+        connection = Connection(_is_joined(opening.events[0]), self._numbers_used)
+        return (
+            http1.Reader(SEND, connection, self._settings),
+            http1.Reader(RECV, connection, self._settings),
+        )
+
+    def _feed(self, readers: _Readers, event: Event, out: list[Output]) -> None:
+        reader = readers[event.direction]
+        if isinstance(event, Chunk):
+            undecided = isinstance(reader, http1.Reader) and reader.connection.requests is None
+            if undecided and is_sure_start(event):
+                readers = self._replace(event.socket, http2.readers(self._settings, joined=True))
+                reader = readers[event.direction]
+            reader.feed(event, out)
+            if reader.over is not None:
+                self._leave(readers, event, out)
+        elif isinstance(event, Gap):
+            reader.gap(event, out)
+        else:
+            # A process that has not met the end when it closes has not seen the rest.
+            ended = event.direction == SEND or not readers[SEND].finished
+            reader.finish(out, ended and event.reason != RESET, event.reason)
+            if readers[0].finished and readers[1].finished:
+                del self._readers[event.socket]
+
+    def _leave(self, readers: _Readers, event: Chunk, out: list[Output]) -> None:
+        """With ``event`` HTTP ends, or goes on in another version."""
+        socket, direction = event.socket, event.direction
+        reader = readers[direction]
+        following: _Readers
+        if isinstance(reader, http2.Reader) and reader.over == http2.HTTP1:
+            connection = Connection()
+            connection.requests = 1 - direction
+            answer = http1.Reader(direction, connection, self._settings)
+            following = (answer, readers[RECV]) if direction == SEND else (readers[SEND], answer)
+            self._readers[socket] = following
+            self._feed(following, _end_of(event, reader.rest), out)
+            return
+        if isinstance(reader, http1.Reader) and reader.over == "h2c":
+            # RFC 7540, 3.2: the request that was upgraded is answered on stream 1.
+            (upgrade,) = [output for output in out[-1:] if isinstance(output, Message)]
+            following = http2.readers(
+                self._settings, False, 1 - direction, upgraded=upgrade.head.request
+            )
+            self._replace(socket, following)
+            _finish(readers, out)
+            if reader.rest:
+                self._feed(following, _end_of(event, reader.rest), out)
+            return
+        _finish(readers, out)
+        del self._readers[socket]
+        self._not_http[socket] = None
+        if len(self._not_http) > _NOT_HTTP_MAX:
+            del self._not_http[next(iter(self._not_http))]
+        out.append(NotHttp(socket))
+
+    def _replace(self, socket: int, new: _Readers) -> _Readers:
+        old = self._readers[socket]
+        for direction in (SEND, RECV):
+            new[direction].finished = old[direction].finished
+        self._readers[socket] = new
+        return new
+
+
+def _finish(readers: _Readers, out: list[Output]) -> None:
+    for reader in readers:
+        reader.finish(out, ended=False)
+
+
+def _is_joined(event: Event) -> bool:
+    """Whether the connection carried bytes before this event, its first."""
+    return not isinstance(event, Chunk) or bool(event.flags & FLAG_JOINED or event.position)
+
+
+def _end_of(chunk: Chunk, rest: bytes) -> Chunk:
+    """Return the last bytes of ``chunk`` as one of their own."""
+    size = len(rest)
+    position = chunk.position + chunk.captured - size
+    return chunk._replace(payload=rest, position=position, size=size, captured=size)

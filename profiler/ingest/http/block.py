@@ -1,0 +1,52 @@
+"""A header block on its way: a frame that begins it, and its CONTINUATIONs (RFC 9113, 4.3)."""
+
+from __future__ import annotations
+
+from typing import Union
+
+from hyperframe.frame import HeadersFrame, PushPromiseFrame
+
+from profiler.ingest.http.message import HEAD_LIMIT
+from profiler.ingest.wire import Chunk
+
+Beginning = Union[HeadersFrame, PushPromiseFrame]
+
+
+class Block:
+    """A header block, until the frame with END_HEADERS.
+
+    ``raw`` are the first of the ``size`` bytes of its frames.
+    """
+
+    __slots__ = ("fragments", "frame", "origin", "raw", "reason", "size", "stream")
+
+    def __init__(self, frame: Beginning, origin: Chunk) -> None:
+        self.frame = frame
+        self.stream: int = frame.stream_id
+        if isinstance(frame, PushPromiseFrame):
+            self.stream = frame.promised_stream_id
+        self.origin = origin
+        self.raw = bytearray()
+        self.size = 0
+        self.fragments = bytearray()
+        self.reason: str | None = None  # why it cannot be decoded
+
+    @property
+    def is_promise(self) -> bool:
+        """Whether the server makes up a request here (RFC 9113, 6.6)."""
+        return isinstance(self.frame, PushPromiseFrame)
+
+    @property
+    def ends_stream(self) -> bool:
+        """Whether no body follows."""
+        return "END_STREAM" in self.frame.flags
+
+    def add(self, raw: bytes, size: int, fragment: bytes, reason: str | None, limit: int) -> None:
+        """Append a frame; the raw bytes of all together are kept up to ``limit``."""
+        if self.size == len(self.raw):
+            self.raw += raw[: limit - self.size]
+        self.size += size
+        if self.reason is None:
+            self.reason = HEAD_LIMIT if self.size > limit else reason
+        if self.reason is None:
+            self.fragments += fragment

@@ -1,0 +1,128 @@
+"""Is this the start of an HTTP/1 message?
+
+The kernel forwards streams whose first bytes look like HTTP (a token, a space,
+then a likely target); here is the strict judge. Its rule: a stream is HTTP
+only when a whole start line says so, a request line by ending in ``HTTP/1.x``
+and a status line by beginning with it. Everything else about a start line is
+taken as lightly as RFC 9112, 3 allows: any token as method, any target, several
+spaces, a bare LF, no reason.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import NamedTuple
+
+from profiler.ingest.http.fields import decode
+from profiler.ingest.http.message import REQUEST, RESPONSE
+
+TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"  # RFC 9110, 5.6.2
+
+# RFC 9112, 3: method, target, version
+REQUEST_LINE = re.compile(
+    rb"(" + TOKEN + rb") +([^ \r\n](?:[^\r\n]*[^ \r\n])?) +HTTP/(1\.[0-9])[ \t]*\r?\n"
+)  # fmt: skip
+
+# RFC 9112, 4: version, status, reason
+STATUS_LINE = re.compile(rb"HTTP/(1\.[0-9]) +([0-9]{3})(?:[ \t]([^\r\n]*))?\r?\n")
+
+_LINES = {REQUEST: (REQUEST_LINE,), RESPONSE: (STATUS_LINE,), None: (REQUEST_LINE, STATUS_LINE)}
+
+# What such a line may look like while its end has not come. Only so many bytes
+# are looked at: the first ones tell a binary protocol, the rest waits for its LF.
+_LOOKED_AT = 64
+_REQUEST_BEGINS = re.compile(TOKEN + rb"(?: [^\n]*)?\Z")
+_STATUS_BEGINS = re.compile(rb"H(?:T(?:T(?:P(?:/(?:1(?:\.(?:[0-9][^\n]*)?)?)?)?)?)?)?\Z")
+
+_BEGINNINGS = {
+    REQUEST: (_REQUEST_BEGINS,),
+    RESPONSE: (_STATUS_BEGINS,),
+    None: (_REQUEST_BEGINS, _STATUS_BEGINS),
+}
+
+
+# RFC 9110, 9.3 and RFC 5789
+_USUAL_METHODS = tuple(
+    method + b" " for method in b"GET HEAD POST PUT DELETE CONNECT OPTIONS TRACE PATCH".split()
+)
+
+
+# The end of a body stands before a usual method. WebDAV's one (RFC 4918) only looks so.
+_GLUED = re.compile(
+    rb"(?!PROPPATCH\Z).+(?:" + b"|".join(method[:-1] for method in _USUAL_METHODS) + rb")\Z"
+)
+
+
+# Behind a start line: a field line, or what may become one, or the end of the head.
+_FIELD_BEGINS = re.compile(rb"(?:" + TOKEN + rb"(?:[ \t]*:|[ \t]*\Z)|\r?\n|\r?\Z)")
+
+
+def is_sure(start: re.Match[bytes]) -> bool:
+    """Whether a match of :func:`start_line` is one even where it is not known what came before.
+
+    A text that is being uploaded, a log say, may have lines that look like it.
+    """
+    if start.re is REQUEST_LINE and (b" " in start[2] or _GLUED.match(start[1])):
+        return False
+    return _FIELD_BEGINS.match(start.string, start.end()) is not None
+
+
+class Start(NamedTuple):
+    """What a start line says: ``type``, and what such a message has of the others."""
+
+    type: str
+    version: str
+    method: str | None
+    target: str | None
+    status: int | None
+    reason: str | None
+
+
+def start_of(line: bytes) -> Start | None:
+    """Return what ``line``, with its LF, says if it is a start line."""
+    return (_remembered if len(line) <= _REMEMBERED_SIZE else _parse)(line)
+
+
+def _parse(line: bytes) -> Start | None:
+    match = start_line(line, 0, None)
+    if match is None:
+        return None
+    if match.re is REQUEST_LINE:
+        method, target, version = map(decode, match.groups())
+        return Start(REQUEST, version, method, target, None, None)
+    version, code, reason = map(decode, match.groups(b""))
+    return Start(RESPONSE, version, None, None, int(code), reason.strip())
+
+
+# Programs repeat themselves; the limits are those of ``fields.py``.
+_remembered = lru_cache(maxsize=512)(_parse)
+_REMEMBERED_SIZE = 1024
+
+
+def begins_usual(data: bytes, at: int) -> bool:
+    """Whether what stands at ``at``, if it is a request, may have one of the usual methods."""
+    beginning = data[at : at + 8]
+    return any(
+        beginning.startswith(method) or method.startswith(beginning) for method in _USUAL_METHODS
+    )
+
+
+def start_line(data: bytes, at: int, type_: str | None) -> re.Match[bytes] | None:
+    """Match the start line at ``at``; ``type_`` is the only one accepted unless ``None``.
+
+    The match's ``re`` is :data:`REQUEST_LINE` or :data:`STATUS_LINE`.
+    """
+    for line in _LINES[type_]:
+        match = line.match(data, at)
+        if match is not None:
+            return match
+    return None
+
+
+def may_become_start_line(data: bytes, at: int, type_: str | None) -> bool:
+    """Whether what stands at ``at``, cut off before its LF, can go on to be a start line."""
+    if data.find(b"\n", at) >= 0:
+        return False
+    beginning = data[at : at + _LOOKED_AT]
+    return any(pattern.match(beginning) for pattern in _BEGINNINGS[type_])

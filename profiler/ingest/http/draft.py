@@ -1,0 +1,99 @@
+"""A message while it is being read.
+
+Only a message that does not lie whole in one chunk needs a draft. It keeps
+bytes until the first hole or until ``max_body`` of them follow the head,
+whichever comes first, and from there on only counts: see ``message.py`` for
+why what is kept must be a prefix. Trailers are fields, like those of the head:
+they are kept on their own, even behind a hole.
+"""
+
+from __future__ import annotations
+
+from profiler.ingest.http.fields import parse_fields
+from profiler.ingest.http.message import Head, Message
+from profiler.ingest.stream import BODY_LIMIT
+from profiler.ingest.wire import Chunk
+
+# What a draft takes besides its bytes: itself, its origin, and for each line of its head a name
+# as sent and in lower case, a value, and their places in two tables. Measured: see
+# tests/unit/test_memory.py.
+_OWN_SIZE = 1000
+_LINE_SIZE = 250
+
+
+def without_payload(chunk: Chunk) -> Chunk:
+    """Return ``chunk`` as an origin that is kept while its message is being read."""
+    # The last of its fields; ``_replace`` goes through each of them.
+    return tuple.__new__(Chunk, (*chunk[:-1], b""))
+
+
+class Draft:
+    """``content`` is the body without its framing; ``None`` where the body has no framing."""
+
+    __slots__ = (
+        "_content", "_fixed_size", "_head_size", "_hole", "_last_time", "_origin", "_raw",
+        "_reasons", "_room", "_size", "_trailers", "head",
+    )  # fmt: skip
+
+    def __init__(
+        self, origin: Chunk, head: Head, raw: bytes, time: int, room: int, framed: bool
+    ) -> None:
+        self.head = head
+        self._origin = origin
+        self._raw = bytearray(raw)
+        self._head_size = self._size = len(raw)
+        self._fixed_size = _OWN_SIZE + _LINE_SIZE * raw.count(b"\n") + len(raw)
+        self._last_time = time
+        self._room = room
+        self._content = bytearray() if framed else None
+        self._trailers = bytearray()
+        self._hole = False
+        self._reasons: list[str] = []
+
+    def add(self, data: bytes, start: int, stop: int, time: int, framing: bool = False) -> None:
+        """Append ``data[start:stop]``, which is ``framing`` or content."""
+        self._size += stop - start
+        self._last_time = time
+        if self._hole:
+            return
+        if stop - start > self._room:
+            self.note(BODY_LIMIT)
+            stop = start + self._room
+        self._room -= stop - start
+        piece = data[start:stop]
+        self._raw += piece
+        if self._content is not None and not framing:
+            self._content += piece
+
+    def add_trailer(self, line: bytes, limit: int) -> bool:
+        """Append a line of the trailer section; ``False``: that exceeds ``limit`` bytes."""
+        self._trailers += line
+        return len(self._trailers) <= limit
+
+    def lose(self, size: int, reason: str, time: int) -> None:
+        """Count ``size`` bytes that were not seen."""
+        self._size += size
+        self._last_time = time
+        self._hole = True
+        self.note(reason)
+
+    def note(self, reason: str) -> None:
+        """Add ``reason`` to why the message is not whole."""
+        if reason not in self._reasons:
+            self._reasons.append(reason)
+
+    @property
+    def held(self) -> int:
+        """Bytes of memory that this takes."""
+        content = 0 if self._content is None else len(self._content)
+        return self._fixed_size + len(self._raw) + content + len(self._trailers)
+
+    def message(self) -> Message:
+        """Return what has been read as a message."""
+        raw = bytes(self._raw)
+        body = raw[self._head_size :] if self._content is None else bytes(self._content)
+        trailers = parse_fields(bytes(self._trailers)) if self._trailers else None
+        return Message(
+            self._origin, self.head, raw, body, self._size, tuple(self._reasons), self._last_time,
+            trailers,
+        )  # fmt: skip

@@ -1,0 +1,50 @@
+"""How long the body behind a head is, and whether HTTP/1 goes on behind it.
+
+RFC 9112, 6.3, from the observer's side: there is an answer for every head.
+"""
+
+from __future__ import annotations
+
+from profiler.ingest.http.fields import FAULTY, UNTIL_CLOSE
+from profiler.ingest.http.message import REQUEST, Head
+
+TUNNEL = "tunnel"
+
+
+def body_length(head: Head) -> int:
+    """Return the length of the body behind ``head``, or UNTIL_CLOSE, CHUNKED or FAULTY.
+
+    RFC 9112, 6.3; rules 3 to 6 are settled by the fields alone (``fields.py``).
+    """
+    length = head.fields.length
+    if head.type == REQUEST:
+        # 7. A request that says nothing of a body has none.
+        if length is None:
+            return 0
+        # 4. A request cannot last until the close: nobody could answer it.
+        return FAULTY if length == UNTIL_CLOSE else length
+    # 1. No body in 1xx, 204, 304 and in the answer to HEAD, whatever the fields say.
+    # 2. Nor in a 2xx answer to CONNECT.
+    status = head.status or 0
+    if status < 200 or status in (204, 304) or switches_to(head) is not None:
+        return 0
+    if head.request is not None and head.request.method == "HEAD":
+        return 0
+    # 8. Any other response that says nothing lasts until the close.
+    return UNTIL_CLOSE if length is None else length
+
+
+def switches_to(head: Head) -> str | None:
+    """Return what both directions carry behind this response; ``None``: HTTP/1 goes on.
+
+    Behind ``101`` it is what the Upgrade field names, in lower case, such as
+    ``websocket`` or ``h2c``; ``""`` if there is no such field.
+    """
+    status, request = head.status, head.request
+    # RFC 9110, 15.2.2: 101 Switching Protocols
+    if status == 101:
+        return head.fields.by_name.get("upgrade", "").lower()
+    # RFC 9110, 9.3.6: a 2xx response to CONNECT opens a tunnel.
+    if request is not None and request.method == "CONNECT":
+        return TUNNEL if status is not None and 200 <= status < 300 else None
+    return None

@@ -1,0 +1,95 @@
+"""What the HTTP stage hands on: whole messages, and sockets that are not HTTP.
+
+A :class:`Message` holds a *prefix*: ``raw`` is its first ``captured`` bytes,
+exactly. Bytes behind the first hole, or beyond ``max_body``, are counted in
+``bytes`` but not kept, so that nothing is ever glued together that did not
+stand together on the wire. ``incomplete`` names each reason once, in the order
+in which they arose; it is empty for a message that is whole.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Union
+
+from profiler.ingest.http.fields import Fields
+from profiler.ingest.wire import Chunk
+
+REQUEST, RESPONSE = "request", "response"
+
+HEAD_LIMIT = "head_limit"
+MEMORY_LIMIT = "memory_limit"
+UNDECODABLE = "undecodable"
+STREAM_LIMIT = "stream_limit"
+UNKNOWN_HEADER_STATE = "unknown_header_state"
+
+
+class Request(NamedTuple):
+    """What is remembered of a request for its responses.
+
+    ``number`` counts the requests of the connection from 1, in HTTP/2 it is that
+    of the stream; ``time`` is that of its first byte. Method and target are
+    ``None`` if they are not known (HTTP/2 whose header state is not).
+    """
+
+    number: int
+    method: str | None
+    target: str | None
+    time: int
+
+
+class Head(NamedTuple):
+    """The start line and the fields of a message.
+
+    ``request`` is, on a request, itself, and on a response the one that it
+    answers, if that was seen. ``stream`` is the number of the HTTP/2 stream.
+    """
+
+    type: str
+    version: str
+    method: str | None
+    target: str | None
+    status: int | None
+    reason: str | None
+    fields: Fields
+    request: Request | None
+    stream: int | None = None
+
+    @property
+    def pushed(self) -> bool:
+        """Whether this is a request that the server made up (RFC 9113, 8.4)."""
+        # RFC 9113, 5.1.1: streams that the server opens have even numbers.
+        return self.type == REQUEST and self.stream is not None and self.stream % 2 == 0
+
+
+class Message(NamedTuple):
+    """One HTTP message, as far as it was seen.
+
+    ``origin`` is the chunk of its first byte: who moved it, between which
+    addresses, and when; ``position`` is that of this byte, and the payload may
+    have been dropped. ``raw`` is the
+    captured prefix, ``body`` the content in it: without the chunked framing, but
+    still in its codings. ``bytes`` is the size on the wire; of a message that was
+    given up, as much as is known to belong to it. ``last_time`` is the time of
+    the last byte. ``trailers`` are the fields behind the content (RFC 9110, 6.5);
+    ``error_code`` is the name of the error that an HTTP/2 stream or connection was
+    ended with.
+    """
+
+    origin: Chunk
+    head: Head
+    raw: bytes
+    body: bytes
+    bytes: int
+    incomplete: tuple[str, ...]
+    last_time: int
+    trailers: Fields | None = None
+    error_code: str | None = None
+
+
+class NotHttp(NamedTuple):
+    """Nothing more on this socket is HTTP; it need not be forwarded any longer."""
+
+    socket: int
+
+
+Output = Union[Message, NotHttp]

@@ -1,0 +1,216 @@
+"""The stages, wired in their order: records of the wire in, JSON records into a sink.
+
+The same pipeline serves a live capture and a replay. It asks the machine for
+nothing but the path of a cgroup, and that through
+:class:`~profiler.ingest.process.Processes`; what it learns there goes into the
+recording like any other record, so a replay needs no machine at all.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from profiler.errors import CaptureFileError
+from profiler.exchanges.selection import Selection
+from profiler.ingest import syscalls, wire
+from profiler.ingest.exchange import exchange_of
+from profiler.ingest.http import Message, Messages, NotHttp
+from profiler.ingest.http.message import REQUEST
+from profiler.ingest.memory import Memory
+from profiler.ingest.probe.counters import Accounts
+from profiler.ingest.process import Processes
+from profiler.ingest.record import Record, record_of
+from profiler.ingest.settings import Settings
+from profiler.ingest.stream import Event, Streams
+
+_NAMES_KEPT = 4096
+
+
+class Sink(Protocol):
+    """Where records go."""
+
+    def write(self, record: Record) -> None:
+        """Take one record."""
+
+
+class RecordWriter(Protocol):
+    """Where the wire is recorded."""
+
+    def write(self, record: bytes) -> None:
+        """Take one record of the wire."""
+
+
+@dataclass
+class Written:
+    """What went to the sink."""
+
+    requests: int = 0
+    responses: int = 0
+    incomplete: dict[str, int] = field(default_factory=dict)
+    """Reason -> messages with that reason."""
+    given_up: int = 0
+    """Connections that were given up to stay within the bounds of memory."""
+    dropped: dict[str, int] = field(default_factory=dict)
+    """Filter -> messages that were not written because of it."""
+    undecided: int = 0
+    """Of these exchanges, how many were left out because too many waited (``selection.py``)."""
+
+    @property
+    def messages(self) -> int:
+        """Lines, that is."""
+        return self.requests + self.responses
+
+
+class Pipeline:
+    """One capture, from its first record to its last."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        sink: Sink,
+        processes: Processes,
+        machine: str,
+        recorder: RecordWriter | None = None,
+        applied: Collection[str] = (),
+    ) -> None:
+        """Read syscall numbers as those of ``machine``; ``recorder`` takes a copy of the wire.
+
+        ``applied`` are the filters that the kernel has applied.
+        """
+        self._settings = settings
+        self._sink = sink
+        self._processes = processes
+        self._syscalls = syscalls.names(machine)
+        self._recorder = recorder
+        self._streams = Streams()
+        self._messages = Messages(settings)
+        self.memory = Memory(settings.connection_memory, settings.max_memory)
+        self._names: OrderedDict[int, wire.Names] = OrderedDict()
+        self._clock_offset = 0
+        self.written = Written()
+        self.accounts: Accounts | None = None
+        self._selection: Selection | None = None
+        if set(settings.filters.given()) - set(applied):
+            self._selection = Selection(settings.filters, applied)
+            self.written.dropped = self._selection.dropped
+
+    @property
+    def full(self) -> bool:
+        """Are all messages written that were asked for (``--count``)?"""
+        return self._settings.count is not None and self.written.messages >= self._settings.count
+
+    def feed(self, record: bytes) -> int | None:
+        """Take the next record of the wire; return the inode of a socket that is not HTTP.
+
+        Raises CaptureFileError if it is not a record, and what the sink or the
+        recorder raises.
+        """
+        item = wire.decode(record)
+        if self._recorder:
+            self._recorder.write(record)
+        if isinstance(item, (wire.Chunk, wire.End)):
+            return self._move(item)
+        if isinstance(item, wire.Clock):
+            self._clock_offset = item.realtime - item.kernel
+        elif isinstance(item, wire.Process):
+            cgroup = self._processes.learn(item)
+            if cgroup and self._recorder:
+                self._recorder.write(wire.encode(cgroup))
+        elif isinstance(item, wire.Names):
+            self._remember_names(item)
+        elif isinstance(item, wire.Cgroup):
+            self._processes.learn_cgroup(item)
+        else:
+            self.accounts = _accounts(item.document)
+        return None
+
+    def finish(self) -> None:
+        """The capture is over: write the messages that are still open."""
+        for event in self._streams.finish():
+            self._read(event)
+        for output in self._messages.finish():
+            if isinstance(output, Message):
+                self._write(output)
+        if self._selection:
+            for record in self._selection.finish():
+                self._emit(record)
+
+    def _move(self, item: wire.Chunk | wire.End) -> int | None:
+        not_http = None
+        for event in self._streams.feed(item):
+            not_http = self._read(event) or not_http
+        self._bound_memory(item.socket)
+        return not_http
+
+    def _bound_memory(self, socket: int) -> None:
+        held = self._messages.held(socket)
+        if held:
+            held += self._streams.held(socket)
+        else:
+            # Chunks of a socket that is not HTTP may have been under way.
+            self._streams.forget(socket)
+        for given_up in self.memory.use(socket, held):
+            self.written.given_up += 1
+            self._streams.forget(given_up)
+            for output in self._messages.give_up(given_up):
+                if isinstance(output, Message):
+                    self._write(output)
+
+    def _read(self, event: Event) -> int | None:
+        not_http = None
+        for output in self._messages.feed(event):
+            if isinstance(output, NotHttp):
+                self._streams.forget(output.socket)
+                not_http = output.socket
+            else:
+                self._write(output)
+        return not_http
+
+    def _remember_names(self, names: wire.Names) -> None:
+        self._names[names.socket] = names
+        self._names.move_to_end(names.socket)
+        if len(self._names) > _NAMES_KEPT:
+            self._names.popitem(last=False)
+
+    def _write(self, message: Message) -> None:
+        origin = message.origin
+        record = record_of(
+            message,
+            exchange_of(message),
+            self._processes.identity(origin.pid, origin.start_time),
+            self._names.get(origin.socket),
+            self._clock_offset,
+            self._settings.max_body,
+            self._syscalls,
+        )
+        if self._selection is None:
+            self._emit(record)
+            return
+        for wanted in self._selection.feed(record):
+            self._emit(wanted)
+        self.written.undecided = self._selection.given_up
+
+    def _emit(self, record: Record) -> None:
+        if self.full:
+            return
+        self._sink.write(record)
+        written = self.written
+        if record["type"] == REQUEST:
+            written.requests += 1
+        else:
+            written.responses += 1
+        for reason in record.get("incomplete", ()):
+            written.incomplete[reason] = written.incomplete.get(reason, 0) + 1
+
+
+def _accounts(document: bytes) -> Accounts:
+    try:
+        accounts = Accounts.from_json(json.loads(document))
+        accounts.balanced()
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        raise CaptureFileError("the counts are damaged") from None
+    return accounts

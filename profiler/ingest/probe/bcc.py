@@ -1,0 +1,341 @@
+"""Engine: compile the probe with BCC, load, attach and read it.
+
+An engine yields batches of records as they are on the wire; a batch is what was
+in the ring buffer when it was polled.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import platform
+import struct
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+from profiler.errors import ProbeError, UnsupportedError
+from profiler.exchanges.filters import OF_CALLS
+from profiler.ingest.probe.cgroups import directories
+from profiler.ingest.probe.compiled import compiled_functions
+from profiler.ingest.probe.compiler import compiler_file
+from profiler.ingest.probe.counters import FILTERED, LOST, Account, Accounts, Tally
+from profiler.ingest.probe.generate import Attachment, Program, generate, maps_of
+from profiler.ingest.probe.headers import read_layout_of_headers
+from profiler.ingest.probe.hooks import Hooks, load_hooks
+from profiler.ingest.probe.kernel import cpus, lift_memory_limit, protocols_above_tcp
+from profiler.ingest.probe.layout import Layout, read_layout
+from profiler.ingest.probe.load import (
+    attach,
+    load,
+    skipped,
+    target_id,
+    with_constants,
+    with_fetch,
+    with_function,
+    with_maps,
+    with_offsets,
+)
+from profiler.ingest.probe.macros import (
+    OWN_PLACES,
+    SELF_PLACEHOLDER,
+    can_fetch_and_add,
+    shape_offsets,
+    shape_values,
+    uses_boot_time,
+    uses_ring_buffer,
+)
+from profiler.ingest.probe.maps import PERF_EVENT_ARRAY, RINGBUF, Map, Shape, described
+from profiler.ingest.probe.order import Order
+from profiler.ingest.probe.perf import PerfBuffer
+from profiler.ingest.probe.precedence import Precedence
+from profiler.ingest.probe.ring import RingBuffer
+from profiler.ingest.probe.waiting import WaitingCalls
+from profiler.ingest.settings import ROUTES, Settings
+
+POLL_MS = 100
+_LOOK_SECONDS = 0.1
+
+# Of struct connection in bpf/connection.h.
+_INODE = struct.Struct("=Q")
+_VERDICT = struct.calcsize("=QQQQII")
+_OTHER = b"\2"
+# struct tally of bpf/counters.h
+_TALLY = struct.Struct("=QQ")
+
+
+class BccEngine:
+    """A probe that is attached; a context manager that detaches it.
+
+    Raises ProbeError or UnsupportedError if no route can be loaded on this
+    machine, with the reason for each route that was tried.
+    """
+
+    applied = OF_CALLS
+
+    def __init__(self, settings: Settings) -> None:
+        _check_privilege()
+        compiler_file()
+        self._cgroups = directories(settings.filters.cgroup)
+        self._maps: dict[str, Map] = {}
+        self._buffer: RingBuffer | PerfBuffer | None = None
+        self._attached: list[int] = []
+        # Programs, loaded, that wait for their protocol.
+        self._later: list[tuple[int, Attachment]] = []
+        self._looked = 0.0
+        # By kernel function and by the program's; where two look, a call is missed if both are
+        # skipped.
+        self._programs: dict[tuple[str, str], list[int]] = {}
+        self._order = Order()
+        self._precedence = Precedence(settings.ring_bytes)
+        self._waiting: WaitingCalls | None = None
+        hooks = load_hooks()
+        layout, without_btf = self._read_layout(hooks, settings)
+        self.clock = time.CLOCK_BOOTTIME if uses_boot_time(layout) else time.CLOCK_MONOTONIC
+        """The clock of the records' times."""
+        routes = (settings.route,) if settings.route else ROUTES
+        failures = []
+        if without_btf:
+            failures.append(without_btf)
+            routes = ("syscall",)
+        for route in routes:
+            try:
+                self._start(route, hooks, layout, settings)
+            except ProbeError as error:
+                self.detach()
+                failures.append(str(error))
+            else:
+                self.route = route
+                break
+        else:
+            raise ProbeError("; ".join(dict.fromkeys(failures)))
+        self.fallback = "; ".join(failures)
+        """Why a better route was not taken; empty if the best one was."""
+
+    def __enter__(self) -> BccEngine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.detach()
+
+    def batches(self, held: Callable[[], int]) -> Iterator[list[bytes]]:
+        """Yield the records of each poll, an empty list where there were none, until detached.
+
+        ``held`` tells how many bytes of messages are not written yet (see precedence.py).
+        """
+        while self._buffer is not None:
+            yield self._poll(POLL_MS, held())
+            if self._waiting:
+                self._waiting.look_after()
+            if self._later and time.monotonic() - self._looked > _LOOK_SECONDS:
+                self._attach_later()
+
+    def stop(self) -> list[bytes]:
+        """Unhook the probe and return what it had already handed over."""
+        self._close_attached()
+        records = []
+        while batch := self._poll(0, 0):
+            records += batch
+        return records + self._order.rest()
+
+    def accounts(self) -> Accounts:
+        """The kernel's counters, summed over CPUs."""
+        missed = sum(min(map(skipped, looks)) for looks in self._programs.values())
+        return Accounts(send=self._account(0), recv=self._account(1), skipped=missed)
+
+    def ignore(self, socket: int) -> None:
+        """Have the kernel forward no more of the socket with this inode."""
+        connections = self._maps["connections"]
+        inode = _INODE.pack(socket)
+        own = struct.pack("=I", socket % OWN_PLACES)
+        elsewhere = self._maps["elsewhere"].read(inode)
+        for place in (own, elsewhere) if elsewhere else (own,):
+            connection = connections.read(place) or b""
+            # The socket may have been closed meanwhile; then there is nothing to ignore.
+            if connection.startswith(inode):
+                judged = connection[:_VERDICT] + _OTHER + connection[_VERDICT + 1 :]
+                connections.write(place, judged)
+
+    def detach(self) -> None:
+        """Unhook the probe and free its tables."""
+        self._close_attached()
+        self._precedence.give_back()
+        while self._programs:
+            for descriptor in self._programs.popitem()[1]:
+                os.close(descriptor)
+        if self._buffer is not None:
+            self._buffer.close()
+            self._buffer = None
+        while self._maps:
+            self._maps.popitem()[1].close()
+
+    def _read_layout(self, hooks: Hooks, settings: Settings) -> tuple[Layout, str]:
+        """Where the kernel keeps what the probe reads, and why that is not known from BTF."""
+        reason = "--types headers: the socket route needs BTF"
+        if settings.types != "headers":
+            try:
+                return read_layout({hook.name for hook in hooks.functions}), ""
+            except UnsupportedError as error:
+                if settings.types == "btf" or settings.route == "socket":
+                    raise
+                reason = str(error)
+        if settings.route == "socket":
+            raise UnsupportedError(reason)
+        return read_layout_of_headers(), reason
+
+    def _start(self, route: str, hooks: Hooks, layout: Layout, settings: Settings) -> None:
+        program = generate(route, hooks, layout, settings, machine=platform.machine())
+        lift_memory_limit()
+        # First, since it shows at once whether BPF is permitted here.
+        self._open_buffer(uses_ring_buffer(layout, settings), settings.ring_bytes)
+        described_by = {
+            f"describe_{name}": name for name in maps_of(route, settings) if name != "events"
+        }
+        functions = {attachment.function for attachment in program.attachments}
+        code = compiled_functions(
+            program.source,
+            (*functions, *described_by),
+            f"the {program.route} route cannot be compiled",
+        )
+        for function, name in described_by.items():
+            self._maps[name] = Map(name, described(code[function]))
+        self._name_cgroups()
+        # Before the probe is attached, so that none of them is one that it saw begin.
+        self._waiting = WaitingCalls(platform.machine())
+        self._attach_all(program, code, layout, maps_of(route, settings))
+        if self._waiting:
+            self._tell_waiting(self._waiting, program, code, layout)
+
+    def _tell_waiting(
+        self, waiting: WaitingCalls, program: Program, code: dict[str, bytes], layout: Layout
+    ) -> None:
+        hook = program.waiting
+        if hook is None:
+            waiting.tell(self._maps["waiting"])
+            return
+        descriptor = load(_shaped(code, hook), hook, target_id(hook, layout))
+        self._programs[hook.target, hook.function] = [descriptor]
+        waiting.tell(self._maps["waiting"], attach(descriptor, hook))
+
+    def _open_buffer(self, is_ring: bool, size: int) -> None:
+        if is_ring:
+            self.carrier = "ring buffer"
+            events = self._maps["events"] = Map("events", Shape(RINGBUF, 0, 0, size))
+            self._buffer = RingBuffer(events.descriptor, size)
+        else:
+            self.carrier = "perf buffer"
+            shape = Shape(PERF_EVENT_ARRAY, 4, 4, max(cpus("possible")) + 1)
+            events = self._maps["events"] = Map("events", shape)
+            self._buffer = PerfBuffer(events, _size_for_a_cpu(size))
+
+    def _name_cgroups(self) -> None:
+        for index, directory in enumerate(self._cgroups):
+            try:
+                descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+            except OSError as error:
+                raise ProbeError(f"cannot open {directory}: {error.strerror}") from error
+            try:
+                self._maps["cgroups"].write(struct.pack("=I", index), struct.pack("=I", descriptor))
+            finally:
+                os.close(descriptor)
+
+    def _attach_all(
+        self, program: Program, code: dict[str, bytes], layout: Layout, maps: tuple[str, ...]
+    ) -> None:
+        descriptors = [self._maps[name].descriptor for name in maps]
+        constants = {SELF_PLACEHOLDER: os.getpid(), **program.values}
+        for function in code:
+            code[function] = with_maps(code[function], descriptors)
+            code[function] = with_constants(code[function], constants)
+            if can_fetch_and_add(layout, platform.machine()):
+                code[function] = with_fetch(code[function])
+            if layout.cast_function:
+                code[function] = with_function(code[function], layout.cast_function)
+        # One that is bound to a kernel function when it is loaded serves only that.
+        serving: dict[tuple[str, int, int | None], list[Attachment]] = {}
+        for attachment in program.attachments:
+            key = attachment.function, attachment.shape, target_id(attachment, layout)
+            serving.setdefault(key, []).append(attachment)
+        # The verifier takes as long as the compiler, but works on all processors at once.
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            loading = [
+                pool.submit(load, _shaped(code, served[0]), served[0], target)
+                for (_, _, target), served in serving.items()
+            ]
+        for done, (first, *_) in zip(loading, serving.values()):
+            if not done.exception():
+                looks = self._programs.setdefault((first.target, first.function), [])
+                looks.append(done.result())
+        for done, served in zip(loading, serving.values()):
+            descriptor = done.result()
+            for attachment in served:
+                if attachment.protocol:
+                    self._later.append((descriptor, attachment))
+                else:
+                    self._attached.append(attach(descriptor, attachment))
+        self._attach_later()
+
+    def _attach_later(self) -> None:
+        """Attach the programs whose protocol can be put above TCP by now."""
+        self._looked = time.monotonic()
+        there = protocols_above_tcp()
+        waiting, self._later = self._later, []
+        for descriptor, attachment in waiting:
+            if there is None or attachment.protocol in there:
+                self._attached.append(attach(descriptor, attachment))
+            else:
+                self._later.append((descriptor, attachment))
+
+    def _close_attached(self) -> None:
+        self._later.clear()
+        if self._waiting is not None:
+            self._waiting.close()
+        while self._attached:
+            os.close(self._attached.pop())
+
+    def _poll(self, milliseconds: int, held: int) -> list[bytes]:
+        if self._buffer is None:
+            return []
+        started = time.clock_gettime_ns(self.clock)
+        records = self._buffer.poll(milliseconds)
+        if isinstance(self._buffer, RingBuffer):
+            self._precedence.follow(self._buffer.found, held)
+            return records
+        return self._order.arrange(records, started)
+
+    def _account(self, direction: int) -> Account:
+        account = self._maps["account"]
+        size = account.shape.value
+        # Of each slot (bpf/counters.h), and of each processor.
+        tallies = []
+        for key in range(direction, account.shape.entries, 2):
+            values = account.read(struct.pack("=I", key)) or b""
+            tallies += [
+                list(_TALLY.iter_unpack(values[at : at + size]))
+                for at in range(0, len(values), size)
+            ]
+        seen, forwarded, *reasons = (Tally(*map(sum, zip(*parts))) for parts in zip(*tallies))
+        return Account(
+            seen=seen,
+            forwarded=forwarded,
+            filtered=dict(zip(FILTERED, reasons)),
+            lost=dict(zip(LOST, reasons[len(FILTERED) :])),
+        )
+
+
+def _shaped(code: dict[str, bytes], attachment: Attachment) -> bytes:
+    """The function that serves an attachment, made for how its target is called."""
+    shape = attachment.shape
+    shaped = with_constants(code[attachment.function], shape_values(shape))
+    return with_offsets(shaped, shape_offsets(shape))
+
+
+def _size_for_a_cpu(size: int) -> int:
+    """A perf buffer has one part for each CPU, of a power of two of pages."""
+    pages = max(8, size // mmap.PAGESIZE // (os.cpu_count() or 1))
+    return mmap.PAGESIZE << (pages.bit_length() - 1)
+
+
+def _check_privilege() -> None:
+    if os.geteuid() != 0:
+        raise ProbeError("capturing needs root: run `sudo http-profiler`")

@@ -1,0 +1,99 @@
+"""What the compiler made, kept for the next start.
+
+The compiler takes most of the time and of the memory of a start, and the same text
+gives the same instructions. So they are kept in a file that is named by the hash of
+what went in; a start that finds it does not even load the compiler.
+
+The rule: the kernel gets nothing that anybody but root could have written, nor half
+of a file; else it is compiled as if there were none. Where no file can be kept, every
+start compiles.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import stat
+import tempfile
+from collections.abc import Collection
+from pathlib import Path
+
+from profiler.ingest.probe.compiler import compile_functions, compiler_file
+
+DIRECTORY = Path("/var/cache/http-profiler")
+
+# Programs for other settings and kernels; those that were used last.
+_KEPT = 32
+_SUFFIX = ".program"
+
+
+def compiled_functions(
+    source: str,
+    names: Collection[str],
+    what: str,
+    *,
+    with_headers: bool = False,
+    directory: Path = DIRECTORY,
+) -> dict[str, bytes]:
+    """Return what compile_functions() returns, from ``directory`` if it is there.
+
+    Raises what that raises.
+    """
+    names = sorted(names)
+    kept = directory / (_digest(source, names, with_headers) + _SUFFIX)
+    code = _read(kept)
+    if code is None:
+        code = compile_functions(source, names, what, with_headers=with_headers)
+        with contextlib.suppress(OSError):
+            _keep(kept, code)
+    return code
+
+
+def _digest(source: str, names: list[str], with_headers: bool) -> str:
+    """Of all that the instructions depend on: another BCC, or another kernel's headers, too."""
+    compiler = compiler_file()
+    facts = compiler.stat()
+    inputs = [source, names, str(compiler), facts.st_size, facts.st_mtime_ns]
+    if with_headers:
+        inputs += os.uname()
+    return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
+
+
+def _read(kept: Path) -> dict[str, bytes] | None:
+    try:
+        if not (_is_roots(kept.parent) and _is_roots(kept)):
+            return None
+        checksum, _, document = kept.read_bytes().partition(b"\n")
+        # What was used last is kept longest.
+        os.utime(kept)
+    except OSError:
+        return None
+    if checksum.decode("ascii", "replace") != hashlib.sha256(document).hexdigest():
+        return None
+    return {name: bytes.fromhex(code) for name, code in json.loads(document).items()}
+
+
+def _is_roots(path: Path) -> bool:
+    facts = path.lstat()
+    writable_by_others = facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    return facts.st_uid == 0 and not writable_by_others and not stat.S_ISLNK(facts.st_mode)
+
+
+def _keep(kept: Path, code: dict[str, bytes]) -> None:
+    document = json.dumps({name: each.hex() for name, each in code.items()}).encode()
+    kept.parent.mkdir(mode=0o755, exist_ok=True)
+    if not _is_roots(kept.parent):
+        return
+    with tempfile.NamedTemporaryFile(dir=kept.parent, delete=False) as file:
+        try:
+            file.write(hashlib.sha256(document).hexdigest().encode() + b"\n" + document)
+            file.flush()
+            Path(file.name).replace(kept)
+        except OSError:
+            Path(file.name).unlink()
+            raise
+    programs = sorted(kept.parent.glob(f"*{_SUFFIX}"), key=lambda path: path.stat().st_mtime)
+    for old in programs[:-_KEPT]:
+        old.unlink()

@@ -1,0 +1,318 @@
+"""Hooks and layout in, the source of a probe out.
+
+The logic is C, in ``bpf/``. What differs between kernels and settings - struct
+offsets, positions of parameters, filters, entry points - is written as macros
+before it (``macros.py``) and, here, as short functions after it. Apart from the files in ``bpf/``
+nothing is read: the same input gives the same text.
+
+The files are put into one text, which is what BCC compiles; ``#line`` keeps
+the compiler's messages true.
+"""
+
+from __future__ import annotations
+
+import re
+from itertools import count
+from typing import NamedTuple
+
+from profiler.errors import UnsupportedError
+from profiler.ingest.probe.hooks import BPF_DIRECTORY, FunctionHook, Hooks, SyscallHook
+from profiler.ingest.probe.layout import Layout
+from profiler.ingest.probe.macros import (
+    FILTER_PLACEHOLDER,
+    NO_PARAMETER,
+    filter_tests,
+    has_raw_tracepoints,
+    macros,
+    setting_values,
+)
+from profiler.ingest.probe.maps import MAPS, SYSCALL_ROUTE_MAPS
+from profiler.ingest.probe.waiting import CALLS as WAITED_IN
+from profiler.ingest.settings import Settings
+from profiler.ingest.syscalls import NAMES
+
+_INCLUDE = re.compile(r'#include "(.+)"')
+
+
+_LEVELS = ("socket", "above", "tcp", "waiting", "sock")
+_LOOK_FIRST, _LOOK_SECOND = 1 << 48, 2 << 48
+_LEAVE = "leave_function"
+_SLOT = 56  # bits before it
+# Where no program is preempted: of those that send, that receive, and that close.
+_SLOT_SEND, _SLOT_RECV, _SLOT_CLOSE = range(3)
+# What sees a system call begin counts only, and what closes works only.
+_SLOT_ENTER = _SLOT_CLOSE
+
+# Kinds of attachment: where a program hooks on.
+FENTRY, FEXIT, KPROBE = "fentry", "fexit", "kprobe"
+RAW_TRACEPOINT, TRACEPOINT = "raw_tracepoint", "tracepoint"
+
+
+class Attachment(NamedTuple):
+    """One function of the program and where it hooks on.
+
+    ``target`` is a kernel function for ``fentry``, ``fexit`` and ``kprobe``, and
+    ``category:name`` for ``tracepoint``, whose name suffices for ``raw_tracepoint``.
+    Several targets may share a function.
+    """
+
+    kind: str
+    target: str
+    function: str
+    shape: int = 0
+    """How the target is called, for a program that serves several (``bpf/probe.bpf.c``)."""
+    protocol: str | None = None
+    """Attached only when this protocol can be put above TCP."""
+
+
+class Program(NamedTuple):
+    """The source for BCC, and what to attach where."""
+
+    route: str
+    source: str
+    attachments: tuple[Attachment, ...]
+    values: dict[int, int]
+    """What to write over the placeholders of what the user asked for (``macros.py``)."""
+    waiting: Attachment | None = None
+    """Socket route: what sees the calls that were there before (``probe/waiting.py``)."""
+
+
+def generate(
+    route: str, hooks: Hooks, layout: Layout, settings: Settings, *, machine: str
+) -> Program:
+    """Write the BCC program for ``route`` (``socket`` or ``syscall``).
+
+    ``machine`` is the architecture as ``uname -m`` says it. Raises UnsupportedError if
+    this kernel lacks a hooked function, or this architecture a table of calls.
+    """
+    writers = {"socket": _socket_route, "syscall": _syscall_route}
+    entries, attachments = writers[route](hooks, layout, machine)
+    if route == "socket":
+        attachments += _waiting(hooks, layout)
+    # A program on a system call's tracepoint is skipped while any other is at work.
+    slots = _slots(attachments, route == "socket" and layout.preemptible)
+    attachments = [a._replace(shape=a.shape | n << _SLOT) for a, n in zip(attachments, slots)]
+    tests, filter_values = filter_tests(settings.filters)
+    values = setting_values(settings) | {
+        FILTER_PLACEHOLDER + n: value for n, value in enumerate(filter_values)
+    }
+    waiting = next((a for a in attachments if a.kind == FENTRY and a.function == _LEAVE), None)
+    lines = [
+        f"#define ROUTE_{route.upper()} 1",
+        f"#define SLOTS {max(slots) + 1}",
+        f"#define SLOT_ENTER {_SLOT_ENTER}",
+        *(f"#define MAP_NUMBER_{name} {i}" for i, name in enumerate(maps_of(route, settings))),
+        *macros(layout, settings, machine),
+        *tests,
+        *(_call_macros(hooks, machine) if route == "syscall" else []),
+        *_with_includes("probe.bpf.c", set()),
+        '#line 1 "entry points"',
+        *entries,
+    ]
+    lasting = tuple(a for a in attachments if a is not waiting)
+    return Program(route, "\n".join(lines) + "\n", lasting, values, waiting)
+
+
+def maps_of(route: str, settings: Settings) -> tuple[str, ...]:
+    """The names of the maps that the program of ``route`` has, in the order of their numbers."""
+    maps = SYSCALL_ROUTE_MAPS if route == "syscall" else MAPS
+    return (*maps, "cgroups") if settings.filters.cgroup else maps
+
+
+def _with_includes(name: str, seen: set[str]) -> list[str]:
+    """The lines of a file in ``bpf/``, each ``#include`` replaced by that file once."""
+    seen.add(name)
+    lines = [f'#line 1 "{name}"']
+    for number, line in enumerate((BPF_DIRECTORY / name).read_text().splitlines(), 1):
+        included = _INCLUDE.match(line)
+        if not included:
+            lines.append(line)
+        elif included[1] not in seen:
+            lines += [*_with_includes(included[1], seen), f'#line {number + 1} "{name}"']
+        else:
+            lines.append("")
+    return lines
+
+
+def _slots(attachments: list[Attachment], preemptible: bool) -> list[int]:
+    """The slot of each program's own place to work (``bpf/call.h``)."""
+    if preemptible:
+        # Those that note that a connection begins need none.
+        number = count()
+        return [0 if "_open_" in a.function else next(number) for a in attachments]
+    closing, receiving = _SLOT_CLOSE, _SLOT_RECV
+    return [
+        closing if a.function != _LEAVE else receiving if a.shape & 1 else _SLOT_SEND
+        for a in attachments
+    ]
+
+
+def _socket_route(hooks: Hooks, layout: Layout, machine: str) -> tuple[list[str], list[Attachment]]:
+    entries: dict[str, str] = {}
+    attachments = []
+    for hook in hooks.functions:
+        if hook.event == "waiting":
+            continue
+        parameters = layout.parameters.get(hook.name)
+        if parameters is None:
+            if hook.optional:
+                continue
+            raise UnsupportedError(
+                f"the socket route needs {hook.name}, which this kernel lacks", since=(5, 5)
+            )
+        if hook.event in _AT_ENTRY:
+            number = _position(hook, parameters, hook.socket)
+            name = f"fentry_{hook.event}_{number}"
+            entries[name] = f"int {name}(u64 *ctx)\n{{\n{_at_entry(hook, f'ctx[{number}]')}\n}}"
+            attachments.append(Attachment(FENTRY, hook.name, name))
+        else:
+            # The result follows the parameters.
+            shape = _shape(hook, parameters, len(parameters))
+            if hook.second and layout.preemptible:
+                # What is attached later runs earlier.
+                second = shape | _LOOK_SECOND
+                attachments.append(Attachment(FEXIT, hook.name, _LEAVE, second))
+                shape |= _LOOK_FIRST
+            attachments.append(Attachment(FEXIT, hook.name, _LEAVE, shape, hook.protocol))
+    return list(entries.values()), attachments
+
+
+def _waiting(hooks: Hooks, layout: Layout) -> list[Attachment]:
+    for hook in hooks.functions:
+        parameters = layout.parameters.get(hook.name)
+        if hook.event == "waiting" and parameters is not None:
+            number = _position(hook, parameters, "copied")
+            return [Attachment(FENTRY, hook.name, _LEAVE, _shape(hook, parameters, number))]
+    return []
+
+
+_AT_ENTRY = {
+    "open": "open_socket({socket})",
+    "close": "close_socket(ctx, {socket}, SHAPE(SHAPE_SLOT))",
+}
+
+
+def _at_entry(hook: FunctionHook, socket: str) -> str:
+    return f"\t{_AT_ENTRY[hook.event].format(socket=socket)};\n\treturn 0;"
+
+
+def _shape(hook: FunctionHook, parameters: tuple[str, ...], result: int) -> int:
+    """``leave_function``'s numbers, a byte each (``enum shape`` in ``bpf/kernel.h``)."""
+    bytes_ = (
+        0 if hook.direction == "send" else 1,
+        *(
+            _position(hook, parameters, name) if name else NO_PARAMETER
+            for name in (hook.socket, hook.message, hook.flags)
+        ),
+        result,
+        _LEVELS.index("waiting" if hook.event == "waiting" else hook.level),
+    )
+    return int.from_bytes(bytes(bytes_), "little")
+
+
+def _position(hook: FunctionHook, parameters: tuple[str, ...], name: str) -> int:
+    if name not in parameters:
+        raise UnsupportedError(
+            f"{hook.name} of this kernel has no parameter {name!r} "
+            f"(it has {', '.join(parameters)}): use --route syscall"
+        )
+    return parameters.index(name)
+
+
+def _syscall_route(
+    hooks: Hooks, layout: Layout, machine: str
+) -> tuple[list[str], list[Attachment]]:
+    numbers = _numbers(machine)
+    rows: dict[str, list[SyscallHook]] = {}
+    for hook in hooks.syscalls:
+        rows.setdefault(hook.name, []).append(hook)
+    cases = "\n".join(_case(hooks_of, numbers[name]) for name, hooks_of in rows.items())
+    entries = [
+        "int enter_hooked(struct sys_enter *ctx)\n{\n"
+        "\tstruct pending call = {}, other = {};\n"
+        "\tu64 descriptor, other_descriptor = -1;\n"
+        "\tswitch ((u32)ctx->number) {\n"
+        f"{cases}\n"
+        "\tdefault:\n\t\treturn 0;\n\t}\n"
+        "\tif (is_narrow())\n\t\treturn 0;\n"
+        "\tif (!enter_syscall(&call, descriptor) && other_descriptor != -1)\n"
+        "\t\tenter_syscall(&other, other_descriptor);\n"
+        "\treturn 0;\n}"
+    ]
+    attachments = []
+    if has_raw_tracepoints(layout):
+        attachments = [
+            Attachment(RAW_TRACEPOINT, "sys_exit", "leave_syscall"),
+            Attachment(RAW_TRACEPOINT, "sys_enter", "enter_hooked"),
+        ]
+        rows = {}
+    for name, (hook, *_) in rows.items():
+        tracepoint = hook.tracepoint or name
+        attachments += [
+            Attachment(TRACEPOINT, f"syscalls:sys_exit_{tracepoint}", "leave_syscall"),
+            Attachment(TRACEPOINT, f"syscalls:sys_enter_{tracepoint}", "enter_hooked"),
+        ]
+    for function in hooks.functions:
+        if function.event not in _AT_ENTRY:
+            continue
+        parameters = layout.parameters.get(function.name)
+        if parameters is None:
+            raise UnsupportedError(f"this kernel lacks {function.name}")
+        number = parameters.index(function.socket)
+        socket = f"*(u64 *)((u64)ctx + OFFSET_pt_regs_argument{number})"
+        entry = f"kprobe_{function.event}_{number}"
+        source = f"int {entry}(void *ctx)\n{{\n{_at_entry(function, socket)}\n}}"
+        if source not in entries:
+            entries.append(source)
+        attachments.append(Attachment(KPROBE, function.name, entry))
+    return entries, attachments
+
+
+def _call_macros(hooks: Hooks, machine: str) -> list[str]:
+    """What the syscall route tests of the number of a call that ends."""
+    numbers = _numbers(machine)
+    tests = {
+        "IS_HOOKED": dict.fromkeys(hook.name for hook in hooks.syscalls),
+        "MAY_HAVE_WAITED": WAITED_IN,
+    }
+    return [
+        f"#define {test}(number) ({' || '.join(f'(number) == {numbers[n]}' for n in names)})"
+        for test, names in tests.items()
+    ]
+
+
+def _numbers(machine: str) -> dict[str, int]:
+    """The number of each system call by its name."""
+    try:
+        return {name: number for number, name in NAMES[machine].items()}
+    except KeyError:
+        raise UnsupportedError(
+            f"the syscall route does not know the system calls of {machine} "
+            f"(it knows those of {', '.join(NAMES)})"
+        ) from None
+
+
+def _case(hooks: list[SyscallHook], number: int) -> str:
+    lines = [f"\tcase {number}: /* {hooks[0].name} */"]
+    # A call that moves data either way has a second row.
+    for variable, descriptor, hook in zip(("call", "other"), _DESCRIPTORS, hooks):
+        lines += [
+            f"\t\t{variable}.direction = DIRECTION_{hook.direction.upper()};",
+            f"\t\t{variable}.payload = PAYLOAD_{hook.payload.upper()};",
+        ]
+        if hook.pointer is not None:
+            lines.append(f"\t\t{variable}.pointer = {_argument(hook.pointer)};")
+        if hook.flags is not None:
+            lines.append(f"\t\t{variable}.msg_flags = {_argument(hook.flags)};")
+        lines.append(f"\t\t{descriptor} = {_argument(hook.descriptor)};")
+    return "\n".join([*lines, "\t\tbreak;"])
+
+
+_DESCRIPTORS = ("descriptor", "other_descriptor")
+
+
+def _argument(number: int) -> str:
+    # The kernel refuses to attach a program to a call's tracepoint whose context ends before
+    # the last byte that the program loads from it. One program serves them all, so
+    # arguments that some calls do not have are read by the helper instead.
+    return f"{'ARGUMENT' if number < 2 else 'LATER_ARGUMENT'}(ctx, {number})"

@@ -1,0 +1,135 @@
+"""Where the kernel keeps what the probe reads, from the kernel's headers: for kernels without BTF.
+
+The same table of fields as for BTF (:data:`profiler.ingest.probe.layout.FIELDS`), asked
+of the compiler: BCC compiles a program with a function for each field that
+returns its offset, which is then read from the function's instructions. That
+takes the compiler half a minute in a slow machine, since the kernel's headers
+are large, and only works with headers that BCC's compiler understands. It is
+enough for the syscall route: the socket route is bound to its functions by BTF.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+
+from profiler.errors import UnsupportedError
+from profiler.ingest.probe.compiled import compiled_functions
+from profiler.ingest.probe.kernel import INSTRUCTION
+from profiler.ingest.probe.layout import FIELDS, Layout
+
+_INCLUDES = (
+    "linux/fdtable.h",
+    "linux/fs.h",
+    "linux/ptrace.h",
+    "linux/sched.h",
+    "linux/mm_types.h",
+    "linux/socket.h",
+    "linux/tcp.h",
+    "net/af_unix.h",
+    "net/inet_connection_sock.h",
+    "net/inet_sock.h",
+    "net/net_namespace.h",
+    "net/sock.h",
+)
+# Read on the socket route, or by what is bound to its place by BTF.
+_WITH_BTF = (
+    *("msghdr_", "task_struct_stack", "thread_info_width"),
+    *("pt_regs_syscall", "pt_regs_argument2", "pt_regs_argument3"),
+)
+
+# Where the member is another than the first one of FIELDS: kernel version before which
+# it is so, and the expression.
+_BEFORE = {
+    "task_struct_start_boottime": ((5, 5), "offsetof(struct task_struct, real_start_time)"),
+    # Bit fields behind this marker: flags, protocol, type (16 bits).
+    "sock_sk_protocol": ((5, 6), "offsetof(struct sock, __sk_flags_offset) + 1"),
+    "sock_sk_type": ((5, 6), "offsetof(struct sock, __sk_flags_offset) + 2"),
+}
+_ARM64 = {
+    "pt_regs_argument0": "offsetof(struct pt_regs, regs)",
+    "pt_regs_argument1": "offsetof(struct pt_regs, regs) + 8",
+}
+
+# enum bpf_func_id of include/uapi/linux/bpf.h, and since when it has them.
+_HELPERS = {
+    "ktime_get_boot_ns": (125, (5, 8)),
+    "ringbuf_output": (130, (5, 8)),
+    "check_mtu": (163, (5, 12)),
+    "copy_from_user_task": (191, (5, 18)),
+}
+
+# The hooked functions that a kprobe looks at, and their parameters up to the one that counts.
+_PARAMETERS = {
+    "inet_release": ("sock",),
+    "unix_release": ("sock",),
+    "unix_stream_connect": ("sock",),
+    "unix_accept": ("sock", "newsock"),
+    "unix_socketpair": ("socka", "sockb"),
+}
+
+_MOVE_CONSTANT = 0xB7
+
+
+def read_layout_of_headers() -> Layout:
+    """Read what the syscall route needs of the running kernel.
+
+    Raises ProbeError if the headers are not installed or cannot be compiled.
+    """
+    expressions = _expressions(kernel_version(os.uname().release), platform.machine())
+    functions = {f"of_{name}": name for name in expressions}
+    code = compiled_functions(
+        _source(expressions), functions, "the kernel's headers cannot be read", with_headers=True
+    )
+    offsets = {name: _returned(code[function]) for function, name in functions.items()}
+    version = kernel_version(os.uname().release)
+    return Layout(
+        offsets=offsets,
+        enumerators={},
+        helpers={name: number for name, (number, since) in _HELPERS.items() if version >= since},
+        pt_regs_size=0,
+        iter_type_has_direction=False,
+        parameters=_PARAMETERS,
+    )
+
+
+def kernel_version(release: str) -> tuple[int, int]:
+    """Major and minor number of a release such as ``5.4.0-150-generic``."""
+    match = re.match(r"(\d+)\.(\d+)", release)
+    if not match:
+        raise UnsupportedError(f"what kernel is {release!r}?")
+    return int(match[1]), int(match[2])
+
+
+def _expressions(version: tuple[int, int], machine: str) -> dict[str, str]:
+    """Name of a field -> C expression of its offset."""
+    expressions = {}
+    for name, (path, *_) in FIELDS.items():
+        if name.startswith(_WITH_BTF):
+            continue
+        structure, _, member = path.partition(".")
+        expressions[name] = f"offsetof(struct {structure}, {member})"
+        before, expression = _BEFORE.get(name, ((0, 0), ""))
+        if version < before:
+            expressions[name] = expression
+    if machine == "aarch64":
+        expressions.update(_ARM64)
+    return expressions
+
+
+def _source(expressions: dict[str, str]) -> str:
+    lines = [f"#include <{name}>" for name in _INCLUDES]
+    lines += [
+        f"int of_{name}(void *ctx) {{ return {expression}; }}"
+        for name, expression in expressions.items()
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _returned(code: bytes) -> int:
+    """The constant that a function returns, from its instructions."""
+    opcode, _, _, constant = INSTRUCTION.unpack_from(code)
+    if opcode != _MOVE_CONSTANT:
+        raise UnsupportedError("BCC's compiler gives an offset in a form that is not known")
+    return int(constant)

@@ -1,0 +1,84 @@
+"""The table of hooks: ``bpf/hooks.toml`` as values.
+
+A key that is not known is an error, so that a misspelt one cannot silently
+hook nothing.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+_PACKAGE = Path(__file__).resolve().parents[2]
+
+# Inside the installed package, or beside it in a source tree.
+BPF_DIRECTORY = next(
+    (d for d in (_PACKAGE / "bpf", _PACKAGE.parent / "bpf") if d.is_dir()), _PACKAGE / "bpf"
+)
+
+
+@dataclass(frozen=True)
+class FunctionHook:
+    """A kernel function; ``socket``, ``message`` and ``flags`` name its parameters.
+
+    ``level`` is ``socket``, ``sock``, ``above`` or ``tcp``; ``second``: two programs look at it
+    where one may be skipped; ``optional``: some kernels lack it and do not need it;
+    ``protocol``: hooked only where this can be put above TCP.
+    """
+
+    name: str
+    event: str
+    socket: str
+    direction: str | None = None
+    message: str | None = None
+    flags: str | None = None
+    level: str = "socket"
+    second: bool = False
+    optional: bool = False
+    protocol: str | None = None
+
+
+@dataclass(frozen=True)
+class SyscallHook:
+    """A system call; ``pointer``, ``flags`` and ``descriptor`` are positions of arguments, from 0.
+
+    ``tracepoint`` is the name in ``syscalls:sys_enter_*``, where it is another.
+    """
+
+    name: str
+    direction: str
+    payload: str
+    pointer: int | None = None
+    flags: int | None = None
+    descriptor: int = 0
+    tracepoint: str | None = None
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """Both tables of ``hooks.toml``."""
+
+    functions: tuple[FunctionHook, ...]
+    syscalls: tuple[SyscallHook, ...]
+
+
+def load_hooks(path: Path = BPF_DIRECTORY / "hooks.toml") -> Hooks:
+    """Read the table of hooks. Raises ValueError naming a key that is not known or missing."""
+    with path.open("rb") as file:
+        document = tomllib.load(file)
+    unknown = set(document) - {"function", "syscall"}
+    if unknown:
+        raise ValueError(f"{path}: unknown table {sorted(unknown)[0]!r}")
+    try:
+        return Hooks(
+            functions=tuple(FunctionHook(**row) for row in document.get("function", ())),
+            syscalls=tuple(SyscallHook(**row) for row in document.get("syscall", ())),
+        )
+    except TypeError as error:
+        raise ValueError(f"{path}: {error}") from None

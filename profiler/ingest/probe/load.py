@@ -1,0 +1,267 @@
+"""Loading compiled programs into the kernel and attaching them, by the kernel's own interface.
+
+BCC could do both, but it compiles a program again for each function that it is
+attached to, reads the kernel's whole BTF for each of them, and expects another
+name for them in each of its versions. bpf(2) and perf_event_open(2) do not
+change: here a program is compiled once and loaded for as many functions as want
+it. An attachment is a file descriptor; closing it detaches.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import struct
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Callable
+
+from profiler.errors import ProbeError
+from profiler.ingest.probe.generate import (
+    FENTRY,
+    FEXIT,
+    KPROBE,
+    RAW_TRACEPOINT,
+    TRACEPOINT,
+    Attachment,
+)
+from profiler.ingest.probe.kernel import (
+    INSTRUCTION,
+    LOAD_CONSTANT,
+    PERF_EVENT_IOC_ENABLE,
+    bpf,
+    ioctl,
+    perf_event,
+    why,
+)
+from profiler.ingest.probe.layout import Layout
+
+# include/uapi/linux/bpf.h
+_BPF_PROG_LOAD = 5
+_BPF_RAW_TRACEPOINT_OPEN = 17
+_PROG_TYPE_KPROBE = 2
+_PROG_TYPE_TRACEPOINT = 5
+_PROG_TYPE_TRACING = 26
+_TRACE_RAW_TP = 23
+_TRACE_FENTRY = 24
+_TRACE_FEXIT = 25
+_PROG_TYPES = {
+    FENTRY: _PROG_TYPE_TRACING,
+    FEXIT: _PROG_TYPE_TRACING,
+    KPROBE: _PROG_TYPE_KPROBE,
+    RAW_TRACEPOINT: _PROG_TYPE_TRACING,
+    TRACEPOINT: _PROG_TYPE_TRACEPOINT,
+}
+_ATTACH_TYPES = {FENTRY: _TRACE_FENTRY, FEXIT: _TRACE_FEXIT, RAW_TRACEPOINT: _TRACE_RAW_TP}
+
+# union bpf_attr for BPF_PROG_LOAD, up to attach_btf_obj_fd.
+_LOAD = struct.Struct("=IIQQIIQII16sIIIIQIIQIII4x")
+# union bpf_attr for BPF_RAW_TRACEPOINT_OPEN.
+_OPEN = struct.Struct("=QI4x")
+
+# include/uapi/linux/perf_event.h
+_PERF_TYPE_TRACEPOINT = 2
+_PERF_EVENT_IOC_SET_BPF = 0x40042408
+
+_LOAD_64 = 0x79
+_OFFSET = struct.Struct("=h")
+# An atomic add of 64 bits; with the flag it returns what was there (Linux 5.12).
+_ATOMIC_ADD = 0xDB
+_BPF_FETCH = 1
+# In the upper half of the byte of registers: the constant is the descriptor of a map.
+_PSEUDO_MAP = 1
+_CALL = 0x85
+# Likewise: what is called is a kernel function, by its BTF id.
+_PSEUDO_KFUNC_CALL = 2
+
+_STATISTICS = ("processed ", "verification time", "stack depth")
+# The most that every kernel accepts.
+_LOG_SIZE = (1 << 24) - 1
+
+
+def target_id(attachment: Attachment, layout: Layout) -> int | None:
+    """The BTF id of what a program is bound to when it is loaded, if it is."""
+    if attachment.kind == RAW_TRACEPOINT:
+        return layout.tracepoints[attachment.target]
+    return layout.functions[attachment.target] if attachment.kind in _ATTACH_TYPES else None
+
+
+def load(code: bytes, attachment: Attachment, target: int | None) -> int:
+    """Load the instructions ``code`` for ``attachment``; return the program's descriptor.
+
+    ``target`` is what :func:`target_id` says. Raises ProbeError, which names the
+    file that has what the verifier said.
+    """
+    size = len(code) // INSTRUCTION.size
+    instructions = ctypes.create_string_buffer(code, len(code))
+    licence = ctypes.create_string_buffer(b"GPL")
+
+    def attempt(log: ctypes.Array[ctypes.c_char] | None) -> int:
+        attributes = _LOAD.pack(
+            _PROG_TYPES[attachment.kind],
+            size,
+            ctypes.addressof(instructions),
+            ctypes.addressof(licence),
+            1 if log else 0,
+            len(log) if log else 0,
+            ctypes.addressof(log) if log else 0,
+            0,  # kern_version: not looked at since 5.0
+            0,
+            attachment.function[:15].encode(),
+            0,
+            _ATTACH_TYPES.get(attachment.kind, 0),
+            *(0,) * 7,
+            target or 0,
+            0,
+        )
+        return bpf(_BPF_PROG_LOAD, attributes)
+
+    # Only for a program that is refused: writing the log makes loading slow.
+    descriptor = attempt(None)
+    if descriptor >= 0:
+        return descriptor
+    log = ctypes.create_string_buffer(_LOG_SIZE)
+    descriptor = attempt(log)
+    if descriptor >= 0:
+        return descriptor
+    number = ctypes.get_errno()
+    raise ProbeError(
+        f"the kernel refuses {attachment.function} for {attachment.target}: {why(number)}"
+        + _verdict(log.value.decode(errors="replace"))
+    )
+
+
+def _verdict(log: str) -> str:
+    """The verifier's last word before its statistics, and where to read the rest."""
+    lines = [line for line in log.splitlines() if line and not line.startswith(_STATISTICS)]
+    if not lines:
+        return ""
+    with tempfile.NamedTemporaryFile(
+        mode="w", prefix="http-profiler-", suffix=".log", delete=False
+    ) as file:
+        file.write(log)
+    return f": {lines[-1]} (the whole log: {file.name})"
+
+
+def attach(program: int, attachment: Attachment) -> int:
+    """Attach a loaded program; return the descriptor that keeps it attached. Raises ProbeError."""
+    if attachment.kind in _ATTACH_TYPES:
+        descriptor = bpf(_BPF_RAW_TRACEPOINT_OPEN, _OPEN.pack(0, program))
+    elif attachment.kind == TRACEPOINT:
+        number = _tracepoint_number(attachment.target)
+        descriptor = _attach_event(program, _PERF_TYPE_TRACEPOINT, number)
+    else:
+        name = ctypes.create_string_buffer(attachment.target.encode())
+        descriptor = _attach_event(program, _kprobe_type(), 0, ctypes.addressof(name))
+    if descriptor < 0:
+        number = ctypes.get_errno()
+        raise ProbeError(f"cannot attach to {attachment.target}: {why(number)}")
+    return descriptor
+
+
+def with_fetch(code: bytes) -> bytes:
+    """Return ``code`` with each atomic addition made to return what was there before."""
+
+    def fetch(opcode: int, registers: int, constant: int) -> tuple[int, int]:
+        return registers, _BPF_FETCH if opcode == _ATOMIC_ADD else constant
+
+    return _rewritten(code, fetch)
+
+
+def with_constants(code: bytes, values: Mapping[int, int]) -> bytes:
+    """Return ``code`` with placeholders replaced: placeholder -> value, both of 64 bits."""
+    written = {_wide_constant(key): _wide_constant(value) for key, value in values.items()}
+    # At once, for a value may look like a placeholder.
+    placeholder = re.compile(b"|".join(map(re.escape, written)))
+    return placeholder.sub(lambda match: written[match[0]], code)
+
+
+def with_offsets(code: bytes, offsets: Mapping[int, int]) -> bytes:
+    """Return ``code`` with each load of 64 bits from one of these offsets made one from another."""
+    moved = bytearray(code)
+    for at in range(0, len(code), INSTRUCTION.size):
+        if code[at] == _LOAD_64:
+            (offset,) = _OFFSET.unpack_from(code, at + 2)
+            if offset in offsets:
+                _OFFSET.pack_into(moved, at + 2, offsets[offset])
+    return bytes(moved)
+
+
+def with_maps(code: bytes, descriptors: Sequence[int]) -> bytes:
+    """Return ``code`` with the number of each map replaced by its descriptor."""
+
+    def name(opcode: int, registers: int, constant: int) -> tuple[int, int]:
+        is_map = opcode == LOAD_CONSTANT and registers >> 4 == _PSEUDO_MAP
+        return registers, descriptors[constant] if is_map else constant
+
+    return _rewritten(code, name)
+
+
+def with_function(code: bytes, number: int) -> bytes:
+    """Return ``code`` with each call of helper ``number`` made one of that kernel function."""
+
+    def call(opcode: int, registers: int, constant: int) -> tuple[int, int]:
+        is_call = opcode == _CALL and registers == 0 and constant == number
+        return _PSEUDO_KFUNC_CALL << 4 if is_call else registers, constant
+
+    return _rewritten(code, call)
+
+
+def _rewritten(code: bytes, rewrite: Callable[[int, int, int], tuple[int, int]]) -> bytes:
+    """Return ``code`` with other registers and constants: of opcode, registers and constant."""
+    instructions = []
+    for opcode, registers, offset, constant in INSTRUCTION.iter_unpack(code):
+        registers, constant = rewrite(opcode, registers, constant)
+        instructions.append(INSTRUCTION.pack(opcode, registers, offset, constant))
+    return b"".join(instructions)
+
+
+def skipped(program: int) -> int:
+    """How often the kernel did not run a loaded program because it was running on that CPU.
+
+    Kernels before 5.12 do not count it.
+    """
+    text = Path(f"/proc/self/fdinfo/{program}").read_text()
+    return sum(
+        int(line.split()[1]) for line in text.splitlines() if line.startswith("recursion_misses:")
+    )
+
+
+def _wide_constant(value: int) -> bytes:
+    """The tails of the two instructions that load a 64-bit constant, with what is between them."""
+    return struct.pack("=IBBhI", value & 0xFFFFFFFF, 0, 0, 0, value >> 32)
+
+
+def _attach_event(program: int, event_type: int, config: int, config1: int = 0) -> int:
+    descriptor = perf_event(event_type, config, config1=config1)
+    if descriptor < 0:
+        return descriptor
+    for request, argument in ((_PERF_EVENT_IOC_SET_BPF, program), (PERF_EVENT_IOC_ENABLE, 0)):
+        if ioctl(descriptor, request, argument) < 0:
+            number = ctypes.get_errno()
+            os.close(descriptor)
+            ctypes.set_errno(number)
+            return -1
+    return descriptor
+
+
+def _tracepoint_number(target: str) -> int:
+    path = f"events/{target.replace(':', '/')}/id"
+    for tracefs in ("/sys/kernel/tracing", "/sys/kernel/debug/tracing"):
+        try:
+            return int((Path(tracefs) / path).read_text())
+        except OSError:
+            continue
+    raise ProbeError(
+        f"this kernel offers no tracepoint {target}, or tracefs is not mounted "
+        "(`mount -t tracefs tracefs /sys/kernel/tracing`)"
+    )
+
+
+def _kprobe_type() -> int:
+    try:
+        return int(Path("/sys/bus/event_source/devices/kprobe/type").read_text())
+    except OSError:
+        raise ProbeError("this kernel offers no kprobes (CONFIG_KPROBE_EVENTS)") from None

@@ -1,0 +1,211 @@
+"""What differs between kernels and settings, as macros before the C code.
+
+And the questions that they answer, which others have too: what a kernel can.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+
+from profiler.errors import UnsupportedError
+from profiler.exchanges.filters import Address, Filters
+from profiler.ingest.probe.layout import TRACEPOINTS, Layout
+from profiler.ingest.probe.ring import batch_bytes
+from profiler.ingest.settings import Settings
+
+# A power of two: for so many sockets there are places of their own, and for as many whose place
+# is another's (bpf/connection.h).
+OWN_PLACES = 16384
+PROCESSES_MAX = 8192
+
+# In a shape, in place of a parameter's number.
+NO_PARAMETER = 0xFF
+
+# In the program until it is loaded, so that it can be kept for the next start: more than
+# 32 bits, so that each takes an instruction of its own.
+SHAPE_PLACEHOLDER = 0x5368617065000000  # and what follows it, one for each number
+PARAMETER_PLACEHOLDER = 0x7000  # likewise: offsets of loads from a context, which has no such
+SELF_PLACEHOLDER = 0x53656C6600000000
+SETTING_PLACEHOLDER = 0x5365747400000000  # and what follows it, one for each setting
+FILTER_PLACEHOLDER = 0x46696C7400000000  # and what follows it, one for each value
+
+
+def shape_values(shape: int) -> dict[int, int]:
+    """What to write over the placeholders of an attachment's shape."""
+    return {SHAPE_PLACEHOLDER + n: byte for n, byte in enumerate(shape.to_bytes(8, "little"))}
+
+
+def setting_values(settings: Settings) -> dict[int, int]:
+    """What to write over the placeholders of numbers that the user chooses."""
+    numbers = _numbers_of(settings).values()
+    return {SETTING_PLACEHOLDER + n: number for n, number in enumerate(numbers)}
+
+
+def _numbers_of(settings: Settings) -> dict[str, int]:
+    return {
+        "CALL_LIMIT": settings.call_limit,
+        "WAKE_BYTES": batch_bytes(settings.ring_bytes),
+        **({"MAX_BODY": settings.max_body} if _keeps_bodies(settings) else {}),
+    }
+
+
+def shape_offsets(shape: int) -> dict[int, int]:
+    """Where an attachment's parameters are in its context: placeholder -> offset, in bytes.
+
+    At 0 where it has none, which nothing then loads.
+    """
+    return {
+        PARAMETER_PLACEHOLDER + 8 * n: 8 * byte if byte != NO_PARAMETER else 0
+        for n, byte in enumerate(shape.to_bytes(8, "little"))
+    }
+
+
+def macros(layout: Layout, settings: Settings, machine: str) -> list[str]:
+    """The lines that say what kernel, settings and ``machine`` (as ``uname -m``) are.
+
+    Raises UnsupportedError if a setting needs what the kernel lacks.
+    """
+    return [
+        *_layout_macros(layout),
+        *(["#define FETCH_AND_ADD 1"] if can_fetch_and_add(layout, machine) else []),
+        *_settings_macros(settings, layout),
+        *_cast_macros(layout, settings),
+    ]
+
+
+def uses_ring_buffer(layout: Layout, settings: Settings) -> bool:
+    """Is it the ring buffer that carries the records, not the perf buffer?
+
+    Raises UnsupportedError if it was asked for and this kernel lacks it.
+    """
+    has_ring_buffer = "ringbuf_output" in layout.helpers
+    if settings.buffer == "ring" and not has_ring_buffer:
+        raise UnsupportedError(
+            "this kernel has no BPF ring buffer: leave --buffer ring out", since=(5, 8)
+        )
+    return has_ring_buffer and settings.buffer != "perf"
+
+
+def uses_boot_time(layout: Layout) -> bool:
+    """Are times CLOCK_BOOTTIME (Linux 5.8), not CLOCK_MONOTONIC?"""
+    return "ktime_get_boot_ns" in layout.helpers
+
+
+# Of each machine a helper that came with the kernel whose compiler of BPF knows the
+# instruction that adds and tells what was there: 5.12, and 5.18.
+_CAME_WITH_FETCH_AND_ADD = {"x86_64": "check_mtu", "aarch64": "copy_from_user_task"}
+
+
+def can_fetch_and_add(layout: Layout, machine: str) -> bool:
+    """Can the kernel add to a number and tell what it was, at once?"""
+    return _CAME_WITH_FETCH_AND_ADD.get(machine) in layout.helpers
+
+
+def has_raw_tracepoints(layout: Layout) -> bool:
+    """Are all system calls seen at two tracepoints, for which perf need not be asked?"""
+    return len(layout.tracepoints) == len(TRACEPOINTS)
+
+
+def has_task_storage(layout: Layout) -> bool:
+    """Can a program at a raw tracepoint keep something with a thread (5.12)?"""
+    needed = {"task_storage_get", "get_current_task_btf", "check_mtu"}
+    return has_raw_tracepoints(layout) and needed <= layout.helpers.keys()
+
+
+def _layout_macros(layout: Layout) -> list[str]:
+    offsets = layout.offsets
+    # Before 5.6 it was the byte before the type.
+    protocol_bits = 8 if offsets["sock_sk_type"] - offsets["sock_sk_protocol"] == 1 else 16
+    return [
+        *(f"#define OFFSET_{name} {value}" for name, value in sorted(offsets.items())),
+        *(f"#define {name} {value}" for name, value in sorted(layout.enumerators.items())),
+        *(f"#define HELPER_{name} {value}" for name, value in sorted(layout.helpers.items())),
+        f"#define SIZE_pt_regs {layout.pt_regs_size}",
+        # Used before Linux 5.15 only, where it is this on x86_64 and on arm64 with 4 KiB pages.
+        "#define THREAD_SIZE 16384",
+        f"#define ITER_TYPE_T {'u32' if layout.iter_type_has_direction else 'u8'}",
+        f"#define ITER_DIRECTION_BIT {int(layout.iter_type_has_direction)}",
+        f"#define SK_PROTOCOL_T u{protocol_bits}",
+        *(["#define ITER_POINTER_IS_TYPED 1"] if layout.iter_pointer_is_typed else []),
+        *(["#define RAW_TRACEPOINTS 1"] if has_raw_tracepoints(layout) else []),
+        *(["#define PENDING_IN_TASK 1"] if has_task_storage(layout) else []),
+    ]
+
+
+def _cast_macros(layout: Layout, settings: Settings) -> list[str]:
+    # With what --max-body adds, the verifier has too many ways to go if it knows the pointers'
+    # types, which keep apart what numbers would not.
+    if not layout.cast_function or _keeps_bodies(settings):
+        return []
+    return [
+        f"#define CAST_FUNCTION {layout.cast_function}",
+        *(f"#define TYPE_{name} {number}" for name, number in sorted(layout.casts.items())),
+    ]
+
+
+def _keeps_bodies(settings: Settings) -> bool:
+    """Do bodies stay in the kernel beyond --max-body (``bpf/body.h``)?"""
+    return settings.max_body < Settings.max_body
+
+
+def _settings_macros(settings: Settings, layout: Layout) -> list[str]:
+    return [
+        f"#define FILTER_PLACEHOLDER {FILTER_PLACEHOLDER}ULL",
+        *(
+            f"#define {name} written_over({SETTING_PLACEHOLDER + n}ULL)"
+            for n, name in enumerate(_numbers_of(settings))
+        ),
+        f"#define NO_PARAMETER {NO_PARAMETER}",
+        f"#define SHAPE_PLACEHOLDER {SHAPE_PLACEHOLDER}ULL",
+        f"#define PARAMETER_PLACEHOLDER {PARAMETER_PLACEHOLDER}",
+        f"#define SELF_PLACEHOLDER {SELF_PLACEHOLDER}ULL",
+        f"#define OWN_PLACES {OWN_PLACES}",
+        f"#define PROCESSES_MAX {PROCESSES_MAX}",
+        *(["#define HAS_RING_BUFFER 1"] if uses_ring_buffer(layout, settings) else []),
+    ]
+
+
+def filter_tests(filters: Filters) -> tuple[list[str], list[int]]:
+    """What ``bpf/filter.h`` tests, of the options that are given, and the values it tests for."""
+    values: list[int] = []
+
+    def value(number: int) -> str:
+        values.append(number)
+        return f"FILTER_VALUE({len(values) - 1})"
+
+    tests = {
+        "PID(pid)": [f"(pid) == {value(pid)}" for pid in filters.pid],
+        "COMM(low, high)": [
+            "((low) == {} && (high) == {})".format(*map(value, _WORDS.unpack(_padded(comm))))
+            for comm in filters.comm
+        ],
+        "USER(user)": [f"(user) == {value(user)}" for user in filters.user],
+        "CGROUP": [f"IN_CGROUP({index})" for index in range(len(filters.cgroup))],
+        "PORT(port)": [f"(port) == {value(port)}" for port in filters.port],
+        "ADDRESS(low, high)": [
+            "((((low) & {}) == {}) && (((high) & {}) == {}))".format(*map(value, _range(address)))
+            for address in filters.address
+        ],
+    }
+    macros = [
+        f"#define WANTED_{name} ({' || '.join(each)})" for name, each in tests.items() if each
+    ]
+    return [*macros, f"#define CGROUPS_MAX {len(filters.cgroup)}"], values
+
+
+# As the kernel side reads 16 bytes of memory.
+_WORDS = struct.Struct("=QQ")
+
+
+def _padded(comm: str) -> bytes:
+    return os.fsencode(comm).ljust(_WORDS.size, b"\0")
+
+
+def _range(address: Address) -> tuple[int, int, int, int]:
+    """Mask and network of the low word, and of the high one."""
+    (mask, mask_high), (network, network_high) = (
+        _WORDS.unpack(number.to_bytes(_WORDS.size, "big"))
+        for number in (address.mask, address.network)
+    )
+    return mask, network, mask_high, network_high

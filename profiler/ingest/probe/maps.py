@@ -1,0 +1,131 @@
+"""The probe's maps: made and read through bpf(2).
+
+The C code numbers its maps in the order of :data:`MAPS` and describes each by a
+function that returns a constant (``DEFINE_MAP`` in ``bpf/helpers.h``), so that
+only the C code knows how large they are.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+from typing import NamedTuple
+
+from profiler.errors import ProbeError
+from profiler.ingest.probe.kernel import INSTRUCTION, LOAD_CONSTANT, bpf, cpus, why
+
+MAPS = (
+    *("events", "account", "workspaces"),
+    *("connections", "elsewhere", "given_out", "processes", "waiting"),
+)
+SYSCALL_ROUTE_MAPS = (*MAPS, "pending")
+
+# include/uapi/linux/bpf.h
+_MAP_CREATE, _LOOKUP, _UPDATE, _DELETE = range(4)
+_BTF_LOAD = 18
+PERF_EVENT_ARRAY = 4
+RINGBUF = 27
+TASK_STORAGE = 29
+_PERCPU = (5, 6, 10)
+# union bpf_attr for BPF_MAP_CREATE: up to btf_value_type_id.
+_CREATE = struct.Struct("=IIIIIII16sIIII")
+_NO_PREALLOC = 1
+# union bpf_attr for BPF_BTF_LOAD: the types, where a log would go, how many bytes.
+_LOAD_TYPES = struct.Struct("=QQI")
+_ELEMENT = struct.Struct("=IxxxxQQQ")
+
+
+class Shape(NamedTuple):
+    """What a map is: type as in ``enum bpf_map_type``, sizes in bytes, entries."""
+
+    type: int
+    key: int
+    value: int
+    entries: int
+
+
+def described(code: bytes) -> Shape:
+    """Read the instructions of a ``describe_`` function."""
+    opcode, _, _, low = INSTRUCTION.unpack_from(code)
+    _, _, _, high = INSTRUCTION.unpack_from(code, INSTRUCTION.size)
+    if opcode != LOAD_CONSTANT:
+        raise ProbeError("BCC's compiler describes a map in a form that is not known")
+    low, high = low & 0xFFFFFFFF, high & 0xFFFFFFFF
+    return Shape(high >> 24, high >> 16 & 0xFF, (high & 0xFFFF) << 8 | low >> 24, low & 0xFFFFFF)
+
+
+# struct btf_header, and of a type: name, kind and number of members, size
+# (include/uapi/linux/btf.h).
+_BTF_HEADER = struct.Struct("=HBBIIIII")
+_BTF_MAGIC = 0xEB9F
+_BTF_TYPE = struct.Struct("=III")
+_BTF_INT, _BTF_STRUCT = 1 << 24, 4 << 24
+_KEY_TYPE, _VALUE_TYPE = 1, 2
+
+
+def _load_types(size: int) -> int:
+    """Tell the kernel the types of a storage, which it insists on; return their descriptor.
+
+    The key is an int, and the value a structure of ``size`` bytes of which nothing is said.
+    """
+    strings = b"\0int\0"
+    types = _BTF_TYPE.pack(1, _BTF_INT, 4) + struct.pack("=I", 1 << 24 | 32)  # signed, 32 bits
+    types += _BTF_TYPE.pack(0, _BTF_STRUCT, size)
+    header = _BTF_HEADER.pack(
+        *(_BTF_MAGIC, 1, 0, _BTF_HEADER.size, 0, len(types), len(types), len(strings))
+    )
+    blob = header + types + strings
+    buffer = ctypes.create_string_buffer(blob, len(blob))
+    descriptor = bpf(_BTF_LOAD, _LOAD_TYPES.pack(ctypes.addressof(buffer), 0, len(blob)))
+    if descriptor < 0:
+        raise ProbeError(f"cannot describe a map: {why(ctypes.get_errno())}")
+    return descriptor
+
+
+class Map:
+    """A map of the kernel's, until it is closed. Raises ProbeError if the kernel refuses it."""
+
+    def __init__(self, name: str, shape: Shape) -> None:
+        self.shape = shape
+        is_storage = shape.type == TASK_STORAGE
+        types = _load_types(shape.value) if is_storage else 0
+        self.descriptor = bpf(
+            _MAP_CREATE,
+            _CREATE.pack(
+                *(*shape, _NO_PREALLOC if is_storage else 0, 0, 0, name[:15].encode(), 0),
+                *(types, _KEY_TYPE, _VALUE_TYPE) if is_storage else (0, 0, 0),
+            ),
+        )
+        if is_storage:
+            os.close(types)
+        if self.descriptor < 0:
+            raise ProbeError(f"cannot make the map {name}: {why(ctypes.get_errno())}")
+        size = shape.value or 1
+        if shape.type in _PERCPU:
+            # For each possible CPU a value, each of a multiple of eight bytes.
+            size = (size + 7) // 8 * 8 * len(cpus("possible"))
+        self._value = ctypes.create_string_buffer(size)
+
+    def close(self) -> None:
+        """Let it go: the kernel keeps it while a program uses it."""
+        os.close(self.descriptor)
+
+    def read(self, key: bytes) -> bytes | None:
+        """The value at ``key``; of a map by CPU, the values of all possible CPUs."""
+        return self._value.raw if self._call(_LOOKUP, key) == 0 else None
+
+    def write(self, key: bytes, value: bytes) -> None:
+        """Write the value at ``key``. Raises ProbeError if the kernel refuses it."""
+        self._value.raw = value
+        if self._call(_UPDATE, key) < 0:
+            raise ProbeError(f"cannot write to a map: {why(ctypes.get_errno())}")
+
+    def delete(self, key: bytes) -> None:
+        """Remove what is at ``key``, if there is anything."""
+        self._call(_DELETE, key)
+
+    def _call(self, command: int, key: bytes, flags: int = 0) -> int:
+        buffer = ctypes.create_string_buffer(key, len(key))
+        value = ctypes.addressof(self._value)
+        return bpf(command, _ELEMENT.pack(self.descriptor, ctypes.addressof(buffer), value, flags))

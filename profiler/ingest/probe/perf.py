@@ -1,0 +1,114 @@
+"""The perf buffer, for kernels without a BPF ring buffer (before Linux 5.8).
+
+Each processor has a part of its own: a ring of pages behind a page with two
+positions (``struct perf_event_mmap_page``, perf_event_open(2)).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import select
+import struct
+import threading
+
+from profiler.errors import ProbeError
+from profiler.ingest.probe.kernel import PERF_EVENT_IOC_ENABLE, cpus, ioctl, perf_event, why
+from profiler.ingest.probe.maps import Map
+
+PAGE = mmap.PAGESIZE
+
+# include/uapi/linux/perf_event.h
+_TYPE_SOFTWARE = 1
+_COUNT_SW_BPF_OUTPUT = 10
+_SAMPLE_RAW = 1 << 10
+_RECORD_SAMPLE = 9
+_DATA_HEAD, _DATA_TAIL = 1024, 1032  # offsets in the first page
+
+# Native: it is read and written at once, not byte by byte.
+_POSITION = struct.Struct("@Q")
+# struct perf_event_header, and the size before a raw sample.
+_HEADER = struct.Struct("=IHH")
+_SIZE = struct.Struct("=I")
+
+
+class PerfBuffer:
+    """The reader of the parts of all processors, each of ``size`` bytes, a power of two.
+
+    ``table`` is the map of type PERF_EVENT_ARRAY. Raises ProbeError if the kernel
+    refuses a part.
+    """
+
+    def __init__(self, table: Map, size: int) -> None:
+        self._descriptors: list[int] = []
+        self._parts: list[Part] = []
+        self._epoll = select.epoll()
+        for cpu in cpus("online"):
+            descriptor = perf_event(
+                _TYPE_SOFTWARE,
+                _COUNT_SW_BPF_OUTPUT,
+                cpu=cpu,
+                sample_type=_SAMPLE_RAW,
+                wakeup_events=1,
+            )
+            if descriptor < 0:
+                number = ctypes.get_errno()
+                self.close()
+                raise ProbeError(f"cannot open the perf buffer of CPU {cpu}: {why(number)}")
+            self._descriptors.append(descriptor)
+            self._parts.append(Part(mmap.mmap(descriptor, PAGE + size)))
+            table.write(struct.pack("=I", cpu), struct.pack("=i", descriptor))
+            ioctl(descriptor, PERF_EVENT_IOC_ENABLE, 0)
+            self._epoll.register(descriptor, select.EPOLLIN)
+
+    def close(self) -> None:
+        """Give the memory back."""
+        self._epoll.close()
+        for part in self._parts:
+            part.memory.close()
+        for descriptor in self._descriptors:
+            os.close(descriptor)
+
+    def poll(self, milliseconds: int) -> list[bytes]:
+        """Wait until there are records, at most so long, and return them by processor.
+
+        They are padded: a record's true size is in its head.
+        """
+        if milliseconds:
+            self._epoll.poll(milliseconds / 1000)
+        return [record for part in self._parts for record in part.take()]
+
+
+class Part:
+    """One processor's ring, in the memory behind the page with its positions."""
+
+    def __init__(self, memory: mmap.mmap) -> None:
+        self.memory = memory
+        self._size = len(memory) - PAGE
+        self._barrier = threading.Lock()
+
+    def take(self) -> list[bytes]:
+        """Return the records that are there, and give their room back."""
+        records = []
+        memory = self.memory
+        (head,) = _POSITION.unpack_from(memory, _DATA_HEAD)
+        (tail,) = _POSITION.unpack_from(memory, _DATA_TAIL)
+        # Where a processor may read out of order, no record before the head.
+        with self._barrier:
+            size = self._size
+        while tail < head:
+            # A header is never cut at the end of the ring: all is a multiple of its size.
+            kind, _, length = _HEADER.unpack_from(memory, PAGE + tail % size)
+            if kind == _RECORD_SAMPLE:
+                sample = self._copy(tail + _HEADER.size, length - _HEADER.size)
+                (raw_size,) = _SIZE.unpack_from(sample)
+                records.append(sample[_SIZE.size : _SIZE.size + raw_size])
+            tail += length
+        _POSITION.pack_into(memory, _DATA_TAIL, tail)
+        return records
+
+    def _copy(self, position: int, length: int) -> bytes:
+        start = position % self._size
+        first = self.memory[PAGE + start : PAGE + min(start + length, self._size)]
+        return first + self.memory[PAGE : PAGE + length - len(first)]

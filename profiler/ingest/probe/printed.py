@@ -1,0 +1,408 @@
+"""What the bpftrace program prints, back to records of the wire. No I/O.
+
+Each line is a JSON object of bpftrace's (``-f json``). Those with our text hold
+a letter and hexadecimal numbers; ``bpf/probe.bt.j2`` says which. A call is its
+pieces and then the call itself, on the processor where it ended.
+
+**Order.** bpftrace before 0.18 has a buffer for each processor and reads one
+after the other, so lines of different processors come out of order. Each
+processor also prints a heartbeat, and its own lines are in order: what is older
+than the oldest of the latest heartbeats has arrived. Lines wait for that, and
+leave in the order of their times.
+
+**Loss.** A line that bpftrace could not deliver is missing. A lost call leaves a
+jump of the stream's position and of the call's ordinal, a lost piece a hole in
+its call: both reach the wire as such. bpftrace counts the lines, the program
+counts what it forwarded, and the difference to what has arrived is what was
+lost.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import struct
+from typing import NamedTuple
+
+import orjson
+
+from profiler.ingest.probe.counters import FILTERED, LOST, Account, Accounts, Tally
+from profiler.ingest.probe.generate_bpftrace import FATES, FORWARDED, RECV_FATES, SEEN, SWAPPED
+from profiler.ingest.wire import (
+    AF_INET6,
+    CHUNK,
+    FLAG_AFTER_LOSS,
+    FLAG_CONTINUED,
+    FLAG_JOINED,
+    FLAG_LIMIT,
+    FLAG_UNREADABLE,
+    RECV,
+    SEND,
+    Chunk,
+    End,
+    encode,
+)
+
+# A heartbeat may interrupt a call on its processor: the call took its time before and
+# is printed after. No call takes this long (nanoseconds).
+_SLACK = 1_000_000
+
+# A processor that has been silent for so long (seconds) is taken for switched off.
+_SILENCE = 2.0
+
+# Directions whose ordinals are remembered; one whose end was lost would stay for ever.
+_ORDINALS_MAX = 65536
+
+_WORDS = struct.Struct("=QQ")
+
+_ESCAPED = re.compile(rb"\\x([0-9a-fA-F]{2})")
+_CALL_LIMIT, _NOT_HTTP, _RING_FULL, _UNREADABLE = (
+    "call_limit",
+    "not_http",
+    "ring_full",
+    "unreadable",
+)
+
+
+class Caller(NamedTuple):
+    """One line ``B``; addresses as the numbers that were read."""
+
+    start_time: int
+    netns: int
+    local: tuple[int, int]
+    remote: tuple[int, int]
+    comm: bytes
+
+
+class Call(NamedTuple):
+    """Lines ``B`` and ``C``. ``done`` bytes of ``size`` were printed as pieces before them."""
+
+    direction: int
+    syscall: int
+    time: int
+    pid: int
+    tid: int
+    start_time: int
+    socket: int
+    position: int
+    ordinal: int
+    size: int
+    done: int
+    joined: int
+    family: int
+    local_port: int
+    remote_port: int
+    netns: int
+    local: bytes
+    remote: bytes
+    comm: bytes
+
+
+class Piece(NamedTuple):
+    """Bytes of a call from ``offset`` on; ``None`` if what was printed does not tell which."""
+
+    offset: int
+    size: int
+    payload: bytes | None
+
+
+def read_hex(text: str, size: int) -> bytes | None:
+    """Read what ``%rh`` printed: two digits a byte. ``None`` if it is not ``size`` bytes."""
+    try:
+        payload = bytes.fromhex(text)
+    except ValueError:
+        return None
+    return payload if len(payload) == size else None
+
+
+def read_escaped(text: str, size: int) -> bytes | None:
+    r"""Read what ``%r`` printed: printable bytes as they are, others as ``\xNN``.
+
+    A backslash is printed as it is, so four characters of the text may be one
+    byte or four. If ``size`` does not tell which, the answer is ``None``.
+    """
+    raw = text.encode("latin-1", errors="replace")
+    # Only what is not printable would have been escaped.
+    escapes = [m for m in _ESCAPED.finditer(raw) if not 32 <= int(m[1], 16) <= 126]
+    if len(raw) == size:
+        return raw
+    if len(raw) - 3 * len(escapes) != size:
+        return None
+    return _ESCAPED.sub(
+        lambda m: m[0] if 32 <= int(m[1], 16) <= 126 else bytes([int(m[1], 16)]), raw
+    )
+
+
+class Printed:
+    """Takes lines, gives records; the state of one run of bpftrace."""
+
+    def __init__(self, processors: int, *, hexadecimal: bool) -> None:
+        """``processors`` that are online; ``hexadecimal``: pieces are printed with ``%rh``."""
+        self._began: float | None = None
+        self._processors = processors
+        self._read = read_hex if hexadecimal else read_escaped
+        self._heartbeats: dict[int, tuple[int, float]] = {}
+        # What the call of this thread and time has printed before its last line.
+        self._pieces: dict[tuple[int, int], list[Piece]] = {}
+        self._callers: dict[tuple[int, int], Caller] = {}
+        self._waiting: list[tuple[int, int, Call | End, list[Piece]]] = []
+        self._arrivals = 0
+        self._ordinals: dict[int, int] = {}
+        self._maps: dict[str, dict[str, int]] = {}
+        self._counted: dict[str, dict[str, int]] = {}
+        self._has_counted = False
+        self._received = [[0, 0], [0, 0]]
+        self._refused = [[0, 0], [0, 0]]
+        self._ignored: set[int] = set()
+        self._unwanted = [[0, 0], [0, 0]]
+        self.clock_offset = 0
+        """Nanoseconds from the program's clock to CLOCK_MONOTONIC."""
+        self.lost_lines = 0
+        """Lines that bpftrace says it could not deliver."""
+        self._met: dict[tuple[int, int], None] = {}
+        self.said: list[str] = []
+        """What bpftrace printed that is not ours."""
+
+    @property
+    def attached(self) -> bool:
+        """Have the first and the last probe of the program printed something?"""
+        return bool(self._heartbeats) and self._has_counted
+
+    def feed(self, line: bytes, now: float) -> None:
+        """Take one line of output; ``now`` is any clock's time in seconds."""
+        try:
+            document = orjson.loads(line)
+            kind, data = document["type"], document["data"]
+        except (orjson.JSONDecodeError, KeyError, TypeError):
+            if line.strip():
+                self.said.append(line.decode(errors="replace").strip())
+            return
+        if kind == "printf":
+            self._take_text(data, now)
+        elif kind == "map":
+            self._maps.update(data)
+        elif kind == "lost_events":
+            self.lost_lines += int(data["events"])
+        elif kind != "attached_probes":
+            self.said.append(line.decode(errors="replace").strip())
+
+    def met(self) -> list[tuple[int, int]]:
+        """Pid and start time of those whose calls have arrived since this was last asked.
+
+        Their records may have to wait, and a process may be gone by then.
+        """
+        met, self._met = list(self._met), {}
+        return met
+
+    def take(self, now: float) -> list[bytes]:
+        """Return the records of all lines that nothing older can come before any more."""
+        if self._began is None:
+            self._began = now
+        alive = [time for time, heard in self._heartbeats.values() if now - heard < _SILENCE]
+        # At first, those that have not been heard of yet are waited for.
+        if len(self._heartbeats) < self._processors and now - self._began < _SILENCE:
+            return []
+        return self._release(min(alive) - _SLACK) if alive else []
+
+    def finish(self) -> list[bytes]:
+        """The program has ended: return the records of what is left."""
+        return self._release(None)
+
+    def ignore(self, inode: int) -> None:
+        """Drop the calls of the socket with this inode until it ends."""
+        self._ignored.add(inode)
+
+    def accounts(self) -> Accounts:
+        """The program's counts as it last printed them, less what has not arrived."""
+        return Accounts(send=self._account(SEND), recv=self._account(RECV))
+
+    def _take_text(self, text: str, now: float) -> None:
+        kind, *words = text.split()
+        if kind == "P":
+            tid, time, offset, size = _numbers(words[:4])
+            # The rest of the line: with %r a piece may be spaces.
+            payload = text.rstrip("\n").split(" ", 5)[5]
+            piece = Piece(offset, size, self._read(payload, size))
+            self._pieces.setdefault((tid, time), []).append(piece)
+        elif kind == "B":
+            tid, time = _numbers(words[:2])
+            self._callers[tid, time] = _caller(words[2:])
+        elif kind == "C":
+            tid, time = _numbers(words[:2])
+            pieces = self._pieces.pop((tid, time), [])
+            caller = self._callers.pop((tid, time), None)
+            if caller is not None:  # else its line was lost, and the call with it
+                call = _call(words, caller)
+                self._met[call.pid, call.start_time] = None
+                self._wait(time, call, pieces)
+        elif kind == "E":
+            direction, time, inode, position = _numbers(words)
+            self._wait(time, End(direction, time, inode, position), [])
+        elif kind == "T":
+            cpu, time = _numbers(words)
+            self._heartbeats[cpu] = (time, now)
+        elif kind == "S":
+            self._counted, self._maps = self._maps, {}
+            self._has_counted = True
+
+    def _wait(self, time: int, item: Call | End, pieces: list[Piece]) -> None:
+        # The arrival keeps lines of one time in their order, and never compares items.
+        self._waiting.append((time, self._arrivals, item, pieces))
+        self._arrivals += 1
+
+    def _release(self, until: int | None) -> list[bytes]:
+        """Records of what waits and is not younger than ``until``; ``None``: of all."""
+        if until is None:
+            ready, self._waiting = self._waiting, []
+        else:
+            ready = [entry for entry in self._waiting if entry[0] <= until]
+            self._waiting = [entry for entry in self._waiting if entry[0] > until]
+            # Pieces whose call has not come by now: it was lost.
+            for table in (self._pieces, self._callers):
+                for key in [key for key in table if key[1] <= until]:
+                    del table[key]
+        records: list[bytes] = []
+        for _, _, item, pieces in sorted(ready, key=lambda entry: entry[:2]):
+            if isinstance(item, Call):
+                records += map(encode, self._chunks(item, pieces))
+            else:
+                records.append(encode(self._end(item)))
+        return records
+
+    def _end(self, end: End) -> End:
+        self._ordinals.pop(end.socket << 1 | end.direction, None)
+        if end.direction == RECV:  # the second of the two at a close
+            self._ignored.discard(end.socket)
+        return end._replace(time=end.time + self.clock_offset)
+
+    def _chunks(self, call: Call, pieces: list[Piece]) -> list[Chunk]:
+        """The chunks of one call: one, unless pieces of it are missing."""
+        key = call.socket << 1 | call.direction
+        flags = FLAG_JOINED if call.joined else 0
+        if call.ordinal != self._ordinals.get(key, 0):
+            flags |= FLAG_AFTER_LOSS
+        self._ordinals[key] = call.ordinal + 1
+        if len(self._ordinals) > _ORDINALS_MAX:
+            del self._ordinals[next(iter(self._ordinals))]
+        runs = _runs(pieces)
+        self._count(call, pieces, runs)
+        if call.socket in self._ignored:
+            return []
+        chunks = []
+        at = 0
+        starts = [start for start, _ in runs] + [call.done]
+        if not runs or runs[0][0] > 0:
+            runs, starts = [(0, b""), *runs], [0, *starts]
+        for (start, payload), following in zip(runs, starts[1:]):
+            size = following - start
+            if size:
+                chunks.append(self._chunk(call, start, size, payload, flags))
+                flags = flags & ~FLAG_AFTER_LOSS | FLAG_CONTINUED
+            at = following
+        beyond = call.size - at
+        if beyond:
+            reason = FLAG_LIMIT if call.done else FLAG_UNREADABLE
+            last = chunks[-1] if chunks else None
+            if last is not None and last.captured == last.size:
+                chunks[-1] = last._replace(size=last.size + beyond, flags=last.flags | reason)
+            else:
+                chunks.append(self._chunk(call, at, beyond, b"", flags | reason))
+        return chunks
+
+    def _chunk(self, call: Call, at: int, size: int, payload: bytes, flags: int) -> Chunk:
+        return Chunk(
+            CHUNK, call.direction, call.family, flags, call.syscall, call.time + self.clock_offset,
+            call.pid, call.tid, call.start_time, call.socket, call.position + at, size,
+            len(payload), call.netns, 0, call.local_port, call.remote_port, call.local, call.remote,
+            call.comm, payload,
+        )  # fmt: skip
+
+    def _count(self, call: Call, pieces: list[Piece], runs: list[tuple[int, bytes]]) -> None:
+        if not call.done:
+            return
+        arrived = sum(len(payload) for _, payload in runs)
+        refused = sum(piece.size for piece in pieces if piece.payload is None)
+        tallies = self._unwanted if call.socket in self._ignored else self._received
+        tallies[call.direction][1] += arrived
+        self._refused[call.direction][1] += refused
+        if refused:
+            self._refused[call.direction][0] += 1
+        elif arrived == call.done:
+            tallies[call.direction][0] += 1
+
+    def _account(self, direction: int) -> Account:
+        calls, sizes = self._counted.get("@calls", {}), self._counted.get("@bytes", {})
+
+        def tally(code: int) -> Tally:
+            key = str(code + RECV_FATES * direction)
+            return Tally(calls.get(key, 0), sizes.get(key, 0))
+
+        filtered = {name: tally(FATES[name]) for name in FILTERED}
+        lost = {name: tally(FATES[name]) for name in LOST}
+        forwarded = tally(FORWARDED)
+        received = Tally(*self._received[direction])
+        unwanted, refused = Tally(*self._unwanted[direction]), Tally(*self._refused[direction])
+        missing = Tally(*(f - r - u - x for f, r, u, x in zip(
+            forwarded, received, unwanted, refused
+        )))  # fmt: skip
+        filtered[_NOT_HTTP] = filtered[_NOT_HTTP].plus(unwanted)
+        lost[_UNREADABLE] = lost[_UNREADABLE].plus(refused)
+        # Only what bpftrace owns to is a loss; a difference without one is a mistake of
+        # ours, and has to show as such.
+        if self.lost_lines:
+            lost[_RING_FULL] = lost[_RING_FULL].plus(missing)
+        return Account(seen=tally(SEEN), forwarded=received, filtered=filtered, lost=lost)
+
+
+def _runs(pieces: list[Piece]) -> list[tuple[int, bytes]]:
+    """Pieces that continue each other put together: (offset, payload), in order."""
+    runs: list[tuple[int, bytes]] = []
+    for offset, _, payload in sorted(pieces, key=lambda piece: piece.offset):
+        if payload is None:
+            continue
+        if runs and runs[-1][0] + len(runs[-1][1]) == offset:
+            start, before = runs[-1]
+            runs[-1] = (start, before + payload)
+        else:
+            runs.append((offset, payload))
+    return runs
+
+
+def _numbers(words: list[str]) -> list[int]:
+    return [int(word, 16) for word in words]
+
+
+def _caller(words: list[str]) -> Caller:
+    """The fields of a line ``B`` behind its key, in the order of the template's printf."""
+    start_time, netns, local, local_rest, remote, remote_rest, comm, rest = _numbers(words)
+    return Caller(
+        start_time, netns, (local, local_rest), (remote, remote_rest),
+        # What stands behind the NUL is left over from a longer name.
+        _WORDS.pack(comm, rest).partition(b"\0")[0].ljust(_WORDS.size, b"\0"),
+    )  # fmt: skip
+
+
+def _call(words: list[str], caller: Caller) -> Call:
+    """The fields of a line ``C``, in the order of the template's printf."""
+    (tid, time, pid, number, inode, position, ordinal, size, done, family_joined,
+     local_port, remote_port) = _numbers(words)  # fmt: skip
+    family = family_joined >> 3
+    # An IPv6 address was read as two times 64 bits, an IPv4 address as 32.
+    pack = _pack_ipv6 if family == AF_INET6 else _pack_ipv4
+    return Call(
+        number & 1, number >> 1, time, pid, tid, caller.start_time, inode, position, ordinal, size,
+        done, family_joined & 7, family, _local_port(local_port), socket.ntohs(remote_port),
+        caller.netns, pack(*caller.local), pack(*caller.remote), caller.comm,
+    )  # fmt: skip
+
+
+def _local_port(printed: int) -> int:
+    return socket.ntohs(printed - SWAPPED) if printed >= SWAPPED else printed
+
+
+def _pack_ipv4(address: int, _: int) -> bytes:
+    return struct.pack("=I", address).ljust(16, b"\0")
+
+
+def _pack_ipv6(address: int, rest: int) -> bytes:
+    return _WORDS.pack(address, rest)

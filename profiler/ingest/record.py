@@ -1,0 +1,311 @@
+"""A message becomes the public record: exactly the fields of ``docs/output-format.md``.
+
+Rules: a value that is not known is absent, never empty and never zero. Text is
+text where the bytes are such, and base64 where they are not, with a field
+beside it that says so. The keys come in the order of the documented table.
+"""
+
+from __future__ import annotations
+
+import struct
+from binascii import b2a_base64
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from functools import lru_cache
+from hashlib import sha1
+from ipaddress import IPv4Address, IPv6Address
+from operator import itemgetter
+from typing import Any, NamedTuple
+
+from profiler.ingest.exchange import Exchange
+from profiler.ingest.http import content
+from profiler.ingest.http.charset import text_of
+from profiler.ingest.http.framing import switches_to
+from profiler.ingest.http.message import REQUEST, Message
+from profiler.ingest.process import Identity
+from profiler.ingest.wire import AF_INET, AF_UNIX, SEND, Chunk, Names
+
+Record = dict[str, Any]
+
+_TCP = 6  # IPPROTO_TCP
+_COMMUNITY = struct.Struct("!BBHH")  # protocol, padding, ports
+_MAPPED = bytes(10) + b"\xff\xff"  # RFC 4291, 2.5.5.2
+
+
+def record_of(
+    message: Message,
+    exchange: Exchange | None,
+    process: Identity | None,
+    names: Names | None,
+    clock_offset: int,
+    max_content: int,
+    syscalls: Mapping[int, str],
+) -> Record:
+    """Return the record of ``message``.
+
+    ``names`` are those of a Unix socket; ``clock_offset`` is CLOCK_REALTIME minus
+    the kernel's clock in nanoseconds;
+    ``max_content`` limits what decoding a content coding may yield; ``syscalls``
+    names the syscalls of the captured machine by number.
+    """
+    # Taken apart at once: asking a tuple for each of its fields costs a third of all this.
+    origin, head, raw, body, size, incomplete, _, trailers, error_code = message
+    type_, version, method, target, status, reason, fields, _, stream = head
+    sent = origin.direction == SEND
+    is_request = type_ == REQUEST
+    codings: tuple[str, ...] = ()
+    if fields.codings:
+        body, codings, why = content.decode(body, fields.codings, max_content, not incomplete)
+        if why is not None and why not in incomplete:
+            incomplete = (*incomplete, why)
+
+    asks = is_request and not head.pushed
+    constant = _constant_of(
+        origin, syscalls.get(origin.syscall), sent == is_request, process, names, clock_offset
+    )
+    record: Record = {
+        "timestamp": timestamp(origin.time + clock_offset),
+        **constant.mover,
+        "bytes": size,
+    }
+    if is_request:
+        _add_request(record, method, target)
+    else:
+        if status is not None:
+            record["status_code"] = status
+        if reason is not None:
+            record["reason"] = reason
+    record["http_version"] = version
+    record["headers"] = fields.headers
+    if trailers is not None and trailers.headers:
+        record["trailers"] = trailers.headers
+    if not is_request:
+        upgrade = switches_to(head)
+        if upgrade:
+            record["upgrade"] = upgrade
+    content_type = fields.by_name.get("content-type")
+    if codings:
+        # The charset, and characters, are those of the content, not of its coded form.
+        body_text = text_of(body)
+    elif body and content_type is not None and content_type.startswith("application/grpc"):
+        # Length-prefixed messages: short ones happen to be UTF-8.
+        body_text = None
+    else:
+        body_text = text_of(body, content_type, cut=bool(incomplete))
+    raw_text = text_of(raw)
+    record["body"] = _base64(body) if body_text is None else body_text[0]
+    record["raw_payload"] = _base64(raw) if raw_text is None else raw_text[0]
+    if body_text is None:
+        record["body_encoding"] = "base64"
+    elif body_text[1] is not None:
+        record["body_charset"] = body_text[1]
+    if codings:
+        record["body_codings"] = list(codings)
+    if raw_text is None:
+        record["raw_payload_encoding"] = "base64"
+    record["type"] = type_
+    record["role"] = "client" if sent == asks else "server"
+    if exchange is not None:
+        record["exchange"] = exchange.id
+        request = exchange.request
+        if request is not None:
+            asked = record["request"] = {}
+            _add_request(asked, request.method, request.target)
+            record["latency_ms"] = exchange.latency_ms
+            record["duration_ms"] = exchange.duration_ms
+    if stream is not None:
+        record["stream"] = stream
+    record.update(constant.call)
+    if origin.sequence:
+        record["sequence"] = (origin.sequence + origin.position) & 0xFFFFFFFF
+    record.update(constant.socket)
+    record["captured"] = len(raw)
+    if incomplete:
+        record["incomplete"] = list(incomplete)
+    if error_code is not None:
+        record["error_code"] = error_code
+    return record
+
+
+def _add_request(record: Record, method: str | None, target: str | None) -> None:
+    if method is not None:
+        record["method"] = method
+    if target is not None:
+        record["url"] = target
+
+
+class _Constant(NamedTuple):
+    """What the records of one thread and one direction of a connection say alike.
+
+    ``mover`` stands before ``bytes``, ``call`` behind what is said of the exchange, ``socket``
+    behind ``sequence``.
+    """
+
+    mover: Record
+    call: Record
+    socket: Record
+
+
+# The fields of a chunk that decide it.
+_WHO = (
+    "direction", "family", "pid", "tid", "start_time", "socket", "netns", "local_port",
+    "remote_port", "local", "remote", "comm",
+)  # fmt: skip
+_who = itemgetter(*map(Chunk._fields.index, _WHO))
+
+# Remembered until there are so many: a connection that is kept alive asks again and again.
+_constants: dict[tuple[object, ...], _Constant] = {}
+_CONSTANTS_MAX = 1024
+
+
+def _constant_of(
+    origin: Chunk,
+    syscall: str | None,
+    is_client: bool,
+    process: Identity | None,
+    names: Names | None,
+    clock_offset: int,
+) -> _Constant:
+    # Many connections carry one exchange: the first message is not worth an entry.
+    key = (
+        (_who(origin), syscall, is_client, process, names, clock_offset)
+        if origin.position
+        else None
+    )
+    constant = None if key is None else _constants.get(key)
+    if constant is None:
+        constant = _Constant(
+            _of_mover(origin, process, names),
+            _of_call(origin, syscall, is_client, names),
+            _of_socket(origin, process, clock_offset),
+        )
+        if key is not None:
+            if len(_constants) >= _CONSTANTS_MAX:
+                _constants.clear()
+            _constants[key] = constant
+    return constant
+
+
+def _of_mover(origin: Chunk, process: Identity | None, names: Names | None) -> Record:
+    sent = origin.direction == SEND
+    record: Record = {"pid": origin.pid, "comm": comm(origin.comm)}
+    if process is not None and process.cmdline is not None:
+        record["cmdline"] = process.cmdline
+    record["direction"] = "send" if sent else "recv"
+    if origin.family == AF_UNIX:
+        _add_paths(record, names, sent)
+    else:
+        local = address(origin.family, origin.local), origin.local_port
+        remote = address(origin.family, origin.remote), origin.remote_port
+        record["source_ip"], record["source_port"] = local if sent else remote
+        record["dest_ip"], record["dest_port"] = remote if sent else local
+    return record
+
+
+def _of_call(origin: Chunk, syscall: str | None, is_client: bool, names: Names | None) -> Record:
+    record: Record = {}
+    if syscall is not None:
+        record["syscall"] = syscall
+    connection = connection_of(origin, names, is_client)
+    if connection is not None:
+        record["connection"] = connection
+    return record
+
+
+def _of_socket(origin: Chunk, process: Identity | None, clock_offset: int) -> Record:
+    record: Record = {
+        "socket": origin.socket,
+        "netns": origin.netns,
+        "tid": origin.tid,
+        "process_start": _start(origin.start_time + clock_offset),
+    }
+    if process is not None:
+        record["uid"] = process.uid
+        if process.cgroup is not None:
+            record["cgroup"] = process.cgroup
+    return record
+
+
+def _add_paths(record: Record, names: Names | None, sent: bool) -> None:
+    if names is None:
+        return
+    source, dest = (names.local, names.remote) if sent else (names.remote, names.local)
+    if source:
+        record["source_path"] = unix_path(source)
+    if dest:
+        record["dest_path"] = unix_path(dest)
+
+
+def connection_of(origin: Chunk, names: Names | None, is_client: bool) -> str | None:
+    """Return what both ends call the connection; ``None`` if this end does not know it.
+
+    For TCP the Community ID (version 1, seed 0) that network tools use; for a Unix
+    socket the inode of the client's end, which no other connection has.
+    """
+    if origin.family != AF_UNIX:
+        size = 4 if origin.family == AF_INET else 16
+        return community_id(
+            origin.local[:size], origin.local_port, origin.remote[:size], origin.remote_port
+        )
+    if is_client:
+        return f"unix:{origin.socket}"
+    return f"unix:{names.peer}" if names is not None and names.peer else None
+
+
+@lru_cache(maxsize=4096)
+def community_id(local: bytes, local_port: int, remote: bytes, remote_port: int) -> str:
+    """Return the Community ID of a TCP connection between packed addresses.
+
+    https://github.com/corelight/community-id-spec, version 1 with seed 0. An IPv4-mapped
+    address counts as IPv4, as it is on the wire.
+    """
+    low, high = (_as_on_wire(local), local_port), (_as_on_wire(remote), remote_port)
+    if low > high:
+        low, high = high, low
+    document = bytes(2) + low[0] + high[0] + _COMMUNITY.pack(_TCP, 0, low[1], high[1])
+    return "1:" + _base64(sha1(document, usedforsecurity=False).digest())
+
+
+def _as_on_wire(address: bytes) -> bytes:
+    return address[12:] if address.startswith(_MAPPED) and len(address) == 16 else address
+
+
+def unix_path(path: bytes) -> str:
+    """Return a ``sun_path`` as ss(8) shows it: an abstract one begins with ``@``."""
+    if path.startswith(b"\0"):
+        return path.replace(b"\0", b"@").decode(errors="replace")
+    return path.partition(b"\0")[0].decode(errors="replace")
+
+
+def timestamp(realtime: int) -> str:
+    """Return RFC 3339 in UTC with nine digits; ``realtime`` is nanoseconds since 1970."""
+    second, nanosecond = divmod(realtime, 1_000_000_000)
+    return f"{_second(second)}.{nanosecond:09d}Z"
+
+
+@lru_cache(maxsize=16)
+def _second(second: int) -> str:
+    return datetime.fromtimestamp(second, timezone.utc).strftime("%Y-%m-%dT%H:%M:%S")
+
+
+# A process says more than one thing.
+_start = lru_cache(maxsize=1024)(timestamp)
+
+
+@lru_cache(maxsize=4096)
+def address(family: int, packed: bytes) -> str:
+    """Return ``packed`` in canonical form (RFC 5952); an IPv4-mapped one as IPv4."""
+    if family == AF_INET:
+        return str(IPv4Address(packed[:4]))
+    address = IPv6Address(packed)
+    return str(address.ipv4_mapped or address)
+
+
+@lru_cache(maxsize=4096)
+def comm(padded: bytes) -> str:
+    """Return the name of a thread: the bytes before the first NUL."""
+    return padded.partition(b"\0")[0].decode(errors="replace")
+
+
+def _base64(data: bytes) -> str:
+    return b2a_base64(data, newline=False).decode("ascii")

@@ -1,0 +1,20 @@
+"""Where records go: each sink takes records and does the output that it is named for."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from profiler.ingest.record import Record
+
+
+class Sink(Protocol):
+    """What the pipeline asks of a sink. Trouble is an :class:`~profiler.errors.OutputError`."""
+
+    def write(self, record: Record) -> None:
+        """Take one record; it may be held back until :meth:`flush`."""
+
+    def flush(self) -> None:
+        """Hand everything on: the pipeline calls this whenever it has caught up."""
+
+    def close(self) -> None:
+        """Flush and release."""

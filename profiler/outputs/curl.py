@@ -1,0 +1,176 @@
+"""curl commands that send a request again: a POSIX shell script, a command for each.
+
+The rule: what arrives is what arrived the first time - method, target, version, headers,
+content - and nothing that curl would add by itself. It goes where it went: the URL
+has the name that the request gave, ``--connect-to`` the address.
+
+What a request said is hostile: each value is one quoted word of the shell, and a
+comment never ends its line early. Text that a terminal would obey, or that reads
+otherwise than it stands (control and bidirectional characters), is written as octal
+numbers.
+
+Not as it was: repeated headers stand together, chunks are cut anew, a content coding
+that the profiler has removed stays removed, and trailers are left out.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import unicodedata
+from base64 import b64encode
+from collections.abc import Iterable, Iterator
+
+from profiler.exchanges.model import absolute_url, authority, program, remote
+from profiler.exchanges.read import body_bytes
+from profiler.exchanges.store import Exchange
+from profiler.ingest.record import Record
+
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
+# A target that curl sends as it stands in a URL.
+_PLAIN_TARGET = re.compile(r"/[!-\"$-\[\]-~]*")
+# One argument of a command has at most 128 KiB (MAX_ARG_STRLEN in linux/binfmts.h).
+_ARGUMENT_MAX = 100_000
+_ADDED_BY_CURL = ("User-Agent", "Accept")
+_VERSIONS = {"1.0": "--http1.0", "1.1": "--http1.1", "2": "--http2-prior-knowledge"}
+
+
+def curl(exchanges: Iterable[Exchange]) -> Iterator[str]:
+    """Yield the lines of a shell script that repeats each request."""
+    yield "#!/bin/sh\n"
+    for exchange in exchanges:
+        yield "\n" + command(exchange)
+
+
+def command(exchange: Exchange) -> str:
+    """Return a comment and, where the request can be repeated, its command."""
+    request = next((side.request for side in exchange.sides if side.request is not None), None)
+    first = exchange.side.records[0]
+    status = (exchange.answered or {}).get("status_code", "no response")
+    title = f"{first['timestamp']} {program(first) or 'unknown'} -> {status}"
+    if request is None:
+        return _comment(f"{title}: left out, the request was not seen")
+    why = _unrepeatable(request)
+    if why is not None:
+        return _comment(f"{title}: left out, {why}")
+    lines = _comment(title)
+    if "incomplete" in request:
+        lines += _comment(f"the request is not whole: {', '.join(request['incomplete'])}")
+    body = body_bytes(request)
+    words = [*_options(request), *_header_words(request, bool(body))]
+    source = ""
+    if body:
+        if _is_plain(body):
+            words.append(f"--data-raw {shlex.quote(body.decode())}")
+        else:
+            source = f"printf %s {b64encode(body).decode()} | base64 -d |\n"
+            words.append("--data-binary @-")
+    words.append(quote(_url(request)))
+    return lines + source + " \\\n  ".join(words) + "\n"
+
+
+def quote(text: str) -> str:
+    """Return ``text`` as one word of a POSIX shell that is safe to look at, too."""
+    if _is_readable(text):
+        return shlex.quote(text)
+    octal = "".join(
+        char if char.isascii() and char.isalnum() else "".join(f"\\{b:03o}" for b in char.encode())
+        for char in text
+    )
+    return f"\"$(printf '{octal}')\""
+
+
+def _unrepeatable(request: Record) -> str | None:
+    if "method" not in request or "url" not in request:
+        return "method or target is not known"
+    if request["method"] == "CONNECT":
+        return "it opens a tunnel"
+    if request.get("http_version") not in _VERSIONS:
+        return "its version is not known"
+    if not _TOKEN.fullmatch(request["method"]) or re.search(r"[\0\r\n]", request["url"]):
+        return "its start line is none"
+    for name, value in _fields(request):
+        if not _TOKEN.fullmatch(name) or re.search(r"[\0\r\n]", value):
+            return "a header is none"
+    return None
+
+
+def _options(request: Record) -> Iterator[str]:
+    # Braces and brackets of a URL are no pattern, and "/../" stays.
+    yield "curl --globoff --path-as-is"
+    yield _VERSIONS[request["http_version"]]
+    # With `--request HEAD` curl would wait for a body.
+    yield "--head" if request["method"] == "HEAD" else f"--request {quote(request['method'])}"
+    if not _PLAIN_TARGET.fullmatch(request["url"]):
+        yield f"--request-target {quote(request['url'])}"
+    path = request.get("dest_path")
+    if path is not None:
+        option = "--abstract-unix-socket" if path.startswith("@") else "--unix-socket"
+        yield f"{option} {quote(path[1:] if path.startswith('@') else path)}"
+        return
+    address = remote(request)
+    said = authority(request, request)
+    if address is not None and address != (said if _has_port(said) else f"{said}:80"):
+        yield f"--connect-to {quote(f'::{address}')}"
+
+
+def _header_words(request: Record, has_body: bool) -> Iterator[str]:
+    names = {name.lower() for name, _ in _fields(request)}
+    decoded = "content-encoding" in names and "body_codings" not in request
+    for name, value in _fields(request):
+        lower = name.lower()
+        # curl counts for itself; a body that was decoded has no coding any more.
+        if lower == "content-length" or (lower == "content-encoding" and decoded and has_body):
+            continue
+        if lower == "host" and value == _curl_host(request):
+            continue
+        # "Name:" would take the header away.
+        yield f"--header {quote(f'{name}: {value}' if value else f'{name};')}"
+    added = [*_ADDED_BY_CURL, *(["Content-Type", "Expect"] if has_body else [])]
+    if "host" not in names and ":authority" not in request.get("headers", {}):
+        added.append("Host")
+    for name in added:
+        if name.lower() not in names:
+            yield f"--header {quote(f'{name}:')}"
+
+
+def _fields(request: Record) -> Iterator[tuple[str, str]]:
+    for name, value in request.get("headers", {}).items():
+        # HTTP/2 says method, path and host in headers of its own.
+        if request["http_version"] == "2" and name.startswith(":"):
+            continue
+        for one in value if isinstance(value, list) else [value]:
+            yield name, one
+
+
+def _url(request: Record) -> str:
+    if _PLAIN_TARGET.fullmatch(request["url"]):
+        return absolute_url(request, request)
+    return f"http://{authority(request, request)}/"
+
+
+def _curl_host(request: Record) -> str:
+    said = authority(request, request)
+    return said[:-3] if said.endswith(":80") else said
+
+
+def _has_port(said: str) -> bool:
+    return re.search(r":[0-9]+$", said) is not None
+
+
+def _is_readable(text: str) -> bool:
+    return all(char == " " or unicodedata.category(char)[0] not in "CZ" for char in text)
+
+
+def _is_plain(body: bytes) -> bool:
+    try:
+        text = body.decode()
+    except UnicodeDecodeError:
+        return False
+    return len(body) <= _ARGUMENT_MAX and all(
+        _is_readable(line) for line in re.split("[\n\t]", text)
+    )
+
+
+def _comment(text: str) -> str:
+    return "# " + "".join(c if _is_readable(c) else "?" for c in text) + "\n"

@@ -1,0 +1,151 @@
+"""Lines, to a file or to standard output: of JSON, or such as another sink makes.
+
+The rule: whoever reads the file finds whole lines only. Lines are collected and
+written in batches; if a batch is written in part, what stands behind its last
+whole line is cut off again, and a half line that an earlier crash has left
+behind is ended before the first new one.
+
+A file that was renamed or removed meanwhile is left behind, and a new one is begun
+under its name: so it is rotated by renaming it, without a signal and without a loss.
+
+The file is created for its owner alone (mode 0600): it holds what others said
+in confidence.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import stat
+from pathlib import Path
+
+import orjson
+
+from profiler.errors import OutputClosed, OutputError
+from profiler.ingest.record import Record
+
+_BATCH = 64 * 1024
+_STDOUT = 1
+
+
+class Lines:
+    """Appends lines to ``path``, or writes them to standard output if that is ``None``.
+
+    ``option`` is where the path was given, for errors.
+    """
+
+    def __init__(self, path: Path | None, option: str = "--output") -> None:
+        self._option = option
+        self._name = "standard output" if path is None else str(path)
+        self._path = path
+        # Not a list of lines: that was memory from the kernel for each (docs/performance.md).
+        self._batch = bytearray()
+        try:
+            self._fd = _STDOUT if path is None else _open(path)
+        except OSError as error:
+            raise self._error(error) from error
+        self._is_file = path is not None and stat.S_ISREG(os.fstat(self._fd).st_mode)
+        self._identity = _identity(os.fstat(self._fd))
+
+    @property
+    def fd(self) -> int:
+        """Where the lines go."""
+        return self._fd
+
+    def add(self, line: bytes) -> None:
+        """Add one line, which has its end."""
+        self._batch += line
+        if len(self._batch) >= _BATCH:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the lines that were collected; what cannot be written is dropped, and said."""
+        batch, self._batch = self._batch, bytearray()
+        written = 0
+        try:
+            if batch and self._is_file:
+                self._follow()
+            while written < len(batch):
+                written += self._write(batch[written:] if written else batch)
+        except OSError as error:
+            whole = batch.rfind(b"\n", 0, written) + 1
+            self._cut(written - whole)
+            raise self._error(error, batch.count(b"\n", whole)) from error
+
+    def close(self) -> None:
+        """Write what is left and close the file; standard output stays open."""
+        try:
+            self.flush()
+        finally:
+            if self._fd not in (_STDOUT, -1):
+                os.close(self._fd)
+            self._fd = -1
+
+    def _write(self, data: bytes | bytearray) -> int:
+        while True:
+            try:
+                return os.write(self._fd, data)
+            except BlockingIOError:
+                # A terminal or pipe that another program has made non-blocking.
+                select.select([], [self._fd], [])
+
+    def _follow(self) -> None:
+        """Open the file anew if its path names another one, or none."""
+        assert self._path
+        try:
+            if _identity(self._path.stat()) == self._identity:
+                return
+        except FileNotFoundError:
+            pass
+        fd = _open(self._path)
+        os.close(self._fd)
+        self._fd = fd
+        self._identity = _identity(os.fstat(fd))
+        self._is_file = stat.S_ISREG(os.fstat(fd).st_mode)
+
+    def _cut(self, size: int) -> None:
+        """Take the last ``size`` bytes back from the file."""
+        if size and self._is_file:
+            os.ftruncate(self._fd, os.fstat(self._fd).st_size - size)
+
+    def _error(self, error: OSError, lost: int = 0) -> OutputError:
+        if isinstance(error, BrokenPipeError):
+            return OutputClosed(f"{self._name} was closed by its reader")
+        another = f"or choose another {self._option}"
+        advice = {
+            "FileNotFoundError": f"create the directory, {another}",
+            "IsADirectoryError": f"name a file in it with {self._option}",
+        }.get(type(error).__name__, f"free space or permissions there, {another}")
+        dropped = f" (lines not written: {lost})" if lost else ""
+        return OutputError(f"cannot write {self._name}: {error.strerror}{dropped}; {advice}")
+
+
+class JsonLines(Lines):
+    """Writes each record as a line of JSON."""
+
+    def write(self, record: Record) -> None:
+        """Add one line."""
+        self.add(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
+
+
+def _open(path: Path) -> int:
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    try:
+        if stat.S_ISREG(os.fstat(fd).st_mode) and _ends_in_half_line(path):
+            os.write(fd, b"\n")
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
+
+
+def _ends_in_half_line(path: Path) -> bool:
+    with path.open("rb") as file:
+        if file.seek(0, os.SEEK_END) == 0:
+            return False
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) != b"\n"

@@ -1,0 +1,268 @@
+"""What a page knows of a capture: columns of numbers for all exchanges, details in blocks.
+
+A column has a value an exchange, in the order of time; texts are numbers of an entry in a
+table, for they repeat. Details (the records as they are, without ``raw_payload``) are lines
+of JSON in blocks that are compressed each for itself: the page opens one when an
+exchange in it is looked at.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from profiler.exchanges.model import authority, local, program, remote, template
+from profiler.exchanges.read import nanoseconds
+from profiler.exchanges.store import Exchange, Side
+from profiler.ingest.record import Record
+
+_BLOCK = 256 * 1024
+# What both ends said alike is kept once.
+_SAME = ("headers", "trailers", "body", "body_length", "body_encoding", "body_charset")
+
+_COLUMNS = [
+    "time",
+    "client",
+    "server",
+    "method",
+    "host",
+    "target",
+    "endpoint",
+    "status",
+    "latency",
+    "duration",
+    "requestBytes",
+    "responseBytes",
+    "incomplete",
+    "clientThread",
+    "serverThread",
+    "serverAfter",
+    "serverDuration",
+    "flags",
+]
+NO_REQUEST, CUT_BODY = 1, 2
+
+
+class Table:
+    """Values and their numbers, in the order in which they first came."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[object, int] = {}
+
+    def number(self, value: object) -> int:
+        """Return the number of a value."""
+        return self._numbers.setdefault(value, len(self._numbers))
+
+    def values(self) -> list[Any]:
+        """Return the values in the order of their numbers."""
+        return list(self._numbers)
+
+
+@dataclass
+class Node:
+    """A place in the map: a program, or an address of which no process was seen."""
+
+    name: str
+    kind: str
+    """``process`` or ``address``."""
+
+    detail: str = ""
+    """A process's cgroup, or the name by which the address was asked for."""
+
+    pids: set[int] = field(default_factory=set)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as the page reads it."""
+        pids = sorted(self.pids)
+        return {"name": self.name, "kind": self.kind, "detail": self.detail, "pids": pids[:20]} | (
+            {"processes": len(pids)} if pids else {}
+        )
+
+
+class Data:
+    """Collects exchanges, in the order of time."""
+
+    def __init__(self, max_body: int) -> None:
+        self._max_body = max_body
+        self._columns: dict[str, list[Any]] = {name: [] for name in _COLUMNS}
+        self._tables = {
+            name: Table() for name in ("method", "host", "target", "endpoint", "incomplete")
+        }
+        self._threads = Table()
+        self._nodes: dict[tuple[str, ...], int] = {}
+        self._node_list: list[Node] = []
+        self._by_connection: dict[tuple[str, str], int] = {}
+        self._unknown: list[tuple[int, str, str]] = []
+        self._start: int | None = None
+        self._starts: list[int] = []
+        self._incomplete: dict[str, int] = {}
+        self._cut = 0
+
+    def blocks(self, exchanges: Iterable[Exchange]) -> Iterator[bytes]:
+        """Add exchanges; yield the compressed blocks of their details (raw DEFLATE)."""
+        lines: list[bytes] = []
+        size = first = 0
+        for row, exchange in enumerate(exchanges):
+            if not lines:
+                first = row
+            line = self._add(exchange, row)
+            lines.append(line)
+            size += len(line)
+            if size >= _BLOCK:
+                self._starts.append(first)
+                yield _compressed(b"\n".join(lines))
+                lines, size = [], 0
+        if lines:
+            self._starts.append(first)
+            yield _compressed(b"\n".join(lines))
+
+    def summary(self, about: dict[str, Any]) -> bytes:
+        """Return the columns and tables, compressed; to be asked for after ``blocks``."""
+        for row, role, connection in self._unknown:
+            node = self._by_connection.get((connection, role))
+            if node is not None:
+                self._columns[role][row] = node
+        document = {
+            **about,
+            "start": (self._start or 0) / 1e6,
+            "count": len(self._columns["time"]),
+            "nodes": [node.to_json() for node in self._node_list],
+            "tables": {name: table.values() for name, table in self._tables.items()},
+            "columns": self._columns,
+            "blocks": self._starts,
+            "incompleteMessages": self._incomplete,
+            "cutBodies": self._cut,
+        }
+        return _compressed(orjson.dumps(document))
+
+    def _add(self, exchange: Exchange, row: int) -> bytes:
+        first = exchange.side.records[0]
+        asked, answered = exchange.asked, exchange.answered or {}
+        start = nanoseconds(first["timestamp"])
+        if self._start is None:
+            self._start = start
+        request = next((side.request for side in exchange.sides if side.request), None)
+        host = authority(request, first) if request else (remote(first) or "")
+        target = str(asked.get("url", ""))
+        add = {name: column.append for name, column in self._columns.items()}
+        add["time"](round((start - self._start) / 1e6, 3))
+        add["client"](self._node(exchange.client, "client", first, host, row))
+        add["server"](self._node(exchange.server, "server", first, host, row))
+        number = {name: table.number for name, table in self._tables.items()}
+        method = str(asked.get("method", ""))
+        add["method"](number["method"](method))
+        add["host"](number["host"](host))
+        add["target"](number["target"](target))
+        add["endpoint"](number["endpoint"](f"{method} {host}{template(target)}"))
+        add["status"](answered.get("status_code", 0))
+        add["latency"](_rounded(answered.get("latency_ms")))
+        add["duration"](_rounded(answered.get("duration_ms")))
+        add["requestBytes"](request.get("bytes", 0) if request else 0)
+        add["responseBytes"](answered.get("bytes", 0))
+        add["incomplete"](number["incomplete"](", ".join(exchange.incomplete)))
+        add["clientThread"](self._thread(exchange.client))
+        add["serverThread"](self._thread(exchange.server))
+        self._add_server(exchange, start)
+        detail, cut = self._detail(exchange)
+        add["flags"]((0 if asked else NO_REQUEST) | (CUT_BODY if cut else 0))
+        return detail
+
+    def _add_server(self, exchange: Exchange, start: int) -> None:
+        """When the server saw the request, and for how long it was busy with it."""
+        after = duration = None
+        server = exchange.server
+        if server and server.request and server.response and "duration_ms" in server.response:
+            after = round((nanoseconds(server.request["timestamp"]) - start) / 1e6, 3)
+            duration = _rounded(server.response["duration_ms"])
+        self._columns["serverAfter"].append(after)
+        self._columns["serverDuration"].append(duration)
+
+    def _node(self, side: Side | None, role: str, first: Record, host: str, row: int) -> int:
+        connection = first.get("connection")
+        if side is not None:
+            record = side.records[0]
+            name, cgroup = program(record), record.get("cgroup", "")
+            if name is not None:
+                node = self._number(Node(name, "process", cgroup), ("process", name, cgroup))
+                if "pid" in record:
+                    self._node_list[node].pids.add(record["pid"])
+                if connection is not None:
+                    self._by_connection[connection, role] = node
+                return node
+        elif connection is not None:
+            self._unknown.append((row, role, connection))
+        # A client's port is a new one each time.
+        address = remote(first) if role == "server" else _host(local(first))
+        address = address or "unknown"
+        name = host if role == "server" and _host(address) != _host(host) else ""
+        return self._number(Node(address, "address", name), ("address", address))
+
+    def _number(self, node: Node, key: tuple[str, ...]) -> int:
+        if key not in self._nodes:
+            self._nodes[key] = len(self._node_list)
+            self._node_list.append(node)
+        return self._nodes[key]
+
+    def _thread(self, side: Side | None) -> int | None:
+        record = side.records[0] if side else {}
+        if "pid" not in record or "tid" not in record:
+            return None
+        return self._threads.number((record["pid"], record["tid"], record.get("process_start")))
+
+    def _detail(self, exchange: Exchange) -> tuple[bytes, bool]:
+        sides: dict[str, list[Record]] = {}
+        for role, side in (("client", exchange.client), ("server", exchange.server)):
+            if side is not None:
+                sides[role] = [self._shown(record) for record in side.records]
+                for record in side.records:
+                    for reason in record.get("incomplete", ()):
+                        self._incomplete[reason] = self._incomplete.get(reason, 0) + 1
+        cut = any("body_length" in record for records in sides.values() for record in records)
+        self._cut += cut
+        if len(sides) == 2:
+            for record in sides["server"]:
+                _drop_same(record, sides["client"])
+        return orjson.dumps(sides), cut
+
+    def _shown(self, record: Record) -> Record:
+        shown = {
+            name: value
+            for name, value in record.items()
+            if name not in ("raw_payload", "raw_payload_encoding")
+        }
+        body = record.get("body", "")
+        if len(body) > self._max_body:
+            keep = self._max_body
+            if record.get("body_encoding") == "base64":
+                keep -= keep % 4
+            shown["body"], shown["body_length"] = body[:keep], len(body)
+        return shown
+
+
+def _drop_same(record: Record, others: list[Record]) -> None:
+    for other in others:
+        if other["type"] == record["type"] and all(
+            record.get(name) == other.get(name) for name in (*_SAME, "status_code", "url")
+        ):
+            for name in _SAME:
+                record.pop(name, None)
+            record["same"] = True
+            return
+
+
+def _host(address: str | None) -> str:
+    return re.sub(r":[0-9]+$", "", address or "")
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 3)
+
+
+def _compressed(data: bytes) -> bytes:
+    packer = zlib.compressobj(6, zlib.DEFLATED, -zlib.MAX_WBITS)
+    return packer.compress(data) + packer.flush()

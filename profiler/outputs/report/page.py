@@ -1,0 +1,89 @@
+"""Puts style, scripts and data into one page that asks the network for nothing.
+
+What was captured is compressed and in base64, so no byte of it is markup; the
+scripts only ever set text. The page's own policy (Content-Security-Policy) allows
+the one script and the one style that it has, by their hashes, and nothing else.
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from hashlib import sha256
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from profiler import __version__
+from profiler.exchanges.read import Capture
+from profiler.exchanges.store import Exchanges
+from profiler.ingest.counts import Counts
+from profiler.outputs.report.data import Data
+
+_FILES = Path(__file__).parent / "page"
+# In the order in which they are read: what is used at the top level comes first.
+_SCRIPTS = [
+    "elements.js",
+    "data.js",
+    "figures.js",
+    "charts.js",
+    "map.js",
+    "table.js",
+    "detail.js",
+    "main.js",
+]
+_MARK = "@data@"
+
+
+def page(
+    exchanges: Exchanges,
+    capture: Capture,
+    max_body: int,
+    redacted: bool,
+    counts: Counts | None = None,
+) -> Iterator[bytes]:
+    """Yield the page in pieces; ``counts`` are those of the whole capture."""
+    style = (_FILES / "style.css").read_text("utf-8")
+    script = "".join((_FILES / name).read_text("utf-8") for name in _SCRIPTS)
+    script = f'"use strict";\n(() => {{\n{script}}})();\n'
+    environment = Environment(
+        loader=FileSystemLoader(_FILES), autoescape=True, undefined=StrictUndefined
+    )
+    text = environment.get_template("page.html").render(
+        name=capture.name,
+        version=__version__,
+        style=style,
+        script=script,
+        style_hash=_hash(style),
+        script_hash=_hash(script),
+        mark=_MARK,
+    )
+    head, tail = text.split(_MARK)
+    yield head.encode("utf-8", "replace")
+    data = Data(max_body)
+    for block in data.blocks(exchanges):
+        yield _element("block", block)
+    about = {
+        "name": capture.name,
+        "version": __version__,
+        "made": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "lines": capture.lines,
+        "damaged": capture.damage.lines,
+        "damage": capture.damage.examples,
+        "redacted": redacted,
+        "maxBody": max_body,
+        "counts": counts.to_json() if counts else None,
+    }
+    yield _element("summary", data.summary(about))
+    yield tail.encode("utf-8", "replace")
+
+
+def _element(kind: str, data: bytes) -> bytes:
+    # Of a type that browsers do not run.
+    start = f'<script type="application/octet-stream" class="{kind}">'.encode()
+    return start + b64encode(data) + b"</script>\n"
+
+
+def _hash(text: str) -> str:
+    return "sha256-" + b64encode(sha256(text.encode()).digest()).decode()
