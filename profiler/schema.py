@@ -1,0 +1,354 @@
+"""The record: one line of output, one HTTP message, as a typed dictionary.
+
+This is the only place that lists the fields. The JSON Schema (``http-profiler schema``,
+``docs/record.schema.json``), the SQL types of ``query`` and Parquet, the checks of a reader and
+the tables of the documents are made from the two dictionaries below: a new field is one line here
+and one place that fills it.
+
+A value that is not known is absent: never invented, never zero, never empty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    NamedTuple,
+    Optional,
+    TypedDict,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+RECORDING_FORMAT = "http-profiler capture"
+"""What the first line of a recording (``--record``) calls its format."""
+
+REQUIRED = ("timestamp", "type")
+"""Fields that every record has."""
+
+# One value, or the values of a repeated field in their order.
+Headers = dict[str, Union[str, list[str]]]
+Timestamp = str
+"""RFC 3339, UTC, nine digits of a second, ``Z``."""
+
+
+class RequestSummary(TypedDict, total=False):
+    """What a response says of its request."""
+
+    method: str
+    url: str
+    host: str
+
+
+class Record(TypedDict, total=False):
+    """One HTTP message as one process sent or received it. The keys come in this order."""
+
+    timestamp: Annotated[
+        Timestamp,
+        "RFC 3339, UTC, nanoseconds: wall-clock time at which the call that moved the message's "
+        "first byte returned",
+    ]
+    pid: Annotated[
+        int,
+        "process (thread group) whose system call moved the bytes, as the initial PID namespace "
+        "numbers it",
+    ]
+    comm: Annotated[str, "name of the thread that made the call, at most 15 bytes"]
+    cmdline: Annotated[
+        str,
+        "the process's arguments, joined by spaces, as the kernel had them when the process first "
+        "moved HTTP, and again after each exec",
+    ]
+    direction: Annotated[
+        Literal["send", "recv"], "whether that process sent or received the message"
+    ]
+    source_ip: Annotated[
+        str,
+        "address of the sender; IPv6 in canonical form (RFC 5952), an IPv4-mapped address as IPv4",
+    ]
+    source_port: Annotated[int, "port of the sender"]
+    dest_ip: Annotated[str, "address of the receiver"]
+    dest_port: Annotated[int, "port of the receiver"]
+    source_path: Annotated[
+        str,
+        "Unix socket, instead of addresses: the path that the sender's end is bound to. `@` begins "
+        "an abstract one. Absent if unnamed, as a client's end mostly is",
+    ]
+    dest_path: Annotated[str, "the same for the receiver's end"]
+    bytes: Annotated[
+        int,
+        "size of the whole message on the wire: start line, headers, framed body; HTTP/2: the "
+        "frames that carry it. If the message was cut off, as much as is known to belong to it",
+    ]
+    method: Annotated[str, "request: the method"]
+    url: Annotated[
+        str, "request: the target as sent; HTTP/2: `:path`, or `:authority` of a `CONNECT`"
+    ]
+    status_code: Annotated[int, "response: the status"]
+    reason: Annotated[
+        str, "response: the reason phrase; empty if sent empty, absent in HTTP/2, which has none"
+    ]
+    http_version: Annotated[str, "`1.0`, `1.1` or `2`"]
+    headers: Annotated[
+        Headers,
+        "names in lower case (`raw_payload` has them as sent). A repeated header is an array of "
+        "strings. Bytes that are not UTF-8 are read as ISO-8859-1. HTTP/2: with the pseudo-header "
+        "fields, such as `:authority`",
+    ]
+    trailers: Annotated[
+        Headers,
+        "fields after a chunked body, or an HTTP/2 one (gRPC: `grpc-status`), like `headers`",
+    ]
+    upgrade: Annotated[
+        str,
+        "response that ends HTTP/1 on its connection: what the connection carries from then on, as "
+        "the `Upgrade` field of a `101` names it, in lower case, such as `websocket`; `tunnel` "
+        "after a 2xx answer to `CONNECT`",
+    ]
+    body: Annotated[
+        str,
+        "the content, with chunked framing and content codings removed: text if it is text, else "
+        "base64. Empty if there is none",
+    ]
+    raw_payload: Annotated[
+        str,
+        "the exact bytes captured, from the first byte of the start line, or of the HEADERS frame; "
+        "text if they are UTF-8, else base64",
+    ]
+    body_encoding: Annotated[Literal["base64"], "present if `body` is base64"]
+    body_charset: Annotated[str, "the charset by which `body` was read, if that is not UTF-8"]
+    body_codings: Annotated[
+        list[str], "codings that `body` still has, in the order in which they were applied"
+    ]
+    raw_payload_encoding: Annotated[Literal["base64"], "present if `raw_payload` is base64"]
+    type: Annotated[Literal["request", "response"], "what the message is"]
+    role: Annotated[Literal["client", "server"], "what the process is in this exchange"]
+    exchange: Annotated[
+        str, "the same for a request and its responses as one process saw them at one socket"
+    ]
+    request: Annotated[
+        RequestSummary, "response: `method`, `url` and `host` of its request, if that was seen"
+    ]
+    latency_ms: Annotated[
+        float, "response: milliseconds from the request's first byte to the response's first"
+    ]
+    duration_ms: Annotated[
+        float, "response: milliseconds from the request's first byte to the response's last"
+    ]
+    stream: Annotated[int, "HTTP/2: number of the stream"]
+    syscall: Annotated[str, "system call that moved the first byte, such as `sendto`"]
+    connection: Annotated[
+        str,
+        "the same at both ends: of TCP the "
+        "[Community ID](https://github.com/corelight/community-id-spec) that network tools use, of "
+        "a Unix socket the inode of the client's end. Absent at an end that does not know it",
+    ]
+    sequence: Annotated[
+        int,
+        "TCP sequence number of the message's first byte, the same at both ends and in a packet "
+        "capture (`tcp.seq_raw`). With `connection` and `type` it joins what client and server saw "
+        "of one message. Absent if the socket is not plain TCP, and with `--engine bpftrace`",
+    ]
+    socket: Annotated[int, "inode of the socket"]
+    netns: Annotated[int, "inode of the network namespace"]
+    tid: Annotated[int, "thread that made the call"]
+    process_start: Annotated[
+        Timestamp, "when the process started; with `pid` it identifies a process for good"
+    ]
+    uid: Annotated[int, "user, as the initial user namespace numbers it"]
+    cgroup: Annotated[str, "path in the cgroup2 hierarchy, such as `/system.slice/nginx.service`"]
+    captured: Annotated[int, "bytes of `raw_payload`, out of the `bytes` there were"]
+    incomplete: Annotated[list[str], "why the message is not whole; absent if it is"]
+    error_code: Annotated[
+        str,
+        "HTTP/2: error with which the stream was reset (`RST_STREAM`), or the connection ended "
+        "(`GOAWAY`) before the message did, by its name in RFC 9113, 7, such as `CANCEL`; a number "
+        "such as `0x1f` if it has none",
+    ]
+
+
+class Row(TypedDict, total=False):
+    """One exchange as a row: CSV, Parquet and the table ``exchanges`` of ``query``."""
+
+    time: Annotated[Optional[Timestamp], "time of the first byte that was seen"]
+    client: Annotated[Optional[str], "program of the client, if it ran on this machine"]
+    client_pid: Annotated[Optional[int], "its process"]
+    client_address: Annotated[Optional[str], "`IP:PORT`, or the path of a Unix socket"]
+    server: Annotated[Optional[str], "program of the server, if it ran on this machine"]
+    server_pid: Annotated[Optional[int], "its process"]
+    server_address: Annotated[Optional[str], "`IP:PORT`, or the path of a Unix socket"]
+    service: Annotated[Optional[str], "the server's program, else the host without its port"]
+    method: Annotated[Optional[str], "method of the request"]
+    host: Annotated[Optional[str], "host that the request names, else the server's address"]
+    url: Annotated[Optional[str], "request target as sent"]
+    path: Annotated[Optional[str], "the target's path, without its query"]
+    endpoint: Annotated[Optional[str], "method, host and path, with ids in the path as `{id}`"]
+    http_version: Annotated[Optional[str], "`1.0`, `1.1` or `2`"]
+    status_code: Annotated[Optional[int], "status of the final response"]
+    grpc_status: Annotated[Optional[int], "`grpc-status` of the final response"]
+    outcome: Annotated[
+        Literal["ok", "failed", "unknown"],
+        "`failed`: status 5xx, a gRPC status other than 0, reset, or the connection ended without "
+        "a response; `unknown`: no response was seen, and nothing shows why",
+    ]
+    failed: Annotated[bool, "whether `outcome` is `failed`"]
+    content_type: Annotated[Optional[str], "Content-Type of the response"]
+    request_bytes: Annotated[Optional[int], "size of the request on the wire"]
+    response_bytes: Annotated[Optional[int], "size of the final response on the wire"]
+    latency_ms: Annotated[Optional[float], "milliseconds to the response's first byte"]
+    duration_ms: Annotated[Optional[float], "milliseconds to the response's last byte"]
+    server_latency_ms: Annotated[Optional[float], "`latency_ms` as the server saw it"]
+    incomplete: Annotated[Optional[str], "why something is missing, separated by blanks"]
+    exchange: Annotated[Optional[str], "`exchange` of its records"]
+    connection: Annotated[Optional[str], "`connection` of its records"]
+    request_headers: Annotated[Optional[Headers], "headers of the request"]
+    request_body: Annotated[Optional[str], "body of the request"]
+    response_headers: Annotated[Optional[Headers], "headers of the response"]
+    response_body: Annotated[Optional[str], "body of the response"]
+
+
+class Field(NamedTuple):
+    """A field of a record or a row: its name, Python type and meaning (Markdown)."""
+
+    name: str
+    type: Any
+    meaning: str
+
+
+@cache
+def fields(of: type) -> tuple[Field, ...]:
+    """Return the fields of :class:`Record` or :class:`Row` in their order."""
+    hints = get_type_hints(of, include_extras=True)
+    return tuple(Field(name, hint.__origin__, hint.__metadata__[0]) for name, hint in hints.items())
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema (draft 2020-12) of a record.
+
+    Fields that it does not list are allowed: a later version may have more.
+    """
+    properties = {
+        field.name: {**_json_type(field.type), "description": field.meaning}
+        for field in fields(Record)
+    }
+    for name in ("timestamp", "process_start"):
+        properties[name]["format"] = "date-time"
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "A record of http-profiler",
+        "description": "One line of output: one HTTP message as one process sent or received it.",
+        "type": "object",
+        "required": list(REQUIRED),
+        "properties": properties,
+    }
+
+
+def _is_typed_dict(hint: Any) -> bool:
+    # typing.is_typeddict() came with Python 3.10.
+    return hasattr(hint, "__total__")
+
+
+_JSON_TYPES: dict[Any, str] = {str: "string", int: "integer", float: "number", bool: "boolean"}
+
+
+def _json_type(hint: Any) -> dict[str, Any]:
+    if hint in _JSON_TYPES:
+        return {"type": _JSON_TYPES[hint]}
+    if _is_typed_dict(hint):
+        types = get_type_hints(hint)
+        return {
+            "type": "object",
+            "properties": {name: _json_type(one) for name, one in types.items()},
+        }
+    arguments = get_args(hint)
+    origin = get_origin(hint)
+    if origin is Literal:
+        return {"type": "string", "enum": list(arguments)}
+    if origin is list:
+        return {"type": "array", "items": _json_type(arguments[0])}
+    if origin is dict:
+        return {"type": "object", "additionalProperties": _json_type(arguments[1])}
+    assert origin is Union, hint
+    return {"anyOf": [_json_type(one) for one in arguments]}
+
+
+_SQL_TYPES: dict[Any, str] = {str: "VARCHAR", int: "BIGINT", float: "DOUBLE", bool: "BOOLEAN"}
+_TIMES = ("timestamp", "process_start", "time")
+
+
+def sql_types(of: type) -> dict[str, str]:
+    """Return the column types of DuckDB for :class:`Record` or :class:`Row`, by name."""
+    # Timestamps keep their nanoseconds.
+    return {
+        field.name: "TIMESTAMP_NS" if field.name in _TIMES else _sql_type(field.type)
+        for field in fields(of)
+    }
+
+
+def _sql_type(hint: Any) -> str:
+    if hint in _SQL_TYPES:
+        return _SQL_TYPES[hint]
+    if _is_typed_dict(hint):
+        inner = (f"{name} {_sql_type(one)}" for name, one in get_type_hints(hint).items())
+        return f"STRUCT({', '.join(inner)})"
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Union:  # Optional
+        return _sql_type(arguments[0])
+    if origin is list:
+        return f"{_sql_type(arguments[0])}[]"
+    # The names of headers are data: a column of JSON takes any.
+    return "JSON" if origin is dict else "VARCHAR"
+
+
+def markdown(of: type) -> Iterator[str]:
+    """Yield the lines of a Markdown table of the fields."""
+    yield "| field | type | meaning |"
+    yield "| --- | --- | --- |"
+    for field in fields(of):
+        yield f"| `{field.name}` | {_name(field.type)} | {field.meaning} |"
+
+
+def _name(hint: Any) -> str:
+    if get_origin(hint) is Union:
+        hint = get_args(hint)[0]
+    return str(_json_type(hint)["type"])
+
+
+Check = Callable[[Any], bool]
+
+
+@cache
+def checks() -> dict[str, Check]:
+    """Return a test for each field of a record: is a value from JSON of the field's type?"""
+    return {field.name: _check(field.type) for field in fields(Record)}
+
+
+def _check(hint: Any) -> Check:
+    if hint is str:
+        return lambda value: isinstance(value, str)
+    if hint in (int, float):
+        numbers = (int, float) if hint is float else (int,)
+        # To Python, true is an integer.
+        return lambda value: isinstance(value, numbers) and not isinstance(value, bool)
+    if _is_typed_dict(hint):
+        inner = {name: _check(one) for name, one in get_type_hints(hint).items()}
+        return lambda value: (
+            isinstance(value, dict)
+            and all(inner[name](one) for name, one in value.items() if name in inner)
+        )
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return lambda value: value in arguments
+    if origin is list:
+        item = _check(arguments[0])
+        return lambda value: isinstance(value, list) and all(map(item, value))
+    if origin is dict:
+        entry = _check(arguments[1])
+        return lambda value: isinstance(value, dict) and all(map(entry, value.values()))
+    alternatives = [_check(one) for one in arguments]
+    return lambda value: any(check(value) for check in alternatives)
