@@ -172,6 +172,12 @@ class Record(TypedDict, total=False):
     ]
 
 
+class CutRecord(Record, total=False):
+    """A record that is kept to be shown: without ``raw_payload``, its body cut."""
+
+    body_length: Annotated[int, "characters that the body had"]
+
+
 class Row(TypedDict, total=False):
     """One exchange as a row: CSV, Parquet and the table ``exchanges`` of ``query``."""
 

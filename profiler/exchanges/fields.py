@@ -1,125 +1,277 @@
-"""What can be asked of an exchange: the names of a condition, and where their values are.
+"""What a condition can ask of an exchange: the names of its fields, and where their values are.
 
-The rule: an exchange is looked at from each end that was seen, and what one end has not
-seen is taken from the other. A field may have no value (no response was seen) or several
-(a repeated header).
+A new field is one row of the table at the end. A field may have no value (no response was seen) or
+several (a repeated header): a comparison holds if it holds for one of them. While an exchange is
+under way a value may still come, so each field says when it is *known*: no other value follows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from profiler.exchanges.criteria import path_of
-from profiler.exchanges.model import authority
-from profiler.exchanges.store import Exchange, Side
-from profiler.ingest.record import Record
+from profiler.exchanges import values
+from profiler.exchanges.model import (
+    Exchange,
+    Side,
+    host,
+    is_final,
+    outcome,
+    path_of,
+    reasons,
+    service,
+    told,
+    without_port,
+)
+from profiler.exchanges.model import values as header_values
 
-NUMBER, STATUS, TIME, TEXT, ROLE = "number", "status", "time", "text", "role"
-HEADER = "header."
+if TYPE_CHECKING:
+    from profiler.schema import Record
 
 
-@dataclass(frozen=True)
 class View:
-    """An exchange as seen from one end."""
+    """An exchange as one end saw it; what this end did not see is taken from the other.
 
-    role: str
-    side: Side
-    request: Record
-    """What is known of the request; it may be no more than its method and target."""
+    ``records`` are the messages that are asked for their process and addresses: all of this end,
+    or the one that a filter decides on. ``over``: nothing more comes of the exchange.
+    """
 
-    response: Record
-    """The final response; empty if none was seen."""
+    def __init__(self, exchange: Exchange, role: str, records: Sequence[Record], over: bool):
+        side = exchange.client if role == "client" else exchange.server
+        assert side is not None, "an end that was seen"
+        self.exchange = exchange
+        self.side: Side = side
+        self.role = role
+        self.records = records
+        self.over = over
+        self.request = side.request or told(side) or exchange.asked
+        self.responses = side.responses if side.response else (*side.interim, *_final(exchange))
 
     @property
-    def first(self) -> Record:
-        """A record of this end."""
-        return self.side.records[0]
+    def final(self) -> Record | None:
+        """The final response."""
+        return self.responses[-1] if self.responses and is_final(self.responses[-1]) else None
+
+    @cached_property
+    def has_request(self) -> bool:
+        """Whether no more can be learnt of the request."""
+        return self.over or self.side.request is not None
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether no other response follows."""
+        return self.over or self.final is not None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether request and final response are there."""
+        return self.has_request and self.is_answered
+
+
+def _final(exchange: Exchange) -> Iterator[Record]:
+    if exchange.response is not None:
+        yield exchange.response
 
 
 def views(exchange: Exchange) -> list[View]:
-    """Return the exchange as each end saw it; at least one."""
-    seen = []
-    for role, side in (("client", exchange.client), ("server", exchange.server)):
-        if side is not None:
-            request = side.request or exchange.asked
-            response = side.response or exchange.answered or {}
-            seen.append(View(role, side, request, response))
-    return seen
+    """Return an exchange that is over as each end saw it; at least one."""
+    return [
+        View(exchange, role, side.records, over=True)
+        for role, side in (("client", exchange.client), ("server", exchange.server))
+        if side is not None
+    ]
+
+
+ORDER = ("<", "<=", ">", ">=")
+EQUAL = ("=", "!=")
 
 
 @dataclass(frozen=True)
-class Field:
-    """A name that a condition may ask for; ``values`` are its values, none if it has none."""
+class Kind:
+    """A kind of value: how it is written, and what a condition may do with it.
+
+    ``read`` makes a value of a text, and raises ValueError. ``same(wanted, value)`` is what ``=``
+    means, where that is not equality.
+    """
+
+    read: Callable[[str], Any]
+    signs: tuple[str, ...] = EQUAL
+    same: Callable[[Any, Any], bool] | None = None
+
+
+def _choice(*words: str) -> Kind:
+    def read(text: str) -> str:
+        if text not in words:
+            raise ValueError(f"{text!r} is not one of {', '.join(words)}")
+        return text
+
+    return Kind(read)
+
+
+def _in_cgroup(wanted: str, path: str) -> bool:
+    return f"{path}/".startswith(f"{wanted.rstrip('/')}/")
+
+
+TEXT = Kind(str, (*EQUAL, "~"))
+HOST = Kind(str.lower, (*EQUAL, "~"))
+METHOD = Kind(values.method, (*EQUAL, "~"))
+COMM = Kind(values.comm, (*EQUAL, "~"))
+NUMBER = Kind(values.number, (*EQUAL, *ORDER))
+PID = Kind(values.pid, (*EQUAL, *ORDER))
+PORT = Kind(values.port, (*EQUAL, *ORDER))
+TIME = Kind(values.milliseconds, (*EQUAL, *ORDER))
+STATUS = Kind(values.status, (*EQUAL, *ORDER), lambda wanted, code: wanted[0] <= code <= wanted[1])
+USER = Kind(values.user)
+CGROUP = Kind(values.cgroup, EQUAL, _in_cgroup)
+ADDRESS = Kind(values.address, EQUAL, lambda wanted, number: number in wanted)
+ROLE = _choice(*values.ROLES)
+DIRECTION = _choice(*values.DIRECTIONS)
+OUTCOME = _choice("ok", "failed", "unknown")
+
+
+class Field(NamedTuple):
+    """A name that a condition may ask for."""
 
     name: str
-    kind: str
+    kind: Kind
     values: Callable[[View], Iterable[Any]]
+    known: Callable[[View], bool] = lambda view: True
+
+
+_HEADER = re.compile(r"header\.(:?[!#$%&'*+.^_`|~0-9A-Za-z-]+)")
 
 
 def field_named(name: str) -> Field | None:
     """Return the field of that name; ``None`` if there is none."""
-    if name.startswith(HEADER) and len(name) > len(HEADER):
-        return Field(name, TEXT, lambda view: _header(view, name[len(HEADER) :].lower()))
-    return FIELDS.get(name)
+    match = _HEADER.fullmatch(name)
+    if match is None:
+        return FIELDS.get(name)
+    header = match[1].lower()
+    return Field(name, TEXT, lambda view: _header(view, header), _whole)
 
 
-def _of(record: str, key: str) -> Callable[[View], Iterable[Any]]:
-    def values(view: View) -> Iterable[Any]:
-        value = getattr(view, record).get(key)
-        return () if value is None else (value,)
-
-    return values
+def _header(view: View, name: str) -> Iterator[str]:
+    for record in (view.request, *view.responses):
+        yield from header_values(record, name)
 
 
-def _header(view: View, name: str) -> Iterable[str]:
-    for record in (view.request, view.response):
-        for key, value in record.get("headers", {}).items():
-            if key.lower() == name:
-                yield from value if isinstance(value, list) else (value,)
+def _asked(view: View) -> bool:
+    # What a response tells of its request is all that can be known of method and target.
+    return view.has_request or bool(view.request)
 
 
-def _path(view: View) -> Iterable[str]:
-    target = view.request.get("url")
-    return () if target is None else (path_of(target),)
+def _request(view: View) -> bool:
+    return view.has_request
 
 
-def _host(view: View) -> Iterable[str]:
-    """The host as the request names it, with its port and without, in lower case."""
-    if "headers" not in view.request:
-        return ()
-    host = authority(view.request, view.first).lower()
-    name, colon, port = host.rpartition(":")
-    return (host, name) if colon and port.isdigit() else (host,)
+def _answered(view: View) -> bool:
+    return view.is_answered
 
 
-def _bytes(view: View) -> Iterable[int]:
-    sizes = [record["bytes"] for record in (view.request, view.response) if "bytes" in record]
-    return (sum(sizes),) if sizes else ()
+def _whole(view: View) -> bool:
+    return view.is_whole
 
 
-def _incomplete(view: View) -> Iterable[str]:
-    return (reason for record in view.side.records for reason in record.get("incomplete", ()))
+def _of_request(key: str) -> Callable[[View], Iterable[Any]]:
+    return lambda view: _value(view.request, key)
+
+
+def _of_final(key: str) -> Callable[[View], Iterable[Any]]:
+    return lambda view: _value(view.final, key)
+
+
+def _of_messages(*keys: str) -> Callable[[View], Iterable[Any]]:
+    return lambda view: (
+        value for record in view.records for key in keys for value in _value(record, key)
+    )
+
+
+def _value(record: Record | None, key: str) -> Iterable[Any]:
+    value = record.get(key) if record else None
+    return () if value is None else (value,)
+
+
+def _method(view: View) -> Iterator[str]:
+    for method in _value(view.request, "method"):
+        yield method.upper()
+
+
+def _path(view: View) -> Iterator[str]:
+    for target in _value(view.request, "url"):
+        yield path_of(target)
+
+
+def _host(view: View) -> Iterator[str]:
+    """The host that the request names, else the server's address, with its port and without."""
+    if view.has_request or "headers" in view.request:
+        name = host(view.exchange).lower()
+        yield from {name, without_port(name)}
+
+
+def _service(view: View) -> Iterator[str]:
+    if _asked(view):
+        yield service(view.exchange)
+
+
+def _status(view: View) -> Iterator[int]:
+    """Of the final response and of interim ones."""
+    for response in view.responses:
+        yield from _value(response, "status_code")
+
+
+def _outcome(view: View) -> Iterator[str]:
+    found = outcome(view.exchange)
+    # A failure stays one; anything else may still become one.
+    if found == "failed" or view.is_whole:
+        yield found
+
+
+def _bytes(view: View) -> Iterator[int]:
+    sizes = (*_value(view.request, "bytes"), *_value(view.final, "bytes"))
+    if sizes and view.is_whole:
+        yield sum(sizes)
+
+
+def _role(view: View) -> Iterator[str]:
+    for record in view.records:
+        yield record.get("role", view.role)
+
+
+def _address(view: View) -> Iterator[int]:
+    return map(values.address_number, _of_messages("source_ip", "dest_ip")(view))
+
+
+def _incomplete(view: View) -> Iterator[str]:
+    return reasons(view.side)
 
 
 FIELDS = {
     field.name: field
     for field in (
-        Field("status", STATUS, _of("response", "status_code")),
-        Field("latency", TIME, _of("response", "latency_ms")),
-        Field("duration", TIME, _of("response", "duration_ms")),
-        Field("method", TEXT, _of("request", "method")),
-        Field("url", TEXT, _of("request", "url")),
-        Field("path", TEXT, _path),
-        Field("host", TEXT, _host),
-        Field("comm", TEXT, _of("first", "comm")),
-        Field("cmdline", TEXT, _of("first", "cmdline")),
-        Field("pid", NUMBER, _of("first", "pid")),
-        Field("role", ROLE, lambda view: (view.role,)),
-        Field("bytes", NUMBER, _bytes),
-        Field("request_bytes", NUMBER, _of("request", "bytes")),
-        Field("response_bytes", NUMBER, _of("response", "bytes")),
-        Field("incomplete", TEXT, _incomplete),
+        Field("status", STATUS, _status, _answered),
+        Field("latency", TIME, _of_final("latency_ms"), _answered),
+        Field("duration", TIME, _of_final("duration_ms"), _answered),
+        Field("method", METHOD, _method, _asked),
+        Field("url", TEXT, _of_request("url"), _asked),
+        Field("path", TEXT, _path, _asked),
+        Field("host", HOST, _host, _request),
+        Field("service", TEXT, _service, _request),
+        Field("outcome", OUTCOME, _outcome, _whole),
+        Field("incomplete", TEXT, _incomplete, _whole),
+        Field("bytes", NUMBER, _bytes, _whole),
+        Field("request_bytes", NUMBER, _of_request("bytes"), _request),
+        Field("response_bytes", NUMBER, _of_final("bytes"), _answered),
+        Field("pid", PID, _of_messages("pid")),
+        Field("comm", COMM, _of_messages("comm")),
+        Field("cmdline", TEXT, _of_messages("cmdline")),
+        Field("user", USER, _of_messages("uid")),
+        Field("cgroup", CGROUP, _of_messages("cgroup")),
+        Field("port", PORT, _of_messages("source_port", "dest_port")),
+        Field("address", ADDRESS, _address),
+        Field("direction", DIRECTION, _of_messages("direction")),
+        Field("role", ROLE, _role),
     )
 }

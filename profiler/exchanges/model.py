@@ -1,78 +1,268 @@
-"""Who was asked, by which URL, and which program did it: read from the records of an exchange.
+"""What an exchange is, and what can be said of one: when it failed, its host, path and service.
 
-A Host header is what the client said; the address is where its bytes went. Both are
-given as they are, and a Host header that is none (hostile bytes, blanks) is not used.
+An exchange is a request with its responses, as its client, its server or both saw it. Every
+command and output asks here, so that one question has one answer.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from functools import lru_cache
+from typing import TYPE_CHECKING, Literal, cast
+from urllib.parse import urlsplit
 
-from profiler.exchanges.criteria import path_of
-from profiler.ingest.record import Record
+if TYPE_CHECKING:
+    from profiler.schema import Record
 
-# host [ ":" port ] (RFC 9110, 7.2; RFC 3986, 3.2.2), of the characters that names have in practice.
-_AUTHORITY = re.compile(r"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
-_INTERPRETER = re.compile(
-    r"(?:python|pypy|perl|ruby|node|nodejs|php|php-fpm|bash|sh|dash|java|deno|bun|lua|tclsh)[0-9.]*"
-)
+Outcome = Literal["ok", "failed", "unknown"]
 
-# A part of a path that names a thing, not a kind of thing: a number, a UUID, a long code.
-_ID = re.compile(
-    r"[0-9]+|[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}"
-    r"|(?=[A-Za-z_-]*[0-9])[0-9a-fA-F]{8,}|(?=[^0-9]*[0-9])[A-Za-z0-9_=.~%-]{24,}"
-)
+NO_RESPONSE = "no_response"
+"""In ``incomplete``: the connection, or its stream, ended before a response began."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """What one process sent and received of an exchange."""
+
+    request: Record | None
+    interim: tuple[Record, ...]
+    """Responses before the final one: 1xx, and the 101 to h2c."""
+
+    response: Record | None
+    """The final response."""
+
+    @property
+    def records(self) -> tuple[Record, ...]:
+        """All of them in the order of the exchange; at least one."""
+        request = (self.request,) if self.request else ()
+        return (*request, *self.responses)
+
+    @property
+    def responses(self) -> tuple[Record, ...]:
+        """The interim ones and the final one."""
+        return (*self.interim, *((self.response,) if self.response else ()))
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """A request with its responses as the client, the server or both saw it."""
+
+    client: Side | None
+    server: Side | None
+
+    @property
+    def side(self) -> Side:
+        """The client's, if it was seen: the client waits for all of it."""
+        side = self.client or self.server
+        assert side is not None, "an exchange has a record"
+        return side
+
+    @property
+    def sides(self) -> tuple[Side, ...]:
+        """The ends that were seen."""
+        return tuple(side for side in (self.client, self.server) if side is not None)
+
+    @property
+    def first(self) -> Record:
+        """The first record of :attr:`side`."""
+        return self.side.records[0]
+
+    @property
+    def request(self) -> Record | None:
+        """The request, from the client's side if it has one."""
+        return next((side.request for side in self.sides if side.request is not None), None)
+
+    @property
+    def response(self) -> Record | None:
+        """The final response, from the client's side if it has one."""
+        return next((side.response for side in self.sides if side.response is not None), None)
+
+    @property
+    def asked(self) -> Record:
+        """The request; without its record, what a response knows of it. May be empty."""
+        return self.request or next(filter(None, map(told, self.sides)), cast("Record", {}))
+
+    @property
+    def incomplete(self) -> tuple[str, ...]:
+        """Why something is missing, at either end, each reason once."""
+        return tuple(dict.fromkeys(why for side in self.sides for why in reasons(side)))
+
+
+def told(side: Side) -> Record | None:
+    """Return what the responses of a side know of their request, as a record of it."""
+    summary = next((one["request"] for one in side.responses if "request" in one), None)
+    if summary is None:
+        return None
+    record = cast("Record", dict(summary))
+    if "host" in summary:
+        record["headers"] = {"host": summary["host"]}
+    return record
+
+
+def reasons(side: Side) -> Iterator[str]:
+    """Yield why messages of a side are not whole."""
+    for record in side.records:
+        yield from record.get("incomplete", ())
+
+
+def is_final(response: Record) -> bool:
+    """Does no other response to the same request follow this one?"""
+    status = response.get("status_code", 200)
+    # 101 is the last of HTTP on its connection (RFC 9110, 15.2.2), unless it switches to h2c:
+    # the response then follows on stream 1 (RFC 7540, 3.2).
+    return not 100 <= status < 200 or (status == 101 and response.get("upgrade") != "h2c")
+
+
+def outcome(exchange: Exchange) -> Outcome:
+    """Say whether an exchange failed.
+
+    It failed if its status is 5xx, if its gRPC status is not 0, if it was reset, or if its
+    connection ended without a response. ``unknown``: no response was seen, or not its gRPC
+    status, and nothing shows that there was none.
+    """
+    if any(_failed(record) for side in exchange.sides for record in side.records):
+        return "failed"
+    response = exchange.response
+    if response is None:
+        # Its process ended, and its connection with it, before a response came.
+        return "failed" if "exited" in exchange.incomplete else "unknown"
+    is_cut_grpc = "incomplete" in response and _is_grpc(response)
+    if "status_code" not in response or (is_cut_grpc and grpc_status(response) is None):
+        return "unknown"
+    return "ok"
+
+
+def failed(exchange: Exchange) -> bool:
+    """Whether the outcome of an exchange is ``failed``."""
+    return outcome(exchange) == "failed"
+
+
+def _failed(record: Record) -> bool:
+    incomplete = record.get("incomplete", ())
+    if NO_RESPONSE in incomplete:
+        return True
+    # RFC 9113, 8.1: after a whole response, NO_ERROR stops the rest of the request.
+    if "reset" in incomplete and record.get("error_code") != "NO_ERROR":
+        return True
+    return record.get("status_code", 0) >= 500 or bool(grpc_status(record))
+
+
+def grpc_status(response: Record) -> int | None:
+    """Return the status of a gRPC response, from its trailers or a trailers-only head.
+
+    ``None`` if it has none; one that is not a number is 2, UNKNOWN
+    (https://grpc.io/docs/guides/status-codes).
+    """
+    value = next(values(response, "grpc-status"), None)
+    if value is None or response["type"] != "response":
+        return None
+    return int(value) if value.isascii() and value.isdigit() and len(value) < 10 else 2
+
+
+def _is_grpc(record: Record) -> bool:
+    return (header(record, "content-type") or "").startswith("application/grpc")
+
+
+def values(record: Record, name: str) -> Iterator[str]:
+    """Yield the values of a header, and of a trailer, of that name in lower case."""
+    for fields in (record.get("headers"), record.get("trailers")):
+        value = fields.get(name) if fields else None
+        if value is not None:
+            yield from value if isinstance(value, list) else (value,)
 
 
 def header(record: Record, name: str) -> str | None:
-    """Return the first value of a header, whatever its spelling; ``None`` if there is none."""
-    for key, value in record.get("headers", {}).items():
-        if key.lower() == name:
-            return (value[0] if value else None) if isinstance(value, list) else value
+    """Return the first value of a header, by its name in lower case; ``None`` without one."""
+    value = record.get("headers", {}).get(name)
+    return next(iter(value), None) if isinstance(value, list) else value
+
+
+# host [ ":" port ] (RFC 9110, 7.2; RFC 3986, 3.2.2), of the characters that names have in practice.
+_AUTHORITY = re.compile(r"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
+_PORT = re.compile(r":[0-9]*$")
+
+
+def named_host(request: Record) -> str | None:
+    """Return host and port that a request names (``:authority``, Host), if they can be one."""
+    for name in (":authority", "host"):
+        value = header(request, name)
+        if value and _AUTHORITY.fullmatch(value):
+            return value
     return None
+
+
+def authority(request: Record, seen: Record) -> str:
+    """Return host and port of a request's URL: those that it names, else where it went.
+
+    ``seen`` is a record of the exchange: it has the addresses.
+    """
+    address = remote(seen)
+    fallback = address if address and _AUTHORITY.fullmatch(address) else "localhost"
+    return named_host(request) or fallback
+
+
+def host(exchange: Exchange) -> str:
+    """Return the host that was asked, with its port if one was named; else the server's address."""
+    return named_host(exchange.asked) or remote(exchange.first) or ""
+
+
+def without_port(host: str) -> str:
+    """Return a host without its port."""
+    return _PORT.sub("", host)
+
+
+def service(exchange: Exchange) -> str:
+    """Return who answered: the server's program if it was seen, else the host without its port."""
+    server = program(exchange.server.records[0]) if exchange.server else None
+    return server or without_port(host(exchange))
+
+
+def endpoint(exchange: Exchange) -> str:
+    """Return what was asked, with ids in the path as ``{id}``: ``GET shop.example/orders/{id}``."""
+    asked = exchange.asked
+    path = template(asked.get("url", ""))
+    # The target of CONNECT, or one in absolute form, is not below the host.
+    origin = host(exchange) if path[:1] in ("", "/", "*", "?") else ""
+    return f"{asked.get('method', '')} {origin}{path}"
 
 
 def remote(record: Record) -> str | None:
     """Return the server's address of a record, ``IP:PORT`` or a Unix socket's path."""
-    asks = record["type"] == "request"
-    return _end(record, "dest" if asks else "source")
+    return _dest(record) if record["type"] == "request" else _source(record)
 
 
 def local(record: Record) -> str | None:
     """Return the client's address of a record, ``IP:PORT`` or a Unix socket's path."""
-    asks = record["type"] == "request"
-    return _end(record, "source" if asks else "dest")
+    return _source(record) if record["type"] == "request" else _dest(record)
 
 
-def _end(record: Record, end: str) -> str | None:
-    path: Any = record.get(f"{end}_path")
-    if path is not None:
-        return str(path)
-    ip = record.get(f"{end}_ip")
+def _source(record: Record) -> str | None:
+    ip, port = record.get("source_ip"), record.get("source_port")
+    return record.get("source_path") or _address(ip, port)
+
+
+def _dest(record: Record) -> str | None:
+    ip, port = record.get("dest_ip"), record.get("dest_port")
+    return record.get("dest_path") or _address(ip, port)
+
+
+def _address(ip: str | None, port: int | None) -> str | None:
     if ip is None:
         return None
-    port = record.get(f"{end}_port")
     return f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"
 
 
-def authority(request: Record, seen: Record) -> str:
-    """Return host and port of the request's URL.
-
-    What the request says of it (Host, ``:authority``), else where it went. ``seen`` is
-    a record of the exchange, which has the addresses.
-    """
-    for name in (":authority", "host"):
-        said = header(request, name)
-        if said and _AUTHORITY.fullmatch(said):
-            return said
-    address = remote(seen)
-    return address if address and _AUTHORITY.fullmatch(address) else "localhost"
+def url(exchange: Exchange) -> str:
+    """Return the URL that was asked, as absolute as target, Host and addresses make it."""
+    return absolute_url(exchange.asked, exchange.first)
 
 
 def absolute_url(request: Record, seen: Record) -> str:
-    """Return the URL of a request, as absolute as its target and its Host header make it."""
-    target = str(request.get("url", "/"))
+    """Return the URL of a request; ``seen`` as in :func:`authority`."""
+    target = request.get("url", "/")
     if request.get("method") == "CONNECT":
         return f"http://{target}/"
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", target):
@@ -82,9 +272,69 @@ def absolute_url(request: Record, seen: Record) -> str:
     return prefix + (target if target.startswith("/") else f"/{target}")
 
 
+def path_of(target: str) -> str:
+    """Return the path of a request target: without query, scheme and host."""
+    if not target.startswith("/"):
+        try:
+            parts = urlsplit(target)
+        except ValueError:
+            return target
+        if parts.scheme and parts.netloc:
+            return parts.path or "/"
+    return re.split(r"[?#]", target, maxsplit=1)[0]
+
+
 def template(target: str) -> str:
-    """Return the path of a target with what looks like a name of one thing as ``{id}``."""
-    return "/".join("{id}" if _ID.fullmatch(part) else part for part in path_of(target).split("/"))
+    """Return the path of a target with each part that looks like an id as ``{id}``."""
+    path = path_of(target)
+    return "/".join(map(_without_id, path.split("/"))) if path.startswith("/") else path
+
+
+# Numbers and versions, dates and times, UUIDs, addresses of mail.
+_ID = re.compile(
+    r"[0-9]+(?:[.,:][0-9]+)*"
+    r"|[0-9]{4}-[0-9]{2}(?:-[0-9]{2})?(?:T[0-9:.%A-Fa-f+-]+Z?)?|[0-9]{4}-W[0-9]{2}"
+    r"|\{?[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}\}?"
+    r"|[^@]+(?:@|%40)[^@]+\.[^@]+"
+)
+# One piece of a name between dots: a hash, a word with a number, a slug with one, a random token.
+_ID_PIECE = re.compile(
+    r"(?=[A-Za-z]*[0-9])[0-9a-fA-F]{8,}|[0-9a-fA-F]{32,}|(?=[A-Z]*[0-9])[A-Z0-9]{6,}"
+    r"|[A-Za-z]+[0-9]{2,}|[A-Za-z]+[-_:~][0-9]+"
+    r"|[0-9]{2,}[-_][A-Za-z0-9_-]+|[A-Za-z0-9_-]+[-_][0-9]{2,}"
+    r"|(?=(?:[^0-9]*[0-9]){2})(?=[^a-z]*[a-z])(?=[^A-Z]*[A-Z])[A-Za-z0-9_=~%-]{8,}"
+    r"|(?=[^0-9]*[0-9])[A-Za-z0-9_=~%-]{24,}|[0-9]+"
+)
+# Of pictures and documents: p3.jpg is one of many, as p356.jpg is; app2.js is not.
+_MEDIA = re.compile(
+    "jpe?g|png|gif|webp|avif|svg|pdf|mp[34]|webm|ts|m4s|csv|txt|zip|gz", re.IGNORECASE
+)
+_MEDIA_PIECE = re.compile(rf"{_ID_PIECE.pattern}|[A-Za-z]*[0-9]+")
+# Words that end in a number and name a kind of thing, not a thing.
+_WORD = re.compile(
+    r"(?:api[-_]?)?v[0-9]+(?:[.][0-9]+)*|(?:sha|md|base|utf|iso|win|ipv|es|http|oauth|log|h|x|s)"
+    r"[-_]?[0-9]{1,4}",
+    re.IGNORECASE,
+)
+
+
+@lru_cache(maxsize=4096)
+def _without_id(part: str) -> str:
+    # Parameters of a segment (RFC 3986, 3.3), such as ;jsessionid=...
+    part = part.partition(";")[0]
+    if not part or _WORD.fullmatch(part):
+        return part
+    if _ID.fullmatch(part) or (len(part) >= 24 and _ID_PIECE.fullmatch(part.replace(".", "_"))):
+        return "{id}"
+    *names, last = part.split(".")
+    pattern = _MEDIA_PIECE if _MEDIA.fullmatch(last) else _ID_PIECE
+    ids = [pattern.fullmatch(name) for name in names] + [_ID_PIECE.fullmatch(last)]
+    return ".".join("{id}" if is_id else name for name, is_id in zip([*names, last], ids))
+
+
+_INTERPRETER = re.compile(
+    r"(?:python|pypy|perl|ruby|node|nodejs|php|php-fpm|bash|sh|dash|java|deno|bun|lua|tclsh)[0-9.]*"
+)
 
 
 def program(record: Record) -> str | None:
@@ -111,3 +361,18 @@ def program(record: Record) -> str | None:
 
 def _base(word: str) -> str:
     return word.rstrip("/").rpartition("/")[2]
+
+
+_TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?Z", re.ASCII)
+
+
+def nanoseconds(timestamp: str) -> int:
+    """Return the nanoseconds since 1970 of a record's time. Raises ValueError."""
+    if _TIMESTAMP.fullmatch(timestamp) is None:
+        raise ValueError(timestamp)
+    return _second(timestamp[:19]) * 1_000_000_000 + int(timestamp[20:-1].ljust(9, "0") or 0)
+
+
+@lru_cache(maxsize=64)
+def _second(text: str) -> int:
+    return int(datetime.fromisoformat(f"{text}+00:00").timestamp())

@@ -1,282 +1,437 @@
-"""Puts lines together to exchanges while they come: for who looks on.
+"""Puts records together: a request, its responses, and what both ends saw of them.
 
-The same rules as ``exchanges.py``, which has all lines at hand, within bounds of memory and
-time. An exchange is told once, when it is over:
+This is the only place that does so. Three things decide it:
 
-- with its response, at each end that was seen;
-- without one, where there will be none: the request itself was broken off, the capture has
-  ended, or more requests are open than can be kept.
+- Records of one *end* share ``exchange``, ``netns`` and ``role``, in any order. A socket's number
+  can come again: a second request, or a second final response, is of another exchange.
+- Two ends are joined by ``connection``, ``type`` and ``sequence`` of a message. Without a
+  ``sequence`` (Unix sockets, ``--engine bpftrace``) requests are taken for one if connection,
+  number, method and target are the same, and the server saw its own while the client waited:
+  numbers count what was seen, and the two ends may not have seen the same.
+- An exchange is *over* with its response at each end that was seen, or when none can follow.
 
-What may yet come has ``GRACE``: the response at the other end, the other end itself where both
-have one address, the request behind an early response.
-
-A request that waits for more than ``PATIENCE`` is told before that, as one that waits.
-
-What the other end says of an exchange that was told is left out, unless something is missing
-of it.
+:class:`Pairing` does it while records come, in bounded memory. :class:`Exchanges` does it with
+all records of a capture, which wait in a file.
 """
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections import OrderedDict, deque
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
+from sys import getsizeof
+from typing import TYPE_CHECKING, Generic, Literal, NamedTuple, TypeVar, cast
 
-from profiler.exchanges.read import nanoseconds
-from profiler.exchanges.store import Exchange, Side, is_interim
-from profiler.ingest.record import Record
+import orjson
+
+from profiler.errors import OutputError
+from profiler.exchanges.model import Exchange, Side, is_final, nanoseconds
+
+if TYPE_CHECKING:
+    from profiler.schema import CutRecord, Record
 
 GRACE = 500_000_000
+"""How long an exchange that could be over waits for what may still come, in nanoseconds."""
 PATIENCE = 5_000_000_000
+"""After this time a request is reported as one that waits for its response, in nanoseconds."""
 OPEN_MAX = 10_000
+"""Exchanges that are open at once."""
 HELD_MAX = 64 * 1024 * 1024
-_TOLD_MAX = 20_000
-# Behind these no more of the request comes, and so, but for an early one, no response.
+"""Bytes of memory that their records take."""
+
+_DONE_MAX = 20_000
+# After these no more of the request comes, and so, but for an early one, no response.
 _BROKEN = frozenset({"closed_early", "reset", "exited"})
 
-_Key = tuple[object, ...]
+Key = tuple[object, ...]
+State = Literal["over", "waiting", "late"]
+Kept = TypeVar("Kept")
+"""What stands for a record: the record itself, or its place in a file."""
 
 
-OVER, WAITS, LATE = "over", "waits", "late"
+def key_of(record: Record) -> Key | None:
+    """Return what the records of one end share; ``None`` for one that is all there is."""
+    if "exchange" not in record:
+        return None
+    return record["exchange"], record.get("netns"), record.get("role", "client")
 
 
-class Told(NamedTuple):
+def size_of(record: Record) -> int:
+    """Return the bytes of memory that a record takes, with all that it holds."""
+    size = getsizeof(record)
+    for value in record.values():
+        size += getsizeof(value)
+        if isinstance(value, dict):
+            for name, inner in value.items():
+                size += getsizeof(name) + getsizeof(inner)
+                if isinstance(inner, list):
+                    size += sum(map(getsizeof, inner))
+        elif isinstance(value, list):
+            size += sum(map(getsizeof, value))
+    return size
+
+
+class End(Generic[Kept]):
+    """What one process has seen of an exchange so far."""
+
+    __slots__ = ("interim", "request", "response")
+
+    def __init__(self) -> None:
+        self.request: Kept | None = None
+        self.interim: tuple[Kept, ...] = ()
+        self.response: Kept | None = None
+
+    def takes(self, record: Record) -> bool:
+        """Whether a record can be of this exchange: its place is not taken."""
+        if record["type"] == "request":
+            return self.request is None
+        return self.response is None
+
+    def put(self, record: Record, kept: Kept) -> None:
+        """Take a record."""
+        if record["type"] == "request":
+            self.request = kept
+        elif is_final(record):
+            self.response = kept
+        else:
+            self.interim += (kept,)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether request and final response are there."""
+        return self.request is not None and self.response is not None
+
+
+class Paired(NamedTuple):
     """An exchange, and how it stands.
 
-    ``OVER``: nothing more comes. ``WAITS``: its request waits for a response. ``LATE``: a message
-    that is incomplete, of an exchange that was told before it.
+    ``over``: nothing more comes. ``waiting``: its request waits for a response. ``late``: a
+    message that is incomplete, of an exchange that was over before it came.
     """
 
     exchange: Exchange
-    state: str
+    state: State
 
 
-class _End:
-    """What one process has said and heard of an exchange so far."""
+class _Open(End[Kept]):
+    """An end, and what joins it to the other one."""
 
     __slots__ = (
-        "held",
-        "interim",
-        "key",
-        "other",
-        "request",
-        "response",
-        "role",
-        "shared",
-        "state",
-    )
+        "end", "first", "is_broken", "is_local", "key", "other", "role", "shared", "size", "state",
+    )  # fmt: skip
 
-    def __init__(self, role: str, key: _Key) -> None:
-        self.role = role
+    def __init__(self, key: Key, role: str, time: int) -> None:
+        super().__init__()
         self.key = key
-        self.shared: tuple[_Key, ...] = ()
-        self.request: Record | None = None
-        self.interim: tuple[Record, ...] = ()
-        self.response: Record | None = None
-        self.other: _End | None = None
+        self.role = role
+        self.first = self.end = time
+        """Times of its first and its last record."""
+        self.shared: tuple[Key, ...] = ()
+        """Under which the other end can find it."""
+        self.other: _Open[Kept] | None = None
+        self.is_broken = self.is_local = False
         self.state = ""
-        """``WAITS`` once that was told, ``OVER`` once this was; else empty."""
-        self.held = 0
-
-    def side(self) -> Side:
-        return Side(self.request, self.interim, self.response)
+        self.size = 0
 
 
-class Pairing:
-    """Takes records in the order in which they were written; gives what is to be told."""
+class _Joined(Generic[Kept]):
+    """Finds for each record its end, and for each end the other one."""
 
-    def __init__(self, max_body: int) -> None:
-        """Keep ``max_body`` characters of each body, and no ``raw_payload``."""
-        self._max_body = max_body
-        self._open: OrderedDict[_Key, _End] = OrderedDict()
-        self._ends: dict[_Key, _End] = {}
-        # Exchanges that were told, and whether their request was known.
-        self._told: OrderedDict[_Key, bool] = OrderedDict()
-        self._graced: deque[tuple[int, _End]] = deque()
-        self._asked: deque[tuple[int, _End]] = deque()
-        self._held = 0
-        self.now = 0
-        """The latest time that was heard of, nanoseconds since 1970."""
+    def __init__(self) -> None:
+        self.open: OrderedDict[Key, _Open[Kept]] = OrderedDict()
+        self._by_message: dict[Key, _Open[Kept]] = {}
 
-    def add(self, record: Record) -> list[Told]:
-        """Take a record; return what is to be told now."""
-        record = self._kept(record)
+    def add(self, end: _Open[Kept], record: Record, kept: Kept) -> None:
         time = nanoseconds(record["timestamp"])
-        if time > self.now:
-            self.now = time
-        told = self._add(record)
-        if self._graced or self._asked or len(self._open) > OPEN_MAX:
-            told += self.expire(self.now)
-        return told
-
-    def expire(self, now: int) -> list[Told]:
-        """Return what has waited for long enough; ``now`` is nanoseconds since 1970."""
-        self.now = max(self.now, now)
-        told = []
-        while self._graced and self._graced[0][0] <= self.now:
-            end = self._graced.popleft()[1]
-            if end.state != OVER:
-                told.append(self._end(end))
-        while self._asked and self._asked[0][0] <= self.now:
-            end = self._asked.popleft()[1]
-            if not end.state and end.response is None:
-                told.append(Told(_exchange(end), WAITS))
-                end.state = WAITS
-                if end.other is not None:
-                    end.other.state = WAITS
-        while self._open and (len(self._open) > OPEN_MAX or self._held > HELD_MAX):
-            told.append(self._end(next(iter(self._open.values()))))
-        return told
-
-    def finish(self) -> list[Told]:
-        """Return what is still open: nothing more comes."""
-        told = []
-        while self._open:
-            told.append(self._end(next(iter(self._open.values()))))
-        return told
-
-    def _add(self, record: Record) -> list[Told]:
-        role = record.get("role", "client")
-        if "exchange" not in record:
-            return [_alone(role, record, OVER)]
-        key: _Key = (record["exchange"], record.get("netns"), role)
-        end = self._open.get(key)
-        is_request = record["type"] == "request"
-        told = []
-        if end is not None and is_request and end.request is not None:
-            # A number that comes again.
-            told.append(self._end(end))
-            end = None
-        elif end is None and not is_request and key in self._told:
-            return [_alone(role, record, LATE)] if "incomplete" in record else []
-        if end is None:
-            end = _End(role, key)
-            shared = _shared(record, role)
-            early = is_request and self._told.get(key) is False
-            if early or (shared is not None and self._told.pop(shared, False)):
-                # Of an exchange that was told: by an early response, or by the other end.
-                self._remember(key, True)
-                return [*told, *([_alone(role, record, LATE)] if "incomplete" in record else [])]
-            self._open[key] = end
+        end.first, end.end = min(end.first, time), max(end.end, time)
+        end.put(record, kept)
+        if record["type"] == "request":
+            end.is_broken = not _BROKEN.isdisjoint(record.get("incomplete", ()))
         else:
-            shared = _shared(record, role)
+            source = record.get("source_ip")
+            # The other end is surely on this machine.
+            end.is_local = source in (None, record.get("dest_ip")) or source[:4] == "127."
+        shared = shared_key(record, end.role)
         if end.other is None and shared is not None:
             self._join(end, shared)
-        self._put(end, record)
-        if is_request and end.response is None:
-            self._asked.append((self.now + PATIENCE, end))
-        return told + self._settle(end)
 
-    def _put(self, end: _End, record: Record) -> None:
-        if record["type"] == "request":
-            end.request = record
-        elif is_interim(record):
-            end.interim += (record,)
-        else:
-            end.response = record
-        # The objects of a record, the head, and what is kept of the body.
-        held = 3000 + min(record.get("captured", 0), 65536) + len(record.get("body", ""))
-        end.held += held
-        self._held += held
-
-    def _join(self, end: _End, shared: _Key) -> None:
-        other = self._ends.get(_other(shared))
-        if other is None or other.other is not None:
-            self._ends[shared] = end
+    def _join(self, end: _Open[Kept], shared: Key) -> None:
+        other = self._by_message.get(other_key(shared))
+        if other is None or other.other is not None or not _overlap(end, other, shared):
+            self._by_message[shared] = end
             end.shared += (shared,)
         else:
+            del self._by_message[other_key(shared)]
             end.other, other.other = other, end
             end.state = other.state
 
-    def _settle(self, end: _End) -> list[Told]:
-        if _is_complete(end) and (
-            _is_complete(end.other) if end.other is not None else not _is_local(end.response)
-        ):
-            return [self._end(end)]
-        if end.response is None and not _is_broken(end.request):
-            return []
-        self._graced.append((self.now + GRACE, end))
-        return []
-
-    def _end(self, end: _End) -> Told:
-        told = Told(_exchange(end), OVER)
-        for one in (end, end.other):
-            if one is None:
-                continue
-            one.state = OVER
-            self._open.pop(one.key, None)
-            self._held -= one.held
-            self._remember(one.key, one.request is not None)
-            # The queues hold it for a while.
-            one.request = one.response = None
-            one.interim = ()
-            for shared in one.shared:
-                self._ends.pop(shared, None)
-                if end.other is None:
-                    self._remember(_other(shared), True)
-        other, end.other = end.other, None
-        if other is not None:
-            other.other = None
-        return told
-
-    def _remember(self, key: _Key, request_is_known: bool) -> None:
-        self._told[key] = request_is_known
-        if len(self._told) > _TOLD_MAX:
-            self._told.popitem(last=False)
-
-    def _kept(self, record: Record) -> Record:
-        kept = dict(record)
-        kept.pop("raw_payload", None)
-        kept.pop("raw_payload_encoding", None)
-        body = kept.get("body", "")
-        if len(body) > self._max_body:
-            keep = self._max_body
-            if kept.get("body_encoding") == "base64":
-                keep -= keep % 4
-            kept["body"], kept["body_length"] = body[:keep], len(body)
-        return kept
+    def forget(self, end: _Open[Kept]) -> None:
+        """Nothing more is looked for."""
+        if self.open.get(end.key) is end:
+            del self.open[end.key]
+        for shared in end.shared:
+            if self._by_message.get(shared) is end:
+                del self._by_message[shared]
 
 
-def _exchange(end: _End) -> Exchange:
-    client = end if end.role == "client" else end.other
-    server = end if end.role == "server" else end.other
-    return Exchange(client.side() if client else None, server.side() if server else None)
-
-
-def _alone(role: str, record: Record, state: str) -> Told:
-    is_request = record["type"] == "request"
-    side = Side(record if is_request else None, (), None if is_request else record)
-    return Told(Exchange(side, None) if role == "client" else Exchange(None, side), state)
-
-
-def _shared(record: Record, role: str) -> _Key | None:
-    """Return what both ends call the message, and which end this is."""
-    connection = record.get("connection")
-    if connection is None:
-        return None
+def shared_key(record: Record, role: str) -> Key | None:
+    """Return what both ends call a message, and which end this is."""
+    # Captures of old versions have addresses only.
+    connection: object = record.get("connection") or frozenset(
+        ((record.get("source_ip"), record.get("source_port")),
+         (record.get("dest_ip"), record.get("dest_port")))
+    )  # fmt: skip
     sequence = record.get("sequence")
-    if sequence is not None:
+    if sequence is not None and "connection" in record:
         return connection, record["type"], sequence, role
-    if record["type"] != "request":
+    if record["type"] != "request" or "exchange" not in record:
         return None
     number = record["exchange"].rpartition("-")[2]
     return connection, number, record.get("method"), record.get("url"), role
 
 
-def _other(shared: _Key) -> _Key:
+def other_key(shared: Key) -> Key:
+    """Return the key of the same message at the other end."""
     return (*shared[:-1], "server" if shared[-1] == "client" else "client")
 
 
-def _is_broken(request: Record | None) -> bool:
-    return request is not None and not _BROKEN.isdisjoint(request.get("incomplete", ()))
+def _overlap(end: _Open[Kept], other: _Open[Kept], shared: Key) -> bool:
+    """Whether the server saw its request while the client waited; a sequence number is enough."""
+    if len(shared) == 4:
+        return True
+    client, server = (end, other) if end.role == "client" else (other, end)
+    return client.first <= server.first and (client.response is None or server.first <= client.end)
 
 
-def _is_complete(end: _End) -> bool:
-    return end.request is not None and end.response is not None
+class Pairing:
+    """Takes records in the order in which they were written; gives exchanges when they are over.
+
+    What may still come has :data:`GRACE`: the response at the other end, the other end itself
+    where both have one address, the request after an early response. A request that waits for
+    longer than :data:`PATIENCE` is reported before it is over. What the other end says of an
+    exchange that was over is left out, unless something is missing of it.
+    """
+
+    def __init__(self, max_body: int) -> None:
+        """Keep ``max_body`` characters of each body, and no ``raw_payload``."""
+        self._max_body = max_body
+        self._joined = _Joined[Record]()
+        # Exchanges that are over, and whether their request was known.
+        self._done: OrderedDict[Key, bool] = OrderedDict()
+        self._graced: deque[tuple[int, _Open[Record]]] = deque()
+        self._asked: deque[tuple[int, _Open[Record]]] = deque()
+        self.held = 0
+        """Bytes of memory that the records of open exchanges take."""
+        self.now = 0
+        """The latest time that was seen, nanoseconds since 1970."""
+
+    def add(self, record: Record) -> list[Paired]:
+        """Take a record; return what there is to report now."""
+        record = without_payload(record, self._max_body)
+        self.now = max(self.now, nanoseconds(record["timestamp"]))
+        found = self._add(record)
+        if self._graced or self._asked or self._is_full:
+            found += self.expire(self.now)
+        return found
+
+    def expire(self, now: int) -> list[Paired]:
+        """Return what has waited for long enough; ``now`` is nanoseconds since 1970."""
+        self.now = max(self.now, now)
+        found = []
+        while self._graced and self._graced[0][0] <= self.now:
+            end = self._graced.popleft()[1]
+            if end.state != "over":
+                found.append(self._end(end))
+        while self._asked and self._asked[0][0] <= self.now:
+            end = self._asked.popleft()[1]
+            if not end.state and end.response is None:
+                found.append(Paired(_exchange(end), "waiting"))
+                end.state = "waiting"
+                if end.other is not None:
+                    end.other.state = "waiting"
+        while self._is_full:
+            found.append(self._end_oldest())
+        return found
+
+    def finish(self) -> list[Paired]:
+        """Return what is still open: nothing more comes."""
+        found = []
+        while self._joined.open:
+            found.append(self._end_oldest())
+        return found
+
+    @property
+    def _is_full(self) -> bool:
+        return len(self._joined.open) > OPEN_MAX or self.held > HELD_MAX
+
+    def _add(self, record: Record) -> list[Paired]:
+        key, role = key_of(record), record.get("role", "client")
+        if key is None:
+            return [_alone(role, record, "over")]
+        end = self._joined.open.get(key)
+        found = []
+        if end is not None and not end.takes(record):
+            # A number that comes again.
+            found.append(self._end(end))
+            end = None
+        elif end is None and record["type"] == "response" and key in self._done:
+            return _late(role, record)
+        if end is None:
+            shared = shared_key(record, role)
+            is_early = record["type"] == "request" and self._done.get(key) is False
+            if is_early or (shared is not None and self._done.pop(shared, False)):
+                # It was over with an early response, or at the other end.
+                self._remember(key, True)
+                return [*found, *_late(role, record)]
+            end = self._joined.open[key] = _Open(key, role, self.now)
+        self._joined.add(end, record, record)
+        size = size_of(record)
+        end.size += size
+        self.held += size
+        if record["type"] == "request" and end.response is None:
+            self._asked.append((self.now + PATIENCE, end))
+        return found + self._settle(end)
+
+    def _settle(self, end: _Open[Record]) -> list[Paired]:
+        is_over = end.other.is_whole if end.other is not None else not end.is_local
+        if end.is_whole and is_over:
+            return [self._end(end)]
+        if end.response is not None or end.is_broken:
+            self._graced.append((self.now + GRACE, end))
+        return []
+
+    def _end_oldest(self) -> Paired:
+        return self._end(next(iter(self._joined.open.values())))
+
+    def _end(self, end: _Open[Record]) -> Paired:
+        paired = Paired(_exchange(end), "over")
+        for one in (end, end.other):
+            if one is None:
+                continue
+            one.state = "over"
+            self._joined.forget(one)
+            self.held -= one.size
+            self._remember(one.key, one.request is not None)
+            # The queues hold it for a while.
+            one.request = one.response = None
+            one.interim = ()
+            if end.other is None:
+                for shared in one.shared:
+                    self._remember(other_key(shared), True)
+        other, end.other = end.other, None
+        if other is not None:
+            other.other = None
+        return paired
+
+    def _remember(self, key: Key, request_is_known: bool) -> None:
+        self._done[key] = request_is_known
+        if len(self._done) > _DONE_MAX:
+            self._done.popitem(last=False)
 
 
-def _is_local(record: Record | None) -> bool:
-    """Whether the other end is surely on this machine."""
-    if record is None:
-        return False
-    source = record.get("source_ip")
-    return source is None or source == record.get("dest_ip") or source.startswith("127.")
+def without_payload(record: Record, max_body: int) -> CutRecord:
+    """Return a copy without ``raw_payload``, and with ``max_body`` characters of its body."""
+    kept = cast("CutRecord", {**record})
+    kept.pop("raw_payload", None)
+    kept.pop("raw_payload_encoding", None)
+    body = kept.get("body", "")
+    if len(body) > max_body:
+        # Base64 is cut between its groups of four.
+        keep = max_body - (max_body % 4 if kept.get("body_encoding") == "base64" else 0)
+        kept["body"], kept["body_length"] = body[:keep], len(body)
+    return kept
+
+
+def _exchange(end: _Open[Record]) -> Exchange:
+    sides = {
+        one.role: Side(one.request, one.interim, one.response)
+        for one in (end, end.other)
+        if one is not None
+    }
+    return Exchange(sides.get("client"), sides.get("server"))
+
+
+def _alone(role: str, record: Record, state: State) -> Paired:
+    end = End[Record]()
+    end.put(record, record)
+    side = Side(end.request, end.interim, end.response)
+    return Paired(Exchange(side, None) if role == "client" else Exchange(None, side), state)
+
+
+def _late(role: str, record: Record) -> list[Paired]:
+    return [_alone(role, record, "late")] if "incomplete" in record else []
+
+
+_Place = tuple[int, int]  # offset and size in the file
+
+
+class Exchanges:
+    """Collects the records of a capture, then yields their exchanges in the order of time.
+
+    Records wait in a file without a name, so that memory holds some hundred bytes of each
+    exchange, however long its bodies are.
+    """
+
+    def __init__(self, records: Iterable[Record] = ()) -> None:
+        """Add ``records``. Raises OutputError if there is no room to keep them."""
+        # The default is /tmp, or what TMPDIR names.
+        self._file = tempfile.TemporaryFile(buffering=1 << 20)  # noqa: SIM115
+        self._size = 0
+        self._joined = _Joined[_Place]()
+        self._all: list[_Open[_Place]] = []
+        for record in records:
+            self.add(record)
+
+    def add(self, record: Record) -> None:
+        """Add a record. Raises OutputError."""
+        place = self._size, self._write(orjson.dumps(record))
+        key = key_of(record) or (place,)
+        end = self._joined.open.get(key)
+        if end is None or not end.takes(record):
+            role, time = record.get("role", "client"), nanoseconds(record["timestamp"])
+            end = self._joined.open[key] = _Open(key, role, time)
+            self._all.append(end)
+        self._joined.add(end, record, place)
+
+    def __len__(self) -> int:
+        return sum(not self._is_told_by_other(one) for one in self._all)
+
+    def __iter__(self) -> Iterator[Exchange]:
+        try:
+            self._file.flush()
+        except OSError as error:
+            raise _no_room(error) from error
+        for one in sorted(self._all, key=lambda one: one.first):
+            if not self._is_told_by_other(one):
+                sides = {end.role: self._side(end) for end in (one, one.other) if end is not None}
+                yield Exchange(sides.get("client"), sides.get("server"))
+
+    @staticmethod
+    def _is_told_by_other(one: _Open[_Place]) -> bool:
+        return one.role != "client" and one.other is not None
+
+    def _side(self, end: _Open[_Place]) -> Side:
+        request, response = (
+            None if place is None else self._read(place) for place in (end.request, end.response)
+        )
+        return Side(request, tuple(map(self._read, end.interim)), response)
+
+    def _write(self, line: bytes) -> int:
+        try:
+            self._file.write(line)
+        except OSError as error:
+            raise _no_room(error) from error
+        self._size += len(line)
+        return len(line)
+
+    def _read(self, place: _Place) -> Record:
+        offset, size = place
+        return cast("Record", orjson.loads(os.pread(self._file.fileno(), size, offset)))
+
+
+def _no_room(error: OSError) -> OutputError:
+    return OutputError(
+        f"cannot keep the capture in {tempfile.gettempdir()}: {error.strerror}; "
+        "free space there, or name another directory with TMPDIR"
+    )

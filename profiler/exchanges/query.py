@@ -1,43 +1,41 @@
-"""The language of conditions: ``status>=500 and path~/api/*``, ``GET /healthz``.
+"""The language of conditions: ``status>=500 and path~/api/*``, ``GET /orders*``, ``failed``.
 
 ::
 
-    expectation = condition [ operator number ]          how many exchanges; default >= 1
-    condition   = ( request | comparison ) { "and" comparison }
-    request     = ( METHOD | "*" ) TARGET                two words; TARGET may be a pattern
-    comparison  = FIELD operator VALUE
-    operator    = "=" | "!=" | "<" | "<=" | ">" | ">=" | "~"
+    condition   = both { "or" both }
+    both        = one { "and" one }
+    one         = "not" one | "(" condition ")" | "failed" | request | comparison
+    request     = ( METHOD | "*" ) VALUE                  a pattern for the path or the target
+    comparison  = FIELD sign VALUE
+    sign        = "=" | "!=" | "<" | "<=" | ">" | ">=" | "~"
     VALUE       = a word | "text in quotes" | 'text in quotes'
+    expectation = condition [ sign NUMBER ]               how many exchanges; default >= 1
 
-Read from left to right, once, and strictly: what is not understood is an error that names
-the column. ``none`` (without quotes) is the value of a field that has none; ``!=`` is true
-exactly where ``=`` is not, and nothing else is true of a field without a value.
+A word holds no blanks, quotes, parentheses, nor any of ``=<>!~``: a text with one of them is
+quoted. ``none`` (without quotes) is the value of a field that has none. ``~`` matches a pattern
+(``*``, ``?``, ``[...]``) with the whole of a text. ``!=`` holds exactly where ``=`` does not.
+
+What is not understood is a :class:`ConditionError` with its column, never a condition that holds
+for nothing. A *search*, which people type into a field, may also be words: each is looked for in
+method, URL, processes and status, ``-word`` excludes, and blanks between two terms mean ``and``.
+
+Options such as ``--status`` are short forms: :class:`Conditions` holds what they compile to.
 """
 
 from __future__ import annotations
 
+import difflib
 import operator
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Union
 
 from profiler.errors import ProfilerError
-from profiler.exchanges.fields import (
-    FIELDS,
-    HEADER,
-    NUMBER,
-    ROLE,
-    STATUS,
-    TEXT,
-    TIME,
-    Field,
-    View,
-    field_named,
-    views,
-)
-from profiler.exchanges.store import Exchange
+from profiler.exchanges import values
+from profiler.exchanges.fields import EQUAL, FIELDS, ORDER, Field, View, field_named, views
+from profiler.exchanges.model import Exchange, host, program
+from profiler.exchanges.values import Address, pattern
 
 _ORDER: dict[str, Callable[[Any, Any], bool]] = {
     "<": operator.lt,
@@ -45,20 +43,12 @@ _ORDER: dict[str, Callable[[Any, Any], bool]] = {
     ">": operator.gt,
     ">=": operator.ge,
 }
-_COUNT: dict[str, Callable[[Any, Any], bool]] = {**_ORDER, "=": operator.eq, "!=": operator.ne}
-_OPERATORS = (*_COUNT, "~")
-_ALLOWED = {TEXT: ("=", "!=", "~"), ROLE: ("=", "!=")}
-
-_FIELD = re.compile(r"[a-z_]+(?:\.[^\s=!<>~\"']+)?")
-_OPERATOR = re.compile(r"[=!<>~]+")
-_WORD = re.compile(r"[^\s\"']+")
-_QUOTED = re.compile(r"\"((?:[^\"\\]|\\.)*)\"|'((?:[^'\\]|\\.)*)'")
-_BLANK = re.compile(r"\s*")
-_AND = re.compile(r"and(?=\s|$)")
-# A method is a token (RFC 9110, 5.6.2), and all in use are upper case; fields are lower case.
-_METHOD = re.compile(r"(?:\*|[A-Z][A-Z0-9!#$%&'*+.^_`|~-]*)(?=\s|$)")
-_TIME = re.compile(r"([0-9]+(?:\.[0-9]+)?)(us|ms|s|m)")
-_MILLISECONDS = {"us": 0.001, "ms": 1.0, "s": 1000.0, "m": 60_000.0}
+_COUNT: dict[str, Callable[[Any, Any], bool]] = {
+    "=": operator.eq,
+    "!=": operator.ne,
+    **_ORDER,
+}
+_SIGNS = (*_COUNT, "~")
 
 
 class ConditionError(ProfilerError):
@@ -69,201 +59,491 @@ class ConditionError(ProfilerError):
     def __init__(self, text: str, position: int, what: str) -> None:
         super().__init__(f"{text!r}, column {position + 1}: {what}")
         self.column = position + 1
+        self.what = what
 
 
-_Test = Callable[[View], bool]
+# ---- what a condition is: a tree, evaluated to True, False or None (not known yet)
 
 
 @dataclass(frozen=True)
-class Condition:
-    """What an exchange may fulfil; ``text`` as it was written."""
+class Comparison:
+    """Whether one of a field's values compares to ``value``; ``None`` is that of no value."""
 
-    text: str
-    tests: tuple[_Test, ...]
+    field: Field
+    sign: str
+    value: Any
 
-    def holds(self, exchange: Exchange) -> bool:
-        """Is it fulfilled, as one of the ends saw the exchange?"""
-        return any(all(test(view) for test in self.tests) for view in views(exchange))
+    def evaluate(self, view: View) -> bool | None:
+        """Return whether it holds; ``None`` while that depends on what is still to come."""
+        found = self.field.values(view)
+        if self.value is None:
+            if any(True for _ in found):
+                return False
+            return True if self.field.known(view) else None
+        if any(map(self._holds, found)):
+            return True
+        return False if self.field.known(view) else None
+
+    def _holds(self, found: Any) -> bool:
+        if self.sign == "~":
+            return pattern(self.value).fullmatch(found) is not None
+        if self.sign in _ORDER:
+            # A status is a range; in an order it is a single one.
+            value = self.value[0] if isinstance(self.value, tuple) else self.value
+            return _ORDER[self.sign](found, value)
+        same = self.field.kind.same
+        return bool(same(self.value, found)) if same else bool(found == self.value)
+
+
+@dataclass(frozen=True)
+class Word:
+    """Whether a word of a search is in what a line shows of an exchange."""
+
+    word: str
+
+    def evaluate(self, view: View) -> bool | None:
+        """Return whether it holds."""
+        exchange, asked = view.exchange, view.request
+        if re.fullmatch("[1-5]([0-9]{2}|xx)", self.word):
+            codes = (str(response.get("status_code", "")) for response in view.responses)
+            if any(code.startswith(self.word.rstrip("x")) for code in codes):
+                return True
+        names = (program(side.records[0]) or "" for side in exchange.sides)
+        line = f"{asked.get('method', '')} {host(exchange)}{asked.get('url', '')}"
+        return any(self.word in text.lower() for text in (line, *names))
+
+
+@dataclass(frozen=True)
+class Not:
+    """Whether another condition does not hold."""
+
+    condition: Condition
+
+    def evaluate(self, view: View) -> bool | None:
+        """Return whether it holds; ``None`` while that is not known."""
+        holds = self.condition.evaluate(view)
+        return None if holds is None else not holds
+
+
+@dataclass(frozen=True)
+class Every:
+    """Whether all of several conditions hold (``and``)."""
+
+    conditions: tuple[Condition, ...]
+
+    def evaluate(self, view: View) -> bool | None:
+        """Return whether it holds; ``None`` while that is not known."""
+        return _first(self.conditions, view, False)
+
+
+@dataclass(frozen=True)
+class Some:
+    """Whether one of several conditions holds (``or``)."""
+
+    conditions: tuple[Condition, ...]
+
+    def evaluate(self, view: View) -> bool | None:
+        """Return whether it holds; ``None`` while that is not known."""
+        return _first(self.conditions, view, True)
+
+
+Condition = Union[Comparison, Word, Not, Every, Some]
+
+
+def _first(conditions: Iterable[Condition], view: View, decisive: bool) -> bool | None:
+    is_open = False
+    for condition in conditions:
+        holds = condition.evaluate(view)
+        if holds is decisive:
+            return decisive
+        is_open = is_open or holds is None
+    return None if is_open else not decisive
+
+
+def matches(condition: Condition, exchange: Exchange) -> bool:
+    """Whether a condition holds for an exchange that is over, as one of its ends saw it."""
+    return any(condition.evaluate(view) for view in views(exchange))
 
 
 @dataclass(frozen=True)
 class Expectation:
-    """How many exchanges must fulfil a condition; ``text`` as it was written."""
+    """How many exchanges must fulfil a condition."""
 
-    text: str
     condition: Condition
-    operator: str = ">="
+    sign: str = ">="
     number: int = 1
 
     def holds(self, count: int) -> bool:
         """Are ``count`` exchanges as many as there must be?"""
-        return _COUNT[self.operator](count, self.number)
+        return _COUNT[self.sign](count, self.number)
 
 
-def parse_condition(text: str) -> Condition:
+# ---- how it is written
+
+
+def parse(text: str) -> Condition:
     """Read a condition. Raises ConditionError."""
-    reader = _Reader(text)
-    condition = reader.condition()
-    if reader.sees(_OPERATOR):
-        raise reader.error("a number of exchanges belongs to an expectation")
-    reader.end()
-    return condition
+    return _Parser(text).whole()
+
+
+def parse_search(text: str) -> Condition | None:
+    """Read what somebody searches for, ``None`` if that is nothing. Raises ConditionError."""
+    return _Parser(text, is_search=True).whole() if text.strip() else None
 
 
 def parse_expectation(text: str) -> Expectation:
     """Read an expectation. Raises ConditionError."""
-    reader = _Reader(text)
-    condition = reader.condition()
-    if not reader.sees(_OPERATOR):
-        reader.end()
-        return Expectation(text, condition)
-    sign = reader.operator(tuple(_COUNT), "a number of exchanges")
-    position, word, _ = reader.value()
-    if not _is_number(word):
-        raise reader.error(f"{word!r} is not a number of exchanges", position)
-    reader.end()
-    return Expectation(text, condition, sign, int(word))
+    return _Parser(text).expectation()
 
 
-class _Reader:
-    def __init__(self, text: str) -> None:
+class _Token(NamedTuple):
+    kind: str
+    """``word``, ``quoted``, ``sign``, ``(``, ``)`` or ``end``."""
+    text: str
+    position: int
+    end: int
+
+
+_TOKEN = re.compile(
+    r"(?P<word>[^\s\"'()=<>!~]+)|(?P<sign>[=<>!~]+)|(?P<paren>[()])"
+    r"|\"(?P<double>(?:[^\"\\]|\\.)*)\"|'(?P<single>(?:[^'\\]|\\.)*)'",
+    re.DOTALL,
+)
+# A method is a token (RFC 9110, 5.6.2), and all in use are upper case; fields are lower case.
+_METHOD = re.compile(r"\*|[A-Z][A-Z0-9!#$%&*+.^_`|-]*")
+_FLAGS = {"failed": Comparison(FIELDS["outcome"], "=", "failed")}
+_KEYWORDS = ("and", "or", "not")
+
+
+class _Parser:
+    def __init__(self, text: str, is_search: bool = False) -> None:
         self._text = text
-        self._position = 0
-        self._skip_blanks()
+        self._is_search = is_search
+        self._tokens = self._scan()
+        self._at = 0
 
-    def error(self, what: str, position: int | None = None) -> ConditionError:
-        return ConditionError(self._text, self._position if position is None else position, what)
+    def whole(self) -> Condition:
+        condition = self._either()
+        token = self._next
+        if token.kind == "sign":
+            raise self._error("a number of exchanges belongs to an expectation (--expect)", token)
+        self._expect_end()
+        return condition
 
-    def sees(self, pattern: re.Pattern[str]) -> bool:
-        return pattern.match(self._text, self._position) is not None
+    def expectation(self) -> Expectation:
+        condition = self._either()
+        token = self._next
+        if token.kind != "sign":
+            self._expect_end()
+            return Expectation(condition)
+        sign = self._sign(tuple(_COUNT), "a number of exchanges")
+        number = self._value()
+        if not re.fullmatch("[0-9]{1,18}", number.text):
+            raise self._error(f"{number.text!r} is not a number of exchanges", number)
+        self._expect_end()
+        return Expectation(condition, sign, int(number.text))
 
-    def condition(self) -> Condition:
-        tests = self._request() if self.sees(_METHOD) else [self._comparison()]
-        while self._take(_AND) is not None:
-            tests.append(self._comparison())
-        return Condition(self._text, tuple(tests))
+    def _either(self) -> Condition:
+        conditions = [self._both()]
+        while self._take_word("or"):
+            conditions.append(self._both())
+        return conditions[0] if len(conditions) == 1 else Some(tuple(conditions))
 
-    def operator(self, allowed: tuple[str, ...], of: str) -> str:
-        position = self._position
-        found = self._take(_OPERATOR)
-        if found is None:
-            raise self.error(f"an operator is missing: {' '.join(allowed)}")
-        if found not in _OPERATORS:
-            raise self.error(f"{found!r} is not an operator: {' '.join(_OPERATORS)}", position)
-        if found not in allowed:
-            raise self.error(f"{of} cannot be asked with {found}: {' '.join(allowed)}", position)
-        return found
+    def _both(self) -> Condition:
+        conditions = [self._one()]
+        while self._take_word("and") or self._begins_another():
+            conditions.append(self._one())
+        return conditions[0] if len(conditions) == 1 else Every(tuple(conditions))
 
-    def value(self) -> tuple[int, str, bool]:
-        """Return position and text of a value, and whether it was quoted."""
-        position = self._position
-        match = _QUOTED.match(self._text, position)
-        if match:
-            self._move(match.end())
-            text = match[1] if match[1] is not None else match[2]
-            return position, re.sub(r"\\(.)", r"\1", text), True
-        if self._text[position : position + 1] in ('"', "'"):
-            raise self.error("the quote is not closed")
-        word = self._take(_WORD)
-        if word is None:
-            raise self.error("a value is missing")
-        return position, word, False
+    def _begins_another(self) -> bool:
+        """In a search, blanks between two terms mean ``and``."""
+        token = self._next
+        return self._is_search and token.kind in ("word", "quoted", "(") and token.text != "or"
 
-    def end(self) -> None:
-        if self._position == len(self._text):
-            return
-        rest = self._text[self._position :].split()[0]
-        hint = "; there is no `or`: give the option twice" if rest == "or" else ""
-        raise self.error(f"`and` is missing before {rest!r}{hint}")
+    def _one(self) -> Condition:
+        token = self._next
+        if self._take_word("not"):
+            return Not(self._one())
+        if token.kind == "(":
+            self._at += 1
+            condition = self._either()
+            if self._next.kind != ")":
+                raise self._error("a parenthesis is not closed", token)
+            self._at += 1
+            return condition
+        following = self._tokens[self._at + 1] if token.kind != "end" else token
+        if token.kind == "word" and following.kind == "sign" and self._is_apart(token, following):
+            return self._comparison()
+        if token.kind == "word" and token.text in _FLAGS:
+            self._at += 1
+            return _FLAGS[token.text]
+        is_request = following.text[:1] in ("/", "*") or not self._is_search
+        if token.kind == "word" and is_request and _METHOD.fullmatch(token.text):
+            return self._request()
+        if self._is_search and token.kind in ("word", "quoted"):
+            self._at += 1
+            return _word(token)
+        raise self._error(self._missing(token), token)
 
-    def _request(self) -> list[_Test]:
-        method = self._take(_METHOD)
-        if self.sees(_OPERATOR) or self._position == len(self._text):
-            raise self.error("a path is missing behind the method")
-        _, target, _ = self.value()
-        tests = [_either(FIELDS["path"], FIELDS["url"], target)]
-        if method != "*":
-            tests.insert(0, _test(FIELDS["method"], "=", method))
-        return tests
+    def _is_apart(self, token: _Token, sign: _Token) -> bool:
+        """Whether a sign compares: after a flag or a method it counts exchanges."""
+        is_field = field_named(token.text) is not None
+        return is_field or not (token.text in _FLAGS or _METHOD.fullmatch(token.text))
 
-    def _comparison(self) -> _Test:
-        position = self._position
-        name = self._take(_FIELD)
-        if name is None:
-            raise self.error(f"a field is missing: {_names()}")
-        field = field_named(name)
+    def _request(self) -> Condition:
+        method = self._next
+        self._at += 1
+        if self._next.kind not in ("word", "quoted") or self._next.text in ("and", "or"):
+            raise self._error("a path is missing after the method", self._next)
+        target = self._value().text
+        wanted: list[Condition] = [
+            Comparison(FIELDS[name], "~", target) for name in ("path", "url")
+        ]
+        if method.text == "*":
+            return Some(tuple(wanted))
+        return Every((Comparison(FIELDS["method"], "=", method.text), Some(tuple(wanted))))
+
+    def _comparison(self) -> Condition:
+        name = self._next
+        self._at += 1
+        field = field_named(name.text)
         if field is None:
-            raise self.error(f"{name!r} is not a field: {_names()}", position)
-        sign = self.operator(_ALLOWED.get(field.kind, tuple(_COUNT)), field.name)
-        at, text, quoted = self.value()
-        if text == "none" and not quoted:
-            if sign not in ("=", "!="):
-                raise self.error("`none` can be asked with = and != only", at)
-            return _test(field, sign, None)
-        if field.kind == STATUS and re.fullmatch("[1-5]xx", text):
-            if sign not in ("=", "!="):
-                raise self.error(f"{text} can be asked with = and != only", at)
-            return _test(field, sign, range(int(text[0]) * 100, int(text[0]) * 100 + 100))
-        value, wanted = _read(field, text)
-        if value is None:
-            raise self.error(f"{text!r} is not {wanted}", at)
-        return _test(field, sign, value)
+            raise self._error(f"{name.text!r} is not a field{_advice(name.text)}", name)
+        sign = self._sign(field.kind.signs, field.name)
+        token = self._value()
+        if token.kind == "word" and token.text == "none":
+            value = None
+            if sign not in EQUAL:
+                raise self._error("`none` can be compared with = and != only", token)
+        else:
+            try:
+                value = field.kind.read(token.text)
+            except ValueError as error:
+                raise self._error(str(error), token) from None
+            if isinstance(value, tuple) and value[0] != value[1] and sign in ORDER:
+                raise self._error(f"{token.text} can be compared with = and != only", token)
+        if sign == "!=":
+            return Not(Comparison(field, "=", value))
+        return Comparison(field, sign, value)
 
-    def _take(self, pattern: re.Pattern[str]) -> str | None:
-        match = pattern.match(self._text, self._position)
-        if match is None:
+    def _sign(self, allowed: tuple[str, ...], of: str) -> str:
+        token = self._next
+        if token.kind != "sign":
+            raise self._error(f"an operator is missing: {' '.join(allowed)}", token)
+        if token.text not in _SIGNS:
+            raise self._error(f"{token.text!r} is not an operator: {' '.join(_SIGNS)}", token)
+        if token.text not in allowed:
+            raise self._error(
+                f"{of} cannot be compared with {token.text}: {' '.join(allowed)}", token
+            )
+        self._at += 1
+        return token.text
+
+    def _value(self) -> _Token:
+        token = self._next
+        if token.kind not in ("word", "quoted"):
+            raise self._error("a value is missing", token)
+        self._at += 1
+        following = self._next
+        # What touches a word was meant to be part of it.
+        if following.position == token.end and following.kind not in (")", "end"):
+            raise self._error(
+                f"{following.text[0]!r} in a value: put the value in quotes, "
+                "or a blank before a number of exchanges",
+                following,
+            )
+        return token
+
+    def _take_word(self, word: str) -> bool:
+        token = self._next
+        is_it = token.kind == "word" and token.text == word
+        self._at += is_it
+        return is_it
+
+    @property
+    def _next(self) -> _Token:
+        return self._tokens[self._at]
+
+    def _expect_end(self) -> None:
+        token = self._next
+        if token.kind == ")":
+            raise self._error("there is no parenthesis to close", token)
+        if token.kind != "end":
+            raise self._error(f"`and` or `or` is missing before {token.text!r}", token)
+
+    def _missing(self, token: _Token) -> str:
+        if token.kind == "word" and token.text not in _KEYWORDS:
+            if field_named(token.text):
+                return f"an operator is missing after {token.text}"
+            return f"{token.text!r} is not a condition{_advice(token.text)}"
+        return f"a condition is missing{_advice('')}"
+
+    def _error(self, what: str, token: _Token) -> ConditionError:
+        return ConditionError(self._text, token.position, what)
+
+    def _scan(self) -> list[_Token]:
+        tokens: list[_Token] = []
+        position, text = 0, self._text
+        while True:
+            position += len(text[position:]) - len(text[position:].lstrip())
+            if position == len(text):
+                return [*tokens, _Token("end", "", position, position)]
+            match = _TOKEN.match(text, position)
+            if match is None:
+                raise ConditionError(text, position, "the quote is not closed")
+            kind, found = match.lastgroup or "", match[match.lastgroup or 0]
+            if kind in ("double", "single"):
+                kind, found = "quoted", re.sub(r"\\(.)", r"\1", found, flags=re.DOTALL)
+            tokens.append(_Token(found if kind == "paren" else kind, found, position, match.end()))
+            position = match.end()
+
+
+def _word(token: _Token) -> Condition:
+    text = token.text.lower()
+    if token.kind == "word" and text.startswith("-") and len(text) > 1:
+        return Not(Word(text[1:]))
+    return Word(text)
+
+
+def _advice(name: str) -> str:
+    known = [*FIELDS, *_FLAGS]
+    near = difflib.get_close_matches(name, known, n=1)
+    if near:
+        return f"; did you mean {near[0]}?"
+    return f": fields are {', '.join(FIELDS)}, header.NAME; or `failed`, or METHOD PATH"
+
+
+# ---- options compile to conditions; the kernel decides some of them
+
+
+@dataclass(frozen=True)
+class Filters:
+    """What the kernel can decide where bytes move: of each, any value will do; empty: all."""
+
+    pid: tuple[int, ...] = ()
+    comm: tuple[str, ...] = ()
+    user: tuple[int, ...] = ()
+    cgroup: tuple[str, ...] = ()
+    port: tuple[int, ...] = ()
+    address: tuple[Address, ...] = ()
+
+    def given(self) -> tuple[str, ...]:
+        """The names of those that are given."""
+        return tuple(name for name, value in vars(self).items() if value)
+
+
+class Named(NamedTuple):
+    """A condition, and the option that it was given with: ``where``, ``status`` ..."""
+
+    option: str
+    condition: Condition
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What is wanted: all of these must hold."""
+
+    named: tuple[Named, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.named)
+
+    def and_(self, option: str, condition: Condition) -> Conditions:
+        """Return these and another one; what ``and`` joins is taken apart."""
+        parts = condition.conditions if isinstance(condition, Every) else (condition,)
+        return replace(self, named=(*self.named, *(Named(option, one) for one in parts)))
+
+    @property
+    def filters(self) -> Filters:
+        """What of them the kernel can decide."""
+        found = {name: tuple(pushed) for name, (_, pushed) in self._pushed().items()}
+        return Filters(**found)
+
+    def without(self, applied: Iterable[str]) -> Conditions:
+        """Return those that are left when the kernel has applied some members of ``filters``."""
+        pushed = self._pushed()
+        gone = [pushed[name][0] for name in applied if name in pushed]
+        return Conditions(tuple(one for one in self.named if not any(one is it for it in gone)))
+
+    def _pushed(self) -> dict[str, tuple[Named, list[Any]]]:
+        """By the kernel's name: the first condition that is all about it, and its values."""
+        pushed: dict[str, tuple[Named, list[Any]]] = {}
+        for named in self.named:
+            found = _alternatives(named.condition)
+            if found is not None and found[0] not in pushed:
+                pushed[found[0]] = (named, found[1])
+        return pushed
+
+
+ALL = Conditions()
+"""Everything is wanted."""
+
+
+def _alternatives(condition: Condition) -> tuple[str, list[Any]] | None:
+    """Return a field of the kernel's and its values, if a condition is no more than these."""
+    one_of: Sequence[Condition] = (condition,)
+    if isinstance(condition, Some):
+        one_of = condition.conditions
+    found: dict[str, list[Any]] = {}
+    for one in one_of:
+        if not isinstance(one, Comparison) or one.sign != "=" or one.value is None:
             return None
-        self._move(match.end())
-        return match[0]
-
-    def _move(self, position: int) -> None:
-        self._position = position
-        self._skip_blanks()
-
-    def _skip_blanks(self) -> None:
-        match = _BLANK.match(self._text, self._position)
-        assert match is not None, "it may match nothing"
-        self._position = match.end()
+        found.setdefault(one.field.name, []).append(one.value)
+    if len(found) != 1:
+        return None
+    name, wanted = next(iter(found.items()))
+    return (name, wanted) if name in Filters.__dataclass_fields__ else None
 
 
-def _read(field: Field, text: str) -> tuple[object, str]:
-    """Return the value that ``text`` is, ``None`` if it is none, and what it should be."""
-    if field.kind == TIME:
-        match = _TIME.fullmatch(text)
-        value = float(match[1]) * _MILLISECONDS[match[2]] if match else None
-        return value, "a time: a number with us, ms, s or m behind it"
-    if field.kind == ROLE:
-        return text if text in ("client", "server") else None, "`client` or `server`"
-    if field.kind == NUMBER:
-        return int(text) if _is_number(text) else None, "a number"
-    if field.kind == STATUS:
-        is_status = _is_number(text) and len(text) == 3
-        return int(text) if is_status else None, "a status: three digits, or a class such as 5xx"
-    return text.lower() if field.name == "host" else text, "text"
+class Option(NamedTuple):
+    """A filter option: how its value is read, and the comparison that it is short for."""
+
+    read: Callable[[str], Any]
+    field: str
+    sign: str = "="
 
 
-def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdigit() and len(text) <= 18
+OPTIONS = {
+    "pid": Option(values.pid, "pid"),
+    "comm": Option(values.comm, "comm"),
+    "cmdline": Option(values.glob, "cmdline", "~"),
+    "user": Option(values.user, "user"),
+    "cgroup": Option(values.cgroup, "cgroup"),
+    "port": Option(values.port, "port"),
+    "address": Option(values.address, "address"),
+    "direction": Option(str, "direction"),
+    "role": Option(str, "role"),
+    "method": Option(values.method, "method"),
+    "host": Option(values.host, "host", "~"),
+    "path": Option(values.glob, "path", "~"),
+    "status": Option(values.status, "status"),
+    "header": Option(values.header, "header", "~"),
+    "min_latency": Option(lambda text: values.duration(text) * 1000, "latency", ">="),
+}
 
 
-def _test(field: Field, sign: str, value: Any) -> _Test:
-    if sign == "!=":
-        equals = _test(field, "=", value)
-        return lambda view: not equals(view)
-    if value is None:
-        return lambda view: not any(True for _ in field.values(view))
-    if sign == "=" and isinstance(value, range):
-        return lambda view: any(one in value for one in field.values(view))
-    if sign == "~":
-        return lambda view: any(fnmatchcase(one, value) for one in field.values(view))
-    compare = _COUNT[sign]
-    return lambda view: any(compare(one, value) for one in field.values(view))
+def conditions(where: Sequence[Condition] = (), **options: Sequence[Any] | None) -> Conditions:
+    """Return what options mean: of each, any value will do.
+
+    The values are those that ``read`` of :data:`OPTIONS` returns.
+    """
+    found = ALL
+    for name, option in OPTIONS.items():
+        wanted = options.get(name) or ()
+        comparisons = [_comparison(option, value) for value in wanted]
+        if comparisons:
+            one = comparisons[0] if len(comparisons) == 1 else Some(tuple(comparisons))
+            found = found.and_(name, one)
+    for condition in where:
+        found = found.and_("where", condition)
+    return found
 
 
-def _either(first: Field, second: Field, pattern: str) -> _Test:
-    tests = _test(first, "~", pattern), _test(second, "~", pattern)
-    return lambda view: any(test(view) for test in tests)
-
-
-def _names() -> str:
-    return f"{', '.join(FIELDS)}, {HEADER}NAME"
+def _comparison(option: Option, value: Any) -> Condition:
+    if option.field == "header":
+        name, value = value
+        field = field_named(f"header.{name}")
+    else:
+        field = FIELDS[option.field]
+    assert field is not None, "a name that was read"
+    return Comparison(field, option.sign, value)

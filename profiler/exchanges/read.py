@@ -1,81 +1,59 @@
-"""Reads a capture's JSON lines: whole ones are records, what is none is counted and remembered.
+"""Reads capture files: whole lines are records, what is none is counted and remembered.
 
-A line is damaged if it is no JSON object, if it is no message (of a request or a
-response, and with a time), or if a field is of another type than
-``docs/output-format.md`` says: a file that another version wrote must not become
-a wrong answer. Fields that this version does not know are passed on.
+A line is damaged if it is no JSON object, if it is no message, or if a field is of another type
+than ``schema.py`` says: a file that another version wrote must not become a wrong answer. Fields
+that this version does not know are passed on. Files may be compressed (gzip, zstd), which their
+first bytes say, and several are read in the order of their first records.
 """
 
 from __future__ import annotations
 
+import io
+import os
 import re
 import sys
+import warnings
+import zlib
 from base64 import b64decode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
-from functools import lru_cache
+from itertools import chain
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import orjson
 
+from profiler import schema
 from profiler.errors import CaptureFileError
-from profiler.ingest.probe.recording import FORMAT
-from profiler.ingest.record import Record
+from profiler.exchanges.model import nanoseconds
 
-# The fields of docs/output-format.md in their order; of each the type that JSON gives it.
-FIELDS: dict[str, tuple[type, ...]] = {
-    "timestamp": (str,),
-    "pid": (int,),
-    "comm": (str,),
-    "cmdline": (str,),
-    "direction": (str,),
-    "source_ip": (str,),
-    "source_port": (int,),
-    "dest_ip": (str,),
-    "dest_port": (int,),
-    "source_path": (str,),
-    "dest_path": (str,),
-    "bytes": (int,),
-    "method": (str,),
-    "url": (str,),
-    "status_code": (int,),
-    "reason": (str,),
-    "http_version": (str,),
-    "headers": (dict,),
-    "trailers": (dict,),
-    "upgrade": (str,),
-    "body": (str,),
-    "raw_payload": (str,),
-    "body_encoding": (str,),
-    "raw_payload_encoding": (str,),
-    "body_charset": (str,),
-    "body_codings": (list,),
-    "type": (str,),
-    "role": (str,),
-    "exchange": (str,),
-    "request": (dict,),
-    "latency_ms": (int, float),
-    "duration_ms": (int, float),
-    "stream": (int,),
-    "syscall": (str,),
-    "connection": (str,),
-    "sequence": (int,),
-    "socket": (int,),
-    "netns": (int,),
-    "tid": (int,),
-    "process_start": (str,),
-    "uid": (int,),
-    "cgroup": (str,),
-    "captured": (int,),
-    "incomplete": (list,),
-    "error_code": (str,),
-}
-_TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?Z")
+if TYPE_CHECKING:
+    from profiler.schema import Record
+
+STDIN = Path("-")
+
 # Above any line that can be written: the largest body, six times over for its escapes, twice.
 _LINE_MAX = 1 << 30
-_TOLD = 5
+_EXAMPLES = 5
+_PROGRESS_LINES = 1000
+# RFC 1952, 2.3.1, and RFC 8878, 3.1.1.
+_GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+_UPPER = re.compile("[A-Z]")
+
+Progress = Callable[[str, float], None]
+"""Is told what is being read and what share of it has been, from 0 to 1."""
+
+
+def read(*paths: str | os.PathLike[str]) -> Iterator[Record]:
+    """Yield the records of capture files, which may be compressed; ``-`` is standard input.
+
+    Damaged lines are left out, with a warning at the end. Raises CaptureFileError for a file that
+    cannot be read or has no record at all.
+    """
+    capture = Capture([Path(path) for path in paths])
+    yield from capture.records()
+    if capture.damage.lines:
+        warnings.warn(f"of {capture.lines} lines, {capture.damage}", stacklevel=2)
 
 
 @dataclass
@@ -91,71 +69,144 @@ class Damage:
     def add(self, number: int, why: str) -> None:
         """Count a line."""
         self.lines += 1
-        if len(self.examples) < _TOLD:
+        if len(self.examples) < _EXAMPLES:
             self.examples.append((number, why))
 
     def __str__(self) -> str:
-        told = "; ".join(f"line {number}: {why}" for number, why in self.examples)
+        examples = "; ".join(f"line {number}: {why}" for number, why in self.examples)
         rest = self.lines - len(self.examples)
-        return f"{self.lines} damaged ({told}" + (f"; and {rest} more)" if rest else ")")
+        return f"{self.lines} damaged ({examples}" + (f"; and {rest} more)" if rest else ")")
 
 
 class Capture:
-    """A file of JSON lines; ``-`` is standard input. Raises CaptureFileError."""
+    """Capture files, read as one. Raises CaptureFileError."""
 
-    def __init__(self, path: Path) -> None:
-        self.name = "standard input" if path == Path("-") else path.name
+    def __init__(self, paths: Sequence[Path], progress: Progress | None = None) -> None:
         self.lines = 0
         """Lines that were read, empty ones apart."""
         self.damage = Damage()
-        try:
-            self._file: BinaryIO = sys.stdin.buffer if path == Path("-") else path.open("rb")
-        except OSError as error:
-            raise CaptureFileError(f"cannot read {path}: {error.strerror}") from error
-        self._path = path
+        self._files = [_File(path, self, len(paths) > 1) for path in dict.fromkeys(paths)]
+        self._progress = progress
+        more = len(self._files) - 1
+        self.name = self._files[0].name + (f" and {more} more" if more else "")
 
     def records(self) -> Iterator[Record]:
-        """Yield the record of each whole line. Raises CaptureFileError if there is none at all."""
+        """Yield the record of each whole line. Raises CaptureFileError if a file has none."""
+        if len(self._files) == 1:
+            yield from self._files[0].records(self._progress)
+            return
+        # By their first records: logrotate's newest file is not the first by name or number.
+        begun: list[tuple[str, int, Record, Iterator[Record]]] = []
+        for file in self._files:
+            records = file.records(self._progress)
+            first = next(records, None)
+            if first is not None:
+                begun.append((first["timestamp"], len(begun), first, records))
+        for _, _, first, records in sorted(begun, key=lambda one: one[:2]):
+            yield from chain((first,), records)
+
+
+class _File:
+    """One of them."""
+
+    def __init__(self, path: Path, capture: Capture, is_one_of_several: bool) -> None:
+        self.name = "standard input" if path == STDIN else path.name
+        self._path = path
+        self._capture = capture
+        self._where = f" (in {self.name})" if is_one_of_several else ""
         try:
-            with self._file:
-                yield from self._records()
+            self._raw: BinaryIO = sys.stdin.buffer if path == STDIN else path.open("rb")
         except OSError as error:
-            raise CaptureFileError(f"cannot read {self._path}: {error.strerror}") from error
-        if self.damage.lines and self.damage.lines == self.lines:
+            raise CaptureFileError(f"cannot read {path}: {error.strerror}") from error
+
+    def records(self, progress: Progress | None) -> Iterator[Record]:
+        capture, lines, damaged = self._capture, 0, 0
+        first_damage = ""
+        try:
+            for number, line in self._numbered(progress):
+                lines += 1
+                capture.lines += 1
+                record = _parsed(line)
+                if number == 1:
+                    self._refuse_recording(record)
+                why = fault(record)
+                if why is None:
+                    yield _normal(cast("Record", record))
+                    continue
+                if not line.endswith(b"\n"):
+                    why = "is cut off"
+                damaged += 1
+                first_damage = first_damage or f"line {number}: {why}"
+                capture.damage.add(number, why + self._where)
+        except OSError as error:
             raise CaptureFileError(
-                f"{self._path} is no capture of http-profiler that this version can read: "
-                f"of its {self.lines} lines none is a message "
-                f"(line {self.damage.examples[0][0]}: {self.damage.examples[0][1]})"
+                f"cannot read {self._path}: {error.strerror or error}"
+            ) from error
+        if damaged and damaged == lines:
+            raise CaptureFileError(
+                f"{self._path} is no capture file of http-profiler that this version can read: "
+                f"of its {lines} lines none is a message ({first_damage})"
             )
 
-    def _records(self) -> Iterator[Record]:
+    def _numbered(self, progress: Progress | None) -> Iterator[tuple[int, bytes]]:
+        """Yield the lines that are not empty, with their numbers from 1 on."""
+        size = 0 if self._path == STDIN else os.fstat(self._raw.fileno()).st_size
         number = 0
-        while True:
-            line = self._file.readline(_LINE_MAX)
-            if not line:
-                return
-            number += 1
-            if not line.strip():
-                continue
-            self.lines += 1
-            record = _parsed(line)
-            if number == 1 and isinstance(record, dict) and record.get("format") == FORMAT:
-                raise CaptureFileError(
-                    f"{self._path} is a raw capture: "
-                    f"make JSON lines of it with `http-profiler replay {self._path}`"
-                )
-            why = fault(record)
-            if why is None:
-                yield record  # type: ignore[misc]  # `fault` has looked
-            elif not line.endswith(b"\n"):
-                self.damage.add(number, "is cut off")
-            else:
-                self.damage.add(number, why)
+        with self._raw:
+            file = _uncompressed(self._raw)
+            while True:
+                try:
+                    line = file.readline(_LINE_MAX)
+                except _compression_errors() as error:
+                    why = f"the compressed file is cut off or damaged here: {error}"
+                    self._capture.lines += 1
+                    self._capture.damage.add(number + 1, why + self._where)
+                    return
+                if not line:
+                    return
+                number += 1
+                if line.strip():
+                    yield number, line
+                if progress and size and number % _PROGRESS_LINES == 0:
+                    progress(self.name, self._raw.tell() / size)
+
+    def _refuse_recording(self, record: object) -> None:
+        if isinstance(record, dict) and record.get("format") == schema.RECORDING_FORMAT:
+            raise CaptureFileError(
+                f"{self._path} is a recording, not a capture file: "
+                f"make one of it with `http-profiler replay {self._path}`"
+            )
+
+
+def _uncompressed(raw: BinaryIO) -> BinaryIO:
+    file = raw if isinstance(raw, io.BufferedReader) else io.BufferedReader(cast(Any, raw))
+    start = file.peek(4)[:4]
+    if start.startswith(_GZIP):
+        import gzip
+
+        return cast(BinaryIO, gzip.GzipFile(fileobj=file))
+    if start == _ZSTD:
+        return cast(BinaryIO, io.BufferedReader(_zstd().ZstdFile(file)))
+    return file
+
+
+def _zstd() -> Any:
+    if sys.version_info >= (3, 14):
+        from compression import zstd
+    else:
+        from backports import zstd
+    return zstd
+
+
+def _compression_errors() -> tuple[type[Exception], ...]:
+    import gzip
+
+    return EOFError, zlib.error, gzip.BadGzipFile, _zstd().ZstdError
 
 
 def _parsed(line: bytes) -> object:
     try:
-        return orjson.loads(line)
+        return cast(object, orjson.loads(line))
     except orjson.JSONDecodeError:
         return None
 
@@ -166,24 +217,10 @@ def fault(record: object) -> str | None:
         return "is no JSON object"
     if record.get("type") not in ("request", "response") or "timestamp" not in record:
         return "is no message"
+    checks = schema.checks()
     for name, value in record.items():
-        types = FIELDS.get(name)
-        # To Python, true is an integer.
-        if types is not None and (not isinstance(value, types) or isinstance(value, bool)):
-            return f"`{name}` is of another type"
-    return _fault_inside(record)
-
-
-def _fault_inside(record: Record) -> str | None:
-    for name in ("headers", "trailers"):
-        for value in record.get(name, {}).values():
-            values = value if isinstance(value, list) else [value]
-            if not all(isinstance(one, str) for one in values):
-                return f"`{name}` is of another type"
-    if not all(isinstance(value, str) for value in record.get("request", {}).values()):
-        return "`request` is of another type"
-    for name in ("incomplete", "body_codings"):
-        if not all(isinstance(value, str) for value in record.get(name, ())):
+        check = checks.get(name)
+        if check is not None and not check(value):
             return f"`{name}` is of another type"
     if record.get("body_encoding") == "base64":
         try:
@@ -197,24 +234,49 @@ def _fault_inside(record: Record) -> str | None:
     return None
 
 
-def nanoseconds(timestamp: str) -> int:
-    """Return the nanoseconds since 1970 of a record's time. Raises ValueError."""
-    if _TIMESTAMP.fullmatch(timestamp) is None:
-        raise ValueError(timestamp)
-    return _second(timestamp[:19]) * 1_000_000_000 + int(timestamp[20:-1].ljust(9, "0") or 0)
+def _normal(record: Record) -> Record:
+    """Return a record with header names in lower case; versions before 0.2 wrote them as sent."""
+    if "headers" in record and _UPPER.search("".join(record["headers"])):
+        record["headers"] = _lowered(record["headers"])
+    if "trailers" in record and _UPPER.search("".join(record["trailers"])):
+        record["trailers"] = _lowered(record["trailers"])
+    return record
 
 
-@lru_cache(maxsize=64)
-def _second(text: str) -> int:
-    return int(datetime.fromisoformat(f"{text}+00:00").timestamp())
+def _lowered(headers: schema.Headers) -> schema.Headers:
+    found: schema.Headers = {}
+    for name, value in headers.items():
+        name = name.lower()
+        if name in found:
+            value = [*_listed(found[name]), *_listed(value)]
+        found[name] = value
+    return found
+
+
+def _listed(value: str | list[str]) -> Iterable[str]:
+    return value if isinstance(value, list) else (value,)
 
 
 def body_bytes(record: Record) -> bytes:
     """Return the bytes of a record's content, as they were before they were read as text."""
-    body = str(record.get("body", ""))
+    body = record.get("body", "")
     if record.get("body_encoding") == "base64":
         return b64decode(body)
     try:
         return body.encode(record.get("body_charset", "utf-8"))
     except (LookupError, UnicodeEncodeError):
         return body.encode()
+
+
+def header_fields(record: Record) -> list[tuple[str, str]]:
+    """Return names and values of a record's headers; names as sent, where its bytes show them."""
+    head = ""
+    if record.get("http_version") in ("1.0", "1.1") and "raw_payload_encoding" not in record:
+        head = record.get("raw_payload", "").partition("\r\n\r\n")[0]
+    lines = (line.partition(":")[0] for line in head.split("\r\n")[1:])
+    sent = {name.lower(): name for name in lines}
+    return [
+        (sent.get(name, name), one)
+        for name, value in record.get("headers", {}).items()
+        for one in _listed(value)
+    ]

@@ -21,10 +21,13 @@ import hmac
 import re
 import secrets
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, cast
 from urllib.parse import unquote_plus
 
-from profiler.ingest.record import Record
+from profiler.exchanges.model import header
+
+if TYPE_CHECKING:
+    from profiler.schema import Headers, Record
 
 # Names as `_plain` gives them: "X-Api-Key", "api_key" and "apiKey" are one.
 _SECRET_NAMES = frozenset(
@@ -159,10 +162,11 @@ class Redactor:
         ``raw_payload`` is kept only where it is the text of an HTTP/1 message whose body
         needs no decoding; else it is left out, for what it holds cannot be seen.
         """
-        redacted = dict(record)
-        for name in ("headers", "trailers"):
-            if name in record:
-                redacted[name] = self.headers(record[name])
+        redacted = cast("Record", {**record})
+        if "headers" in record:
+            redacted["headers"] = self.headers(record["headers"])
+        if "trailers" in record:
+            redacted["trailers"] = self.headers(record["trailers"])
         if "url" in record:
             redacted["url"] = self.url(record["url"])
         if "request" in record and "url" in record["request"]:
@@ -170,12 +174,12 @@ class Redactor:
         if "cmdline" in record:
             redacted["cmdline"] = self.command_line(record["cmdline"])
         if "body" in record and record.get("body_encoding") != "base64":
-            redacted["body"] = self.text(record["body"], content_type(record))
+            redacted["body"] = self.text(record["body"], header(record, "content-type") or "")
         if "raw_payload" in record:
             self._raw(redacted, record)
         return redacted
 
-    def headers(self, headers: dict[str, Any]) -> dict[str, Any]:
+    def headers(self, headers: Headers) -> Headers:
         """Return header fields without their secrets: a scheme and a cookie's name stay."""
         return {
             name: [self.header(name, one) for one in value]
@@ -294,7 +298,7 @@ class Redactor:
         redacted["raw_payload"] = (
             "\r\n".join([self.url(start), *map(self._line, lines)])
             + end
-            + self.text(body, content_type(record))
+            + self.text(body, header(record, "content-type") or "")
         )
 
     def _line(self, line: str) -> str:
@@ -313,14 +317,6 @@ def described(redactor: Redactor | None) -> str:
     return (
         "secrets are redacted: credentials, cookies and token parameters (--no-redact shows them)"
     )
-
-
-def content_type(record: Record) -> str:
-    """Return the Content-Type of a record; empty if it has none."""
-    for name, value in record.get("headers", {}).items():
-        if name.lower() == "content-type":
-            return str(value[0]) if isinstance(value, list) and value else str(value)
-    return ""
 
 
 def _is_form(text: str) -> bool:

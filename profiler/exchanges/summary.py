@@ -1,52 +1,62 @@
-"""An exchange in a few words, as one line of a terminal has room for."""
+"""An exchange in a few words: the columns of a line, and one line for people."""
 
 from __future__ import annotations
 
 from datetime import datetime
 from typing import NamedTuple
 
-from profiler.exchanges.model import authority, program
-from profiler.exchanges.pair import LATE, OVER, WAITS, Told
-from profiler.exchanges.read import nanoseconds
+from profiler.exchanges.model import (
+    NO_RESPONSE,
+    Exchange,
+    Outcome,
+    Side,
+    authority,
+    nanoseconds,
+    outcome,
+    program,
+    url,
+)
+from profiler.exchanges.pair import Paired, State
 from profiler.exchanges.redact import Redactor
-from profiler.exchanges.store import Exchange, Side
+from profiler.exchanges.text import visible
 
-_WITHOUT = {OVER: "none", WAITS: "wait", LATE: "late"}
+_WITHOUT: dict[State, str] = {"over": "none", "waiting": "wait", "late": "late"}
 
 
 class Summary(NamedTuple):
-    """Texts are as they were said, but for secrets: make them ``visible`` before showing."""
+    """The columns of a line. Texts are as captured, but for secrets: show them ``visible``."""
 
     time: int
     """The first byte that was seen of it, nanoseconds since 1970."""
     client: str | None
-    """The program that asked, if it was seen."""
+    """The client's program, if it was seen."""
     server: str | None
-    """The program that answered, if it was seen."""
+    """The server's program, if it was seen."""
     method: str
-    """Of a request that was not seen, ``?``; likewise ``target``."""
+    """``?`` if the request was not seen; likewise ``target``."""
     host: str
-    """What the request says of it, else the address where it went."""
+    """What the request names, else the address where it went."""
     target: str
     status: int | None
-    """Of the final response; ``None`` if there is none."""
-    state: str
-    """How it stands, see :class:`~profiler.exchanges.pair.Told`."""
+    """Of the final response; 0 if that has no readable one, ``None`` if there is none."""
+    state: State
+    """How it stands, see :class:`~profiler.exchanges.pair.Paired`."""
+    outcome: Outcome
     size: int | None
     """Bytes of the final response."""
     latency: float | None
     """Milliseconds from the request's first byte to the response's; at the client, if seen."""
     notes: tuple[str, ...]
-    """Why something of it is missing, and what HTTP/2 said of it."""
+    """Why something of it is missing, and what HTTP/2 reported."""
 
     @property
     def url(self) -> str:
-        """The request target, behind the host if it is a path."""
+        """The request target, after the host if it is a path."""
         return self.host + self.target if self.target[:1] in ("/", "*", "?") else self.target
 
     @property
     def process(self) -> str:
-        """Who asked whom: ``client→server``, of which one may be empty."""
+        """The programs: ``client→server``; either may be empty."""
         return f"{self.client or ''}→{self.server or ''}"
 
     @property
@@ -63,25 +73,25 @@ class Summary(NamedTuple):
         return f"{_second(second)}.{rest // 1_000_000:03d}"
 
 
-def summary(told: Told, redactor: Redactor | None) -> Summary:
-    """Return what a line says of an exchange; secrets are left to the ``redactor``."""
-    exchange, state = told
-    asked, answered = exchange.asked, exchange.answered or {}
-    first = exchange.side.records[0]
+def summary(paired: Paired, redactor: Redactor | None) -> Summary:
+    """Return the columns of an exchange; secrets are left to the ``redactor``."""
+    exchange, state = paired
+    asked, response = exchange.asked, exchange.response
+    if response is not None and NO_RESPONSE in response.get("incomplete", ()):
+        response = None
     target = asked.get("url", "?")
     return Summary(
-        time=nanoseconds(first["timestamp"]),
+        time=nanoseconds(exchange.first["timestamp"]),
         client=_program(exchange.client),
         server=_program(exchange.server),
         method=asked.get("method", "?"),
-        # Of a request that was not seen itself there is no Host header.
-        host=authority(asked, first),
+        host=authority(asked, exchange.first),
         target=target if redactor is None else redactor.url(target),
-        # One whose response has no readable status has a response all the same.
-        status=answered.get("status_code", 0) if answered else None,
+        status=None if response is None else response.get("status_code", 0),
         state=state,
-        size=answered.get("bytes"),
-        latency=answered.get("latency_ms"),
+        outcome=outcome(exchange),
+        size=None if response is None else response.get("bytes"),
+        latency=None if response is None else response.get("latency_ms"),
         notes=_notes(exchange),
     )
 
@@ -91,13 +101,10 @@ def _program(side: Side | None) -> str | None:
 
 
 def _notes(exchange: Exchange) -> tuple[str, ...]:
-    notes = exchange.incomplete
-    for side in exchange.sides:
-        for record in side.records:
-            for name in ("error_code", "upgrade"):
-                if name in record and record[name] not in notes:
-                    notes += (record[name],)
-    return notes
+    records = [record for side in exchange.sides for record in side.records]
+    codes = [record["error_code"] for record in records if "error_code" in record]
+    upgrades = [record["upgrade"] for record in records if "upgrade" in record]
+    return tuple(dict.fromkeys((*exchange.incomplete, *codes, *upgrades)))
 
 
 _last: tuple[int, str] = (0, "")
@@ -108,3 +115,25 @@ def _second(second: int) -> str:
     if _last[0] != second:
         _last = second, datetime.fromtimestamp(second).strftime("%H:%M:%S")
     return _last[1]
+
+
+def describe(exchange: Exchange, redactor: Redactor) -> str:
+    """Return an exchange in one line: who asked whom for what, and what came of it."""
+    asked, response = exchange.asked, exchange.response
+    target = redactor.url(url(exchange)) if "url" in asked else "(request not seen)"
+    words = [asked.get("method", ""), target]
+    if response is None or NO_RESPONSE in response.get("incomplete", ()):
+        words.append("no response seen" if response is None else "no response")
+    else:
+        words.append(str(response.get("status_code", "")))
+        if "latency_ms" in response:
+            words.append(f"{response['latency_ms']:.1f} ms")
+    ends = [
+        f"{role} {side.records[0].get('comm', '?')}[{side.records[0].get('pid', '?')}]"
+        for role, side in (("client", exchange.client), ("server", exchange.server))
+        if side is not None
+    ]
+    words.append(f"({', '.join(ends)}, {exchange.first['timestamp']})")
+    if exchange.incomplete:
+        words.append(f"incomplete: {' '.join(exchange.incomplete)}")
+    return visible(" ".join(word for word in words if word))

@@ -1,23 +1,50 @@
-"""Holds exchanges against assertions: which violate a ``--fail-if``, which ``--expect`` is missing.
+"""Verifies assertions: which exchanges violate a ``--fail-if``, which ``--expect`` is missing.
 
-The rule about loss: an assertion is not shown to hold by what was not seen. So where
-messages were lost, one that says how much there may be at most fails with them, unless
-that is allowed; one that says how much there must be is shown by what was seen.
+What was not seen does not show that an assertion holds. So where messages were lost, one that
+says how many exchanges there may be at most fails, unless that is allowed; one that says how many
+there must be is shown by what was seen.
 """
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from profiler.exchanges.model import absolute_url
-from profiler.exchanges.query import Condition, Expectation
+from profiler.exchanges.model import Exchange
+from profiler.exchanges.query import (
+    Condition,
+    Expectation,
+    matches,
+    parse,
+    parse_expectation,
+)
 from profiler.exchanges.redact import Redactor
-from profiler.exchanges.store import Exchange
+from profiler.exchanges.summary import describe
+from profiler.exchanges.text import visible
 
 FAIL_IF, EXPECT = "fail-if", "expect"
-_TOLD = 20
+_EXAMPLES = 20
+
+
+class Assertion(NamedTuple):
+    """A ``--fail-if`` or ``--expect``, as it was written and as it was understood."""
+
+    kind: str
+    text: str
+    condition: Condition
+    expectation: Expectation | None = None
+
+
+def fail_if(text: str) -> Assertion:
+    """Read a condition that no exchange may fulfil. Raises ConditionError."""
+    return Assertion(FAIL_IF, text, parse(text))
+
+
+def expect(text: str) -> Assertion:
+    """Read how many exchanges must fulfil a condition. Raises ConditionError."""
+    expectation = parse_expectation(text)
+    return Assertion(EXPECT, text, expectation.condition, expectation)
 
 
 @dataclass
@@ -45,10 +72,10 @@ class Verdict:
     @property
     def name(self) -> str:
         """Kind and text."""
-        return f"{self.kind} {plain(self.text)}"
+        return f"{self.kind} {visible(self.text)}"
 
     def lines(self) -> list[str]:
-        """What violates it, a line each; empty if it holds."""
+        """Return what violates it, a line each; empty if it holds."""
         if self.failure is None:
             return []
         if not self.examples:
@@ -58,76 +85,41 @@ class Verdict:
         return [f"{self.name}: {example}" for example in self.examples] + more
 
 
-def judge(
-    exchanges: Iterable[Exchange],
-    conditions: Sequence[Condition] = (),
-    expectations: Sequence[Expectation] = (),
-    lost: str | None = None,
+def verify(
+    exchanges: Iterable[Exchange], assertions: Sequence[Assertion], lost: str | None = None
 ) -> tuple[int, list[Verdict]]:
-    """Return how many exchanges there were, and a verdict on each condition and expectation.
+    """Return how many exchanges there were, and a verdict on each assertion.
 
     ``lost`` says what was lost, if that is to count; URLs in the verdicts are redacted.
     """
     redactor = Redactor()
-    violated = [(one, Verdict(FAIL_IF, one.text)) for one in conditions]
-    expected = [(one, Verdict(EXPECT, one.text)) for one in expectations]
+    verdicts = [Verdict(assertion.kind, assertion.text) for assertion in assertions]
     number = 0
     for exchange in exchanges:
         number += 1
-        for condition, verdict in violated:
-            if condition.holds(exchange):
+        for assertion, verdict in zip(assertions, verdicts):
+            if matches(assertion.condition, exchange):
                 verdict.count += 1
-                if len(verdict.examples) < _TOLD:
-                    verdict.examples.append(described(exchange, redactor))
-        for expectation, verdict in expected:
-            verdict.count += expectation.condition.holds(exchange)
-    for _, verdict in violated:
+                if assertion.kind == FAIL_IF and len(verdict.examples) < _EXAMPLES:
+                    verdict.examples.append(describe(exchange, redactor))
+    for assertion, verdict in zip(assertions, verdicts):
+        _decide(assertion.expectation, verdict, number, lost)
+    return number, verdicts
+
+
+def _decide(
+    expectation: Expectation | None, verdict: Verdict, number: int, lost: str | None
+) -> None:
+    if expectation is None:
+        is_at_most = True
         if verdict.count:
             verdict.failure = f"{verdict.count} of {number} exchanges"
-        elif lost:
-            _fail_for_loss(verdict, lost)
-    for expectation, verdict in expected:
+    else:
+        is_at_most = not expectation.sign.startswith(">")
         if not expectation.holds(verdict.count):
             verdict.failure = (
-                f"seen {verdict.count} times, must be {expectation.operator} {expectation.number}"
-            )
-            if lost:
-                verdict.failure += f" ({lost})"
-        elif lost and not expectation.operator.startswith(">"):
-            _fail_for_loss(verdict, lost)
-    return number, [verdict for _, verdict in (*violated, *expected)]
-
-
-def _fail_for_loss(verdict: Verdict, lost: str) -> None:
-    verdict.failure = f"cannot be shown to hold: {lost}"
-    verdict.unproven = True
-
-
-def described(exchange: Exchange, redactor: Redactor) -> str:
-    """Return an exchange in one line: who asked whom for what, and what came of it."""
-    first = exchange.side.records[0]
-    asked, answered = exchange.asked, exchange.answered
-    url = absolute_url(asked, first) if "url" in asked else "(request not seen)"
-    words = [asked.get("method", ""), redactor.url(url)]
-    if answered is None:
-        words.append("no response seen")
-    else:
-        words.append(str(answered.get("status_code", "")))
-        if "latency_ms" in answered:
-            words.append(f"{answered['latency_ms']:.1f} ms")
-    ends = [
-        f"{role} {side.records[0].get('comm', '?')}[{side.records[0].get('pid', '?')}]"
-        for role, side in (("client", exchange.client), ("server", exchange.server))
-        if side is not None
-    ]
-    words.append(f"({', '.join(ends)}, {first['timestamp']})")
-    if exchange.incomplete:
-        words.append(f"incomplete: {' '.join(exchange.incomplete)}")
-    return plain(" ".join(word for word in words if word))
-
-
-def plain(text: str) -> str:
-    """Return text that does not command the terminal that shows it."""
-    return "".join(
-        "\N{REPLACEMENT CHARACTER}" if unicodedata.category(c)[0] == "C" else c for c in text
-    )
+                f"seen {verdict.count} times, must be {expectation.sign} {expectation.number}"
+            ) + (f" ({lost})" if lost else "")
+    if verdict.failure is None and lost and is_at_most:
+        verdict.failure = f"cannot be shown to hold: {lost}"
+        verdict.unproven = True

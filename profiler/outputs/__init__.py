@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from profiler.ingest.record import Record
+if TYPE_CHECKING:
+    from profiler.schema import Record
 
 
 class Sink(Protocol):

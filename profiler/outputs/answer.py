@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
 import orjson
+
+from profiler.exchanges.text import visible
 
 _SHOWN = 1000
 _WIDTH = 80
@@ -45,10 +46,7 @@ def _cell(value: object) -> str:
     if value is None:
         return ""
     text = f"{value:.3f}" if isinstance(value, float) else str(value)
-    # What a message said must not command the terminal.
-    text = "".join(
-        c if unicodedata.category(c)[0] != "C" else "\N{REPLACEMENT CHARACTER}" for c in text
-    )
+    text = visible(text)
     return text if len(text) <= _WIDTH else text[: _WIDTH - 1] + "…"
 
 

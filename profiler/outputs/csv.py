@@ -1,61 +1,45 @@
-"""An exchange as a row of a table: the columns of CSV, Parquet and of ``query``'s ``exchanges``."""
+"""An exchange as a row (``schema.Row``): of CSV, Parquet and the table ``exchanges``."""
 
 from __future__ import annotations
 
 import csv
 import io
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 
-from profiler.exchanges.criteria import path_of
-from profiler.exchanges.model import authority, header, local, program, remote
-from profiler.exchanges.store import Exchange, Side
+from profiler.exchanges.model import (
+    Exchange,
+    Side,
+    endpoint,
+    grpc_status,
+    header,
+    host,
+    local,
+    outcome,
+    path_of,
+    program,
+    remote,
+    service,
+)
+from profiler.schema import Row, fields
 
-Row = dict[str, Any]
+if TYPE_CHECKING:
+    from profiler.schema import Record
 
-# Name and SQL type of each column, in order.
-COLUMNS = {
-    "time": "TIMESTAMP_NS",
-    "client": "VARCHAR",
-    "client_pid": "BIGINT",
-    "client_address": "VARCHAR",
-    "server": "VARCHAR",
-    "server_pid": "BIGINT",
-    "server_address": "VARCHAR",
-    "method": "VARCHAR",
-    "host": "VARCHAR",
-    "url": "VARCHAR",
-    "path": "VARCHAR",
-    "http_version": "VARCHAR",
-    "status_code": "INTEGER",
-    "content_type": "VARCHAR",
-    "request_bytes": "BIGINT",
-    "response_bytes": "BIGINT",
-    "latency_ms": "DOUBLE",
-    "duration_ms": "DOUBLE",
-    "server_latency_ms": "DOUBLE",
-    "incomplete": "VARCHAR",
-    "exchange": "VARCHAR",
-    "connection": "VARCHAR",
-}
-# Not in CSV, which is read by people.
-CONTENT_COLUMNS = {
-    "request_headers": "JSON",
-    "request_body": "VARCHAR",
-    "response_headers": "JSON",
-    "response_body": "VARCHAR",
-}
+# Not in CSV, which people read.
+CONTENT_COLUMNS = ("request_headers", "request_body", "response_headers", "response_body")
 # What a spreadsheet would take for a formula.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def row(exchange: Exchange) -> Row:
     """Return an exchange's columns. What is not known is ``None``."""
-    first = exchange.side.records[0]
-    asked, answered = exchange.asked, exchange.answered or {}
-    request = next((side.request for side in exchange.sides if side.request is not None), {})
+    first, asked = exchange.first, exchange.asked
+    request: Record = exchange.request or {}
+    response: Record = exchange.response or {}
     client, server = _first(exchange.client), _first(exchange.server)
     served = exchange.server.response if exchange.server else None
+    found = outcome(exchange)
     return {
         "time": first["timestamp"],
         "client": program(client) if client else None,
@@ -64,25 +48,30 @@ def row(exchange: Exchange) -> Row:
         "server": program(server) if server else None,
         "server_pid": server.get("pid"),
         "server_address": remote(first),
+        "service": service(exchange) or None,
         "method": asked.get("method"),
-        "host": authority(request, first) if request else None,
+        "host": host(exchange) or None,
         "url": asked.get("url"),
         "path": path_of(asked["url"]) if "url" in asked else None,
+        "endpoint": endpoint(exchange) if "url" in asked else None,
         "http_version": first.get("http_version"),
-        "status_code": answered.get("status_code"),
-        "content_type": header(answered, "content-type"),
+        "status_code": response.get("status_code"),
+        "grpc_status": grpc_status(response) if response else None,
+        "outcome": found,
+        "failed": found == "failed",
+        "content_type": header(response, "content-type"),
         "request_bytes": request.get("bytes"),
-        "response_bytes": answered.get("bytes"),
-        "latency_ms": answered.get("latency_ms"),
-        "duration_ms": answered.get("duration_ms"),
+        "response_bytes": response.get("bytes"),
+        "latency_ms": response.get("latency_ms"),
+        "duration_ms": response.get("duration_ms"),
         "server_latency_ms": served.get("latency_ms") if served else None,
         "incomplete": " ".join(exchange.incomplete) or None,
         "exchange": first.get("exchange"),
         "connection": first.get("connection"),
         "request_headers": request.get("headers"),
         "request_body": request.get("body"),
-        "response_headers": answered.get("headers"),
-        "response_body": answered.get("body"),
+        "response_headers": response.get("headers"),
+        "response_body": response.get("body"),
     }
 
 
@@ -93,10 +82,11 @@ def csv_lines(exchanges: Iterable[Exchange]) -> Iterator[str]:
     """
     line = io.StringIO()
     writer = csv.writer(line)
-    writer.writerow(COLUMNS)
+    columns = [field.name for field in fields(Row) if field.name not in CONTENT_COLUMNS]
+    writer.writerow(columns)
     for exchange in exchanges:
-        columns = row(exchange)
-        writer.writerow([_cell(columns[name]) for name in COLUMNS])
+        values: dict[str, object] = {**row(exchange)}
+        writer.writerow([_cell(values[name]) for name in columns])
         yield line.getvalue()
         line.seek(0)
         line.truncate()
@@ -106,8 +96,10 @@ def csv_lines(exchanges: Iterable[Exchange]) -> Iterator[str]:
 def _cell(value: object) -> object:
     if isinstance(value, str) and value.startswith(_FORMULA):
         return f"'{value}"
+    if isinstance(value, bool):
+        return str(value).lower()
     return "" if value is None else value
 
 
-def _first(side: Side | None) -> Row:
+def _first(side: Side | None) -> Record:
     return side.records[0] if side else {}

@@ -17,14 +17,16 @@ from __future__ import annotations
 
 import re
 import shlex
-import unicodedata
 from base64 import b64encode
 from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
-from profiler.exchanges.model import absolute_url, authority, program, remote
-from profiler.exchanges.read import body_bytes
-from profiler.exchanges.store import Exchange
-from profiler.ingest.record import Record
+from profiler.exchanges.model import Exchange, absolute_url, authority, program, remote
+from profiler.exchanges.read import body_bytes, header_fields
+from profiler.exchanges.text import visible
+
+if TYPE_CHECKING:
+    from profiler.schema import Record
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
 # A target that curl sends as it stands in a URL.
@@ -44,9 +46,8 @@ def curl(exchanges: Iterable[Exchange]) -> Iterator[str]:
 
 def command(exchange: Exchange) -> str:
     """Return a comment and, where the request can be repeated, its command."""
-    request = next((side.request for side in exchange.sides if side.request is not None), None)
-    first = exchange.side.records[0]
-    status = (exchange.answered or {}).get("status_code", "no response")
+    request, first, response = exchange.request, exchange.first, exchange.response
+    status = response.get("status_code", "no response") if response else "no response"
     title = f"{first['timestamp']} {program(first) or 'unknown'} -> {status}"
     if request is None:
         return _comment(f"{title}: left out, the request was not seen")
@@ -135,12 +136,10 @@ def _header_words(request: Record, has_body: bool) -> Iterator[str]:
 
 
 def _fields(request: Record) -> Iterator[tuple[str, str]]:
-    for name, value in request.get("headers", {}).items():
-        # HTTP/2 says method, path and host in headers of its own.
-        if request["http_version"] == "2" and name.startswith(":"):
-            continue
-        for one in value if isinstance(value, list) else [value]:
-            yield name, one
+    for name, value in header_fields(request):
+        # HTTP/2 has method, path and host in headers of its own.
+        if request["http_version"] != "2" or not name.startswith(":"):
+            yield name, value
 
 
 def _url(request: Record) -> str:
@@ -159,7 +158,7 @@ def _has_port(said: str) -> bool:
 
 
 def _is_readable(text: str) -> bool:
-    return all(char == " " or unicodedata.category(char)[0] not in "CZ" for char in text)
+    return visible(text) == text
 
 
 def _is_plain(body: bytes) -> bool:
@@ -173,4 +172,4 @@ def _is_plain(body: bytes) -> bool:
 
 
 def _comment(text: str) -> str:
-    return "# " + "".join(c if _is_readable(c) else "?" for c in text) + "\n"
+    return f"# {visible(text)}\n"

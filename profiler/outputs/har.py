@@ -8,16 +8,17 @@ exchange without a response has status 0, as in the archives that browsers write
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
 
 import orjson
 
 from profiler import __version__
-from profiler.exchanges.model import absolute_url, header, program, remote
-from profiler.exchanges.read import body_bytes
-from profiler.exchanges.store import Exchange
-from profiler.ingest.record import Record
+from profiler.exchanges.model import Exchange, absolute_url, header, program, remote
+from profiler.exchanges.read import body_bytes, header_fields
+
+if TYPE_CHECKING:
+    from profiler.schema import Record
 
 _Object = dict[str, Any]
 
@@ -41,8 +42,8 @@ def is_known(exchange: Exchange) -> bool:
 
 def entry(exchange: Exchange) -> _Object:
     """Return the HAR entry of an exchange that ``is_known``."""
-    first = exchange.side.records[0]
-    request, response = exchange.asked, exchange.answered
+    first = exchange.first
+    request, response = exchange.asked, exchange.response
     wait = receive = 0.0
     if response is not None:
         # A response can begin before its request does at this end's clock: never less than 0.
@@ -142,11 +143,7 @@ def _sizes(record: Record) -> _Object:
 
 
 def _headers(record: Record) -> list[_Object]:
-    return [
-        {"name": name, "value": one}
-        for name, value in record.get("headers", {}).items()
-        for one in (value if isinstance(value, list) else [value])
-    ]
+    return [{"name": name, "value": value} for name, value in header_fields(record)]
 
 
 def _cookies(record: Record) -> list[_Object]:

@@ -18,11 +18,14 @@ import os
 import select
 import stat
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import orjson
 
 from profiler.errors import OutputClosed, OutputError
-from profiler.ingest.record import Record
+
+if TYPE_CHECKING:
+    from profiler.schema import Record
 
 _BATCH = 64 * 1024
 _STDOUT = 1

@@ -1,20 +1,21 @@
 """A line for each exchange, for people: time, process, method, URL, status, size, latency.
 
 On a terminal a line has its width and, unless ``NO_COLOR`` says otherwise, colours; elsewhere
-it has neither. What two processes of one machine say of an exchange is one line
-(``captures/pairing.py``). A request that waits for more than five seconds has a line too,
-with ``wait`` for its status, and one that gets no response has ``none``.
+it has neither. An exchange between two processes of one machine is one line
+(``exchanges/pair.py``). A request that waits for more than five seconds has a line too, with
+``wait`` for its status; one that gets no response has ``none``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from profiler.exchanges.pair import OVER, Pairing, Told
+from profiler.exchanges.pair import Paired, Pairing
 from profiler.exchanges.redact import Redactor
 from profiler.exchanges.summary import Summary, summary
-from profiler.ingest.record import Record
+from profiler.exchanges.text import visible
 from profiler.outputs.jsonl import Lines
 from profiler.outputs.terminal import (
     Column,
@@ -24,9 +25,11 @@ from profiler.outputs.terminal import (
     pad,
     size_text,
     time_text,
-    visible,
     width_of,
 )
+
+if TYPE_CHECKING:
+    from profiler.schema import Record
 
 _COLUMNS = (
     Column("time", 12, 3),
@@ -88,8 +91,8 @@ class Pretty:
         finally:
             self._lines.close()
 
-    def _add(self, told: list[Told]) -> None:
-        for one in told:
+    def _add(self, found: list[Paired]) -> None:
+        for one in found:
             text = self._line(summary(one, self._redactor))
             self._lines.add(encoded(text) + b"\n")
 
@@ -135,6 +138,6 @@ class Pretty:
 
 def style_of(seen: Summary) -> str:
     """Return the style of an exchange's status."""
-    if seen.status is None:
-        return "failed" if seen.state == OVER else "lost"
-    return {2: "good", 3: "moved", 4: "refused", 5: "failed"}.get(seen.status // 100, "lost")
+    if seen.outcome == "failed":
+        return "failed"
+    return {2: "good", 3: "moved", 4: "refused"}.get((seen.status or 0) // 100, "lost")

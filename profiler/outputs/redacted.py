@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from profiler.exchanges.redact import Redactor
-from profiler.ingest.record import Record
 from profiler.outputs import Sink
+
+if TYPE_CHECKING:
+    from profiler.schema import Record
 
 
 class Redacted:

@@ -1,7 +1,7 @@
 """Captures in DuckDB, an extra: Parquet files, and SQL on two tables.
 
-``exchanges`` has a row for each exchange (``rows.COLUMNS``), ``messages`` one for each
-line, with the fields of ``docs/output-format.md``. Both are filled from files of JSON lines
+``exchanges`` has a row for each exchange (``schema.Row``), ``messages`` one for each
+line (``schema.Record``). Both are filled from files of JSON lines
 in a directory that is gone afterwards: DuckDB reads those faster than it takes rows.
 """
 
@@ -17,26 +17,13 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import orjson
 
 from profiler.errors import OutputError, ProfilerError
-from profiler.exchanges.read import FIELDS
-from profiler.exchanges.store import Exchanges
-from profiler.ingest.record import Record
-from profiler.outputs.csv import COLUMNS, CONTENT_COLUMNS, row
+from profiler.exchanges.pair import Exchanges
+from profiler.outputs.csv import row
+from profiler.schema import Record, Row, sql_types
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
-_SQL_TYPES = {
-    (str,): "VARCHAR",
-    (int,): "BIGINT",
-    (int, float): "DOUBLE",
-    (list,): "VARCHAR[]",
-    (dict,): "JSON",
-}
-# The times keep their nanoseconds.
-_MESSAGES = {name: _SQL_TYPES[types] for name, types in FIELDS.items()}
-_MESSAGES |= dict.fromkeys(("timestamp", "process_start"), "TIMESTAMP_NS")
-_MESSAGES["request"] = "STRUCT(method VARCHAR, url VARCHAR)"
-_EXCHANGES = {**COLUMNS, **CONTENT_COLUMNS}
 _OBJECT_MAX = 16 * 1024 * 1024  # DuckDB's default
 
 
@@ -57,14 +44,13 @@ class Database:
 
     def load(self, records: Iterable[Record]) -> Exchanges:
         """Fill both tables; return the exchanges."""
-        exchanges = Exchanges()
         with _Lines(self._directory / "messages") as messages:
-            exchanges.add_all(messages.each(records))
+            exchanges = Exchanges(messages.each(records))
         with _Lines(self._directory / "exchanges") as rows:
             for exchange in exchanges:
                 rows.write(row(exchange))
-        self._view("messages", _MESSAGES, messages.longest)
-        self._view("exchanges", _EXCHANGES, rows.longest)
+        self._view("messages", sql_types(Record), messages.longest)
+        self._view("exchanges", sql_types(Row), rows.longest)
         return exchanges
 
     def query(self, sql: str) -> tuple[list[str], Iterator[tuple[Any, ...]]]:
@@ -133,7 +119,7 @@ class _Lines:
     def __exit__(self, *_error: object) -> None:
         self._file.close()
 
-    def write(self, line: dict[str, Any]) -> None:
+    def write(self, line: Record | Row) -> None:
         data = orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
         self.longest = max(self.longest, len(data))
         try:

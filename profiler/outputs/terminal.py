@@ -1,28 +1,18 @@
-"""Text on a terminal: what others said, made safe to show, and cut to so many cells.
+"""Text on a terminal: cut and padded to cells, with sizes and times that people read.
 
-What would act on a terminal, or hide, or turn the text around it (controls of C0 and C1,
-marks of direction, characters without width) is shown as its number, ``⟨U+202E⟩``, as the
-report does. A cell is the width of one letter; East Asian characters take two.
+A cell is the width of one letter; East Asian characters take two. Text from outside has to be made
+``visible`` (``exchanges/text.py``) first.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import sys
 import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-_UNSEEN = re.compile(
-    "[\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f"
-    "\u2028-\u202f\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\ud800-\udfff"
-    "\U000e0000-\U000e0fff]"
-)
-_MARK = r"[\u0300-\u036f\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]"
-# More marks than any script puts on one letter would run over the lines above and below.
-_MARKS = re.compile(f"(?<={_MARK * 4}){_MARK}")
 _CUT = "…"
 
 
@@ -36,17 +26,6 @@ class Column(NamedTuple):
     width: int
     rank: int = 0
     right: bool = False
-
-
-def visible(text: str) -> str:
-    """Return ``text`` with every character that would act or hide as its number."""
-    if text.isascii() and text.isprintable():
-        return text
-    return _MARKS.sub(_number, _UNSEEN.sub(_number, text))
-
-
-def _number(match: re.Match[str]) -> str:
-    return f"⟨U+{ord(match[0]):04X}⟩"
 
 
 def cells(text: str) -> int:

@@ -8,19 +8,33 @@ exchange in it is looked at.
 
 from __future__ import annotations
 
-import re
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import orjson
 
-from profiler.exchanges.model import authority, local, program, remote, template
-from profiler.exchanges.read import nanoseconds
-from profiler.exchanges.store import Exchange, Side
-from profiler.ingest.record import Record
+from profiler.exchanges.model import (
+    Exchange,
+    Side,
+    endpoint,
+    host,
+    local,
+    nanoseconds,
+    outcome,
+    program,
+    remote,
+    service,
+    without_port,
+)
+from profiler.exchanges.pair import without_payload
 
+if TYPE_CHECKING:
+    from profiler.schema import Record
+
+_Detail = dict[str, Any]
+"""A record as the page has it: without what the other end's record says as well."""
 _BLOCK = 256 * 1024
 # What both ends said alike is kept once.
 _SAME = ("headers", "trailers", "body", "body_length", "body_encoding", "body_charset")
@@ -33,7 +47,10 @@ _COLUMNS = [
     "host",
     "target",
     "endpoint",
+    "service",
     "status",
+    "interim",
+    "outcome",
     "latency",
     "duration",
     "requestBytes",
@@ -42,10 +59,14 @@ _COLUMNS = [
     "clientThread",
     "serverThread",
     "serverAfter",
+    "serverLatency",
     "serverDuration",
     "flags",
 ]
-NO_REQUEST, CUT_BODY = 1, 2
+# Numbers of the columns `outcome` and `flags`; data.js has the same.
+OUTCOMES = ("ok", "failed", "unknown")
+NO_REQUEST, CUT_BODY, CLIENT_SEEN, SERVER_SEEN = 1, 2, 4, 8
+_TABLES = ("method", "host", "target", "endpoint", "service", "interim", "incomplete")
 
 
 class Table:
@@ -90,9 +111,7 @@ class Data:
     def __init__(self, max_body: int) -> None:
         self._max_body = max_body
         self._columns: dict[str, list[Any]] = {name: [] for name in _COLUMNS}
-        self._tables = {
-            name: Table() for name in ("method", "host", "target", "endpoint", "incomplete")
-        }
+        self._tables = {name: Table() for name in _TABLES}
         self._threads = Table()
         self._nodes: dict[tuple[str, ...], int] = {}
         self._node_list: list[Node] = []
@@ -141,46 +160,53 @@ class Data:
         return _compressed(orjson.dumps(document))
 
     def _add(self, exchange: Exchange, row: int) -> bytes:
-        first = exchange.side.records[0]
-        asked, answered = exchange.asked, exchange.answered or {}
+        first, asked = exchange.first, exchange.asked
+        request, response = exchange.request, exchange.response or {}
         start = nanoseconds(first["timestamp"])
         if self._start is None:
             self._start = start
-        request = next((side.request for side in exchange.sides if side.request), None)
-        host = authority(request, first) if request else (remote(first) or "")
-        target = str(asked.get("url", ""))
-        add = {name: column.append for name, column in self._columns.items()}
-        add["time"](round((start - self._start) / 1e6, 3))
-        add["client"](self._node(exchange.client, "client", first, host, row))
-        add["server"](self._node(exchange.server, "server", first, host, row))
-        number = {name: table.number for name, table in self._tables.items()}
-        method = str(asked.get("method", ""))
-        add["method"](number["method"](method))
-        add["host"](number["host"](host))
-        add["target"](number["target"](target))
-        add["endpoint"](number["endpoint"](f"{method} {host}{template(target)}"))
-        add["status"](answered.get("status_code", 0))
-        add["latency"](_rounded(answered.get("latency_ms")))
-        add["duration"](_rounded(answered.get("duration_ms")))
-        add["requestBytes"](request.get("bytes", 0) if request else 0)
-        add["responseBytes"](answered.get("bytes", 0))
-        add["incomplete"](number["incomplete"](", ".join(exchange.incomplete)))
-        add["clientThread"](self._thread(exchange.client))
-        add["serverThread"](self._thread(exchange.server))
-        self._add_server(exchange, start)
+        named = host(exchange)
+        served = (exchange.server.response if exchange.server else None) or {}
+        interim = (one["status_code"] for one in exchange.side.interim if "status_code" in one)
         detail, cut = self._detail(exchange)
-        add["flags"]((0 if asked else NO_REQUEST) | (CUT_BODY if cut else 0))
+        seen = (CLIENT_SEEN if exchange.client else 0) | (SERVER_SEEN if exchange.server else 0)
+        texts = {
+            "method": asked.get("method", ""),
+            "host": named,
+            "target": asked.get("url", ""),
+            "endpoint": endpoint(exchange),
+            "service": service(exchange),
+            "interim": " ".join(map(str, interim)),
+            "incomplete": ", ".join(exchange.incomplete),
+        }
+        values = {
+            "time": round((start - self._start) / 1e6, 3),
+            "client": self._node(exchange.client, "client", first, named, row),
+            "server": self._node(exchange.server, "server", first, named, row),
+            **{name: self._tables[name].number(text) for name, text in texts.items()},
+            "status": response.get("status_code", 0),
+            "outcome": OUTCOMES.index(outcome(exchange)),
+            "latency": _rounded(response.get("latency_ms")),
+            "duration": _rounded(response.get("duration_ms")),
+            "requestBytes": request.get("bytes", 0) if request else 0,
+            "responseBytes": response.get("bytes", 0),
+            "clientThread": self._thread(exchange.client),
+            "serverThread": self._thread(exchange.server),
+            "serverAfter": self._server_after(exchange.server, start),
+            "serverLatency": _rounded(served.get("latency_ms")),
+            "serverDuration": _rounded(served.get("duration_ms")),
+            "flags": (0 if asked else NO_REQUEST) | (CUT_BODY if cut else 0) | seen,
+        }
+        for name, column in self._columns.items():
+            column.append(values[name])
         return detail
 
-    def _add_server(self, exchange: Exchange, start: int) -> None:
-        """When the server saw the request, and for how long it was busy with it."""
-        after = duration = None
-        server = exchange.server
-        if server and server.request and server.response and "duration_ms" in server.response:
-            after = round((nanoseconds(server.request["timestamp"]) - start) / 1e6, 3)
-            duration = _rounded(server.response["duration_ms"])
-        self._columns["serverAfter"].append(after)
-        self._columns["serverDuration"].append(duration)
+    @staticmethod
+    def _server_after(server: Side | None, start: int) -> float | None:
+        """Return when the server saw the request, in milliseconds after ``start``."""
+        if server is None or server.request is None:
+            return None
+        return round((nanoseconds(server.request["timestamp"]) - start) / 1e6, 3)
 
     def _node(self, side: Side | None, role: str, first: Record, host: str, row: int) -> int:
         connection = first.get("connection")
@@ -197,9 +223,9 @@ class Data:
         elif connection is not None:
             self._unknown.append((row, role, connection))
         # A client's port is a new one each time.
-        address = remote(first) if role == "server" else _host(local(first))
+        address = remote(first) if role == "server" else without_port(local(first) or "")
         address = address or "unknown"
-        name = host if role == "server" and _host(address) != _host(host) else ""
+        name = host if role == "server" and without_port(address) != without_port(host) else ""
         return self._number(Node(address, "address", name), ("address", address))
 
     def _number(self, node: Node, key: tuple[str, ...]) -> int:
@@ -209,16 +235,19 @@ class Data:
         return self._nodes[key]
 
     def _thread(self, side: Side | None) -> int | None:
-        record = side.records[0] if side else {}
+        record: Record = side.records[0] if side else {}
         if "pid" not in record or "tid" not in record:
             return None
         return self._threads.number((record["pid"], record["tid"], record.get("process_start")))
 
     def _detail(self, exchange: Exchange) -> tuple[bytes, bool]:
-        sides: dict[str, list[Record]] = {}
+        sides: dict[str, list[_Detail]] = {}
         for role, side in (("client", exchange.client), ("server", exchange.server)):
             if side is not None:
-                sides[role] = [self._shown(record) for record in side.records]
+                sides[role] = [
+                    cast("_Detail", without_payload(record, self._max_body))
+                    for record in side.records
+                ]
                 for record in side.records:
                     for reason in record.get("incomplete", ()):
                         self._incomplete[reason] = self._incomplete.get(reason, 0) + 1
@@ -229,22 +258,8 @@ class Data:
                 _drop_same(record, sides["client"])
         return orjson.dumps(sides), cut
 
-    def _shown(self, record: Record) -> Record:
-        shown = {
-            name: value
-            for name, value in record.items()
-            if name not in ("raw_payload", "raw_payload_encoding")
-        }
-        body = record.get("body", "")
-        if len(body) > self._max_body:
-            keep = self._max_body
-            if record.get("body_encoding") == "base64":
-                keep -= keep % 4
-            shown["body"], shown["body_length"] = body[:keep], len(body)
-        return shown
 
-
-def _drop_same(record: Record, others: list[Record]) -> None:
+def _drop_same(record: _Detail, others: list[_Detail]) -> None:
     for other in others:
         if other["type"] == record["type"] and all(
             record.get(name) == other.get(name) for name in (*_SAME, "status_code", "url")
@@ -253,10 +268,6 @@ def _drop_same(record: Record, others: list[Record]) -> None:
                 record.pop(name, None)
             record["same"] = True
             return
-
-
-def _host(address: str | None) -> str:
-    return re.sub(r":[0-9]+$", "", address or "")
 
 
 def _rounded(value: float | None) -> float | None:

@@ -16,8 +16,8 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from profiler import __version__
+from profiler.exchanges.pair import Exchanges
 from profiler.exchanges.read import Capture
-from profiler.exchanges.store import Exchanges
 from profiler.ingest.counts import Counts
 from profiler.outputs.report.data import Data
 

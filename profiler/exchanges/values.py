@@ -1,23 +1,17 @@
-"""What of all messages is wanted: the values of the filter options, and how they are written.
+"""How the values of conditions and options are written: times, statuses, addresses, patterns.
 
-The rule of all of them: of the values of one option any will do, and each option that is
-given must be satisfied. What is not known satisfies none.
-
-Who moved the bytes and between which ends can be told where they move: those options
-(:data:`OF_CALLS`) reach the kernel where the engine can do that. The others
-are about whole messages and exchanges, so ``selection.py`` applies them, and it can
-apply all: a replay and the commands that read lines have no kernel to ask.
-
-Functions here take the text of one value, and raise ValueError that says what is wrong.
+Each function takes the text of one value and returns the value. It raises ValueError, with a text
+that says what is wrong.
 """
 
 from __future__ import annotations
 
 import pwd
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from fnmatch import translate
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import PurePosixPath
 
 COMM_MAX = 15
@@ -29,10 +23,10 @@ ROLES = ("client", "server")
 # The file system of cgroups, where it is mounted everywhere, and beside version 1.
 _CGROUP_MOUNTS = ("/sys/fs/cgroup/unified", "/sys/fs/cgroup")
 
-_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
+_SECONDS = {"us": 1e-6, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(us|ms|s|m|h)")
 _DURATION_MAX = 366 * 86400
-_STATUS = re.compile(r"(?:([1-5])xx|([1-5]\d\d)(?:-([1-5]\d\d))?)", re.IGNORECASE)
+_STATUS = re.compile(r"(?:([1-5])xx|([1-9][0-9]{2})(?:-([1-9][0-9]{2}))?)", re.IGNORECASE)
 # A field's name (RFC 9110, 5.6.2), or a pseudo-header's of HTTP/2.
 _HEADER = re.compile(r":?[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _METHOD = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -49,83 +43,38 @@ class Address:
         return address & self.mask == self.network
 
 
-@dataclass(frozen=True)
-class Filters:
-    """The wanted values of each option; an option without any wants all."""
-
-    pid: tuple[int, ...] = ()
-    """Thread group ids."""
-
-    comm: tuple[str, ...] = ()
-    """Names of threads."""
-
-    user: tuple[int, ...] = ()
-    """Numbers of users."""
-
-    cgroup: tuple[str, ...] = ()
-    """Paths in the cgroup2 hierarchy, as in ``/proc/PID/cgroup``; those below them count too."""
-
-    port: tuple[int, ...] = ()
-    """Of either end."""
-
-    address: tuple[Address, ...] = ()
-    """Of either end."""
-
-    cmdline: tuple[str, ...] = ()
-    """Patterns of the arguments, joined by blanks."""
-
-    direction: tuple[str, ...] = ()
-    role: tuple[str, ...] = ()
-
-    method: tuple[str, ...] = ()
-    """In upper case."""
-
-    host: tuple[str, ...] = ()
-    """Patterns, in lower case, of what a request calls its host, with or without the port."""
-
-    path: tuple[str, ...] = ()
-    """Patterns of the request target's path, without the query."""
-
-    status: tuple[tuple[int, int], ...] = ()
-    """First and last of the status codes."""
-
-    header: tuple[tuple[str, str], ...] = ()
-    """Names in lower case, and patterns of a value."""
-
-    min_latency: float | None = None
-    """Milliseconds to the response's first byte."""
-
-    def given(self) -> tuple[str, ...]:
-        """The names of the options that are given."""
-        values = ((field.name, getattr(self, field.name)) for field in fields(self))
-        return tuple(name for name, value in values if value not in ((), None))
-
-
-ALL = Filters()
-"""Everything is wanted."""
-
-OF_CALLS: tuple[str, ...] = ("pid", "comm", "user", "cgroup", "port", "address")
-"""What can be told of a call that moves bytes."""
-
-
+@lru_cache(maxsize=256)
 def pattern(glob: str) -> re.Pattern[str]:
     """Compile a pattern of ``*``, ``?`` and ``[...]`` that fits the whole of a text."""
     return re.compile(translate(glob))
 
 
-def positive(text: str) -> int:
+def number(text: str) -> int:
+    """Read a number of bytes or the like."""
+    if not (text.isascii() and text.isdigit() and len(text) <= 18):
+        raise ValueError(f"{text!r} is not a number")
+    return int(text)
+
+
+def pid(text: str) -> int:
     """Read a process id."""
-    value = int(text) if text.isascii() and text.isdigit() else 0
-    if not 0 < value < 2**31:
-        raise ValueError(f"{text!r} is not a process id")
-    return value
+    return _between(1, 2**31 - 1, text, "a process id")
 
 
 def port(text: str) -> int:
     """Read a port."""
-    value = int(text) if text.isascii() and text.isdigit() else 0
-    if not 0 < value < 65536:
-        raise ValueError(f"{text!r} is not a port (1 to 65535)")
+    return _between(1, 65535, text, "a port (1 to 65535)")
+
+
+def count(text: str) -> int:
+    """Read how many."""
+    return _between(1, 2**63 - 1, text, "a number from 1 on")
+
+
+def _between(least: int, most: int, text: str, what: str) -> int:
+    value = int(text) if text.isascii() and text.isdigit() and len(text) < 20 else -1
+    if not least <= value <= most:
+        raise ValueError(f"{text!r} is not {what}")
     return value
 
 
@@ -215,7 +164,7 @@ def status(text: str) -> tuple[int, int]:
     """Read a status, a class of them as ``5xx``, or a range as ``400-499``."""
     match = _STATUS.fullmatch(text)
     if match is None:
-        raise ValueError(f"{text!r} is not a status: 404, 5xx and 400-499 are (100 to 599)")
+        raise ValueError(f"{text!r} is not a status: 404, 5xx and 400-499 are")
     if match[1]:
         return int(match[1]) * 100, int(match[1]) * 100 + 99
     first, last = int(match[2]), int(match[3] or match[2])
@@ -236,16 +185,33 @@ def header(text: str) -> tuple[str, str]:
 
 def duration(text: str) -> float:
     """Read a length of time, as ``100ms``, ``30s``, ``5m`` or ``1h``; return seconds."""
-    match = _DURATION.fullmatch(text)
-    seconds = float(match[1]) * _SECONDS[match[2]] if match else 0.0
-    if not 0 < seconds <= _DURATION_MAX:
-        raise ValueError(f"{text!r} is not a length of time: 100ms, 30s, 5m and 1h are")
+    seconds = _seconds(text)
+    if seconds <= 0:
+        raise ValueError(f"{text!r} is not a length of time: {_TIMES}")
     return seconds
 
 
-def count(text: str) -> int:
-    """Read how many."""
-    value = int(text) if text.isascii() and text.isdigit() else 0
-    if not 0 < value < 2**63:
-        raise ValueError(f"{text!r} is not a number from 1 on")
-    return value
+def milliseconds(text: str) -> float:
+    """Read a time that something took, also ``0ms``; return milliseconds."""
+    return _seconds(text) * 1000
+
+
+_TIMES = "a number with us, ms, s, m or h, such as 250ms or 1.5s"
+
+
+def _seconds(text: str) -> float:
+    match = _DURATION.fullmatch(text)
+    seconds = float(match[1]) * _SECONDS[match[2]] if match else -1.0
+    if not 0 <= seconds <= _DURATION_MAX:
+        raise ValueError(f"{text!r} is not a length of time: {_TIMES}")
+    return seconds
+
+
+def address_number(text: str) -> int:
+    """Return an address as 128 bits, an IPv4 one in its mapped form; -1 if it is none."""
+    try:
+        parsed = ip_address(text)
+    except ValueError:
+        return -1
+    value = int(parsed)
+    return value | 0xFFFF << 32 if isinstance(parsed, IPv4Address) else value

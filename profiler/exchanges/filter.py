@@ -1,0 +1,183 @@
+"""Which records are wanted: conditions, applied to records while they come.
+
+A condition about an exchange keeps or drops request and responses together, as one process saw
+them; one about a message - its process, direction, addresses - decides on each by itself. So a
+record waits until the conditions are decided for it: as soon as one cannot hold any more, or all
+do. What the request decides holds nothing up.
+
+What waits is bounded. Beyond that the exchange that has waited for longest is decided by what is
+known of it, as is what still waits at the end: a condition that depends on more does not hold.
+
+It takes nothing but records: a live capture, a replay and the commands that read capture files
+use the same object.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from profiler.exchanges.fields import View
+from profiler.exchanges.model import Exchange, Side
+from profiler.exchanges.pair import (
+    HELD_MAX,
+    OPEN_MAX,
+    End,
+    Key,
+    key_of,
+    size_of,
+    without_payload,
+)
+from profiler.exchanges.query import Conditions
+
+if TYPE_CHECKING:
+    from profiler.schema import Record
+
+# Exchanges that were decided before they were over.
+_DECIDED_MAX = 65_536
+
+
+class _Open(End["Record"]):
+    """What one process has seen of an exchange that is not over."""
+
+    __slots__ = ("dropped", "held", "role", "size")
+
+    def __init__(self, role: str) -> None:
+        super().__init__()
+        self.role = role
+        self.held: list[Record] = []
+        """Those of its records that wait, in the order of their lines."""
+        self.size = 0
+        self.dropped = ""
+        """The option because of which it was left out before it was over."""
+
+    def exchange(self) -> Exchange:
+        side = Side(self.request, self.interim, self.response)
+        return Exchange(side, None) if self.role == "client" else Exchange(None, side)
+
+
+class Filter:
+    """Takes records in the order of their lines, gives back those that are wanted."""
+
+    def __init__(
+        self, conditions: Conditions, *, open_max: int = OPEN_MAX, held_max: int = HELD_MAX
+    ) -> None:
+        """At most ``open_max`` exchanges wait, which hold ``held_max`` bytes at most."""
+        self._conditions = conditions.named
+        self._open_max = open_max
+        self._held_max = held_max
+        self.held = 0
+        """Bytes of memory that the records that wait take."""
+        # Oldest first.
+        self._waiting: OrderedDict[Key, _Open] = OrderedDict()
+        self._decided: OrderedDict[Key, _Open] = OrderedDict()
+        self.dropped: dict[str, int] = {}
+        """Option -> messages for which it did not hold."""
+        self.given_up = 0
+        """Exchanges that were decided before they were over, since too much waited."""
+
+    def feed(self, record: Record) -> list[Record]:
+        """Take a record; return what is wanted of it and of those that waited."""
+        if not self._conditions:
+            return [record]
+        key, role = key_of(record), record.get("role", "client")
+        if key is None:
+            # Nothing tells which request it answers, so it is all there is.
+            alone = _Open(role)
+            alone.put(record, record)
+            return self._decide(alone, [record], over=True) or []
+        wanted: list[Record] = []
+        end = self._waiting.get(key) or self._decided.get(key)
+        if end is not None and not end.takes(record):
+            # A socket's number has come again: nothing more comes of the other one.
+            wanted += self._release(key, end, over=True)
+            self._forget(key)
+            end = None
+        if end is None:
+            end = self._waiting[key] = _Open(role)
+        end.put(record, record)
+        end.held.append(record)
+        self._resize(end, size_of(record))
+        wanted += self._release(key, end, over=end.is_whole)
+        if end.is_whole:
+            self._forget(key)
+        while len(self._waiting) > self._open_max or self.held > self._held_max:
+            if self._decided:
+                # What still comes of it is then decided by itself.
+                self._forget(next(iter(self._decided)))
+            else:
+                self.given_up += 1
+                wanted += self._decide_oldest()
+        return wanted
+
+    def finish(self) -> Iterator[Record]:
+        """The capture is over: decide what still waits, and yield what is wanted of it."""
+        while self._waiting:
+            yield from self._decide_oldest()
+
+    def _decide_oldest(self) -> list[Record]:
+        key, end = next(iter(self._waiting.items()))
+        return self._release(key, end, over=True)
+
+    def _release(self, key: Key, end: _Open, over: bool) -> list[Record]:
+        """Return what is wanted of the records that wait, if they are decided.
+
+        The end then waits for what may still come of it, without its bodies.
+        """
+        wanted = self._decide(end, end.held, over)
+        if wanted is None:
+            return []
+        self._waiting.pop(key, None)
+        end.held = []
+        if end.request is not None:
+            end.request = without_payload(end.request, 0)
+        end.interim = tuple(without_payload(record, 0) for record in end.interim)
+        kept = [record for record in (end.request, *end.interim) if record is not None]
+        self._resize(end, sum(map(size_of, kept)) - end.size)
+        self._decided[key] = end
+        if len(self._decided) > _DECIDED_MAX:
+            self._forget(next(iter(self._decided)))
+        return wanted
+
+    def _decide(self, end: _Open, records: list[Record], over: bool) -> list[Record] | None:
+        """Return those of an end's records that are wanted; ``None`` while that is not known."""
+        exchange = end.exchange()
+        decided = [(record, self._dropped_by(end, exchange, record, over)) for record in records]
+        if any(option is None for _, option in decided):
+            return None
+        for _, option in decided:
+            if option:
+                self.dropped[option] = self.dropped.get(option, 0) + 1
+                if over and not end.is_whole:
+                    end.dropped = option
+        return [record for record, option in decided if not option]
+
+    def _dropped_by(self, end: _Open, exchange: Exchange, record: Record, over: bool) -> str | None:
+        """Return the option that drops a record; empty if none does, ``None`` if that is open."""
+        if end.dropped:
+            return end.dropped
+        view = View(exchange, end.role, (record,), over)
+        open_ = False
+        for option, condition in self._conditions:
+            holds = condition.evaluate(view)
+            if holds is False:
+                return option
+            open_ = open_ or holds is None
+        return None if open_ else ""
+
+    def _resize(self, end: _Open, by: int) -> None:
+        end.size += by
+        self.held += by
+
+    def _forget(self, key: Key) -> None:
+        end = self._decided.pop(key, None)
+        if end is not None:
+            self.held -= end.size
+
+
+def filtered(records: Iterable[Record], wanted: Filter) -> Iterator[Record]:
+    """Yield those of ``records`` that are wanted."""
+    for record in records:
+        yield from wanted.feed(record)
+    yield from wanted.finish()
