@@ -94,8 +94,8 @@ def workload(kept: bool, rounds: int) -> tuple[str, list[bytes], int]:
     machine, capture = recording.origin.machine, list(recording.records())
     if kept:
         return machine, kept_alive(capture, rounds), 4
-    written = run(machine, capture).written
-    return machine, rounds_of(capture, rounds), written.requests + written.responses
+    messages = run(machine, capture).account.messages
+    return machine, rounds_of(capture, rounds), messages
 
 
 def stages(machine: str, records: list[bytes]) -> dict[str, Callable[[], object]]:

@@ -8,7 +8,7 @@
  * fate is decided, so the equation is a check and not a definition. There is one of
  * each direction for each slot of a program (call.h) and CPU.
  *
- * profiler/ingest/probe/counters.py mirrors the reasons (tests/unit/test_counters.py).
+ * profiler/accounting.py mirrors the reasons (tests/unit/test_accounting.py).
  */
 #ifndef HTTP_PROFILER_COUNTERS_H
 #define HTTP_PROFILER_COUNTERS_H

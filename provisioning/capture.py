@@ -107,7 +107,7 @@ class Capture:
             if len(found) >= count:
                 return found
             if time.monotonic() > deadline:
-                self.counts()
+                self.account()
                 raise GuestError(
                     f"{len(found)} of {count} records after {timeout:.0f} s, among "
                     f"{len(self._records)}: {[_short(record) for record in self._records[-20:]]}; "
@@ -115,7 +115,7 @@ class Capture:
                 )
             time.sleep(POLL_SECONDS)
 
-    def counts(self) -> str:
+    def account(self) -> str:
         """Have the profiler say what it has seen and what it has lost; return that.
 
         Once it has ended, what it said at last.

@@ -15,8 +15,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
-from profiler.ingest.pipeline import Written
-from profiler.ingest.probe.counters import Account, Accounts, Tally
+from profiler.accounting import Account, Count, Direction, KernelAccount
 from profiler.ingest.stats import Stats
 
 Record = dict[str, Any]
@@ -377,13 +376,13 @@ def hostile(path: Path) -> Path:
 
 def write_stats(path: Path, final: bool = True) -> Path:
     """Write the counts of a capture that lost 3 calls and left out one that was not HTTP."""
-    lost = {"ring_full": Tally(3, 3072), "unreadable": Tally()}
-    send = Account(Tally(104, 104_000), Tally(100, 100_000), {"not_http": Tally(1, 928)}, lost)
-    received = Account(Tally(100, 100_000), Tally(100, 100_000), {}, {"unreadable": Tally()})
-    accounts = Accounts(send, received, skipped=2)
-    assert accounts.balanced()
+    lost = {"ring_full": Count(3, 3072), "unreadable": Count()}
+    send = Direction(Count(104, 104_000), Count(100, 100_000), {"not_http": Count(1, 928)}, lost)
+    recv = Direction(Count(100, 100_000), Count(100, 100_000), {}, {"unreadable": Count()})
+    kernel = KernelAccount(send, recv, skipped=2)
+    assert kernel.balanced()
     stats = Stats(path, 10)
-    stats.write(Written(), accounts, final)
+    stats.write(Account(kernel=kernel, final=final))
     stats.close()
     return path
 

@@ -18,7 +18,7 @@ from profiler.ingest.settings import Settings
 from profiler.outputs import Sink
 
 if TYPE_CHECKING:
-    from profiler.ingest.outcome import Outcome
+    from profiler.accounting import Account
 
 SETTLE, END = b".", b"!"
 
@@ -36,7 +36,7 @@ class _Asker:
         self._asked = self._answered = 0
         self._polls = self._idle = 0
 
-    def begun(self, _outcome: Callable[[], Outcome]) -> None:
+    def begun(self, _account: Callable[[], Account]) -> None:
         self._mark(0)
 
     def goes_on(self, idle: bool) -> bool:

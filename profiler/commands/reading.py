@@ -6,14 +6,14 @@ import argparse
 import sys
 from collections.abc import Iterator
 
+from profiler import accounting
 from profiler.commands import STDOUT
 from profiler.commands.options import filters_of
 from profiler.errors import DAMAGED, OutputError
 from profiler.exchanges.read import Capture
 from profiler.exchanges.redact import Redactor, described
-from profiler.exchanges.selection import Selection, left_out, selected
+from profiler.exchanges.selection import Selection, selected
 from profiler.exchanges.store import Exchanges
-from profiler.ingest.counts import read_counts
 from profiler.ingest.record import Record
 from profiler.outputs.answer import answer
 from profiler.outputs.csv import csv_lines
@@ -26,13 +26,13 @@ from profiler.outputs.tables import database
 
 def report(options: argparse.Namespace) -> int:
     """Write the page; return the exit code."""
-    counts = read_counts(options.stats) if options.stats else None
+    account = accounting.read(options.stats) if options.stats else accounting.Account()
     opened = _Opened(options, raw=False)
     exchanges = Exchanges()
     exchanges.add_all(opened.records())
     with output(options.output) as file:
         redacted = opened.redactor is not None
-        file.writelines(page(exchanges, opened.capture, options.max_body, redacted, counts))
+        file.writelines(page(exchanges, opened.capture, options.max_body, redacted, account))
     return opened.ended(exchanges)
 
 
@@ -107,7 +107,8 @@ class _Opened:
     def ended(self, exchanges: Exchanges | None = None) -> int:
         """Say what was read and what was not; return the exit code."""
         capture, selection = self.capture, self._selection
-        for line in left_out(selection.dropped, selection.given_up):
+        account = accounting.Account(dropped=selection.dropped, undecided=selection.given_up)
+        for line in account.left_out():
             _say(line)
         if exchanges is not None:
             messages = capture.lines - capture.damage.lines - sum(selection.dropped.values())

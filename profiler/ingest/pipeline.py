@@ -8,12 +8,13 @@ recording like any other record, so a replay needs no machine at all.
 
 from __future__ import annotations
 
-import json
 from collections import OrderedDict
 from collections.abc import Collection
-from dataclasses import dataclass, field
 from typing import Protocol
 
+import orjson
+
+from profiler.accounting import Account, KernelAccount
 from profiler.errors import CaptureFileError
 from profiler.exchanges.selection import Selection
 from profiler.ingest import syscalls, wire
@@ -21,7 +22,6 @@ from profiler.ingest.exchange import exchange_of
 from profiler.ingest.http import Message, Messages, NotHttp
 from profiler.ingest.http.message import REQUEST
 from profiler.ingest.memory import Memory
-from profiler.ingest.probe.counters import Accounts
 from profiler.ingest.process import Processes
 from profiler.ingest.record import Record, record_of
 from profiler.ingest.settings import Settings
@@ -42,27 +42,6 @@ class RecordWriter(Protocol):
 
     def write(self, record: bytes) -> None:
         """Take one record of the wire."""
-
-
-@dataclass
-class Written:
-    """What went to the sink."""
-
-    requests: int = 0
-    responses: int = 0
-    incomplete: dict[str, int] = field(default_factory=dict)
-    """Reason -> messages with that reason."""
-    given_up: int = 0
-    """Connections that were given up to stay within the bounds of memory."""
-    dropped: dict[str, int] = field(default_factory=dict)
-    """Filter -> messages that were not written because of it."""
-    undecided: int = 0
-    """Of these exchanges, how many were left out because too many waited (``selection.py``)."""
-
-    @property
-    def messages(self) -> int:
-        """Lines, that is."""
-        return self.requests + self.responses
 
 
 class Pipeline:
@@ -91,17 +70,16 @@ class Pipeline:
         self.memory = Memory(settings.connection_memory, settings.max_memory)
         self._names: OrderedDict[int, wire.Names] = OrderedDict()
         self._clock_offset = 0
-        self.written = Written()
-        self.accounts: Accounts | None = None
+        self.account = Account()
         self._selection: Selection | None = None
         if set(settings.filters.given()) - set(applied):
             self._selection = Selection(settings.filters, applied)
-            self.written.dropped = self._selection.dropped
+            self.account.dropped = self._selection.dropped
 
     @property
     def full(self) -> bool:
         """Are all messages written that were asked for (``--count``)?"""
-        return self._settings.count is not None and self.written.messages >= self._settings.count
+        return self._settings.count is not None and self.account.messages >= self._settings.count
 
     def feed(self, record: bytes) -> int | None:
         """Take the next record of the wire; return the inode of a socket that is not HTTP.
@@ -125,11 +103,12 @@ class Pipeline:
         elif isinstance(item, wire.Cgroup):
             self._processes.learn_cgroup(item)
         else:
-            self.accounts = _accounts(item.document)
+            self.account.kernel = _kernel_account(item.document)
         return None
 
     def finish(self) -> None:
         """The capture is over: write the messages that are still open."""
+        self.account.final = True
         for event in self._streams.finish():
             self._read(event)
         for output in self._messages.finish():
@@ -154,7 +133,7 @@ class Pipeline:
             # Chunks of a socket that is not HTTP may have been under way.
             self._streams.forget(socket)
         for given_up in self.memory.use(socket, held):
-            self.written.given_up += 1
+            self.account.given_up += 1
             self._streams.forget(given_up)
             for output in self._messages.give_up(given_up):
                 if isinstance(output, Message):
@@ -192,25 +171,23 @@ class Pipeline:
             return
         for wanted in self._selection.feed(record):
             self._emit(wanted)
-        self.written.undecided = self._selection.given_up
+        self.account.undecided = self._selection.given_up
 
     def _emit(self, record: Record) -> None:
         if self.full:
             return
         self._sink.write(record)
-        written = self.written
+        account = self.account
         if record["type"] == REQUEST:
-            written.requests += 1
+            account.requests += 1
         else:
-            written.responses += 1
+            account.responses += 1
         for reason in record.get("incomplete", ()):
-            written.incomplete[reason] = written.incomplete.get(reason, 0) + 1
+            account.incomplete[reason] = account.incomplete.get(reason, 0) + 1
 
 
-def _accounts(document: bytes) -> Accounts:
+def _kernel_account(document: bytes) -> KernelAccount:
     try:
-        accounts = Accounts.from_json(json.loads(document))
-        accounts.balanced()
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return KernelAccount.from_json(orjson.loads(document))
+    except (ValueError, LookupError, TypeError, AttributeError):
         raise CaptureFileError("the counts are damaged") from None
-    return accounts

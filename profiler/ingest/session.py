@@ -16,21 +16,19 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
+from profiler.accounting import Account
 from profiler.errors import CaptureFileError, ProfilerError
 from profiler.exchanges.filters import OF_CALLS
 from profiler.exchanges.redact import described
-from profiler.exchanges.selection import left_out
 from profiler.ingest import wire
-from profiler.ingest.outcome import SKIPPED_CALLS, Outcome
-from profiler.ingest.pipeline import Pipeline, Written
+from profiler.ingest.pipeline import Pipeline
 from profiler.ingest.probe import Engine, open_engine
-from profiler.ingest.probe.counters import Account, Accounts, Tally
 from profiler.ingest.probe.recording import Origin, Recorder, Recording
 from profiler.ingest.process import Processes
 from profiler.ingest.settings import Settings
@@ -46,10 +44,10 @@ _CLOCK_STEP_NS = 1_000_000
 class Attendant(Protocol):
     """What goes along with a capture: a command that is traced, a program that reads the lines."""
 
-    def begun(self, outcome: Callable[[], Outcome]) -> None:
+    def begun(self, account: Callable[[], Account]) -> None:
         """The probe is attached: from here on nothing is missed. May raise ProfilerError.
 
-        ``outcome`` tells what the capture has come to so far, until it ends.
+        ``account`` returns that of the capture so far, until it ends.
         """
 
     def goes_on(self, idle: bool) -> bool:
@@ -58,7 +56,7 @@ class Attendant(Protocol):
 
 def capture(
     settings: Settings, choice: Choice | None = None, attendant: Attendant | None = None
-) -> Outcome:
+) -> Account:
     """Capture on this machine until it is told to stop, or has all that was asked for.
 
     Into the sink of ``choice``, which is closed in any case; else into that of the settings.
@@ -96,16 +94,16 @@ def capture(
             f"after {time.monotonic() - started:.1f} s)" + ("" if attendant else "; Ctrl-C ends it")
         )
         if attendant and not received.stop:
-            attendant.begun(lambda: Outcome(pipeline.written, engine.accounts()))
+            attendant.begun(lambda: _account(engine, pipeline))
         # Whatever ends the loop, the summary is the last word before the error.
-        stack.callback(lambda: _say_summary(pipeline.written, pipeline.accounts))
+        stack.callback(lambda: _say_summary(pipeline.account))
         try:
             _run(engine, pipeline, sink, stats, received, settings.duration, attendant)
         finally:
             _end(engine, pipeline, sink)
             if stats:
-                stats.write(pipeline.written, pipeline.accounts, final=True)
-        return Outcome(pipeline.written, pipeline.accounts)
+                stats.write(pipeline.account)
+        return pipeline.account
 
 
 def replay(path: Path, settings: Settings) -> None:
@@ -124,7 +122,7 @@ def replay(path: Path, settings: Settings) -> None:
         except CaptureFileError as error:
             damage = error
         pipeline.finish()
-    _say_summary(pipeline.written, pipeline.accounts)
+    _say_summary(pipeline.account)
     if damage:
         raise damage
 
@@ -152,13 +150,17 @@ def _run(
         sink.flush()
         if received.asked:
             received.asked = False
-            _say_summary(pipeline.written, engine.accounts(), final=False)
+            _say_summary(_account(engine, pipeline))
         if stats and stats.due():
-            stats.write(pipeline.written, engine.accounts())
+            stats.write(_account(engine, pipeline))
         if received.stop or pipeline.full or (end is not None and time.monotonic() >= end):
             return
         if attendant and not attendant.goes_on(not records):
             return
+
+
+def _account(engine: Engine, pipeline: Pipeline) -> Account:
+    return replace(pipeline.account, kernel=engine.account())
 
 
 def _feed_all(engine: Engine, pipeline: Pipeline, records: list[bytes]) -> None:
@@ -171,7 +173,7 @@ def _feed_all(engine: Engine, pipeline: Pipeline, records: list[bytes]) -> None:
 def _end(engine: Engine, pipeline: Pipeline, sink: Sink) -> None:
     """Do every step, even behind one that fails: a full disk must not hide the counts."""
     records = engine.stop()
-    document = json.dumps(engine.accounts().to_json()).encode()
+    document = json.dumps(engine.account().to_json()).encode()
     records.append(wire.encode(wire.Counters(document)))
     steps: list[Callable[[], object]] = [partial(pipeline.feed, record) for record in records]
     # Closed before the summary: a sink may have the whole screen until then.
@@ -234,48 +236,8 @@ def _say(text: str) -> None:
         print(f"http-profiler: {text}", file=sys.stderr, flush=True)
 
 
-def _say_summary(written: Written, accounts: Accounts | None, final: bool = True) -> None:
-    incomplete = ", ".join(f"{reason} {n}" for reason, n in sorted(written.incomplete.items()))
-    _say(
-        f"wrote {written.requests} requests and {written.responses} responses"
-        + (f"; incomplete: {incomplete}" if incomplete else "")
-    )
-    for line in left_out(written.dropped, written.undecided):
+def _say_summary(account: Account) -> None:
+    for line in account.lines():
         _say(line)
-    if written.given_up:
-        _say(
-            f"gave up {written.given_up} connections that held too much memory "
-            "(--max-memory, --max-connection-memory)"
-        )
-    if accounts:
-        _say(_account_line("send", accounts.send))
-        _say(_account_line("recv", accounts.recv))
-        if accounts.skipped:
-            _say(
-                f"{SKIPPED_CALLS} for {accounts.skipped} calls: what they moved is "
-                "missing, and messages of that moment may be wrong"
-            )
-        # In between, a call may be counted as seen whose fate is not decided yet.
-        if final and not accounts.balanced():
-            _say("the counts do not add up: please report this as a bug of http-profiler")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     _say(f"peak resident memory {peak} MiB")
-
-
-def _account_line(direction: str, account: Account) -> str:
-    def reasons(tallies: dict[str, Tally]) -> str:
-        named = ", ".join(
-            f"{name} {_tally(t)}" for name, t in tallies.items() if t.calls or t.bytes
-        )
-        return f" ({named})" if named else ""
-
-    return (
-        f"{direction} calls/bytes: seen {_tally(account.seen)}"
-        f" = forwarded {_tally(account.forwarded)}"
-        f" + filtered {_tally(account.all_filtered)}{reasons(account.filtered)}"
-        f" + lost {_tally(account.all_lost)}{reasons(account.lost)}"
-    )
-
-
-def _tally(tally: Tally) -> str:
-    return f"{tally.calls}/{tally.bytes}"

@@ -139,7 +139,7 @@ class Cgroup(NamedTuple):
 
 
 class Counters(NamedTuple):
-    """The kernel's account at the end of a capture, as a JSON document (``probe/counters.py``)."""
+    """The kernel's account at the end of a capture, as a JSON document (``accounting.py``)."""
 
     document: bytes
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from profiler.ingest.outcome import SKIPPED_CALLS
+from profiler.accounting import SKIPPED_CALLS
 from provisioning import Guest, GuestSpec, ProvisioningError, Running, build, machine
 from provisioning.capacity import side_by_side
 from provisioning.capture import Capture
@@ -81,7 +81,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
         return (yield)
     except Exception as error:
         for capture in _captures(pyfuncitem, error):
-            said = capture.counts()
+            said = capture.account()
             if skipped_calls(said) or re.search(r"\bskipped [1-9]", said):
                 raise AssertionError(f"{SKIPPED_CALLS} for some calls") from error
         raise

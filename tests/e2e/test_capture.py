@@ -208,10 +208,10 @@ def test_a_call_of_32_bits_is_not_one_of_another_number(watch: Watch, token: str
 
 
 def test_many_connections_at_once(watch: Watch, token: str) -> None:
-    before = skipped_calls(watch.capture.counts())
+    before = skipped_calls(watch.capture.account())
     traffic(watch.guest, "threads", token, 20)
     # Of a call that the kernel hides, one message suffers, and at most the answer to it.
-    hidden = 2 * (skipped_calls(watch.capture.counts()) - before)
+    hidden = 2 * (skipped_calls(watch.capture.account()) - before)
     lines = watch.capture.wait_for(
         lambda r: (url_of(r) or "").startswith(f"/{token}/"), 80 - hidden
     )

@@ -14,10 +14,10 @@ from provisioning import Guest
 from provisioning.capture import Capture
 from tests.e2e.conftest import ROUTES, background, continued, held, stopped, traffic
 
-TALLY = r"(\d+)/(\d+)"
+COUNT = r"(\d+)/(\d+)"
 LINE = re.compile(
-    rf"(send|recv) calls/bytes: seen {TALLY} = forwarded {TALLY} \+ filtered {TALLY}.* "
-    rf"\+ lost {TALLY}"
+    rf"(send|recv) calls/bytes: seen {COUNT} = forwarded {COUNT} \+ filtered {COUNT}.* "
+    rf"\+ lost {COUNT}"
 )
 
 # Matches the profiler, but not the shell that looks for it.

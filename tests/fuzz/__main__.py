@@ -13,8 +13,8 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+from profiler.accounting import KernelAccount
 from profiler.ingest import wire
-from profiler.ingest.probe.counters import Account, Accounts
 from tests.fuzz import actions
 from tests.replay.script import CASES, read, records
 from tests.unit.wires import SOCKET
@@ -31,7 +31,7 @@ OTHERS = [
         wire.Process(100, 7, 3, 0, b"a\0b\0"),
         wire.Cgroup(3, b"/system.slice"),
         wire.Names(SOCKET, 0, b"/run/a", b"\0b"),
-        wire.Counters(json.dumps(Accounts(Account(), Account()).to_json()).encode()),
+        wire.Counters(json.dumps(KernelAccount().to_json()).encode()),
     )
 ]
 

@@ -20,9 +20,9 @@ from typing import Any
 from unittest.mock import patch
 
 from profiler import cli
+from profiler.accounting import Count, Direction, KernelAccount
 from profiler.errors import ProbeError
 from profiler.ingest import wire
-from profiler.ingest.probe.counters import Account, Accounts, Tally
 from profiler.ingest.probe.recording import Recording
 
 POLL_SECONDS = 0.01
@@ -63,11 +63,11 @@ class StandInEngine:
         rest, self._records = self._records, []
         return rest
 
-    def accounts(self) -> Accounts:
-        lost = Tally(int(os.environ.get("STAND_IN_LOST", "0")), 0)
-        account = Account(lost, Tally(), {}, {"ring_full": lost, "unreadable": Tally()})
-        other = Account(lost={"unreadable": Tally(7, 7)}, seen=Tally(7, 7))
-        return Accounts(account, other, int(os.environ.get("STAND_IN_SKIPPED", "0")))
+    def account(self) -> KernelAccount:
+        lost = Count(int(os.environ.get("STAND_IN_LOST", "0")))
+        send = Direction(seen=lost, lost={"ring_full": lost, "unreadable": Count()})
+        recv = Direction(seen=Count(7, 7), lost={"unreadable": Count(7, 7)})
+        return KernelAccount(send, recv, int(os.environ.get("STAND_IN_SKIPPED", "0")))
 
     def ignore(self, socket: int) -> None:
         pass

@@ -80,7 +80,7 @@ def test_what_is_open_on_a_connection_that_is_given_up_is_written_and_counted() 
     wires = [Wire(socket=n + 1) for n in range(20)]
     for n, each in enumerate(wires):
         run.feed(each.send(POST % n + b"abc"))
-    given_up = run.pipeline.written.given_up
+    given_up = run.pipeline.account.given_up
     assert given_up > 10
     assert [line["url"] for line in run.lines] == [f"/{n}" for n in range(given_up)]
     assert {*map(str, (line["incomplete"] for line in run.lines))} == {"['memory_limit']"}
@@ -111,7 +111,7 @@ def test_one_connection_may_hold_only_so_much() -> None:
     for n in range(WAITING_MAX):
         run.feed(one.send(b"GET /%d%b HTTP/1.1\r\n\r\n" % (n, b"x" * 1000)))
         assert run.counted <= 100_000
-    assert run.pipeline.written.given_up >= 10
+    assert run.pipeline.account.given_up >= 10
     assert len(run.lines) == WAITING_MAX
 
 
@@ -126,7 +126,7 @@ def test_chunks_that_came_too_early_count() -> None:
         counts.append(run.counted)
     assert counts[4] > 80_000
     assert max(counts) <= 100_000
-    assert run.pipeline.written.given_up == 1
+    assert run.pipeline.account.given_up == 1
 
 
 def test_what_ended_or_is_not_http_holds_nothing() -> None:
@@ -216,8 +216,8 @@ def test_a_hundred_thousand_half_open_connections_stay_within_the_bound() -> Non
     run = Run(max_memory=8_000_000)
     # Tracing is slow, and nothing is left of the first ones.
     taken = opened(run, SHAPES["half a head"], 100_000, unmeasured=80_000)
-    written = run.pipeline.written
+    account = run.pipeline.account
     assert run.counted <= 8_000_000
     assert taken < 10_000_000
-    assert written.given_up == 100_000 - len(run.pipeline._messages) > 90_000
-    assert written.incomplete["memory_limit"] == written.given_up
+    assert account.given_up == 100_000 - len(run.pipeline._messages) > 90_000
+    assert account.incomplete["memory_limit"] == account.given_up

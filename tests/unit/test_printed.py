@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from profiler.accounting import Count
 from profiler.ingest.probe.generate_bpftrace import FATES, RECV_FATES
 from profiler.ingest.probe.printed import Printed, read_escaped, read_hex
 from profiler.ingest.wire import (
@@ -298,11 +299,11 @@ def test_the_account() -> None:
         *bpftrace.call(b"abc", direction=RECV), *bpftrace.count(*seen_and_forwarded(1, 3, RECV))
     )
     bpftrace.printed.finish()
-    accounts = bpftrace.printed.accounts()
-    assert accounts.balanced()
-    assert accounts.recv.forwarded == (1, 3)
-    assert accounts.recv.filtered["port"] == (2, 20)
-    assert accounts.send.seen == (0, 0)
+    account = bpftrace.printed.account()
+    assert account.balanced()
+    assert account.recv.forwarded == Count(1, 3)
+    assert account.recv.filtered["port"] == Count(2, 20)
+    assert account.send.seen == Count()
 
 
 def test_the_account_of_lost_lines() -> None:
@@ -313,12 +314,12 @@ def test_the_account_of_lost_lines() -> None:
     bpftrace.feed(*kept, *bpftrace.count(*seen_and_forwarded(2, 350)))
     bpftrace.printed.finish()
     # A difference that bpftrace does not own to is a mistake, and shows.
-    assert not bpftrace.printed.accounts().balanced()
+    assert not bpftrace.printed.account().balanced()
     bpftrace.feed(b'{"type": "lost_events", "data": {"events": 3}}')
-    account = bpftrace.printed.accounts().send
-    assert account.balanced()
-    assert account.forwarded == (0, 200)
-    assert account.lost["ring_full"] == (2, 150)
+    send = bpftrace.printed.account().send
+    assert send.balanced()
+    assert send.forwarded == Count(0, 200)
+    assert send.lost["ring_full"] == Count(2, 150)
 
 
 def test_an_ignored_socket_is_dropped_and_counted_until_it_ends() -> None:
@@ -326,9 +327,9 @@ def test_an_ignored_socket_is_dropped_and_counted_until_it_ends() -> None:
     bpftrace.printed.ignore(4242)
     bpftrace.feed(*bpftrace.call(b"abc"), *bpftrace.count(*seen_and_forwarded(1, 3)))
     assert bpftrace.printed.finish() == []
-    account = bpftrace.printed.accounts().send
-    assert account.balanced()
-    assert account.filtered["not_http"] == (1, 3)
+    send = bpftrace.printed.account().send
+    assert send.balanced()
+    assert send.filtered["not_http"] == Count(1, 3)
     bpftrace.feed(printf("E 1 1 1092 0"))
     assert len(bpftrace.printed.finish()) == 1
     bpftrace.feed(*bpftrace.call(b"another socket with its inode"))

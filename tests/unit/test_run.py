@@ -18,10 +18,6 @@ from typing import Any
 
 import pytest
 
-from profiler.ingest.outcome import Outcome
-from profiler.ingest.pipeline import Written
-from profiler.ingest.probe.counters import Account, Accounts, Tally
-
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "tests" / "replay" / "cases" / "demo"
 EXPECTED = [json.loads(line) for line in (DEMO / "expected.jsonl").read_text().splitlines()]
@@ -274,21 +270,3 @@ def test_what_was_lost_is_no_success(tmp_path: Path) -> None:
     said = "the capture may be incomplete: the kernel skipped the probe for 2 calls"
     assert code == 0
     assert any(said in line for line in errors) and said in junit.read_text()
-
-
-def test_what_counts_as_lost() -> None:
-    def outcome(given_up: int = 0, **lost: int) -> str | None:
-        tallies = {reason: Tally(calls, 100) for reason, calls in lost.items()}
-        accounts = Accounts(Account(lost=tallies), Account(lost=tallies))
-        return Outcome(Written(given_up=given_up), accounts).lost
-
-    assert outcome() is None
-    assert outcome(unreadable=5) is None
-    assert outcome(ring_full=5, skipped=1, unreadable=7) == "calls that were lost: 12"
-    assert outcome(given_up=2) == "connections that were given up: 2"
-    undecided = Outcome(Written(undecided=1), Accounts(Account(), Account()))
-    assert undecided.lost == "exchanges that were left out undecided: 1"
-    assert Outcome(Written(), None).lost == "the kernel's counts are missing"
-    assert Outcome(Written(), Accounts(Account(), Account())).skipped is None
-    skipped = Outcome(Written(), Accounts(Account(), Account(), skipped=2)).skipped
-    assert skipped == "the kernel skipped the probe for 2 calls of this machine"

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from profiler.accounting import KernelAccount
 from profiler.exchanges.filters import Filters
 from profiler.ingest import session
-from profiler.ingest.probe.counters import Account, Accounts
 from profiler.ingest.probe.recording import Recording
 from profiler.ingest.settings import Settings
 
@@ -49,8 +49,8 @@ class Recorded:
         self.stopped = True
         return self._records
 
-    def accounts(self) -> Accounts:
-        return Accounts(Account(), Account())
+    def account(self) -> KernelAccount:
+        return KernelAccount()
 
     def ignore(self, socket: int) -> None:
         pass

@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from profiler.accounting import SKIPPED_CALLS
 from profiler.commands.configuration.written import is_option
 from profiler.commands.doctor.canary import END
 from profiler.commands.doctor.cases import CASES
@@ -29,7 +30,6 @@ from profiler.commands.doctor.machine import Machine, read_machine
 from profiler.commands.doctor.report import Run, to_json, to_text
 from profiler.commands.doctor.script import RECV, RESPONSE, Outcome, Said, url
 from profiler.errors import ProfilerError
-from profiler.ingest.outcome import SKIPPED_CALLS
 from profiler.ingest.settings import ROUTES
 
 # Seconds. Starting compiles the probe, which is slow in an emulated machine.

@@ -15,9 +15,9 @@ import signal
 import subprocess
 from collections.abc import Callable, Sequence
 
+from profiler.accounting import Account
 from profiler.commands.run.cgroup import Cgroup
 from profiler.errors import ProfilerError
-from profiler.ingest.outcome import Outcome
 
 _PASSED_ON = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT}
 _SI_KERNEL = 0x80  # bits/siginfo-consts.h: what the terminal sends
@@ -61,7 +61,7 @@ class Command:
         """Has it been seen to have ended?"""
         return self._child is not None and self._child.returncode is not None
 
-    def begun(self, _outcome: Callable[[], Outcome]) -> None:
+    def begun(self, _account: Callable[[], Account]) -> None:
         """Start it. Raises CommandError."""
         self._mask = {
             signal.Signals(number)

@@ -12,6 +12,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+from profiler.accounting import Account
 from profiler.commands.assertions import Assertions, assertions_of, say
 from profiler.commands.run.cgroup import Cgroup
 from profiler.commands.run.command import Command, CommandError
@@ -19,7 +20,6 @@ from profiler.errors import VIOLATED, ProbeError, ProfilerError
 from profiler.exchanges.redact import Redactor
 from profiler.exchanges.store import Exchanges
 from profiler.exchanges.verify import described
-from profiler.ingest.outcome import Outcome
 from profiler.ingest.probe.cgroups import mounted_at
 from profiler.ingest.record import Record
 from profiler.ingest.session import capture
@@ -59,10 +59,10 @@ def _traced(
     started = time.monotonic()
     sinks = _sinks(options, settings)
     exchanges = Exchanges() if assertions or not sinks else None
-    outcome = command = trouble = None
+    account = command = trouble = None
     try:
         command = Command(options.argv, cgroup, options.run_as)
-        outcome = capture(
+        account = capture(
             replace(settings, filters=replace(settings.filters, cgroup=(cgroup.path,))),
             Choice(_Kept(sinks, exchanges), None),
             command,
@@ -77,11 +77,11 @@ def _traced(
     if command is None or not command.started:
         return TROUBLE if trouble else _INTERRUPTED
     if not command.ended:
-        outcome = None  # It is not of all that the command does.
+        account = None  # It is not of all that the command does.
     code = command.wait()
     holds = True
     if exchanges is not None and assertions:
-        holds = _hold(options, assertions, exchanges, outcome, time.monotonic() - started)
+        holds = _hold(options, assertions, exchanges, account, time.monotonic() - started)
     elif exchanges is not None:
         _tell(exchanges)
     if trouble and trouble.exit_code:
@@ -100,14 +100,14 @@ def _hold(
     options: argparse.Namespace,
     assertions: Assertions,
     exchanges: Exchanges,
-    outcome: Outcome | None,
+    account: Account | None,
     seconds: float,
 ) -> bool:
     exchanges.complete()
-    lost = outcome.lost if outcome else "the capture ended before the command"
+    lost = account.lost_text if account else "the capture ended before the command"
     notes = [f"the capture is incomplete: {lost}"] if lost else []
-    if outcome and outcome.skipped:
-        notes.append(f"the capture may be incomplete: {outcome.skipped}")
+    if account and account.skipped_text:
+        notes.append(f"the capture may be incomplete: {account.skipped_text}")
     return assertions.hold(exchanges, notes, None if options.allow_lost else lost, seconds)
 
 

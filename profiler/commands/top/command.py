@@ -10,6 +10,7 @@ from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
+from profiler.accounting import Account
 from profiler.commands.top.screen import keyboard_instead_of_input
 from profiler.commands.top.sink import FRAME_SECONDS, Top
 from profiler.commands.top.source import batches
@@ -18,7 +19,6 @@ from profiler.errors import OutputClosed
 from profiler.exchanges.read import Capture
 from profiler.exchanges.redact import Redactor, described
 from profiler.exchanges.selection import Selection, selected
-from profiler.ingest.outcome import Outcome
 from profiler.ingest.session import capture
 from profiler.ingest.settings import Settings
 from profiler.outputs.choice import Choice
@@ -33,16 +33,16 @@ class _Losses:
     def __init__(self, view: View) -> None:
         self._view = view
         self._due = 0.0
-        self._outcome: Callable[[], Outcome] | None = None
+        self._account: Callable[[], Account] | None = None
 
-    def begun(self, outcome: Callable[[], Outcome]) -> None:
-        self._outcome = outcome
+    def begun(self, account: Callable[[], Account]) -> None:
+        self._account = account
 
     def goes_on(self, _idle: bool) -> bool:
         now = time.monotonic()
-        if self._outcome is not None and now >= self._due:
-            outcome = self._outcome()
-            self._view.lost = "; ".join(filter(None, (outcome.lost, outcome.skipped)))
+        if self._account is not None and now >= self._due:
+            account = self._account()
+            self._view.lost = "; ".join(filter(None, (account.lost_text, account.skipped_text)))
             self._due = now + _LOOK_SECONDS
         return True
 

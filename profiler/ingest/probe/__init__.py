@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Protocol
 
-from profiler.ingest.probe.counters import Accounts
+from profiler.accounting import KernelAccount
 from profiler.ingest.settings import Settings
 
 
@@ -47,7 +47,7 @@ class Engine(Protocol):
     def stop(self) -> list[bytes]:
         """Unhook the probe and return what it had already handed over."""
 
-    def accounts(self) -> Accounts:
+    def account(self) -> KernelAccount:
         """The kernel's counters."""
 
     def ignore(self, socket: int) -> None:

@@ -14,12 +14,12 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+from profiler.accounting import FILTERED, LOST, Count, Direction, KernelAccount
 from profiler.errors import ProbeError, UnsupportedError
 from profiler.exchanges.filters import OF_CALLS
 from profiler.ingest.probe.cgroups import directories
 from profiler.ingest.probe.compiled import compiled_functions
 from profiler.ingest.probe.compiler import compiler_file
-from profiler.ingest.probe.counters import FILTERED, LOST, Account, Accounts, Tally
 from profiler.ingest.probe.generate import Attachment, Program, generate, maps_of
 from profiler.ingest.probe.headers import read_layout_of_headers
 from profiler.ingest.probe.hooks import Hooks, load_hooks
@@ -61,7 +61,7 @@ _INODE = struct.Struct("=Q")
 _VERDICT = struct.calcsize("=QQQQII")
 _OTHER = b"\2"
 # struct tally of bpf/counters.h
-_TALLY = struct.Struct("=QQ")
+_COUNT = struct.Struct("=QQ")
 
 
 class BccEngine:
@@ -138,10 +138,10 @@ class BccEngine:
             records += batch
         return records + self._order.rest()
 
-    def accounts(self) -> Accounts:
+    def account(self) -> KernelAccount:
         """The kernel's counters, summed over CPUs."""
         missed = sum(min(map(skipped, looks)) for looks in self._programs.values())
-        return Accounts(send=self._account(0), recv=self._account(1), skipped=missed)
+        return KernelAccount(self._direction(0), self._direction(1), missed)
 
     def ignore(self, socket: int) -> None:
         """Have the kernel forward no more of the socket with this inode."""
@@ -303,19 +303,19 @@ class BccEngine:
             return records
         return self._order.arrange(records, started)
 
-    def _account(self, direction: int) -> Account:
+    def _direction(self, direction: int) -> Direction:
         account = self._maps["account"]
         size = account.shape.value
         # Of each slot (bpf/counters.h), and of each processor.
-        tallies = []
+        counts = []
         for key in range(direction, account.shape.entries, 2):
             values = account.read(struct.pack("=I", key)) or b""
-            tallies += [
-                list(_TALLY.iter_unpack(values[at : at + size]))
+            counts += [
+                list(_COUNT.iter_unpack(values[at : at + size]))
                 for at in range(0, len(values), size)
             ]
-        seen, forwarded, *reasons = (Tally(*map(sum, zip(*parts))) for parts in zip(*tallies))
-        return Account(
+        seen, forwarded, *reasons = (Count(*map(sum, zip(*parts))) for parts in zip(*counts))
+        return Direction(
             seen=seen,
             forwarded=forwarded,
             filtered=dict(zip(FILTERED, reasons)),

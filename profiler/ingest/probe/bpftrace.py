@@ -25,9 +25,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 
+from profiler.accounting import KernelAccount
 from profiler.errors import ProbeError, UnsupportedError
 from profiler.ingest.probe.cgroups import directories
-from profiler.ingest.probe.counters import Accounts
 from profiler.ingest.probe.generate_bpftrace import APPLIED, Dialect, generate
 from profiler.ingest.probe.hooks import load_hooks
 from profiler.ingest.probe.layout import read_layout
@@ -153,9 +153,9 @@ class BpftraceEngine:
             self._read(POLL_SECONDS)
         return self._introduce(self._printed.finish())
 
-    def accounts(self) -> Accounts:
+    def account(self) -> KernelAccount:
         """The program's counts of its last second, or its final ones after :meth:`stop`."""
-        return self._printed.accounts()
+        return self._printed.account()
 
     def ignore(self, socket: int) -> None:
         """Take no more of the socket with this inode; bpftrace goes on printing it."""

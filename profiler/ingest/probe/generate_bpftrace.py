@@ -19,8 +19,8 @@ from typing import Any
 
 import jinja2
 
+from profiler.accounting import FILTERED, LOST
 from profiler.errors import UnsupportedError
-from profiler.ingest.probe.counters import FILTERED, LOST
 from profiler.ingest.probe.hooks import BPF_DIRECTORY, Hooks, SyscallHook
 from profiler.ingest.probe.layout import Layout
 from profiler.ingest.settings import Settings

@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 import orjson
 
-from profiler.ingest.probe.counters import FILTERED, LOST, Account, Accounts, Tally
+from profiler.accounting import FILTERED, LOST, Count, Direction, KernelAccount
 from profiler.ingest.probe.generate_bpftrace import FATES, FORWARDED, RECV_FATES, SEEN, SWAPPED
 from profiler.ingest.wire import (
     AF_INET6,
@@ -212,9 +212,9 @@ class Printed:
         """Drop the calls of the socket with this inode until it ends."""
         self._ignored.add(inode)
 
-    def accounts(self) -> Accounts:
+    def account(self) -> KernelAccount:
         """The program's counts as it last printed them, less what has not arrived."""
-        return Accounts(send=self._account(SEND), recv=self._account(RECV))
+        return KernelAccount(self._direction(SEND), self._direction(RECV))
 
     def _take_text(self, text: str, now: float) -> None:
         kind, *words = text.split()
@@ -322,36 +322,33 @@ class Printed:
             return
         arrived = sum(len(payload) for _, payload in runs)
         refused = sum(piece.size for piece in pieces if piece.payload is None)
-        tallies = self._unwanted if call.socket in self._ignored else self._received
-        tallies[call.direction][1] += arrived
+        counted = self._unwanted if call.socket in self._ignored else self._received
+        counted[call.direction][1] += arrived
         self._refused[call.direction][1] += refused
         if refused:
             self._refused[call.direction][0] += 1
         elif arrived == call.done:
-            tallies[call.direction][0] += 1
+            counted[call.direction][0] += 1
 
-    def _account(self, direction: int) -> Account:
+    def _direction(self, direction: int) -> Direction:
         calls, sizes = self._counted.get("@calls", {}), self._counted.get("@bytes", {})
 
-        def tally(code: int) -> Tally:
+        def count(code: int) -> Count:
             key = str(code + RECV_FATES * direction)
-            return Tally(calls.get(key, 0), sizes.get(key, 0))
+            return Count(calls.get(key, 0), sizes.get(key, 0))
 
-        filtered = {name: tally(FATES[name]) for name in FILTERED}
-        lost = {name: tally(FATES[name]) for name in LOST}
-        forwarded = tally(FORWARDED)
-        received = Tally(*self._received[direction])
-        unwanted, refused = Tally(*self._unwanted[direction]), Tally(*self._refused[direction])
-        missing = Tally(*(f - r - u - x for f, r, u, x in zip(
-            forwarded, received, unwanted, refused
-        )))  # fmt: skip
-        filtered[_NOT_HTTP] = filtered[_NOT_HTTP].plus(unwanted)
-        lost[_UNREADABLE] = lost[_UNREADABLE].plus(refused)
+        filtered = {name: count(FATES[name]) for name in FILTERED}
+        lost = {name: count(FATES[name]) for name in LOST}
+        received, unwanted, refused = (
+            Count(*each[direction]) for each in (self._received, self._unwanted, self._refused)
+        )
+        filtered[_NOT_HTTP] += unwanted
+        lost[_UNREADABLE] += refused
         # Only what bpftrace owns to is a loss; a difference without one is a mistake of
         # ours, and has to show as such.
         if self.lost_lines:
-            lost[_RING_FULL] = lost[_RING_FULL].plus(missing)
-        return Account(seen=tally(SEEN), forwarded=received, filtered=filtered, lost=lost)
+            lost[_RING_FULL] += count(FORWARDED) - received - refused - unwanted
+        return Direction(count(SEEN), received, filtered, lost)
 
 
 def _runs(pieces: list[Piece]) -> list[tuple[int, bytes]]:

@@ -254,8 +254,8 @@ class Data:
         cut = any("body_length" in record for records in sides.values() for record in records)
         self._cut += cut
         if len(sides) == 2:
-            for record in sides["server"]:
-                _drop_same(record, sides["client"])
+            for detail in sides["server"]:
+                _drop_same(detail, sides["client"])
         return orjson.dumps(sides), cut
 
 

@@ -16,9 +16,9 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from profiler import __version__
+from profiler.accounting import Account
 from profiler.exchanges.pair import Exchanges
 from profiler.exchanges.read import Capture
-from profiler.ingest.counts import Counts
 from profiler.outputs.report.data import Data
 
 _FILES = Path(__file__).parent / "page"
@@ -41,9 +41,9 @@ def page(
     capture: Capture,
     max_body: int,
     redacted: bool,
-    counts: Counts | None = None,
+    account: Account,
 ) -> Iterator[bytes]:
-    """Yield the page in pieces; ``counts`` are those of the whole capture."""
+    """Yield the page in pieces; ``account`` is that of the whole capture."""
     style = (_FILES / "style.css").read_text("utf-8")
     script = "".join((_FILES / name).read_text("utf-8") for name in _SCRIPTS)
     script = f'"use strict";\n(() => {{\n{script}}})();\n'
@@ -73,7 +73,7 @@ def page(
         "damage": capture.damage.examples,
         "redacted": redacted,
         "maxBody": max_body,
-        "counts": counts.to_json() if counts else None,
+        "counts": account.to_report(),
     }
     yield _element("summary", data.summary(about))
     yield tail.encode("utf-8", "replace")

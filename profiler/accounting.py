@@ -1,0 +1,255 @@
+"""The account of a capture: what was seen, forwarded, filtered and lost, and what was written.
+
+``seen = forwarded + filtered + lost`` holds for calls and for bytes in each direction. ``seen`` is
+counted where a call is first looked at and the others where its fate is decided, so the equation
+is a check. Until a capture has ended, the fate of some calls is not decided.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, astuple, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from profiler.errors import CaptureFileError
+
+# The reasons of the enumerations in bpf/counters.h, in their order.
+FILTERED = (
+    "self",
+    "pid",
+    "comm",
+    "user",
+    "cgroup",
+    "port",
+    "address",
+    "not_http",
+    "not_stream",
+    "call_limit",
+    "kernel",
+    "discarded",
+    "max_body",
+)
+LOST = ("ring_full", "unreadable", "no_socket", "table_full", "skipped")
+
+SKIPPED_CALLS = "the kernel skipped the probe"
+
+
+@dataclass(frozen=True)
+class Count:
+    """Calls and the bytes they moved."""
+
+    calls: int = 0
+    bytes: int = 0
+
+    def __add__(self, other: Count) -> Count:
+        return Count(self.calls + other.calls, self.bytes + other.bytes)
+
+    def __sub__(self, other: Count) -> Count:
+        return Count(self.calls - other.calls, self.bytes - other.bytes)
+
+    def __str__(self) -> str:
+        return f"{self.calls}/{self.bytes}"
+
+
+_NOTHING = Count()
+
+
+@dataclass(frozen=True)
+class Direction:
+    """What became of everything that moved in one direction."""
+
+    seen: Count = _NOTHING
+    forwarded: Count = _NOTHING
+    filtered: dict[str, Count] = field(default_factory=dict)
+    lost: dict[str, Count] = field(default_factory=dict)
+
+    def balanced(self) -> bool:
+        """Is everything that was seen accounted for?"""
+        return self.seen == sum((*self.filtered.values(), *self.lost.values()), self.forwarded)
+
+    def __str__(self) -> str:
+        return (
+            f"seen {self.seen} = forwarded {self.forwarded}"
+            f" + filtered {_by_reason(self.filtered)} + lost {_by_reason(self.lost)}"
+        )
+
+
+def _by_reason(counts: dict[str, Count]) -> str:
+    named = ", ".join(f"{reason} {count}" for reason, count in counts.items() if count != _NOTHING)
+    return f"{sum(counts.values(), _NOTHING)}" + (f" ({named})" if named else "")
+
+
+@dataclass(frozen=True)
+class KernelAccount:
+    """What the probe counted in both directions."""
+
+    send: Direction = field(default_factory=Direction)
+    recv: Direction = field(default_factory=Direction)
+    skipped: int = 0
+    """Calls that were not even seen: the probe was at work on that CPU already."""
+
+    def balanced(self) -> bool:
+        """Does the equation hold in both directions?"""
+        return self.send.balanced() and self.recv.balanced()
+
+    def to_json(self) -> dict[str, Any]:
+        """As nested objects; a count is ``{"calls": n, "bytes": n}``."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, document: dict[str, Any]) -> KernelAccount:
+        """The inverse of :meth:`to_json`. Raises LookupError, TypeError or AttributeError."""
+
+        def counts(part: dict[str, Any]) -> dict[str, Count]:
+            return {reason: Count(**count) for reason, count in part.items()}
+
+        def direction(part: dict[str, Any]) -> Direction:
+            moved = Count(**part["seen"]), Count(**part["forwarded"])
+            return Direction(*moved, counts(part["filtered"]), counts(part["lost"]))
+
+        sides = direction(document["send"]), direction(document["recv"])
+        account = cls(*sides, document["skipped"])
+        account.balanced()  # Raises TypeError if something is no number.
+        return account
+
+
+@dataclass
+class Account:
+    """What a capture has come to so far; the pipeline counts what it writes here."""
+
+    requests: int = 0
+    responses: int = 0
+    incomplete: dict[str, int] = field(default_factory=dict)
+    """Reason -> messages with that reason."""
+    given_up: int = 0
+    """Connections that were given up to stay within the bounds of memory."""
+    dropped: dict[str, int] = field(default_factory=dict)
+    """Filter -> messages that were not written because of it."""
+    undecided: int = 0
+    """Exchanges that were left out because too many waited for a filter's decision."""
+    kernel: KernelAccount | None = None
+    final: bool = False
+    """The capture has ended."""
+
+    @property
+    def messages(self) -> int:
+        """How many were written."""
+        return self.requests + self.responses
+
+    @property
+    def lost_text(self) -> str | None:
+        """What is missing of what was to be captured, in words; ``None`` if nothing is.
+
+        ``unreadable`` bytes (pages of a file that sendfile sends) do not matter here: the messages
+        that contain them say so themselves, and the others are whole.
+        """
+        if self.kernel is None:
+            lost = ["the kernel's counts are missing"]
+        else:
+            sides = self.kernel.send, self.kernel.recv
+            reasons = (item for side in sides for item in side.lost.items())
+            calls = sum(count.calls for reason, count in reasons if reason != "unreadable")
+            lost = [f"calls that were lost: {calls}"] if calls else []
+        if self.given_up:
+            lost.append(f"connections that were given up: {self.given_up}")
+        if self.undecided:
+            lost.append(f"exchanges that were left out undecided: {self.undecided}")
+        return "; ".join(lost) or None
+
+    @property
+    def skipped_text(self) -> str | None:
+        """What may be missing of any process of the machine, in words; ``None`` if nothing is.
+
+        What was skipped of a TCP connection that later moves more is detected, and is ``lost``.
+        """
+        if self.kernel is None or not self.kernel.skipped:
+            return None
+        return f"{SKIPPED_CALLS} for {self.kernel.skipped} calls of this machine"
+
+    def left_out(self) -> list[str]:
+        """What the filters dropped, as lines."""
+        lines = []
+        if self.dropped:
+            reasons = ", ".join(
+                f"--{name.replace('_', '-')} {number}" for name, number in self.dropped.items()
+            )
+            lines.append(f"left out {sum(self.dropped.values())} messages ({reasons})")
+        if self.undecided:
+            lines.append(
+                f"{self.undecided} exchanges were left out before they were over, since too many "
+                "waited: they may have been wanted"
+            )
+        return lines
+
+    def lines(self) -> list[str]:
+        """The summary of a capture."""
+        incomplete = ", ".join(f"{reason} {n}" for reason, n in sorted(self.incomplete.items()))
+        lines = [
+            f"wrote {self.requests} requests and {self.responses} responses"
+            + (f"; incomplete: {incomplete}" if incomplete else ""),
+            *self.left_out(),
+        ]
+        if self.given_up:
+            lines.append(
+                f"gave up {self.given_up} connections that held too much memory "
+                "(--max-memory, --max-connection-memory)"
+            )
+        if self.kernel:
+            lines += [f"send calls/bytes: {self.kernel.send}"]
+            lines += [f"recv calls/bytes: {self.kernel.recv}"]
+            if self.kernel.skipped:
+                lines.append(
+                    f"{SKIPPED_CALLS} for {self.kernel.skipped} calls: what they moved is "
+                    "missing, and messages of that moment may be wrong"
+                )
+            if self.final and not self.kernel.balanced():
+                lines.append(
+                    "the counts do not add up: please report this as a bug of http-profiler"
+                )
+        return lines
+
+    def to_json(self) -> dict[str, Any]:
+        """A line of the ``--stats`` file, without its time."""
+        written = asdict(self)
+        kernel, final = written.pop("kernel"), written.pop("final")
+        return {"final": final, "written": written, **({"account": kernel} if kernel else {})}
+
+    @classmethod
+    def from_json(cls, document: dict[str, Any]) -> Account:
+        """The inverse of :meth:`to_json`, of a line that has the kernel's account."""
+        kernel = KernelAccount.from_json(document["account"])
+        return cls(**document["written"], kernel=kernel, final=document["final"] is True)
+
+    def to_report(self) -> dict[str, Any] | None:
+        """A row for each fate: its name and reason, then calls and bytes, sent and received."""
+        if self.kernel is None:
+            return None
+        send, recv = self.kernel.send, self.kernel.recv
+        rows: list[list[Any]] = []
+        for fate in ("seen", "forwarded"):
+            rows.append([fate, "", *astuple(getattr(send, fate)), *astuple(getattr(recv, fate))])
+        for fate in ("filtered", "lost"):
+            sent, received = getattr(send, fate), getattr(recv, fate)
+            for reason in {**sent, **received}:
+                counts = sent.get(reason, _NOTHING), received.get(reason, _NOTHING)
+                if any(numbers := [number for count in counts for number in astuple(count)]):
+                    rows.append([fate, reason, *numbers])
+        return {"rows": rows, "skipped": self.kernel.skipped, "final": self.final}
+
+
+def read(path: Path) -> Account:
+    """Return the account in the last whole line of a ``--stats`` file. Raises CaptureFileError."""
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise CaptureFileError(f"cannot read {path}: {error.strerror}") from error
+    for line in reversed(lines):
+        try:
+            return Account.from_json(orjson.loads(line))
+        except orjson.JSONDecodeError:
+            continue  # What was being written when the machine went down.
+        except (AttributeError, KeyError, TypeError):
+            break
+    raise CaptureFileError(f"{path} has no counts: give the file that --stats wrote")
