@@ -25,4 +25,4 @@ def completion(parser: argparse.ArgumentParser, shell: str) -> str:
 if __name__ == "__main__":
     arguments = argparse.ArgumentParser(prog="python -m packages.completion")
     arguments.add_argument("shell", choices=SHELLS)
-    print(completion(cli._parser(), arguments.parse_args().shell), end="")
+    print(completion(cli.build_parser(), arguments.parse_args().shell), end="")

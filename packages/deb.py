@@ -148,7 +148,7 @@ def _environment(tree: Path) -> None:
 
 
 def _add_files(tree: Path) -> None:
-    parser = cli._parser()
+    parser = cli.build_parser()
     for name, target, mode in (
         (NAME, f"usr/bin/{NAME}", 0o755),
         (f"{NAME}.service", f"usr/lib/systemd/system/{NAME}.service", 0o644),
@@ -164,7 +164,7 @@ def _add_files(tree: Path) -> None:
     )
     _write(tree / _CONFFILES[0].lstrip("/"), text + "\n")
     for shell, path in _COMPLETIONS.items():
-        _write(tree / path, completion(cli._parser(), shell))
+        _write(tree / path, completion(cli.build_parser(), shell))
     _write_gzip(tree / f"usr/share/man/man1/{NAME}.1.gz", page(parser))
     documents = tree / "usr/share/doc" / NAME
     _write(documents / "copyright", "\n".join(_copyright(tree)) + "\n")

@@ -154,4 +154,4 @@ def _guarded(line: str) -> str:
 
 
 if __name__ == "__main__":
-    print(page(cli._parser()), end="")
+    print(page(cli.build_parser()), end="")

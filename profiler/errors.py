@@ -19,6 +19,12 @@ class ProfilerError(Exception):
     exit_code = 1
 
 
+class UsageError(ProfilerError):
+    """The arguments are wrong."""
+
+    exit_code = 2
+
+
 class ConfigurationError(ProfilerError):
     """A configuration file or an environment variable is wrong: as a wrong argument is."""
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from profiler.errors import DAMAGED, VIOLATED
+from profiler.errors import DAMAGED, VIOLATED, UsageError
 from profiler.exchanges.query import Condition, Expectation
 from profiler.exchanges.read import Capture
 from profiler.exchanges.store import Exchange, Exchanges
@@ -54,7 +54,7 @@ class Assertions:
 def assertions_of(options: argparse.Namespace) -> Assertions:
     """Return what was asked for."""
     if options.junit and not (options.fail_if or options.expect):
-        options.parser.error("--junit needs --fail-if or --expect")
+        raise UsageError("--junit needs --fail-if or --expect")
     return Assertions(options.fail_if, options.expect, options.junit)
 
 
@@ -68,7 +68,7 @@ def check(options: argparse.Namespace) -> int:
     started = time.monotonic()
     assertions = assertions_of(options)
     if not assertions:
-        options.parser.error("nothing to check: give --fail-if or --expect")
+        raise UsageError("nothing to check: give --fail-if or --expect")
     capture = Capture(options.capture)
     exchanges = Exchanges()
     exchanges.add_all(capture.records())

@@ -14,7 +14,6 @@ import select
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from profiler.ingest.settings import Settings
 from profiler.outputs import Sink
 
 if TYPE_CHECKING:
@@ -59,18 +58,19 @@ class _Asker:
         self._lines.flush()
 
 
-def add_attend(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the parser. It is not shown in the help: a person has no use for it."""
-    commands.add_parser("attend", description=__doc__)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the arguments: there are none but those before the command."""
+    parser.description = __doc__
 
 
-def attend(settings: Settings) -> int:
+def run(options: argparse.Namespace) -> int:
     """Capture until standard input ends. Raises ProfilerError."""
     # The other end has no use for these.
+    from profiler.commands.options import settings_of
     from profiler.ingest.session import capture
     from profiler.outputs.choice import Choice
     from profiler.outputs.jsonl import JsonLines
 
     lines = JsonLines(None)
-    capture(settings, Choice(lines, None), _Asker(lines))
+    capture(settings_of(options), Choice(lines, None), _Asker(lines))
     return 0

@@ -1,7 +1,6 @@
-"""The parser of ``http-profiler check``, and the options that ``run`` shares with it.
+"""The arguments of ``http-profiler check``, and those that ``run`` shares with it.
 
-Exit codes as in ``cli.py``. What the command does, and the language of its options, is loaded
-when there are some: a capture should not wait for it.
+What the command does, and the language of its options, is loaded when it is needed.
 """
 
 from __future__ import annotations
@@ -9,6 +8,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Callable, TypeVar
+
+from profiler.commands.options import add_capture
 
 if TYPE_CHECKING:
     from profiler.exchanges.query import Condition, Expectation
@@ -22,25 +23,19 @@ conditions:
 """
 
 
-def add_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the parser; it sets ``run``, which takes the options and returns the exit code."""
-    parser = commands.add_parser(
-        "check",
-        help="assert on a capture: exit code and JUnit XML",
-        description="Holds the exchanges of a file of JSON lines against assertions. Exit code 0: "
-        "all of them hold; 4: one does not.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the arguments."""
+    parser.description = (
+        "Holds the exchanges of a file of JSON lines against assertions. Exit code 0: "
+        "all of them hold; 4: one does not."
     )
-    parser.add_argument(
-        "capture", type=Path, metavar="CAPTURE", help="a file of JSON lines; `-` is standard input"
-    )
+    parser.epilog = EPILOG
+    add_capture(parser)
     add_assertions(parser)
-    parser.set_defaults(run=_check, parser=parser)
 
 
 def add_assertions(parser: argparse.ArgumentParser) -> None:
-    """Add the options of which ``assertions/command.py`` makes assertions."""
+    """Add the options of which ``assertions.py`` makes assertions."""
     group = parser.add_argument_group("assertions")
     group.add_argument(
         "--fail-if",
@@ -64,12 +59,6 @@ def add_assertions(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="write the result to PATH as JUnit XML, a test case for each assertion",
     )
-
-
-def _check(options: argparse.Namespace) -> int:
-    from profiler.commands.assertions import check
-
-    return check(options)
 
 
 def _condition(text: str) -> Condition:

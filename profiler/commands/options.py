@@ -1,4 +1,4 @@
-"""The filter options of the command line, the same for every command that takes them.
+"""The options that several commands share, and the settings that are made of them.
 
 What is not given is left out of the parsed options, so that an option before a command
 is not overwritten by the command's default.
@@ -9,10 +9,15 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from profiler.exchanges import filters
 from profiler.exchanges.filters import Filters
+from profiler.ingest.settings import CONNECTION_MEMORY, ENGINES, FORMATS, ROUTES, Settings
+
+STDOUT = Path("-")
+DEFAULTS = Settings()
 
 EXAMPLES = """\
 filters:
@@ -50,10 +55,136 @@ def add_limits(parser: argparse.ArgumentParser, *, live: bool) -> None:
         )
 
 
+def settings_of(options: argparse.Namespace) -> Settings:
+    """Return what the options say; their names (``dest``) are those of the settings."""
+    given = {
+        field.name: getattr(options, field.name)
+        for field in fields(Settings)
+        if field.name in options
+    }
+    if given.get("output") == STDOUT:
+        del given["output"]
+    return Settings(**given, filters=filters_of(options))
+
+
+def add_capture(parser: argparse.ArgumentParser) -> None:
+    """Add the operand of the commands that read a file of JSON lines."""
+    parser.add_argument(
+        "capture", type=Path, metavar="CAPTURE", help="a file of JSON lines; `-` is standard input"
+    )
+
+
+def add_target(parser: argparse.ArgumentParser) -> None:
+    """Add ``--output`` of the commands that write one file."""
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        default=STDOUT,
+        metavar="PATH",
+        help="write to PATH, created with mode 0600 (default: standard output)",
+    )
+
+
+def add_redact(
+    parser: argparse._ActionsContainer, default: bool | str | None, where: str = ""
+) -> None:
+    """Add ``--redact`` and ``--no-redact``; ``where`` says when the first is the default."""
+    for name, value in (("--redact", True), ("--no-redact", False)):
+        verb = "replace" if value else "show"
+        is_default = value is default or bool(where and value)
+        parser.add_argument(
+            name,
+            dest="redact",
+            action="store_const",
+            const=value,
+            default=default,
+            help=f"{verb} credentials, cookies and token parameters"
+            + (" by tokens: unreadable, and equal values still equal" if value else "")
+            + (f" (default{where and ' ' + where})" if is_default else ""),
+        )
+
+
+def add_output(parser: argparse.ArgumentParser, defaults: Settings | None = None) -> None:
+    """Add the options of what is written; without ``defaults`` what is not given is left out."""
+
+    def default(name: str) -> object:
+        return getattr(defaults, name) if defaults else argparse.SUPPRESS
+
+    group = parser.add_argument_group("output")
+    group.add_argument(
+        "--output",
+        type=Path,
+        default=argparse.SUPPRESS,
+        metavar="PATH",
+        help="append lines to PATH, created with mode 0600; `-` is standard output "
+        "(default: $OUTPUT_PATH, else standard output)",
+    )
+    group.add_argument(
+        "--format",
+        choices=FORMATS,
+        default=argparse.SUPPRESS,
+        help="a line for each exchange, for people, or a line of JSON for each message "
+        "(default: pretty on a terminal, else jsonl)",
+    )
+    add_redact(group, argparse.SUPPRESS, "where lines are pretty")
+    group.add_argument(
+        "--max-body",
+        type=size,
+        default=default("max_body"),
+        metavar="BYTES",
+        help="bytes of each body that are kept; of longer ones the rest is counted and the "
+        f"message says body_limit (default: {DEFAULTS.max_body})",
+    )
+    group.add_argument(
+        "--max-memory",
+        type=size,
+        default=default("max_memory"),
+        metavar="BYTES",
+        help="memory that all open connections together may hold: beyond it the one that has been "
+        "idle for longest is given up, counted, and its open messages say memory_limit "
+        f"(default: {DEFAULTS.max_memory})",
+    )
+    group.add_argument(
+        "--max-connection-memory",
+        type=size,
+        default=default("max_connection_memory"),
+        metavar="BYTES",
+        help="the same for one connection "
+        f"(default: {CONNECTION_MEMORY} and four times --max-body)",
+    )
+
+
+def add_probe(group: argparse._ActionsContainer, engine: str = argparse.SUPPRESS) -> None:
+    """Add the options of what is loaded into the kernel."""
+    group.add_argument(
+        "--engine",
+        choices=ENGINES,
+        default=engine,
+        help="what loads the probe: BCC, or bpftrace, which copies less of each message "
+        f"(default: {DEFAULTS.engine})",
+    )
+    group.add_argument(
+        "--route",
+        choices=ROUTES,
+        default=argparse.SUPPRESS,
+        help="where to hook: the kernel's TCP functions or the system calls' tracepoints, "
+        "bpftrace's only way (default: the first that this kernel and engine offer)",
+    )
+
+
+def size(text: str) -> int:
+    """Read a number of bytes."""
+    value = int(text) if text.isascii() and text.isdigit() else -1
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of bytes")
+    return value
+
+
 def _add_of_messages(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
         "which processes and connections",
-        "Any option here and below may be repeated: one of its values has to fit. All options\n"
+        "Any option here and below may be repeated: one of its values has to fit. All options "
         "that are given have to. A GLOB of *, ? and [...] stands for the whole of a text.",
     )
     _add(group, "pid", filters.positive, "N", "what this process sends and receives")

@@ -30,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--route", choices=("left", "right"))
     parser.add_argument("--quiet", action="store_true")
     commands = parser.add_subparsers(dest="command")
-    below = commands.add_parser("below")
+    below = commands.add_parser("below", help="shown")
     below.add_argument("what")
     below.add_argument("--size", type=number, default=1)
     below.add_argument("--output", type=Path, default=argparse.SUPPRESS)
@@ -38,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
         below.add_argument(name, dest="redact", action="store_const", const=value, default=True)
     kind = below.add_mutually_exclusive_group(required=True)
     kind.add_argument("--har", action="store_true")
-    commands.add_parser("none")
+    commands.add_parser("none", help="shown")
     return parser
 
 
@@ -214,10 +214,10 @@ def test_what_is_shown_is_a_file_that_says_the_same(tmp_path: Path) -> None:
 
 
 def test_the_template_sets_nothing_and_has_all(system: Path) -> None:
-    keys = keys_of(cli._parser())
+    keys = keys_of(cli.build_parser())
     text = "\n".join(template(keys))
     system.write_text(text)
-    assert configured(cli._parser, []).configuration.written == ()
+    assert configured(cli.build_parser, []).configuration.written == ()
     for table in keys.values():
         for name in table:
             assert f"# {name} =" in text
@@ -225,7 +225,7 @@ def test_the_template_sets_nothing_and_has_all(system: Path) -> None:
 
 
 def every_key() -> list[Key]:
-    return [key for table in keys_of(cli._parser()).values() for key in table.values()]
+    return [key for table in keys_of(cli.build_parser()).values() for key in table.values()]
 
 
 @pytest.mark.parametrize("key", every_key(), ids=lambda key: key.variable)
@@ -235,7 +235,7 @@ def test_every_option_refuses_or_takes_what_is_written(key: Key, system: Path) -
     table = f"[{key.command}]\n" if key.command else ""
     system.write_text(f"{table}{key.name} = {'true' if key.is_switch else repr('1')}")
     try:
-        [one] = configured(cli._parser, []).configuration.written
+        [one] = configured(cli.build_parser, []).configuration.written
     except ConfigurationError as error:
         assert f": {key.name}: " in str(error)
     else:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from profiler.cli import _parser
+from profiler.cli import build_parser
 from tests.sample_capture import write, write_stats
 
 REPOSITORY = Path(__file__).parents[2]
@@ -67,7 +67,7 @@ def test_a_command_of_the_documents(call: str, tmp_path: Path) -> None:
     arguments = words(call)
     try:
         with contextlib.redirect_stdout(io.StringIO()):
-            options = _parser().parse_args(arguments)
+            options = build_parser().parse_args(arguments)
     except SystemExit as end:
         assert end.code == 0  # --help, --version
         return

@@ -25,7 +25,7 @@ FILES = REPOSITORY / "packages" / "files"
 
 def options() -> Iterator[tuple[str, str]]:
     """Every command, and every option of it."""
-    parser = cli._parser()
+    parser = cli.build_parser()
     for command, each in {"": parser, **commands_of(parser)}.items():
         for action in each._actions:
             if action.help is not argparse.SUPPRESS:
@@ -36,7 +36,7 @@ def options() -> Iterator[tuple[str, str]]:
 def manual(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The manual page as it is read; that it is rendered without a warning is checked here."""
     file = tmp_path_factory.mktemp("man") / "http-profiler.1"
-    file.write_text(page(cli._parser()))
+    file.write_text(page(cli.build_parser()))
     groff = ["groff", "-ww", "-K", "utf8", "-man", "-T", "utf8", "-P-c", "-P-b", "-P-o", "-P-u"]
     done = subprocess.run([*groff, file], capture_output=True, text=True, check=True)
     assert done.stderr == ""
@@ -79,7 +79,7 @@ def test_no_word_of_the_manual_is_a_request() -> None:
 @pytest.mark.parametrize("shell", SHELLS)
 def test_a_shell_takes_its_completion(shell: str, tmp_path: Path) -> None:
     file = tmp_path / "completion"
-    file.write_text(completion(cli._parser(), shell))
+    file.write_text(completion(cli.build_parser(), shell))
     done = subprocess.run([shell, "-n", file], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     text = file.read_text()
@@ -91,7 +91,7 @@ def test_a_shell_takes_its_completion(shell: str, tmp_path: Path) -> None:
 def completed(tmp_path: Path, *words: str) -> set[str]:
     """What bash offers for the last of the words."""
     file = tmp_path / "completion"
-    file.write_text(completion(cli._parser(), "bash"))
+    file.write_text(completion(cli.build_parser(), "bash"))
     script = """
         source "$1"; shift
         COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=()

@@ -35,18 +35,8 @@ class Configuration:
     """What the command line itself gives, by ``dest``."""
 
 
-def add_configuration(
-    parser: argparse.ArgumentParser,
-    commands: argparse._SubParsersAction[argparse.ArgumentParser],
-) -> None:
-    """Add ``--config``, and the command ``config``."""
-
-    def run(options: argparse.Namespace) -> int:
-        from profiler.commands.configuration.show import lines
-
-        print("\n".join(lines(options.configuration)))
-        return 0
-
+def add_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--config``."""
     parser.add_argument(
         "--config",
         type=Path,
@@ -54,13 +44,14 @@ def add_configuration(
         help="read this configuration file, and not ~/.config/http-profiler.toml and "
         "/etc/http-profiler.toml",
     )
-    shown = commands.add_parser(
-        "config",
-        help="print which options are in force, and where each comes from",
-        description="Prints every option that may stand in a configuration file, as such a file: "
-        "those that are in force with their place, the others with their default.",
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the arguments of the command ``config``; ``show.py`` has what it does."""
+    parser.description = (
+        "Prints every option that may stand in a configuration file, as such a file: "
+        "those that are in force with their place, the others with their default."
     )
-    shown.set_defaults(run=run)
 
 
 def configured(

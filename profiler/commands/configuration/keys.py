@@ -93,10 +93,10 @@ def keys_of(parser: argparse.ArgumentParser) -> Keys:
 
 
 def commands_of(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
-    """Return the parsers of its commands, by name."""
+    """Return the parsers of the commands that its help shows, by name."""
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
-            return dict(action.choices)
+            return {shown.dest: action.choices[shown.dest] for shown in action._choices_actions}
     return {}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import textwrap
@@ -17,6 +18,12 @@ _COMMAND_LINE = "the command line"
 
 # Written so that it is read back as the same text.
 _NUMBER = re.compile(r"0|[1-9][0-9]*|(?:0|[1-9][0-9]*)\.[0-9]*[1-9]|[1-9][0-9]*\.0")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print what is in force."""
+    print("\n".join(lines(options.configuration)))
+    return 0
 
 
 def lines(configuration: Configuration) -> Iterator[str]:

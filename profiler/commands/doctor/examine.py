@@ -8,6 +8,7 @@ kernel hands lines over in order - the profiler is ended and its lines are judge
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import secrets
@@ -29,6 +30,7 @@ from profiler.commands.doctor.judge import Lines, Record, judge, name_of
 from profiler.commands.doctor.machine import Machine, read_machine
 from profiler.commands.doctor.report import Run, to_json, to_text
 from profiler.commands.doctor.script import RECV, RESPONSE, Outcome, Said, url
+from profiler.commands.options import settings_of
 from profiler.errors import ProfilerError
 from profiler.ingest.settings import ROUTES
 
@@ -46,6 +48,12 @@ _ROOT = Path(__file__).resolve().parents[3]
 
 class ExaminationError(ProfilerError):
     """The examination itself cannot go on; the text says what did not happen."""
+
+
+def run(options: argparse.Namespace) -> int:
+    """Examine this machine as the options say; return the exit code."""
+    settings = settings_of(options)
+    return examine(settings.route, settings.engine, options.json)
 
 
 def examine(route: str | None, engine: str | None, as_json: bool) -> int:

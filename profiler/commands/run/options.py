@@ -1,4 +1,4 @@
-"""The parser of ``http-profiler run``; ``trace.py`` has what it does."""
+"""The arguments of ``http-profiler run``; ``trace.py`` has what it does."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import pwd
 
 from profiler.commands.check import EPILOG, add_assertions
+from profiler.commands.options import add_filters, add_output, add_probe
 
 DESCRIPTION = """\
 Traces a command and what it starts, and nothing else, and returns its exit code. Its standard
@@ -14,19 +15,14 @@ exchanges are told on standard error when the command has ended.
 """
 
 
-def add_run(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser],
-) -> argparse.ArgumentParser:
-    """Add the parser; return it, for the options of a capture."""
-    parser = commands.add_parser(
-        "run",
-        usage="http-profiler run [options] -- CMD ...",
-        help="trace a command and its children only; return its exit code",
-        description=DESCRIPTION,
-        epilog=EPILOG + "\nexit codes: the command's own; of a signal N 128+N; 127: there is no "
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the arguments."""
+    parser.usage = "http-profiler run [options] -- CMD ..."
+    parser.description = DESCRIPTION
+    parser.epilog = (
+        EPILOG + "\nexit codes: the command's own; of a signal N 128+N; 127: there is no "
         "such command;\n126: it cannot be executed; 125: it could not be traced; 4: an assertion "
-        "does not hold\n",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        "does not hold\n"
     )
     parser.add_argument(
         "--as",
@@ -42,8 +38,9 @@ def add_run(
         help="an assertion holds also where messages were lost that might have violated it",
     )
     parser.add_argument("misplaced", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
-    parser.set_defaults(parser=parser)
-    return parser
+    add_output(parser)
+    add_filters(parser)
+    add_probe(parser)
 
 
 def _user(text: str) -> pwd.struct_passwd:

@@ -14,9 +14,10 @@ from pathlib import Path
 
 from profiler.accounting import Account
 from profiler.commands.assertions import Assertions, assertions_of, say
+from profiler.commands.options import settings_of
 from profiler.commands.run.cgroup import Cgroup
 from profiler.commands.run.command import Command, CommandError
-from profiler.errors import VIOLATED, ProbeError, ProfilerError
+from profiler.errors import VIOLATED, ProbeError, ProfilerError, UsageError
 from profiler.exchanges.redact import Redactor
 from profiler.exchanges.store import Exchanges
 from profiler.exchanges.verify import described
@@ -32,14 +33,15 @@ TROUBLE = 125
 _INTERRUPTED = 130
 
 
-def run(options: argparse.Namespace, settings: Settings) -> int:
+def run(options: argparse.Namespace) -> int:
     """Trace ``options.argv``; return the exit code."""
+    settings = settings_of(options)
     assertions = assertions_of(options)
     if options.misplaced or not options.argv:
         command = " ".join(options.misplaced) or "CMD"
-        options.parser.error(f"the command stands behind `--`: run [options] -- {command}")
+        raise UsageError(f"the command stands behind `--`: run [options] -- {command}")
     if settings.filters.cgroup:
-        options.parser.error("--cgroup does not go with run: the command has one of its own")
+        raise UsageError("--cgroup does not go with run: the command has one of its own")
     try:
         _check_privilege(options.run_as)
         cgroup = Cgroup(mounted_at() or Path("/sys/fs/cgroup"), _own_cgroup())

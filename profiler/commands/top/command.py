@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import signal
 import sys
@@ -11,11 +12,12 @@ from itertools import islice
 from pathlib import Path
 
 from profiler.accounting import Account
+from profiler.commands.options import settings_of
 from profiler.commands.top.screen import keyboard_instead_of_input
 from profiler.commands.top.sink import FRAME_SECONDS, Top
 from profiler.commands.top.source import batches
 from profiler.commands.top.view import View
-from profiler.errors import OutputClosed
+from profiler.errors import DAMAGED, OutputClosed
 from profiler.exchanges.read import Capture
 from profiler.exchanges.redact import Redactor, described
 from profiler.exchanges.selection import Selection, selected
@@ -45,6 +47,15 @@ class _Losses:
             self._view.lost = "; ".join(filter(None, (account.lost_text, account.skipped_text)))
             self._due = now + _LOOK_SECONDS
         return True
+
+
+def run(options: argparse.Namespace) -> int:
+    """Show what is captured, or what ``--from`` names; return the exit code."""
+    settings = settings_of(options)
+    if options.source is not None:
+        return DAMAGED if recorded(options.source, settings) else 0
+    live(settings)
+    return 0
 
 
 def live(settings: Settings) -> None:

@@ -1,0 +1,41 @@
+"""``http-profiler query``: a capture, asked in SQL."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from profiler.commands.options import STDOUT, add_capture, add_filters, add_redact
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the arguments."""
+    parser.description = (
+        "Runs SQL on a file of JSON lines, by DuckDB. There are two tables: "
+        "`exchanges`, a row for each request with its response, and `messages`, a row for each "
+        "line. The answer is a table on a terminal, else JSON lines."
+    )
+    parser.epilog = (
+        "example:\n  http-profiler query "
+        "'select path, count(*), max(latency_ms) from exchanges group by path' http.jsonl"
+    )
+    parser.add_argument("sql", metavar="SQL")
+    add_capture(parser)
+    add_filters(parser)
+    add_redact(parser, default=False)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print what the capture answers; return the exit code."""
+    from profiler.commands.opened import Opened
+    from profiler.outputs.answer import answer
+    from profiler.outputs.file import output
+    from profiler.outputs.tables import database
+
+    opened = Opened(options)
+    with database() as tables:
+        tables.load(opened.records())
+        names, rows = tables.query(options.sql)
+        with output(STDOUT) as file:
+            file.writelines(line.encode() for line in answer(names, rows, sys.stdout.isatty()))
+    return opened.ended()

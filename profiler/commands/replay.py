@@ -1,0 +1,25 @@
+"""``http-profiler replay``: a recording through the same pipeline."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from profiler.commands.options import add_filters, add_limits, add_output, settings_of
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the arguments."""
+    parser.description = "Writes the JSON lines of a capture that --record wrote."
+    parser.add_argument("capture", type=Path, metavar="CAPTURE")
+    add_filters(parser)
+    add_limits(parser, live=False)
+    add_output(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Replay a recording. Raises ProfilerError."""
+    from profiler.ingest.session import replay
+
+    replay(options.capture, settings_of(options))
+    return 0

@@ -1,0 +1,54 @@
+"""``http-profiler report``: a page of a capture."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from profiler.commands.options import add_capture, add_filters, add_redact, add_target, size
+from profiler.ingest.settings import REPORT_BODY
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the arguments."""
+    parser.description = (
+        "Makes one HTML page of a file of JSON lines: who calls whom, rates, errors, "
+        "latencies, the slowest exchanges, and every exchange with its headers and body."
+    )
+    add_capture(parser)
+    add_target(parser)
+    add_filters(parser)
+    add_redact(parser, default=True)
+    parser.add_argument(
+        "--max-body",
+        type=size,
+        default=REPORT_BODY,
+        metavar="BYTES",
+        help="characters of each body that the page has; of longer ones it says how long they are "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--stats",
+        type=Path,
+        metavar="PATH",
+        help="what `--stats PATH` of that capture wrote: the page says what the kernel could not "
+        "hand over",
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Write the page; return the exit code."""
+    from profiler.commands.opened import Opened
+    from profiler.exchanges.store import Exchanges
+    from profiler.ingest.counts import read_counts
+    from profiler.outputs.file import output
+    from profiler.outputs.report.page import page
+
+    counts = read_counts(options.stats) if options.stats else None
+    opened = Opened(options, raw=False)
+    exchanges = Exchanges()
+    exchanges.add_all(opened.records())
+    with output(options.output) as file:
+        redacted = opened.redactor is not None
+        file.writelines(page(exchanges, opened.capture, options.max_body, redacted, counts))
+    return opened.ended(exchanges)

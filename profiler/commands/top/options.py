@@ -1,0 +1,31 @@
+"""The arguments of ``http-profiler top``; ``command.py`` has what it does."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from profiler.commands.options import add_filters, add_limits, add_probe, add_redact
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the arguments."""
+    parser.description = (
+        "Shows what is captured, live: rates, errors and latencies by endpoint, "
+        "process or connection, down to one exchange with its headers and body."
+    )
+    parser.epilog = (
+        "examples:\n  sudo http-profiler top --port 8080\n"
+        "  ssh shop.example sudo http-profiler | http-profiler top --from -"
+    )
+    parser.add_argument(
+        "--from",
+        dest="source",
+        type=Path,
+        metavar="CAPTURE",
+        help="show a file of JSON lines, `-` is standard input, instead of capturing",
+    )
+    add_redact(parser, argparse.SUPPRESS, "here")
+    add_filters(parser)
+    add_limits(parser, live=True)
+    add_probe(parser)
