@@ -9,11 +9,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from profiler.commands.progress import progress
 from profiler.errors import DAMAGED, VIOLATED, UsageError
-from profiler.exchanges.query import Condition, Expectation
+from profiler.exchanges.model import Exchange
+from profiler.exchanges.pair import Exchanges
 from profiler.exchanges.read import Capture
-from profiler.exchanges.store import Exchange, Exchanges
-from profiler.exchanges.verify import judge
+from profiler.exchanges.verify import Assertion, verify
 from profiler.outputs.file import output
 from profiler.outputs.junit import junit
 
@@ -22,25 +23,24 @@ from profiler.outputs.junit import junit
 class Assertions:
     """What was asked for on the command line."""
 
-    conditions: Sequence[Condition]
-    expectations: Sequence[Expectation]
+    assertions: Sequence[Assertion]
     junit: Path | None
 
     def __bool__(self) -> bool:
-        return bool(self.conditions or self.expectations)
+        return bool(self.assertions)
 
-    def hold(
+    def verify(
         self,
         exchanges: Iterable[Exchange],
         notes: Sequence[str] = (),
         lost: str | None = None,
         seconds: float = 0.0,
     ) -> bool:
-        """Judge, say what was violated, write JUnit XML; do all of them hold?
+        """Verify, print what was violated, write JUnit XML; return whether all of them hold.
 
-        ``notes`` are said with it; ``lost`` is what counts as lost. Raises OutputError.
+        ``notes`` are printed with it; ``lost`` is what counts as lost. Raises OutputError.
         """
-        number, verdicts = judge(exchanges, self.conditions, self.expectations, lost)
+        number, verdicts = verify(exchanges, self.assertions, lost)
         for line in (*notes, *(line for verdict in verdicts for line in verdict.lines())):
             say(line)
         held = sum(verdict.failure is None for verdict in verdicts)
@@ -53,9 +53,10 @@ class Assertions:
 
 def assertions_of(options: argparse.Namespace) -> Assertions:
     """Return what was asked for."""
-    if options.junit and not (options.fail_if or options.expect):
+    assertions = (*options.fail_if, *options.expect)
+    if options.junit and not assertions:
         raise UsageError("--junit needs --fail-if or --expect")
-    return Assertions(options.fail_if, options.expect, options.junit)
+    return Assertions(assertions, options.junit)
 
 
 def say(text: str) -> None:
@@ -69,17 +70,10 @@ def check(options: argparse.Namespace) -> int:
     assertions = assertions_of(options)
     if not assertions:
         raise UsageError("nothing to check: give --fail-if or --expect")
-    capture = Capture(options.capture)
-    exchanges = Exchanges()
-    exchanges.add_all(capture.records())
-    damage = None
-    if capture.damage.lines:
-        damage = f"of the {capture.lines} lines of {capture.name}, {capture.damage}"
-    holds = assertions.hold(
-        exchanges,
-        notes=[damage] if damage else [],
-        seconds=time.monotonic() - started,
-    )
-    if not holds:
+    with progress() as report:
+        capture = Capture(options.captures)
+        exchanges = Exchanges(capture.records(report))
+    notes = [capture.damaged] if capture.damaged else []
+    if not assertions.verify(exchanges, notes, seconds=time.monotonic() - started):
         return VIOLATED
-    return DAMAGED if damage else 0
+    return DAMAGED if notes else 0

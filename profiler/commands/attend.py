@@ -14,10 +14,9 @@ import select
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from profiler.outputs import Sink
-
 if TYPE_CHECKING:
     from profiler.accounting import Account
+    from profiler.outputs.jsonl import Lines
 
 SETTLE, END = b".", b"!"
 
@@ -30,7 +29,7 @@ _POLLS = 16
 class _Asker:
     """The attendant who answers with marks."""
 
-    def __init__(self, lines: Sink) -> None:
+    def __init__(self, lines: Lines) -> None:
         self._lines = lines
         self._asked = self._answered = 0
         self._polls = self._idle = 0
@@ -54,7 +53,7 @@ class _Asker:
         return True
 
     def _mark(self, number: int) -> None:
-        self._lines.write({"mark": number})
+        self._lines.add(b'{"mark":%d}\n' % number)
         self._lines.flush()
 
 

@@ -17,16 +17,18 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import IO, Union, cast, overload
+from typing import IO, TYPE_CHECKING, Union, cast, overload
 
 import orjson
 
 from profiler.commands.attend import END, SETTLE
 from profiler.errors import ProfilerError
-from profiler.exchanges.query import Condition, Expectation, parse_condition, parse_expectation
-from profiler.exchanges.store import Exchange, Exchanges
-from profiler.exchanges.verify import judge
-from profiler.ingest.record import Record
+from profiler.exchanges.model import Exchange
+from profiler.exchanges.pair import Exchanges
+from profiler.exchanges.verify import Assertion, expect, fail_if, verify
+
+if TYPE_CHECKING:
+    from profiler.schema import Record
 
 Value = Union[str, int, float]
 
@@ -58,7 +60,7 @@ def capture(
             feed.stop()
 
 
-class Messages(Sequence[Record]):
+class Messages(Sequence["Record"]):
     """The messages so far, as records (``docs/output-format.md``); they grow as others come."""
 
     def __init__(self, feed: _Feed, start: int = 0) -> None:
@@ -121,27 +123,25 @@ class Messages(Sequence[Record]):
 
     def exchanges(self) -> list[Exchange]:
         """Return the exchanges so far, in the order of time."""
-        found = Exchanges()
-        found.add_all(self)
-        return list(found)
+        return list(Exchanges(self))
 
     def fail_if(self, condition: str) -> None:
         """Settle, and raise AssertionError if an exchange fulfils ``condition``.
 
         ``docs/assertions.md`` has the language. Raises ConditionError, which is a ProfilerError.
         """
-        self._assert([parse_condition(condition)], [])
+        self._assert(fail_if(condition))
 
     def expect(self, expectation: str) -> None:
         """Settle, and raise AssertionError if the exchanges do not fulfil ``expectation``.
 
         Raises ConditionError, which is a ProfilerError.
         """
-        self._assert([], [parse_expectation(expectation)])
+        self._assert(expect(expectation))
 
-    def _assert(self, conditions: list[Condition], expectations: list[Expectation]) -> None:
+    def _assert(self, assertion: Assertion) -> None:
         self.settle()
-        number, verdicts = judge(self.exchanges(), conditions, expectations)
+        number, verdicts = verify(self.exchanges(), [assertion])
         lines = [line for verdict in verdicts for line in verdict.lines()]
         if lines:
             raise AssertionError("\n".join([*lines, f"({number} exchanges)"]))

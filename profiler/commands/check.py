@@ -7,19 +7,22 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Callable, TypeVar
+from typing import TYPE_CHECKING
 
-from profiler.commands.options import add_capture
+from profiler.commands.options import add_captures, typed
 
 if TYPE_CHECKING:
-    from profiler.exchanges.query import Condition, Expectation
+    from profiler.exchanges.verify import Assertion
 
 EPILOG = """\
 conditions:
-  status>=500                    fields: status latency duration method url path host comm cmdline
-  latency>1s and path~/api/*     pid role bytes request_bytes response_bytes incomplete header.NAME
-  header.Authorization=none      operators: = != < <= > >= and ~ (a pattern with * and ?)
-  GET /healthz                   method and path; with --expect also how often: GET /healthz >= 3
+  failed                         status 5xx, gRPC status other than 0, reset, or no response
+  status>=500                    fields: status latency duration method url path host service
+  latency>1s and path~/api/*     outcome incomplete bytes request_bytes response_bytes pid comm
+  header.authorization=none      cmdline user cgroup port address direction role header.NAME
+  not path=/healthz              operators: = != < <= > >= and ~ (a pattern with * and ?)
+  service=cart or comm=nginx     and, or, not, parentheses; a value with =<>!~ in it is quoted
+  GET /orders*                   method and path; with --expect also how often: GET /healthz >= 3
 """
 
 
@@ -30,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "all of them hold; 4: one does not."
     )
     parser.epilog = EPILOG
-    add_capture(parser)
+    add_captures(parser)
     add_assertions(parser)
 
 
@@ -39,7 +42,7 @@ def add_assertions(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("assertions")
     group.add_argument(
         "--fail-if",
-        type=_condition,
+        type=typed(_fail_if),
         action="append",
         default=[],
         metavar="CONDITION",
@@ -47,7 +50,7 @@ def add_assertions(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--expect",
-        type=_expectation,
+        type=typed(_expect),
         action="append",
         default=[],
         metavar="EXPECTATION",
@@ -61,25 +64,13 @@ def add_assertions(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _condition(text: str) -> Condition:
-    from profiler.exchanges.query import parse_condition
+def _fail_if(text: str) -> Assertion:
+    from profiler.exchanges.verify import fail_if
 
-    return _parsed(parse_condition, text)
-
-
-def _expectation(text: str) -> Expectation:
-    from profiler.exchanges.query import parse_expectation
-
-    return _parsed(parse_expectation, text)
+    return fail_if(text)
 
 
-_T = TypeVar("_T")
+def _expect(text: str) -> Assertion:
+    from profiler.exchanges.verify import expect
 
-
-def _parsed(parse: Callable[[str], _T], text: str) -> _T:
-    from profiler.exchanges.query import ConditionError
-
-    try:
-        return parse(text)
-    except ConditionError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
+    return expect(text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from profiler.commands.options import STDOUT, add_capture, add_filters, add_redact, add_target
+from profiler.commands.options import STDOUT, add_captures, add_filters, add_redact, add_target
 from profiler.errors import UsageError
 
 
@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("parquet", "the same with headers and bodies (needs the extra `query`, and --output)"),
     ):
         kind.add_argument(f"--{name}", dest="kind", action="store_const", const=name, help=what)
-    add_capture(parser)
+    add_captures(parser)
     add_target(parser)
     add_filters(parser)
     add_redact(parser, default=False)
@@ -30,15 +30,14 @@ def run(options: argparse.Namespace) -> int:
     if options.kind == "parquet":
         return _parquet(options)
     from profiler.commands.opened import Opened, say
-    from profiler.exchanges.store import Exchanges
+    from profiler.exchanges.pair import Exchanges
     from profiler.outputs.csv import csv_lines
     from profiler.outputs.curl import curl
     from profiler.outputs.file import output
     from profiler.outputs.har import har, is_known
 
     opened = Opened(options)
-    exchanges = Exchanges()
-    exchanges.add_all(opened.records())
+    exchanges = Exchanges(opened.records())
     with output(options.output) as file:
         if options.kind == "har":
             file.writelines(har(exchanges))

@@ -5,14 +5,19 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from profiler.commands.options import STDOUT, filters_of
+from profiler.accounting import Account
+from profiler.commands.options import STDOUT, conditions_of
+from profiler.commands.progress import progress
 from profiler.errors import DAMAGED, OutputError
+from profiler.exchanges.filter import Filter, filtered
+from profiler.exchanges.pair import Exchanges
 from profiler.exchanges.read import Capture
 from profiler.exchanges.redact import Redactor, described
-from profiler.exchanges.selection import Selection, left_out, selected
-from profiler.exchanges.store import Exchanges
-from profiler.ingest.record import Record
+
+if TYPE_CHECKING:
+    from profiler.schema import Record
 
 
 class Opened:
@@ -23,34 +28,36 @@ class Opened:
 
         Without ``raw`` the records have no ``raw_payload``, which then need not be redacted.
         """
-        self.capture = Capture(options.capture)
         target = getattr(options, "output", STDOUT)
-        if target.exists() and options.capture.exists() and target.samefile(options.capture):
-            raise OutputError(f"{target} is the capture itself; choose another --output")
+        for path in options.captures:
+            if target.exists() and path.exists() and target.samefile(path):
+                raise OutputError(f"{target} is the capture itself; choose another --output")
+        self.capture = Capture(options.captures)
         self.redactor = Redactor() if options.redact else None
         self._raw = raw
-        self._selection = Selection(filters_of(options))
+        self._filter = Filter(conditions_of(options))
         say(described(self.redactor))
 
     def records(self) -> Iterator[Record]:
-        """Yield the records that are wanted."""
-        # Filters ask what was said, not the tokens that stand for it.
-        for record in selected(self.capture.records(), self._selection):
-            if not self._raw:
-                record.pop("raw_payload", None)
-                record.pop("raw_payload_encoding", None)
-            yield record if self.redactor is None else self.redactor.record(record)
+        """Yield the records that are wanted; tell a terminal how far it is."""
+        with progress() as report:
+            # Filters ask for what was captured, not for the placeholders that stand for it.
+            for record in filtered(self.capture.records(report), self._filter):
+                if not self._raw:
+                    record.pop("raw_payload", None)
+                    record.pop("raw_payload_encoding", None)
+                yield record if self.redactor is None else self.redactor.record(record)
 
     def ended(self, exchanges: Exchanges | None = None) -> int:
         """Say what was read and what was not; return the exit code."""
-        capture, selection = self.capture, self._selection
-        for line in left_out(selection.dropped, selection.given_up):
+        capture, dropped = self.capture, self._filter.dropped
+        for line in Account(dropped=dropped, undecided=self._filter.given_up).left_out():
             say(line)
         if exchanges is not None:
-            messages = capture.lines - capture.damage.lines - sum(selection.dropped.values())
+            messages = capture.lines - capture.damage.lines - sum(dropped.values())
             say(f"{len(exchanges)} exchanges in {messages} messages")
-        if capture.damage.lines:
-            say(f"of the {capture.lines} lines of {capture.name}, {capture.damage}")
+        if capture.damaged:
+            say(capture.damaged)
             return DAMAGED
         return 0
 

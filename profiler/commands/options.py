@@ -12,8 +12,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from profiler.exchanges import filters
-from profiler.exchanges.filters import Filters
+from profiler.exchanges import values
+from profiler.exchanges.query import OPTIONS, ConditionError, Conditions, conditions, parse
 from profiler.ingest.settings import CONNECTION_MEMORY, ENGINES, FORMATS, ROUTES, Settings
 
 STDOUT = Path("-")
@@ -30,7 +30,7 @@ filters:
 
 
 def add_filters(parser: argparse.ArgumentParser) -> None:
-    """Add the filter options; :func:`filters_of` reads them."""
+    """Add the filter options; :func:`conditions_of` reads them."""
     _add_of_messages(parser)
     _add_of_exchanges(parser)
 
@@ -40,7 +40,7 @@ def add_limits(parser: argparse.ArgumentParser, *, live: bool) -> None:
     group = parser.add_argument_group("when to end")
     group.add_argument(
         "--count",
-        type=_type(filters.count),
+        type=typed(values.count),
         default=argparse.SUPPRESS,
         metavar="N",
         help="after N messages (lines) were written",
@@ -48,7 +48,7 @@ def add_limits(parser: argparse.ArgumentParser, *, live: bool) -> None:
     if live:
         group.add_argument(
             "--duration",
-            type=_type(filters.duration),
+            type=typed(values.duration),
             default=argparse.SUPPRESS,
             metavar="TIME",
             help="after this time, such as 30s, 5m or 1h",
@@ -64,13 +64,17 @@ def settings_of(options: argparse.Namespace) -> Settings:
     }
     if given.get("output") == STDOUT:
         del given["output"]
-    return Settings(**given, filters=filters_of(options))
+    return Settings(**given, where=conditions_of(options))
 
 
-def add_capture(parser: argparse.ArgumentParser) -> None:
-    """Add the operand of the commands that read a file of JSON lines."""
+def add_captures(parser: argparse.ArgumentParser) -> None:
+    """Add the operand of the commands that read capture files."""
     parser.add_argument(
-        "capture", type=Path, metavar="CAPTURE", help="a file of JSON lines; `-` is standard input"
+        "captures",
+        type=Path,
+        nargs="+",
+        metavar="CAPTURE",
+        help="a file of JSON lines, which may be compressed (gzip, zstd); `-` is standard input",
     )
 
 
@@ -184,78 +188,77 @@ def size(text: str) -> int:
 def _add_of_messages(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
         "which processes and connections",
-        "Any option here and below may be repeated: one of its values has to fit. All options "
+        "Any option here and below may be repeated: one of its values has to match. All options "
         "that are given have to. A GLOB of *, ? and [...] stands for the whole of a text.",
     )
-    _add(group, "pid", filters.positive, "N", "what this process sends and receives")
-    _add(group, "comm", filters.comm, "NAME", "threads of this name (the field `comm`)")
-    _add(group, "cmdline", filters.glob, "GLOB", "processes with such arguments")
-    _add(group, "user", filters.user, "NAME", "processes of this user, a name or a number")
+    _add(group, "pid", "N", "what this process sends and receives")
+    _add(group, "comm", "NAME", "threads of this name (the field `comm`)")
+    _add(group, "cmdline", "GLOB", "processes with such arguments")
+    _add(group, "user", "NAME", "processes of this user, a name or a number")
     _add(
         group,
         "cgroup",
-        filters.cgroup,
         "PATH",
         "processes in this control group or below it, such as /system.slice/nginx.service, "
         "with or without /sys/fs/cgroup",
     )
-    _add(group, "port", filters.port, "N", "connections with this port at either end")
+    _add(group, "port", "N", "connections with this port at either end")
     _add(
         group,
         "address",
-        filters.address,
         "CIDR",
         "connections with such an address at either end: 10.0.0.0/8, ::1",
     )
-    _add_choice(group, "direction", filters.DIRECTIONS, "messages that a process sent, or received")
-    _add_choice(group, "role", filters.ROLES, "messages as clients, or servers, saw them")
+    _add_choice(group, "direction", values.DIRECTIONS, "messages that a process sent, or received")
+    _add_choice(group, "role", values.ROLES, "messages as clients, or servers, saw them")
 
 
 def _add_of_exchanges(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
         "which exchanges",
-        "Of one that fits, request and responses are shown, of any other nothing.",
+        "Of one that matches, request and responses are shown, of any other nothing.",
     )
-    _add(group, "method", filters.method, "METHOD", "of the request")
-    _add(group, "host", filters.host, "GLOB", "Host or :authority, with or without its port")
-    _add(group, "path", filters.glob, "GLOB", "path of the request, without ?query")
-    _add(group, "status", filters.status, "STATUS", "of a response: 404, 5xx, 400-499")
-    _add(
-        group,
-        "header",
-        filters.header,
-        "NAME[=GLOB]",
-        "a header or trailer of request or response",
-    )
+    _add(group, "method", "METHOD", "of the request")
+    _add(group, "host", "GLOB", "Host or :authority, with or without its port")
+    _add(group, "path", "GLOB", "path of the request, without ?query")
+    _add(group, "status", "STATUS", "of a response: 404, 5xx, 400-499")
+    _add(group, "header", "NAME[=GLOB]", "a header or trailer of request or response")
     group.add_argument(
         "--min-latency",
-        type=_type(lambda text: filters.duration(text) * 1000),
+        type=typed(OPTIONS["min_latency"].read),
         default=argparse.SUPPRESS,
         metavar="TIME",
         help="at least this long from request to response: 100ms, 2s",
     )
+    group.add_argument(
+        "--where",
+        type=typed(parse),
+        action="append",
+        default=argparse.SUPPRESS,
+        metavar="CONDITION",
+        help="a condition, which the options above are short forms of: 'failed and not "
+        "path=/healthz', 'latency>100ms or service=cart' (docs/query.md); all that are given "
+        "have to hold",
+    )
 
 
-def filters_of(options: argparse.Namespace) -> Filters:
-    """Return what the options say."""
-    given: dict[str, Any] = {}
-    for field in fields(Filters):
-        value = getattr(options, field.name, None)
-        if value is not None:
-            given[field.name] = tuple(value) if isinstance(value, list) else value
-    return Filters(**given)
+def conditions_of(options: argparse.Namespace) -> Conditions:
+    """Return what the filter options mean."""
+    given = {name: getattr(options, name, ()) for name in OPTIONS}
+    if "min_latency" in options:
+        given["min_latency"] = [options.min_latency]
+    return conditions(getattr(options, "where", ()), **given)
 
 
 def _add(
     group: argparse._ActionsContainer,
     name: str,
-    read: Callable[[str], Any],
     metavar: str,
     help_: str,
 ) -> None:
     group.add_argument(
         f"--{name}",
-        type=_type(read),
+        type=typed(OPTIONS[name].read),
         action="append",
         default=argparse.SUPPRESS,
         metavar=metavar,
@@ -271,13 +274,13 @@ def _add_choice(
     )
 
 
-def _type(read: Callable[[str], Any]) -> Callable[[str], Any]:
-    """Have argparse say what is wrong with a value, as ``read`` puts it."""
+def typed(read: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Have argparse report what is wrong with a value, as ``read`` puts it."""
 
-    def typed(text: str) -> Any:
+    def convert(text: str) -> Any:
         try:
             return read(text)
-        except ValueError as error:
+        except (ValueError, ConditionError) as error:
             raise argparse.ArgumentTypeError(str(error)) from None
 
-    return typed
+    return convert

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from profiler.commands.options import STDOUT, add_capture, add_filters, add_redact
+from profiler.commands.options import STDOUT, add_captures, add_filters, add_redact
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "'select path, count(*), max(latency_ms) from exchanges group by path' http.jsonl"
     )
     parser.add_argument("sql", metavar="SQL")
-    add_capture(parser)
+    add_captures(parser)
     add_filters(parser)
     add_redact(parser, default=False)
 

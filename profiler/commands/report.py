@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from profiler.commands.options import add_capture, add_filters, add_redact, add_target, size
+from profiler.commands.options import add_captures, add_filters, add_redact, add_target, size
 from profiler.ingest.settings import REPORT_BODY
 
 
@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Makes one HTML page of a file of JSON lines: who calls whom, rates, errors, "
         "latencies, the slowest exchanges, and every exchange with its headers and body."
     )
-    add_capture(parser)
+    add_captures(parser)
     add_target(parser)
     add_filters(parser)
     add_redact(parser, default=True)
@@ -38,17 +38,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Write the page; return the exit code."""
+    from profiler import accounting
     from profiler.commands.opened import Opened
-    from profiler.exchanges.store import Exchanges
-    from profiler.ingest.counts import read_counts
+    from profiler.exchanges.pair import Exchanges
     from profiler.outputs.file import output
     from profiler.outputs.report.page import page
 
-    counts = read_counts(options.stats) if options.stats else None
+    account = accounting.read(options.stats) if options.stats else accounting.Account()
     opened = Opened(options, raw=False)
-    exchanges = Exchanges()
-    exchanges.add_all(opened.records())
+    exchanges = Exchanges(opened.records())
     with output(options.output) as file:
         redacted = opened.redactor is not None
-        file.writelines(page(exchanges, opened.capture, options.max_body, redacted, counts))
+        file.writelines(page(exchanges, opened.capture, options.max_body, redacted, account))
     return opened.ended(exchanges)

@@ -17,7 +17,6 @@ all records of a capture, which wait in a file.
 from __future__ import annotations
 
 import os
-import tempfile
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
 from sys import getsizeof
@@ -375,7 +374,9 @@ class Exchanges:
 
     def __init__(self, records: Iterable[Record] = ()) -> None:
         """Add ``records``. Raises OutputError if there is no room to keep them."""
-        # The default is /tmp, or what TMPDIR names.
+        # Not loaded for a capture, which pairs in memory. The default is /tmp, or what TMPDIR names.
+        import tempfile
+
         self._file = tempfile.TemporaryFile(buffering=1 << 20)  # noqa: SIM115
         self._size = 0
         self._joined = _Joined[_Place]()
@@ -431,6 +432,8 @@ class Exchanges:
 
 
 def _no_room(error: OSError) -> OutputError:
+    import tempfile
+
     return OutputError(
         f"cannot keep the capture in {tempfile.gettempdir()}: {error.strerror}; "
         "free space there, or name another directory with TMPDIR"

@@ -52,8 +52,8 @@ def read(*paths: str | os.PathLike[str]) -> Iterator[Record]:
     """
     capture = Capture([Path(path) for path in paths])
     yield from capture.records()
-    if capture.damage.lines:
-        warnings.warn(f"of {capture.lines} lines, {capture.damage}", stacklevel=2)
+    if capture.damaged:
+        warnings.warn(capture.damaged, stacklevel=2)
 
 
 @dataclass
@@ -81,24 +81,29 @@ class Damage:
 class Capture:
     """Capture files, read as one. Raises CaptureFileError."""
 
-    def __init__(self, paths: Sequence[Path], progress: Progress | None = None) -> None:
+    def __init__(self, paths: Sequence[Path]) -> None:
         self.lines = 0
         """Lines that were read, empty ones apart."""
         self.damage = Damage()
         self._files = [_File(path, self, len(paths) > 1) for path in dict.fromkeys(paths)]
-        self._progress = progress
         more = len(self._files) - 1
         self.name = self._files[0].name + (f" and {more} more" if more else "")
 
-    def records(self) -> Iterator[Record]:
+    @property
+    def damaged(self) -> str | None:
+        """What could not be read, in one line; ``None`` if nothing."""
+        damage = self.damage
+        return f"of the {self.lines} lines of {self.name}, {damage}" if damage.lines else None
+
+    def records(self, progress: Progress | None = None) -> Iterator[Record]:
         """Yield the record of each whole line. Raises CaptureFileError if a file has none."""
         if len(self._files) == 1:
-            yield from self._files[0].records(self._progress)
+            yield from self._files[0].records(progress)
             return
         # By their first records: logrotate's newest file is not the first by name or number.
         begun: list[tuple[str, int, Record, Iterator[Record]]] = []
         for file in self._files:
-            records = file.records(self._progress)
+            records = file.records(progress)
             first = next(records, None)
             if first is not None:
                 begun.append((first["timestamp"], len(begun), first, records))

@@ -10,31 +10,28 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Collection
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import orjson
 
 from profiler.accounting import Account, KernelAccount
 from profiler.errors import CaptureFileError
-from profiler.exchanges.selection import Selection
+from profiler.exchanges.filter import Filter
 from profiler.ingest import syscalls, wire
 from profiler.ingest.exchange import exchange_of
 from profiler.ingest.http import Message, Messages, NotHttp
 from profiler.ingest.http.message import REQUEST
 from profiler.ingest.memory import Memory
 from profiler.ingest.process import Processes
-from profiler.ingest.record import Record, record_of
+from profiler.ingest.record import record_of
 from profiler.ingest.settings import Settings
 from profiler.ingest.stream import Event, Streams
+from profiler.outputs import Sink
+
+if TYPE_CHECKING:
+    from profiler.schema import Record
 
 _NAMES_KEPT = 4096
-
-
-class Sink(Protocol):
-    """Where records go."""
-
-    def write(self, record: Record) -> None:
-        """Take one record."""
 
 
 class RecordWriter(Protocol):
@@ -71,10 +68,11 @@ class Pipeline:
         self._names: OrderedDict[int, wire.Names] = OrderedDict()
         self._clock_offset = 0
         self.account = Account()
-        self._selection: Selection | None = None
-        if set(settings.filters.given()) - set(applied):
-            self._selection = Selection(settings.filters, applied)
-            self.account.dropped = self._selection.dropped
+        self._filter: Filter | None = None
+        left = settings.where.without(applied)
+        if left:
+            self._filter = Filter(left)
+            self.account.dropped = self._filter.dropped
 
     @property
     def full(self) -> bool:
@@ -114,8 +112,8 @@ class Pipeline:
         for output in self._messages.finish():
             if isinstance(output, Message):
                 self._write(output)
-        if self._selection:
-            for record in self._selection.finish():
+        if self._filter:
+            for record in self._filter.finish():
                 self._emit(record)
 
     def _move(self, item: wire.Chunk | wire.End) -> int | None:
@@ -166,12 +164,12 @@ class Pipeline:
             self._settings.max_body,
             self._syscalls,
         )
-        if self._selection is None:
+        if self._filter is None:
             self._emit(record)
             return
-        for wanted in self._selection.feed(record):
+        for wanted in self._filter.feed(record):
             self._emit(wanted)
-        self.account.undecided = self._selection.given_up
+        self.account.undecided = self._filter.given_up
 
     def _emit(self, record: Record) -> None:
         if self.full:

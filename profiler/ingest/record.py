@@ -15,7 +15,7 @@ from functools import lru_cache
 from hashlib import sha1
 from ipaddress import IPv4Address, IPv6Address
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from profiler.ingest.exchange import Exchange
 from profiler.ingest.http import content
@@ -25,7 +25,8 @@ from profiler.ingest.http.message import REQUEST, Message
 from profiler.ingest.process import Identity
 from profiler.ingest.wire import AF_INET, AF_UNIX, SEND, Chunk, Names
 
-Record = dict[str, Any]
+if TYPE_CHECKING:
+    from profiler.schema import Record
 
 _TCP = 6  # IPPROTO_TCP
 _COMMUNITY = struct.Struct("!BBHH")  # protocol, padding, ports

@@ -24,7 +24,6 @@ from typing import Protocol
 
 from profiler.accounting import Account
 from profiler.errors import CaptureFileError, ProfilerError
-from profiler.exchanges.filters import OF_CALLS
 from profiler.exchanges.redact import described
 from profiler.ingest import wire
 from profiler.ingest.pipeline import Pipeline
@@ -82,11 +81,7 @@ def capture(
         )
         if engine.fallback:
             _say(f"not taken: {engine.fallback}")
-        late = [
-            f"--{name}"
-            for name in settings.filters.given()
-            if name in OF_CALLS and name not in engine.applied
-        ]
+        late = [f"--{name}" for name in settings.filters.given() if name not in engine.applied]
         if late:
             _say(f"{engine.carrier} cannot filter by {', '.join(late)}: done with whole messages")
         _say(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from profiler.exchanges.filters import ALL, Filters
+from profiler.exchanges.query import ALL, Conditions, Filters
 
 ROUTES = ("socket", "syscall")
 BUFFERS = ("ring", "perf")
@@ -37,7 +37,7 @@ class Settings:
     redact: bool | None = None
     """Whether secrets become tokens; ``None``: they do in ``pretty``, not in ``jsonl``."""
 
-    filters: Filters = ALL
+    where: Conditions = ALL
     """Which calls, messages and exchanges are wanted."""
 
     duration: float | None = None
@@ -80,6 +80,11 @@ class Settings:
 
     stats_seconds: float = 10.0
     """That interval."""
+
+    @property
+    def filters(self) -> Filters:
+        """What of ``where`` the kernel can decide."""
+        return self.where.filters
 
     @property
     def connection_memory(self) -> int:

@@ -7,10 +7,10 @@ import io
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
+from profiler.exchanges.endpoint import endpoint
 from profiler.exchanges.model import (
     Exchange,
     Side,
-    endpoint,
     grpc_status,
     header,
     host,

@@ -11,6 +11,7 @@ import pwd
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from profiler.accounting import Account
 from profiler.commands.assertions import Assertions, assertions_of, say
@@ -18,16 +19,20 @@ from profiler.commands.options import settings_of
 from profiler.commands.run.cgroup import Cgroup
 from profiler.commands.run.command import Command, CommandError
 from profiler.errors import VIOLATED, ProbeError, ProfilerError, UsageError
+from profiler.exchanges.fields import FIELDS
+from profiler.exchanges.pair import Exchanges
+from profiler.exchanges.query import Comparison
 from profiler.exchanges.redact import Redactor
-from profiler.exchanges.store import Exchanges
-from profiler.exchanges.verify import described
+from profiler.exchanges.summary import describe
 from profiler.ingest.probe.cgroups import mounted_at
-from profiler.ingest.record import Record
 from profiler.ingest.session import capture
 from profiler.ingest.settings import Settings
 from profiler.outputs import Sink
 from profiler.outputs.choice import Choice
 from profiler.outputs.jsonl import JsonLines
+
+if TYPE_CHECKING:
+    from profiler.schema import Record
 
 TROUBLE = 125
 _INTERRUPTED = 130
@@ -59,13 +64,14 @@ def _traced(
     options: argparse.Namespace, settings: Settings, assertions: Assertions, cgroup: Cgroup
 ) -> int:
     started = time.monotonic()
+    own = Comparison(FIELDS["cgroup"], "=", cgroup.path)
     sinks = _sinks(options, settings)
     exchanges = Exchanges() if assertions or not sinks else None
     account = command = trouble = None
     try:
         command = Command(options.argv, cgroup, options.run_as)
         account = capture(
-            replace(settings, filters=replace(settings.filters, cgroup=(cgroup.path,))),
+            replace(settings, where=settings.where.and_("cgroup", own)),
             Choice(_Kept(sinks, exchanges), None),
             command,
         )
@@ -92,10 +98,9 @@ def _traced(
 
 
 def _tell(exchanges: Exchanges) -> None:
-    exchanges.complete()
     redactor = Redactor()
     for exchange in exchanges:
-        say(described(exchange, redactor))
+        say(describe(exchange, redactor))
 
 
 def _hold(
@@ -105,12 +110,11 @@ def _hold(
     account: Account | None,
     seconds: float,
 ) -> bool:
-    exchanges.complete()
     lost = account.lost_text if account else "the capture ended before the command"
     notes = [f"the capture is incomplete: {lost}"] if lost else []
     if account and account.skipped_text:
         notes.append(f"the capture may be incomplete: {account.skipped_text}")
-    return assertions.hold(exchanges, notes, None if options.allow_lost else lost, seconds)
+    return assertions.verify(exchanges, notes, None if options.allow_lost else lost, seconds)
 
 
 class _Kept:

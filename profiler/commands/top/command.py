@@ -7,7 +7,7 @@ import contextlib
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -18,9 +18,9 @@ from profiler.commands.top.sink import FRAME_SECONDS, Top
 from profiler.commands.top.source import batches
 from profiler.commands.top.view import View
 from profiler.errors import DAMAGED, OutputClosed
+from profiler.exchanges.filter import Filter, filtered
 from profiler.exchanges.read import Capture
 from profiler.exchanges.redact import Redactor, described
-from profiler.exchanges.selection import Selection, selected
 from profiler.ingest.session import capture
 from profiler.ingest.settings import Settings
 from profiler.outputs.choice import Choice
@@ -65,25 +65,23 @@ def live(settings: Settings) -> None:
     capture(settings, Choice(top, redactor), _Losses(top.view))
 
 
-def recorded(path: Path, settings: Settings) -> int:
-    """Show a file of JSON lines, or standard input (``-``), until ``q``. Raises ProfilerError.
+def recorded(paths: Sequence[Path], settings: Settings) -> int:
+    """Show capture files, or standard input (``-``), until ``q``. Raises ProfilerError.
 
     Of these lines, what the filters want, as many as ``settings.count``. Returns how many could
     not be read.
     """
-    if path == _STDIN:
-        path = Path(f"/dev/fd/{keyboard_instead_of_input()}")
-        name = "standard input"
-    else:
-        name = path.name
-    lines = Capture(path)
+    # The terminal's keys come from standard input.
+    keyboard = _STDIN in paths and keyboard_instead_of_input()
+    lines = Capture([Path(f"/dev/fd/{keyboard}") if path == _STDIN else path for path in paths])
+    name = "standard input" if keyboard else lines.name
     redactor = _redactor(settings.redact)
     top = Top(redactor, is_live=False, source=f"reading {name} ...")
     print(f"http-profiler: {described(redactor)}", file=sys.stderr, flush=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     # Left by `q`, by Ctrl-C or in order, which are no trouble.
     with contextlib.closing(top), contextlib.suppress(OutputClosed, KeyboardInterrupt):
-        records = selected(lines.records(), Selection(settings.filters))
+        records = filtered(lines.records(), Filter(settings.where))
         for batch in batches(islice(records, settings.count)):
             for record in batch:
                 top.write(record)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from profiler.commands.top.lines import Line, Span
-from profiler.exchanges.model import local, remote
+from profiler.exchanges.model import NO_RESPONSE, Exchange, Side, local, remote
 from profiler.exchanges.redact import Redactor
-from profiler.exchanges.store import Exchange, Side
-from profiler.ingest.record import Record
-from profiler.outputs.terminal import size_text, time_text, visible, wrap
+from profiler.exchanges.text import visible
+from profiler.outputs.terminal import size_text, time_text, wrap
+
+if TYPE_CHECKING:
+    from profiler.schema import Record
 
 
 def detail(exchange: Exchange, redactor: Redactor | None, width: int) -> list[Line]:
@@ -23,25 +26,25 @@ def detail(exchange: Exchange, redactor: Redactor | None, width: int) -> list[Li
 
 
 def _texts(exchange: Exchange, redactor: Redactor | None) -> Iterator[tuple[str, str]]:
-    def shown(record: Record) -> Record:
-        return record if redactor is None else redactor.record(record)
+    def shown(record: Record) -> CutRecord:
+        return cast("CutRecord", record if redactor is None else redactor.record(record))
 
     for role, side in (("client", exchange.client), ("server", exchange.server)):
         if side is not None:
             yield from _end(role, side, shown(side.records[0]))
     if exchange.incomplete:
         yield f"incomplete   {', '.join(exchange.incomplete)}", "lost"
-    request = next((side.request for side in exchange.sides if side.request is not None), None)
+    request = exchange.request
     if request is None:
-        asked = shown({"type": "request", "request": exchange.asked}).get("request", {})
+        asked = shown(exchange.asked)
         yield "", ""
         yield f"{asked.get('method', '?')} {asked.get('url', '?')}", "bold"
         yield "(the request was not seen)", "dim"
     else:
         yield from _message(shown(request))
-    for response in (*exchange.side.interim, *([exchange.answered] if exchange.answered else ())):
+    for response in (*exchange.side.interim, *([exchange.response] if exchange.response else ())):
         yield from _message(shown(response))
-    if exchange.answered is None:
+    if exchange.response is None:
         yield "", ""
         yield "no response was seen", "failed"
 
@@ -50,27 +53,33 @@ def _end(role: str, side: Side, first: Record) -> Iterator[tuple[str, str]]:
     # The client's address on its own line, and the server's.
     address = local(first) if role == "client" else remote(first)
     said = [address or "", f"pid {first['pid']}" if "pid" in first else "", first.get("comm", "")]
-    for name in ("latency", "duration"):
-        if side.response is not None and f"{name}_ms" in side.response:
-            said.append(f"{name} {time_text(side.response[f'{name}_ms'])}")
+    response = side.response or {}
+    if "latency_ms" in response:
+        said.append(f"latency {time_text(response['latency_ms'])}")
+    if "duration_ms" in response:
+        said.append(f"duration {time_text(response['duration_ms'])}")
     yield f"{role:<13}{'  '.join(filter(None, said))}", "bold"
+    facts = cast("dict[str, object]", first)
     for name in ("timestamp", "cmdline", "cgroup", "exchange", "connection"):
-        if name in first:
-            yield f"  {name:<11}{first[name]}", "dim"
+        if name in facts:
+            yield f"  {name:<11}{facts[name]}", "dim"
 
 
-def _message(record: Record) -> Iterator[tuple[str, str]]:
+def _message(record: CutRecord) -> Iterator[tuple[str, str]]:
     yield "", ""
+    if NO_RESPONSE in record.get("incomplete", ()):
+        yield "the connection ended without a response", "failed"
+        return
     version = f"HTTP/{record.get('http_version', '?')}"
     if record["type"] == "request":
         start = f"{record.get('method', '?')} {record.get('url', '?')} {version}"
     else:
         start = f"{version} {record.get('status_code', '?')} {record.get('reason', '')}"
     yield f"{start}   ({size_text(record.get('bytes', 0))})", "bold"
-    for fields in ("headers", "trailers"):
-        for name, value in record.get(fields, {}).items():
+    for fields, style in ((record.get("headers"), "moved"), (record.get("trailers"), "refused")):
+        for name, value in (fields or {}).items():
             for one in value if isinstance(value, list) else [value]:
-                yield f"{name}: {one}", "moved" if fields == "headers" else "refused"
+                yield f"{name}: {one}", style
     body = record.get("body", "")
     if not body:
         return

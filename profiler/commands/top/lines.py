@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from profiler.outputs.terminal import Column, fit, pad, visible
+from profiler.exchanges.text import visible
+from profiler.outputs.terminal import Column, fit, pad
 
 Row = TypeVar("Row")
 

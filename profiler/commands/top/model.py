@@ -12,10 +12,10 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import Iterator
 
 from profiler.commands.top.latencies import Latencies
-from profiler.exchanges.model import local, remote, template
-from profiler.exchanges.pair import LATE, WAITS, Told
+from profiler.exchanges.endpoint import endpoint
+from profiler.exchanges.model import Exchange, Side, local, remote
+from profiler.exchanges.pair import Paired, size_of
 from profiler.exchanges.redact import Redactor
-from profiler.exchanges.store import Exchange, Side
 from profiler.exchanges.summary import Summary, summary
 
 KINDS = ("endpoint", "process", "connection")
@@ -38,11 +38,7 @@ class Entry:
         self.exchange: Exchange | None = exchange
         self.groups = 0
         """In how many groups it is among the latest."""
-        self.held = sum(
-            3000 + min(record.get("captured", 0), 65536) + len(record.get("body", ""))
-            for side in exchange.sides
-            for record in side.records
-        )
+        self.held = sum(size_of(record) for side in exchange.sides for record in side.records)
 
 
 class Group:
@@ -68,7 +64,7 @@ class Group:
         self.refused = 0
         """Responses with a status of 4xx."""
         self.failed = 0
-        """Responses with a status of 5xx, and requests without a response."""
+        """Exchanges that failed (``exchanges/model.py``)."""
         self.bytes = 0
         self.latencies = Latencies()
         self.latest: deque[Entry] = deque()
@@ -81,9 +77,9 @@ class Group:
         """Count an exchange, in ``second`` since 1970."""
         self.count += 1
         self.bytes += size
-        if seen.status is None or seen.status >= 500:
+        if seen.outcome == "failed":
             self.failed += 1
-        elif seen.status >= 400:
+        elif 400 <= (seen.status or 0) < 500:
             self.refused += 1
         if latency is not None:
             self.latencies.add(latency)
@@ -119,17 +115,17 @@ class Model:
         self._kept: OrderedDict[int, Entry] = OrderedDict()
         self._held = 0
 
-    def add(self, told: Told) -> None:
+    def add(self, paired: Paired) -> None:
         """Take an exchange."""
-        exchange = told.exchange
-        if told.state == WAITS:
+        exchange = paired.exchange
+        if paired.state == "waiting":
             return
         for side in exchange.sides:
             for record in side.records:
                 self.incomplete.update(record.get("incomplete", ()))
-        if told.state == LATE:
+        if paired.state == "late":
             return
-        seen = summary(told, self.redactor)
+        seen = summary(paired, self.redactor)
         self.now = max(self.now, seen.time)
         if self._first is None or seen.time < self._first:
             self._first = seen.time
@@ -211,10 +207,9 @@ class Model:
 
 def _groups_of(exchange: Exchange, seen: Summary) -> Iterator[tuple[str, object, str, Side]]:
     """Yield kind, key and name of each group, and whose figures count there."""
-    first = exchange.side.records[0]
-    path = template(seen.target)
-    endpoint = f"{seen.method} {seen.host if path[:1] in '/*?' else ''}{path}"[:_NAME_MAX]
-    yield "endpoint", endpoint, endpoint, exchange.side
+    first = exchange.first
+    asked = endpoint(exchange)[:_NAME_MAX]
+    yield "endpoint", asked, asked, exchange.side
     for role, side, name in (
         ("client", exchange.client, seen.client),
         ("server", exchange.server, seen.server),

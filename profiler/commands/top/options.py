@@ -22,8 +22,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--from",
         dest="source",
         type=Path,
+        nargs="+",
         metavar="CAPTURE",
-        help="show a file of JSON lines, `-` is standard input, instead of capturing",
+        help="show files of JSON lines instead of capturing, which may be compressed (gzip, zstd); "
+        "`-` is standard input",
     )
     add_redact(parser, argparse.SUPPRESS, "here")
     add_filters(parser)

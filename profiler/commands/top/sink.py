@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
 from profiler.commands.top.model import Model
 from profiler.commands.top.screen import Screen
@@ -10,7 +11,9 @@ from profiler.commands.top.view import View
 from profiler.errors import OutputClosed
 from profiler.exchanges.pair import Pairing
 from profiler.exchanges.redact import Redactor
-from profiler.ingest.record import Record
+
+if TYPE_CHECKING:
+    from profiler.schema import Record
 
 BODY_MAX = 16 * 1024
 FRAME_SECONDS = 0.25
@@ -31,8 +34,8 @@ class Top:
 
     def write(self, record: Record) -> None:
         """Take one record."""
-        for told in self._pairing.add(record):
-            self._model.add(told)
+        for paired in self._pairing.add(record):
+            self._model.add(paired)
 
     def flush(self) -> None:
         """Obey the keys, and draw if it is time to."""
@@ -43,8 +46,8 @@ class Top:
             self._is_open = True
         if self._is_live:
             now = self._model.now = time.time_ns()
-            for told in self._pairing.expire(now):
-                self._model.add(told)
+            for paired in self._pairing.expire(now):
+                self._model.add(paired)
         pressed = False
         for key in self.screen.pressed():
             pressed = True
@@ -56,8 +59,8 @@ class Top:
 
     def finish(self) -> None:
         """Nothing more comes: count what is still open."""
-        for told in self._pairing.finish():
-            self._model.add(told)
+        for paired in self._pairing.finish():
+            self._model.add(paired)
 
     def close(self) -> None:
         """Give the screen back."""

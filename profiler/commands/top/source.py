@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from threading import Condition, Thread
+from typing import TYPE_CHECKING
 
 from profiler.errors import ProfilerError
-from profiler.ingest.record import Record
+
+if TYPE_CHECKING:
+    from profiler.schema import Record
 
 _AHEAD = 1000
 _POLL_SECONDS = 0.05

@@ -14,7 +14,8 @@ from profiler.commands.top import tables
 from profiler.commands.top.detail import detail
 from profiler.commands.top.lines import Line, Shown, Span, heading, line_of
 from profiler.commands.top.model import KINDS, Entry, Group, Model
-from profiler.outputs.terminal import cells, clip, pad, visible
+from profiler.exchanges.text import visible
+from profiler.outputs.terminal import cells, clip, pad
 
 _HELP = {
     "groups": "↑↓ move  Enter exchanges  Tab by  <> sort  r reverse  / filter  p pause  c clear  "

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from profiler.accounting import FILTERED, LOST, Count, Direction, KernelAccount
 from profiler.errors import ProbeError, UnsupportedError
-from profiler.exchanges.filters import OF_CALLS
+from profiler.exchanges.query import Filters
 from profiler.ingest.probe.cgroups import directories
 from profiler.ingest.probe.compiled import compiled_functions
 from profiler.ingest.probe.compiler import compiler_file
@@ -71,7 +71,7 @@ class BccEngine:
     machine, with the reason for each route that was tried.
     """
 
-    applied = OF_CALLS
+    applied = tuple(Filters.__dataclass_fields__)
 
     def __init__(self, settings: Settings) -> None:
         _check_privilege()

@@ -9,7 +9,8 @@ import os
 import struct
 
 from profiler.errors import UnsupportedError
-from profiler.exchanges.filters import Address, Filters
+from profiler.exchanges.query import Filters
+from profiler.exchanges.values import Address
 from profiler.ingest.probe.layout import TRACEPOINTS, Layout
 from profiler.ingest.probe.ring import batch_bytes
 from profiler.ingest.settings import Settings

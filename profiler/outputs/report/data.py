@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 import orjson
 
+from profiler.exchanges.endpoint import endpoint
 from profiler.exchanges.model import (
     Exchange,
     Side,
-    endpoint,
     host,
     local,
     nanoseconds,
