@@ -217,7 +217,7 @@ def without_port(host: str) -> str:
 def service(exchange: Exchange) -> str:
     """Return who answered: the server's program if it was seen, else the host without its port."""
     server = program(exchange.server.records[0]) if exchange.server else None
-    return server or without_port(host(exchange))
+    return server or without_port(host(exchange)).lower()
 
 
 def remote(record: Record) -> str | None:

@@ -374,9 +374,10 @@ class Exchanges:
 
     def __init__(self, records: Iterable[Record] = ()) -> None:
         """Add ``records``. Raises OutputError if there is no room to keep them."""
-        # Not loaded for a capture, which pairs in memory. The default is /tmp, or what TMPDIR names.
+        # A capture pairs in memory and does without.
         import tempfile
 
+        # In /tmp, or where TMPDIR says.
         self._file = tempfile.TemporaryFile(buffering=1 << 20)  # noqa: SIM115
         self._size = 0
         self._joined = _Joined[_Place]()

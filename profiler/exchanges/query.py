@@ -308,7 +308,10 @@ class _Parser:
         self._at += 1
         field = field_named(name.text)
         if field is None:
-            raise self._error(f"{name.text!r} is not a field{_advice(name.text)}", name)
+            advice = _advice(name.text)
+            if self._is_search and "?" not in advice:
+                advice = ": put the text in quotes to look for it"
+            raise self._error(f"{name.text!r} is not a field{advice}", name)
         sign = self._sign(field.kind.signs, field.name)
         token = self._value()
         if token.kind == "word" and token.text == "none":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from profiler.commands.top.lines import Line, Span
 from profiler.exchanges.model import NO_RESPONSE, Exchange, Side, local, remote
@@ -12,7 +12,7 @@ from profiler.exchanges.text import visible
 from profiler.outputs.terminal import size_text, time_text, wrap
 
 if TYPE_CHECKING:
-    from profiler.schema import Record
+    from profiler.schema import CutRecord, Record
 
 
 def detail(exchange: Exchange, redactor: Redactor | None, width: int) -> list[Line]:

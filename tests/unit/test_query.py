@@ -1,0 +1,60 @@
+"""The query language in Python; ``tests/browser/test_query.py`` runs the same cases in Chromium."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from profiler.exchanges.pair import Exchanges
+from profiler.exchanges.query import (
+    ConditionError,
+    matches,
+    parse,
+    parse_expectation,
+    parse_search,
+)
+from profiler.exchanges.read import read
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+QUERIES = Path(__file__).parents[1] / "queries"
+CASES = tomllib.loads((QUERIES / "cases.toml").read_text())
+EXCHANGES = list(Exchanges(read(QUERIES / "capture.jsonl")))
+
+
+def cases(kind: str) -> Any:
+    return pytest.mark.parametrize("case", CASES[kind], ids=lambda case: case["query"])
+
+
+def rows(condition: Any) -> list[int]:
+    return [row for row, exchange in enumerate(EXCHANGES) if matches(condition, exchange)]
+
+
+@cases("match")
+def test_what_matches(case: dict[str, Any]) -> None:
+    assert rows(parse(case["query"])) == case["rows"]
+
+
+@cases("search")
+def test_what_a_search_finds(case: dict[str, Any]) -> None:
+    assert rows(parse_search(case["query"])) == case["rows"]
+
+
+@cases("error")
+def test_what_is_not_understood(case: dict[str, Any]) -> None:
+    with pytest.raises(ConditionError) as error:
+        parse(case["query"])
+    assert (error.value.column, error.value.what) == (case["column"], case["message"])
+
+
+@cases("search_error")
+def test_what_a_search_does_not_understand(case: dict[str, Any]) -> None:
+    with pytest.raises(ConditionError) as error:
+        parse_search(case["query"])
+    assert (error.value.column, error.value.what) == (case["column"], case["message"])
