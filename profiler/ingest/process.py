@@ -14,7 +14,7 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import NamedTuple
 
-from profiler.ingest.probe.cgroups import mounted_at
+from profiler.ingest.probe.cgroups import cgroup_of, mounted_at
 from profiler.ingest.wire import Cgroup, Process
 
 _KEPT = 4096
@@ -80,8 +80,8 @@ class Processes:
         return identity
 
     def _find_cgroup(self, pid: int, inode: int) -> str | None:
-        assert self._root is not None
-        path = self._cgroup_of(pid)
+        assert self._proc is not None and self._root is not None
+        path = cgroup_of(pid, self._proc)
         if path is not None and _inode(self._root / path.lstrip("/")) == inode:
             return path
         # The process is gone or has moved.
@@ -89,13 +89,6 @@ class Processes:
             if _inode(Path(directory)) == inode:
                 return "/" + os.path.relpath(directory, self._root).lstrip(".")
         return None
-
-    def _cgroup_of(self, pid: int) -> str | None:
-        try:
-            text = os.fsdecode(Path(f"{self._proc}/{pid}/cgroup").read_bytes())
-        except OSError:
-            return None
-        return next((line[3:] for line in text.split("\n") if line.startswith("0::")), None)
 
 
 def _keep(table: OrderedDict, key: object, value: object) -> None:  # type: ignore[type-arg]

@@ -9,12 +9,12 @@ from importlib.resources import files
 from pathlib import Path
 
 import pytest
+from profiler.exchanges.store import Exchanges
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 from profiler.exchanges.read import Capture
-from profiler.exchanges.store import Exchanges
 from profiler.outputs.report.data import template
 from tests import sample_capture
 from tests.browser.conftest import Browser

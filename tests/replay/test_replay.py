@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from profiler.exchanges.filters import Filters
 
 from profiler.errors import CaptureFileError
-from profiler.exchanges.filters import Filters
 from profiler.ingest import wire
 from profiler.ingest.pipeline import Pipeline
 from profiler.ingest.probe.recording import Recording

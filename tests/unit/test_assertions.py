@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from profiler.exchanges.store import Exchange, Exchanges
 
 from profiler.exchanges.query import ConditionError, parse_condition, parse_expectation
-from profiler.exchanges.store import Exchange, Exchanges
 from profiler.exchanges.verify import Verdict, judge
 
 Record = dict[str, Any]

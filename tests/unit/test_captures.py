@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from profiler.exchanges.criteria import path_of
+from profiler.exchanges.store import Exchange, Exchanges
 
 from profiler.errors import CaptureFileError
-from profiler.exchanges.criteria import path_of
 from profiler.exchanges.model import absolute_url, authority, program
 from profiler.exchanges.read import FIELDS, Capture, fault
-from profiler.exchanges.store import Exchange, Exchanges
 from profiler.ingest.session import replay
 from profiler.ingest.settings import Settings
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from profiler.exchanges.filters import Filters
 
 from profiler import cli
 from profiler.errors import OutputClosed, ProbeError
-from profiler.exchanges.filters import Filters
 from profiler.ingest import session
 from profiler.ingest.settings import Settings
 

@@ -16,10 +16,10 @@ from typing import Any
 
 import jsonschema
 import pytest
+from profiler.exchanges.store import Exchange, Exchanges
 
 from profiler.errors import ProfilerError
 from profiler.exchanges.read import Capture
-from profiler.exchanges.store import Exchange, Exchanges
 from profiler.outputs.answer import answer
 from profiler.outputs.csv import csv_lines
 from profiler.outputs.curl import command, quote

@@ -8,12 +8,12 @@ from ipaddress import ip_address
 from typing import Any
 
 import pytest
+from profiler.exchanges.criteria import exchange_tests, message_tests
+from profiler.exchanges.filters import Filters
 
 from profiler.commands.options import add_filters, add_limits, filters_of
 from profiler.errors import ProbeError, UnsupportedError
 from profiler.exchanges import filters
-from profiler.exchanges.criteria import exchange_tests, message_tests
-from profiler.exchanges.filters import Filters
 from profiler.ingest.probe.cgroups import directories, mounted_at
 
 

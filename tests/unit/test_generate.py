@@ -4,9 +4,9 @@ import re
 from dataclasses import replace
 
 import pytest
+from profiler.exchanges.filters import Filters, address
 
 from profiler.errors import UnsupportedError
-from profiler.exchanges.filters import Filters, address
 from profiler.ingest.probe.generate import Program, generate, maps_of
 from profiler.ingest.probe.hooks import BPF_DIRECTORY, load_hooks
 from profiler.ingest.probe.layout import FIELDS, OPTIONAL_FIELDS, Layout

@@ -5,9 +5,9 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+from profiler.exchanges.filters import Filters
 
 from profiler.errors import UnsupportedError
-from profiler.exchanges.filters import Filters
 from profiler.ingest.probe.generate_bpftrace import FATES, RECV_FATES, Dialect, generate
 from profiler.ingest.probe.hooks import SyscallHook, load_hooks
 from profiler.ingest.probe.layout import Layout

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from profiler.exchanges.store import Exchanges
 
 from profiler.exchanges.pair import (
     GRACE,
@@ -17,7 +18,6 @@ from profiler.exchanges.pair import (
     Pairing,
     Told,
 )
-from profiler.exchanges.store import Exchanges
 
 from profiler.exchanges.pair import HELD_MAX, _TOLD_MAX  # isort: skip
 from tests import sample_capture

@@ -13,7 +13,6 @@ from profiler.exchanges.query import (
     ConditionError,
     matches,
     parse,
-    parse_expectation,
     parse_search,
 )
 from profiler.exchanges.read import read

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-
-from profiler.exchanges import filters
 from profiler.exchanges.filters import Filters
 from profiler.exchanges.selection import Selection, selected
+
+from profiler.exchanges import filters
 from profiler.ingest.record import Record
 
 

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from profiler.exchanges.filters import Filters
 
 from profiler.accounting import KernelAccount
-from profiler.exchanges.filters import Filters
 from profiler.ingest import session
 from profiler.ingest.probe.recording import Recording
 from profiler.ingest.settings import Settings

@@ -24,7 +24,7 @@ from profiler.exchanges.pair import Exchanges
 from profiler.exchanges.query import Comparison
 from profiler.exchanges.redact import Redactor
 from profiler.exchanges.summary import describe
-from profiler.ingest.probe.cgroups import mounted_at
+from profiler.ingest.probe.cgroups import cgroup_of, mounted_at
 from profiler.ingest.session import capture
 from profiler.ingest.settings import Settings
 from profiler.outputs import Sink
@@ -49,7 +49,7 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError("--cgroup does not go with run: the command has one of its own")
     try:
         _check_privilege(options.run_as)
-        cgroup = Cgroup(mounted_at() or Path("/sys/fs/cgroup"), _own_cgroup())
+        cgroup = Cgroup(mounted_at() or Path("/sys/fs/cgroup"), cgroup_of("self") or "/")
     except ProfilerError as error:
         say(str(error))
         return TROUBLE
@@ -152,8 +152,3 @@ def _check_privilege(user: pwd.struct_passwd | None) -> None:
     name = os.environ.get("SUDO_USER", "root")
     if user is None and name != "root":
         say(f"the command runs as root; `--as {name}` runs it as you")
-
-
-def _own_cgroup() -> str:
-    lines = Path("/proc/self/cgroup").read_text().splitlines()
-    return next((line[3:] for line in lines if line.startswith("0::")), "/")

@@ -1,7 +1,8 @@
-"""Where the control groups are that ``--cgroup`` names: directories of the cgroup2 hierarchy."""
+"""Control groups: the directories of the cgroup2 hierarchy, and which one a process is in."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -16,6 +17,18 @@ def mounted_at(proc: Path = Path("/proc")) -> Path | None:
         return None
     fields = (line.split() for line in mounts)
     return next((Path(mount[1]) for mount in fields if mount[2] == "cgroup2"), None)
+
+
+def cgroup_of(pid: int | str, proc: Path = Path("/proc")) -> str | None:
+    """The path of a process's control group below the root; ``None`` if it cannot be read.
+
+    A name need not be UTF-8, so it is decoded like a file name (see proc_pid_cgroup(5)).
+    """
+    try:
+        lines = (proc / str(pid) / "cgroup").read_bytes().split(b"\n")
+    except OSError:
+        return None
+    return next((os.fsdecode(line[3:]) for line in lines if line.startswith(b"0::")), None)
 
 
 def directories(paths: Iterable[str], root: Path | None = None) -> list[Path]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from profiler.ingest.probe.cgroups import cgroup_of
 from profiler.ingest.wire import Process
 
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -22,7 +23,7 @@ def read_process(pid: int, start_time: int, proc: Path = Path("/proc")) -> Proce
     try:
         cmdline = (directory / "cmdline").read_bytes()
         uid = directory.stat().st_uid
-        cgroups = (directory / "cgroup").read_text().splitlines()
+        cgroup = cgroup_of(pid, proc)
         # Read last: if this is still the same process, so was the one before.
         stat = (directory / "stat").read_bytes()
     except OSError:
@@ -31,8 +32,7 @@ def read_process(pid: int, start_time: int, proc: Path = Path("/proc")) -> Proce
     ticks = int(stat.rpartition(b")")[2].split()[19])
     if abs(ticks - start_time * _TICKS // 1_000_000_000) > _SLACK_TICKS:
         return None
-    path = next((line[3:] for line in cgroups if line.startswith("0::")), "")
-    return Process(pid, start_time, _cgroup_inode(path), uid, cmdline)
+    return Process(pid, start_time, _cgroup_inode(cgroup or ""), uid, cmdline)
 
 
 def _cgroup_inode(path: str) -> int:
