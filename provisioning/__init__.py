@@ -24,13 +24,12 @@ from __future__ import annotations
 from provisioning.catalog import GuestSpec, default_guest, load_catalog
 from provisioning.errors import (
     BootFailed,
-    CommandFailed,
     CommandTimeout,
     MachineLost,
     ProvisioningError,
     UnknownGuest,
 )
-from provisioning.guest import Guest, Result, Running
+from provisioning.guest import CommandFailed, Guest, Result, Running
 from provisioning.machines import attach, build, down, machine, up
 
 __all__ = [

@@ -1,18 +1,13 @@
-"""Everything that can go wrong with a machine, told apart from a test that fails.
+"""What can go wrong with a machine, kept apart from a test that fails.
 
-Why it exists: a guest that dies is a fault of the harness and must never look
-like a fault of the product. Its rule: every error is one line that says what
-happened, to what, and what to do; what a reader needs beside it (a console, a
-log) travels in ``details``. The command line exits with ``exit_code``: 125 for
-the harness, so that the status of a command run in a guest stays readable.
+A guest that dies is a fault of the harness and must never look like a fault of
+the product. Every error is one line: what happened, to what, and what to do.
+``details`` holds a console or a log if there is one. The command line exits with
+``exit_code``: 125 for the harness, which no command run in a guest is likely to
+return.
 """
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from provisioning.guest import Result
 
 
 class ProvisioningError(Exception):
@@ -59,17 +54,6 @@ class BuildFailed(ProvisioningError):
 
 class GuestError(ProvisioningError):
     """Something about a running guest: not up, busy, or a file that cannot be moved."""
-
-
-class CommandFailed(GuestError):
-    """A command in a guest ended with a status that is not 0."""
-
-    def __init__(self, command: str, result: Result) -> None:
-        super().__init__(
-            f"{command}: exit status {result.returncode} in the guest",
-            (result.stdout + result.stderr).rstrip(),
-        )
-        self.result = result
 
 
 class CommandTimeout(GuestError):

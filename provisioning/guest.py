@@ -1,11 +1,10 @@
 """One running guest, reached over ssh, whoever started it.
 
-Why it exists: tests and demo must not know whether a guest is ours, Vagrant's
-or Lima's. Its rules: a :class:`Guest` knows an ssh address and nothing of the
-machine behind it but ``console``, a way to read its last words; one master
-connection is shared by all commands, because a handshake costs a second under
-emulation; and a machine that is gone raises :class:`MachineLost`, never the
-error of a command that failed.
+Tests and the demo need not know whether QEMU, Vagrant or Lima runs a guest: a
+:class:`Guest` has an ssh address and ``console``, which returns the end of the
+machine's console. All commands share one master connection, because a handshake
+costs a second under emulation. A machine that is gone raises
+:class:`MachineLost`, never :class:`CommandFailed`.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Callable, Union
 
-from provisioning.errors import CommandFailed, CommandTimeout, GuestError, MachineLost
+from provisioning.errors import CommandTimeout, GuestError, MachineLost
 from provisioning.host import find_tool
 
 Command = Union[str, Sequence[str]]
@@ -50,6 +49,17 @@ class Result:
     returncode: int
     stdout: str
     stderr: str
+
+
+class CommandFailed(GuestError):
+    """A command in a guest ended with a status that is not 0."""
+
+    def __init__(self, command: str, result: Result) -> None:
+        super().__init__(
+            f"{command}: exit status {result.returncode} in the guest",
+            (result.stdout + result.stderr).rstrip(),
+        )
+        self.result = result
 
 
 def _no_console() -> str:

@@ -12,13 +12,12 @@ from provisioning import __main__ as command_line
 from provisioning import host, machines
 from provisioning.errors import (
     BuildFailed,
-    CommandFailed,
     CommandTimeout,
     GuestError,
     MachineLost,
     ProvisioningError,
 )
-from provisioning.guest import Address, Guest
+from provisioning.guest import Address, CommandFailed, Guest
 from provisioning.progress import step
 
 
