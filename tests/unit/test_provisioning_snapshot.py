@@ -22,7 +22,7 @@ from provisioning.guest import Address, Guest
 from provisioning.image import Image
 from provisioning.instances import Access, Instance
 from provisioning.providers import qemu
-from provisioning.providers.qemu import snapshot, waking
+from provisioning.providers.qemu import resume, snapshot
 from provisioning.providers.qemu.monitor import monitor_at
 
 
@@ -212,7 +212,7 @@ def runs(monkeypatch):
     monkeypatch.setattr(qemu, "_run_once", run_once)
     monkeypatch.setattr(qemu, "_make_overlay", lambda *_: None)
     monkeypatch.setattr(qemu, "_wait_again", lambda *_: started.append("is back"))
-    monkeypatch.setattr(qemu, "wake", lambda guest: started.append("is woken"))
+    monkeypatch.setattr(qemu, "complete_resume", lambda guest: started.append("is resumed"))
     monkeypatch.setattr(
         qemu.snapshot, "take", lambda kept, *_: (started.append("is kept"), kept.touch())
     )
@@ -229,11 +229,11 @@ def up(machine):
 
 def test_the_first_boots_and_the_second_goes_on_from_there(machine, runs):
     up(machine)
-    assert runs == ["boots", "is kept", "is back", "is woken"]
+    assert runs == ["boots", "is kept", "is back", "is resumed"]
     machine.snapshot.write_text("kept")
     del runs[:]
     up(machine)
-    assert runs == ["loads", "is woken"]
+    assert runs == ["loads", "is resumed"]
     # A copy: the snapshot itself is nobody's disk.
     assert machine.instance.overlay.read_text() == "kept"
     assert machine.instance.overlay != machine.snapshot
@@ -244,7 +244,7 @@ def test_one_that_is_not_to_have_one_boots_and_that_is_all(machine, runs):
     assert runs == ["boots"]
 
 
-@pytest.mark.parametrize("where", ["_run_once", "wake"])
+@pytest.mark.parametrize("where", ["_run_once", "complete_resume"])
 def test_a_snapshot_that_does_not_load_is_removed_and_the_guest_boots(
     machine, runs, monkeypatch, capsys, where
 ):
@@ -261,7 +261,7 @@ def test_a_snapshot_that_does_not_load_is_removed_and_the_guest_boots(
         "debian-12: its snapshot is removed, and it boots:"
         " QEMU ended with status 1 before the guest was up"
     )
-    assert runs[-4:] == ["boots", "is kept", "is back", "is woken"]
+    assert runs[-4:] == ["boots", "is kept", "is back", "is resumed"]
 
 
 def test_a_snapshot_that_cannot_be_copied_stays(machine, runs, monkeypatch, capsys):
@@ -283,7 +283,7 @@ def test_a_guest_that_cannot_be_woken_is_up_and_has_no_snapshot(machine, runs, m
     def fails(guest):
         raise GuestError("debian-12: its clock cannot be set: no answer")
 
-    monkeypatch.setattr(qemu, "wake", fails)
+    monkeypatch.setattr(qemu, "complete_resume", fails)
     assert up(machine)
     assert "debian-12: no snapshot is kept: its clock cannot be set: no answer" in said(capsys)
     assert contents(machine) == []
@@ -311,10 +311,10 @@ RIGHT = "echo seeded; read now; echo $now"
 def test_a_guest_is_seeded_and_its_clock_set(guest, place):
     sudo(place, RIGHT)
     for _ in range(2):
-        waking.wake(guest)
+        resume.complete_resume(guest)
     one, other = (place / "seeds").read_text().split()
     assert one != other
-    assert len(one) == 2 * waking.SEED_BYTES
+    assert len(one) == 2 * resume.SEED_BYTES
 
 
 @pytest.mark.parametrize(
@@ -329,16 +329,16 @@ def test_a_guest_is_seeded_and_its_clock_set(guest, place):
 def test_a_clock_that_is_wrong_is_an_error(guest, place, script, says):
     sudo(place, script)
     with pytest.raises(GuestError, match=f"^debian-12: its clock {says}$"):
-        waking.wake(guest)
+        resume.complete_resume(guest)
 
 
 def test_a_guest_that_says_nothing_is_given_up(guest, place, monkeypatch):
-    monkeypatch.setattr(waking, "TIMEOUT", 0.3)
+    monkeypatch.setattr(resume, "TIMEOUT", 0.3)
     monkeypatch.setattr(Guest, "exec", lambda *a, **k: None)
     sudo(place, "exec sleep 60")
     started = time.monotonic()
     with pytest.raises(GuestError, match="its clock cannot be set: no answer"):
-        waking.wake(guest)
+        resume.complete_resume(guest)
     assert time.monotonic() - started < 30
 
 

@@ -34,7 +34,7 @@ from provisioning.providers.qemu.command import (
     behind_it,
     seen_by_guest,
 )
-from provisioning.providers.qemu.waking import wake
+from provisioning.providers.qemu.resume import complete_resume
 
 USER = "tester"
 
@@ -202,7 +202,7 @@ def _loaded(machine: _Machine) -> Guest | None:
     try:
         with step(f"{name}: loading a snapshot of Linux {machine.spec.kernel}x ({machine.how})"):
             guest = _run(replace(machine, loads=True), time.monotonic() + LOAD_TIMEOUT)
-            wake(guest)
+            complete_resume(guest)
             return guest
     except (GuestError, MachineLost) as error:
         kept.unlink(missing_ok=True)
@@ -224,7 +224,7 @@ def _booted(machine: _Machine, timeout: float) -> Guest:
                 snapshot.take(kept, guest, machine.instance, machine.monitor, machine.spec.memory)
                 _wait_again(guest, machine.instance)
                 # Its clock stood still meanwhile. And what cannot be done here is not kept.
-                wake(guest)
+                complete_resume(guest)
         except ProvisioningError as error:
             kept.unlink(missing_ok=True)
             reason = str(error).removeprefix(f"{name}: ")

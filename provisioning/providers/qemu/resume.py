@@ -1,16 +1,15 @@
-"""Makes a machine of its own of a guest that goes on where a snapshot left off.
+"""Gives a guest that resumed from a snapshot its own random numbers and the right time.
 
-Why it exists: what a guest remembers is old, and another one remembers the same. Two
-things of that matter: its clock stands where it was, and so does the generator behind
-``/dev/urandom``, with nothing but the moments of interrupts to tell one guest's numbers
-from another's (that was enough on Linux 6.1). Its rule: the clock is set by this host's,
-and what the guest then says of it is checked.
+Every guest resumed from one snapshot has the same memory. Two parts of it matter: the
+clock shows the time of the snapshot, and the random generator of the kernel is in the same
+state, so only the timing of interrupts makes the numbers of two guests differ (enough on
+Linux 6.1). The clock is set from this host's, and then verified.
 
-What else they share they share with every guest that boots from the image: the name,
-the machine's id, the keys of the ssh server, and the address of the network card, each
-on a network of its own. The kernel's boot id is one for all of a snapshot, and numbers
-of processes and sockets go on from where it stands; nothing compares these between
-guests. No connection is open in it, and no timer of the calendar is set.
+Guests that boot from one image share the rest anyway: the host name, the machine id, the
+keys of the ssh server, and the address of the network card, each on a network of its own.
+Guests of a snapshot also share the kernel's boot id, and their process and socket numbers
+continue from the same values; nothing compares these between guests. No connection is open
+in a snapshot, and no calendar timer is set.
 """
 
 from __future__ import annotations
@@ -25,14 +24,14 @@ from provisioning.guest import Guest
 
 TIMEOUT = 120.0
 
-# How far a clock may be from this host's, which may itself be put right meanwhile.
+# Seconds between the two clocks; NTP may adjust the host's at the same time.
 TOLERANCE = 1.0
 
 SEED_BYTES = 64
 
 # Run as root in the guest. The two requests are RNDADDENTROPY and RNDRESEEDCRNG of
-# random(4): the second has the seed take effect at once. The time is read last, when
-# all that is slow is over.
+# random(4): the second makes the seed take effect at once. The time is read last, after
+# all slow steps.
 SCRIPT = """
 import fcntl, struct, sys, time
 seed = bytes.fromhex(sys.stdin.readline())
@@ -45,10 +44,10 @@ print(time.time_ns(), flush=True)
 """
 
 
-def wake(guest: Guest) -> None:
+def complete_resume(guest: Guest) -> None:
     """Seed the guest's random numbers and set its clock.
 
-    GuestError if that cannot be done, or if the clock is wrong after it.
+    Raises GuestError if that fails or leaves the clock wrong.
     """
     command = ["sudo", "python3", "-c", SCRIPT]
     with guest.popen(command, stdin=subprocess.PIPE) as running:
