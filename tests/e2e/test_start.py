@@ -47,7 +47,7 @@ def without_what_was_kept(guest: Guest) -> Iterator[None]:
 TLS_OF_THE_KERNEL = """
 import sys, time
 from profiler.commands.doctor.linux import start_tls
-from profiler.commands.doctor.scene import tcp_pair
+from profiler.commands.doctor.scenario import tcp_pair
 for number in range(30):
     client, server = tcp_pair()
     with client, server:

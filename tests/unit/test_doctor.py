@@ -1,4 +1,4 @@
-"""The doctor without a kernel: judging lines against the script, and showing the verdicts."""
+"""The doctor without a kernel: comparing lines with the script, and the report."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from profiler.commands.doctor.cases import CASES, PARTIAL, Case, Less
+from profiler.commands.doctor.evaluate import Evaluation, Lines, evaluate
 from profiler.commands.doctor.examine import examine
-from profiler.commands.doctor.judge import Judgement, Lines, judge
 from profiler.commands.doctor.machine import AVAILABLE, Machine, kernel_version, read_machine
 from profiler.commands.doctor.report import Run, to_json, to_text
 from profiler.commands.doctor.script import (
@@ -23,14 +23,14 @@ from profiler.commands.doctor.script import (
     SEND,
     End,
     Outcome,
-    Said,
+    Sent,
     message,
 )
 
 TOKEN = "t0"
 CLIENT = End(pid=10, socket=100, netns=1, ip="127.0.0.1", port=5000)
 SERVER = End(pid=20, socket=200, netns=1, ip="127.0.0.1", port=80)
-CASE = Case("path", "example", "an example", lambda scene: None)
+CASE = Case("path", "example", "an example", lambda scenario: None)
 KERNEL = (6, 1)
 
 Record = dict[str, Any]
@@ -38,38 +38,38 @@ Record = dict[str, Any]
 
 def script(
     numbers: tuple[int, ...] = (1, 2), client: End = CLIENT, server: End = SERVER
-) -> tuple[Said, ...]:
+) -> tuple[Sent, ...]:
     return tuple(
-        said
+        sent
         for number in numbers
-        for said in (
-            Said(REQUEST, number, 20, client, server),
-            Said(RESPONSE, number, 20, server, client),
+        for sent in (
+            Sent(REQUEST, number, 20, client, server),
+            Sent(RESPONSE, number, 20, server, client),
         )
     )
 
 
-def line(said: Said, end: str) -> Record:
+def line(sent: Sent, end: str) -> Record:
     """The record that a perfect profiler writes."""
-    raw = message(TOKEN, CASE.name, said.type, said.number, said.size).decode()
+    raw = message(TOKEN, CASE.name, sent.type, sent.number, sent.size).decode()
     head, _, body = raw.partition("\r\n\r\n")
-    here = said.sender if end == SEND else said.receiver
-    url = f"/{TOKEN}/example/{said.number}"
+    here = sent.sender if end == SEND else sent.receiver
+    url = f"/{TOKEN}/example/{sent.number}"
     record: Record = {"pid": here.pid, "socket": here.socket, "netns": here.netns}
-    for prefix, place in (("source", said.sender), ("dest", said.receiver)):
+    for prefix, place in (("source", sent.sender), ("dest", sent.receiver)):
         names = {"ip": place.ip, "port": place.port, "path": place.path}
         record.update({f"{prefix}_{k}": v for k, v in names.items() if v is not None})
-    record |= {"type": said.type, "direction": end, "body": body, "raw_payload": raw}
+    record |= {"type": sent.type, "direction": end, "body": body, "raw_payload": raw}
     record |= {"bytes": len(raw), "captured": len(raw)}
     record["headers"] = dict(field.split(": ") for field in head.split("\r\n")[1:])
-    if said.type == REQUEST:
+    if sent.type == REQUEST:
         return {**record, "method": "POST", "url": url, "role": {SEND: "client"}.get(end, "server")}
     role = {RECV: "client"}.get(end, "server")
     return {**record, "status_code": 200, "role": role, "request": {"method": "POST", "url": url}}
 
 
-def lines(said: tuple[Said, ...]) -> list[Record]:
-    return [line(each, end) for each in said for end in (SEND, RECV)]
+def lines(sent: tuple[Sent, ...]) -> list[Record]:
+    return [line(each, end) for each in sent for end in (SEND, RECV)]
 
 
 def find(records: list[Record], type_: str, number: int, direction: str) -> Record:
@@ -84,12 +84,12 @@ def find(records: list[Record], type_: str, number: int, direction: str) -> Reco
 
 def verdicts(
     records: list[Record],
-    said: tuple[Said, ...] | None = None,
+    sent: tuple[Sent, ...] | None = None,
     case: Case = CASE,
     route: str = "socket",
-) -> dict[str, Judgement]:
-    outcome = Outcome(said or script())
-    return {j.end: j for j in judge(case, outcome, Lines(records), TOKEN, route, KERNEL)}
+) -> dict[str, Evaluation]:
+    outcome = Outcome(sent or script())
+    return {j.end: j for j in evaluate(case, outcome, Lines(records), TOKEN, route, KERNEL)}
 
 
 def cut(record: Record, keep: int, *reasons: str) -> None:
@@ -102,16 +102,16 @@ def cut(record: Record, keep: int, *reasons: str) -> None:
 
 
 def test_everything_captured() -> None:
-    for judgement in verdicts(lines(script())).values():
-        assert judgement.result == judgement.expected == "captured"
-        assert judgement.reason == ""
-        assert not judgement.worse
+    for evaluation in verdicts(lines(script())).values():
+        assert evaluation.result == evaluation.expected == "captured"
+        assert evaluation.reason == ""
+        assert not evaluation.worse
 
 
 def test_nothing_captured() -> None:
-    for judgement in verdicts([]).values():
-        assert (judgement.result, judgement.reason) == ("missed", "no line")
-        assert judgement.worse
+    for evaluation in verdicts([]).values():
+        assert (evaluation.result, evaluation.reason) == ("missed", "no line")
+        assert evaluation.worse
 
 
 def test_one_end_missed_in_part() -> None:
@@ -169,14 +169,14 @@ def test_a_field_that_must_be_absent_or_present() -> None:
 def test_unix_sockets() -> None:
     client, server = (replace(end, ip=None, port=None) for end in (CLIENT, SERVER))
     server = replace(server, path="@name")
-    said = script(client=client, server=server)
-    records = lines(said)
-    assert verdicts(records, said)[SEND].result == "captured"
+    sent = script(client=client, server=server)
+    records = lines(sent)
+    assert verdicts(records, sent)[SEND].result == "captured"
     assert records[0]["dest_path"] == "@name"
     assert "source_path" not in records[0]
 
 
-def test_a_pid_that_is_not_known_is_not_judged() -> None:
+def test_a_pid_that_is_not_known_is_not_compared() -> None:
     client, server = (replace(end, pid=None) for end in (CLIENT, SERVER))
     records = lines(script())
     assert verdicts(records, script(client=client, server=server))[SEND].result == "captured"
@@ -199,9 +199,9 @@ def test_twice() -> None:
     assert (found.result, found.reason) == ("wrong", "2 lines (request 1)")
 
 
-def test_a_line_that_nobody_said() -> None:
+def test_a_line_that_matches_no_message() -> None:
     records = lines(script())
-    stray = line(Said(REQUEST, 3, 20, CLIENT, SERVER), RECV)
+    stray = line(Sent(REQUEST, 3, 20, CLIENT, SERVER), RECV)
     found = verdicts([*records, stray])
     assert found[SEND].result == "captured"
     assert found[RECV].result == "wrong"
@@ -284,18 +284,18 @@ def test_less_than_the_less_that_is_expected() -> None:
 
 def test_what_a_skipped_call_excuses() -> None:
     """Never a line that is wrong, nor one that lacks something else than bytes."""
-    said = script()
+    sent = script()
 
-    def found(records: list[Record], skipped: bool) -> Judgement:
-        judged = judge(CASE, Outcome(said), Lines(records), TOKEN, "syscall", KERNEL, skipped)
-        return {each.end: each for each in judged}[SEND]
+    def found(records: list[Record], skipped: bool) -> Evaluation:
+        evaluated = evaluate(CASE, Outcome(sent), Lines(records), TOKEN, "syscall", KERNEL, skipped)
+        return {each.end: each for each in evaluated}[SEND]
 
     def changed(change: Callable[[Record], object]) -> list[Record]:
-        records = lines(said)
+        records = lines(sent)
         change(find(records, RESPONSE, 2, SEND))
         return records
 
-    missing = lines(said)
+    missing = lines(sent)
     missing.remove(find(missing, RESPONSE, 2, SEND))
     lost = changed(lambda record: cut(record, 5, "lost"))
     for records, result in ((missing, "missed"), (lost, "partial")):
@@ -306,7 +306,7 @@ def test_what_a_skipped_call_excuses() -> None:
     wrong = changed(lambda record: record.update(pid=1))
     for records in (limited, wrong):
         assert found(records, skipped=True).worse
-    whole = found(lines(said), skipped=True)
+    whole = found(lines(sent), skipped=True)
     assert (whole.result, whole.reason) == ("captured", "")
 
 
@@ -314,7 +314,7 @@ def test_what_the_kernel_is_too_old_for() -> None:
     case = replace(CASE, since=(5, 6))
     outcome = Outcome(unavailable="Function not implemented")
     for kernel, worse in (((5, 4), False), ((5, 6), True), ((5, 10), True), ((6, 1), True)):
-        for found in judge(case, outcome, Lines([]), TOKEN, "socket", kernel):
+        for found in evaluate(case, outcome, Lines([]), TOKEN, "socket", kernel):
             assert found.result == "unavailable"
             assert found.worse == worse
             assert ("from Linux 5.6 on" in found.reason) != worse
@@ -324,7 +324,7 @@ def test_what_the_kernel_is_too_old_for() -> None:
 def test_what_the_kernel_may_be_built_without() -> None:
     case = replace(CASE, since=(5, 6), option="CONFIG_MPTCP")
     outcome = Outcome(unavailable="Protocol not supported")
-    for found in judge(case, outcome, Lines([]), TOKEN, "socket", (6, 1)):
+    for found in evaluate(case, outcome, Lines([]), TOKEN, "socket", (6, 1)):
         assert (found.result, found.worse) == ("unavailable", False)
         assert "built without CONFIG_MPTCP" in found.reason
 
@@ -367,12 +367,12 @@ def test_the_canary_plays() -> None:
     for outcome in played:
         if outcome["case"] not in PRIVILEGED:
             assert outcome["unavailable"] is None, outcome
-            assert len(outcome["said"]) >= 4
+            assert len(outcome["sent"]) >= 4
 
 
 def test_the_script_travels() -> None:
-    for said in script(server=replace(SERVER, ip=None, port=None, path="@x")):
-        assert Said.from_json(json.loads(json.dumps(said.to_json()))) == said
+    for sent in script(server=replace(SERVER, ip=None, port=None, path="@x")):
+        assert Sent.from_json(json.loads(json.dumps(sent.to_json()))) == sent
 
 
 MACHINE = Machine(
@@ -392,14 +392,14 @@ MACHINE = Machine(
 )
 
 
-def judged(records: list[Record], case: Case = CASE) -> Run:
+def evaluated(records: list[Record], case: Case = CASE) -> Run:
     return Run("socket", tuple(verdicts(records, case=case).values()))
 
 
 def test_the_table() -> None:
     records = lines(script())
     cut(find(records, RESPONSE, 1, SEND), 5, "lost")
-    text = to_text(MACHINE, [judged(records)])
+    text = to_text(MACHINE, [evaluated(records)])
     rows = text.splitlines()
     assert "  lockdown         unknown" in rows
     assert "  functions        1 of 2, missing: tcp_recvmsg" in rows
@@ -411,7 +411,7 @@ def test_the_table() -> None:
         "! path  example  partial  captured  send: lost (response 1)",
         "1 cases; 1 worse than this kernel should give, marked !",
     ]
-    assert to_text(MACHINE, [judged(lines(script()))]).endswith("1 cases; all as expected")
+    assert to_text(MACHINE, [evaluated(lines(script()))]).endswith("1 cases; all as expected")
 
 
 def test_a_run_that_could_not_be() -> None:
@@ -422,7 +422,7 @@ def test_a_run_that_could_not_be() -> None:
 
 
 def test_the_document() -> None:
-    document = json.loads(json.dumps(to_json(MACHINE, [judged(lines(script()))])))
+    document = json.loads(json.dumps(to_json(MACHINE, [evaluated(lines(script()))])))
     assert document["ok"] is True
     assert document["machine"]["kernel"] == MACHINE.kernel
     assert document["machine"]["routes"] == {
@@ -440,7 +440,7 @@ def test_the_document() -> None:
         "worse": False,
         "reason": "",
     }
-    assert to_json(MACHINE, [judged([])])["ok"] is False
+    assert to_json(MACHINE, [evaluated([])])["ok"] is False
 
 
 def test_any_machine_can_be_read() -> None:

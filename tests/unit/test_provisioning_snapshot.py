@@ -279,7 +279,9 @@ def test_a_snapshot_that_cannot_be_copied_stays(machine, runs, monkeypatch, caps
     assert machine.snapshot.read_text() == "kept"
 
 
-def test_a_guest_that_cannot_be_woken_is_up_and_has_no_snapshot(machine, runs, monkeypatch, capsys):
+def test_a_guest_that_cannot_be_resumed_is_up_and_has_no_snapshot(
+    machine, runs, monkeypatch, capsys
+):
     def fails(guest):
         raise GuestError("debian-12: its clock cannot be set: no answer")
 

@@ -1,20 +1,19 @@
-"""``http-profiler doctor``: what this machine has, and what the profiler shows on it.
+"""``http-profiler doctor``: what this machine has, and what the profiler captures on it.
 
-Why it exists: "my request is missing" has a hundred causes, and a list of
-supported kernels is worth what it was tried on. So the doctor tries it: a canary
-says known HTTP messages over every path and kind of socket, the profiler
-captures them, and each is judged at both ends.
+"My request is missing" has a hundred causes, and a list of supported kernels proves only
+what was tried. So the doctor tries it here: a canary sends known HTTP messages over every
+path and kind of socket, the profiler captures them, and each is evaluated at both ends.
 
-``script``   what the canary says, word by word
-``scene``    one case while it is played
-``linux``    what Python's standard library does not reach
+``script``   the canary's messages, byte for byte
+``scenario`` one case while it is played
+``linux``    system calls that Python's standard library lacks
 ``uring``    the smallest io_uring
 ``paths``    the ways bytes get in and out of a socket
-``sockets``  the kinds of sockets and of processes that hold them
-``cases``    all of them, and what is expected of each
+``sockets``  the kinds of sockets, and of processes that hold them
+``cases``    all cases and their expected results
 ``canary``   the process that plays them
-``judge``    lines against script
+``evaluate`` compares the lines with the script
 ``machine``  kernel, tools, privileges, hooks
 ``report``   table and JSON
-``examine``  the order of it all
+``examine``  runs all of it in order
 """

@@ -1,10 +1,10 @@
-"""The canary: a process that says known HTTP messages in every way there is.
+"""The canary: a process that sends known HTTP messages in every way there is.
 
 ``python -m profiler.commands.doctor.canary TOKEN`` opens what must be open before the
 profiler starts, prints ``{"ready": true}`` and waits for a line on standard
-input. Then it plays every case, prints one line of JSON for each - what was
-said, or why it could not be - and ends with a plain exchange, ``end``: when the
-lines of that one are there, all earlier ones are.
+input. Then it plays every case and prints one line of JSON for each: what was
+sent, or why it could not be. The last case, ``end``, is a plain exchange: when its
+lines are written, so are all earlier ones.
 
 It only talks to itself, over loopback. Network and pid namespaces need root.
 """
@@ -22,8 +22,8 @@ from typing import Any, NoReturn
 
 from profiler.commands.doctor import sockets
 from profiler.commands.doctor.cases import CASES, SOCKET, Case
-from profiler.commands.doctor.scene import CASE_SECONDS, CanaryError, Scene
-from profiler.commands.doctor.script import End, Said
+from profiler.commands.doctor.scenario import CASE_SECONDS, CanaryError, Scenario
+from profiler.commands.doctor.script import End, Sent
 
 END = Case(SOCKET, "end", "the last exchange", sockets.ipv4)
 
@@ -35,25 +35,25 @@ _FIRST_PID_NAMESPACE = 0xEFFFFFFC
 def main(token: str) -> None:
     """Play all cases."""
     signal.signal(signal.SIGALRM, _give_up)
-    scenes = [(case, Scene(token, case.name)) for case in (*CASES, END)]
-    unprepared = {case.name: _attempt(case, scene, prepare=True) for case, scene in scenes}
+    scenarios = [(case, Scenario(token, case.name)) for case in (*CASES, END)]
+    unprepared = {case.name: _attempt(case, scenario, prepare=True) for case, scenario in scenarios}
     _print({"ready": True})
     if not sys.stdin.readline():
         return
-    for case, scene in scenes:
-        reason = unprepared[case.name] or _attempt(case, scene)
-        said = [] if reason else [_with_pids(said).to_json() for said in scene.said]
-        _print({"case": case.name, "said": said, "unavailable": reason})
+    for case, scenario in scenarios:
+        reason = unprepared[case.name] or _attempt(case, scenario)
+        sent = [] if reason else [_with_pids(sent).to_json() for sent in scenario.sent]
+        _print({"case": case.name, "sent": sent, "unavailable": reason})
 
 
-def _attempt(case: Case, scene: Scene, prepare: bool = False) -> str | None:
+def _attempt(case: Case, scenario: Scenario, prepare: bool = False) -> str | None:
     """Prepare or play a case; return why that is not possible."""
     signal.alarm(CASE_SECONDS)
     try:
         if not prepare:
-            case.play(scene)
+            case.play(scenario)
         elif case.prepare:
-            scene.prepared = case.prepare(scene)
+            scenario.prepared = case.prepare(scenario)
     except OSError as error:
         # strerror of ours begins with the call's name
         return str(error.strerror or error)
@@ -69,13 +69,13 @@ def _give_up(_number: int, _frame: FrameType | None) -> NoReturn:
     raise CanaryError(f"no end within {CASE_SECONDS} s")
 
 
-def _with_pids(said: Said) -> Said:
+def _with_pids(sent: Sent) -> Sent:
     known = Path("/proc/self/ns/pid").stat().st_ino == _FIRST_PID_NAMESPACE
 
     def fill(end: End) -> End:
         return dataclasses.replace(end, pid=(end.pid or os.getpid()) if known else None)
 
-    return dataclasses.replace(said, sender=fill(said.sender), receiver=fill(said.receiver))
+    return dataclasses.replace(sent, sender=fill(sent.sender), receiver=fill(sent.receiver))
 
 
 def _print(line: dict[str, Any]) -> None:

@@ -1,7 +1,7 @@
-"""Every case: what it is, since which kernel there is such a thing, what is expected of it.
+"""Every case: what it does, the first kernel that supports it, and the expected result.
 
-Expected is that every message is captured at both ends. Where that cannot be, a
-:class:`Less` says what is right instead, and why.
+By default every message must be captured at both ends. Where that is impossible, a
+:class:`Less` states the right result and the reason.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Callable
 
 from profiler.commands.doctor import paths, sockets
-from profiler.commands.doctor.scene import Scene
+from profiler.commands.doctor.scenario import Scenario
 from profiler.commands.doctor.script import ENDS, RECV, SEND
 
 PATH, SOCKET = "path", "socket"
@@ -26,11 +26,10 @@ OLDEST = (5, 4)
 
 @dataclass(frozen=True)
 class Less:
-    """What is right for some messages instead of :data:`CAPTURED`.
+    """The right result for some messages, where it is not :data:`CAPTURED`.
 
-    ``ends`` are those at which it holds, ``messages`` the labels of the messages
-    (empty: all), ``incomplete`` the reasons that a partial line may give, and
-    ``route`` the only route that it is so on.
+    It applies at ``ends``, to the messages with the labels ``messages`` (empty: all), and on
+    ``route`` only, if one is given. ``incomplete`` are the reasons that a partial line may give.
     """
 
     result: str
@@ -43,23 +42,23 @@ class Less:
 
 @dataclass(frozen=True)
 class Case:
-    """One thing that the canary plays, and the profiler should show.
+    """One scenario that the canary plays and the profiler should capture.
 
-    ``calls`` are the system calls that begin every message, as sent and as
-    received, where one case has only one of each.
+    ``calls`` are the system calls that start sending and receiving every message, if the
+    case uses only one of each.
     """
 
     group: str
     name: str
     what: str
-    play: Callable[[Scene], None]
+    play: Callable[[Scenario], None]
     calls: tuple[str, str] | None = None
     since: tuple[int, int] = OLDEST
     option: str = ""
     """What a kernel of any version may be built without, such as ``CONFIG_MPTCP``."""
     less: tuple[Less, ...] = ()
-    prepare: Callable[[Scene], Any] | None = None
-    """Runs before the profiler starts; what it returns is ``Scene.prepared``."""
+    prepare: Callable[[Scenario], Any] | None = None
+    """Runs before the profiler starts; what it returns is ``Scenario.prepared``."""
 
 
 _FIRST = ("request 1", "response 1")

@@ -1,9 +1,9 @@
-"""The examination: facts, then for each route a profiler, a canary and a verdict.
+"""The examination: facts about the machine, then a profiler and a canary for each route.
 
-Both run as child processes, so that what is examined is the program as a user
-runs it. The order matters: the canary opens its early connections, the profiler
-starts, the canary plays, and when the lines of its last exchange are there - the
-kernel hands lines over in order - the profiler is ended and its lines are judged.
+Both run as child processes, so the program is examined as a user runs it. The order
+matters: the canary opens its early connections, the profiler starts, the canary plays.
+The kernel delivers records in order, so once the lines of the last exchange are written,
+the profiler is stopped and its lines are evaluated.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from profiler.accounting import SKIPPED_CALLS
 from profiler.commands.configuration.written import is_option
 from profiler.commands.doctor.canary import END
 from profiler.commands.doctor.cases import CASES
-from profiler.commands.doctor.judge import Lines, Record, judge, name_of
+from profiler.commands.doctor.evaluate import Lines, Record, evaluate, name_of
 from profiler.commands.doctor.machine import Machine, read_machine
 from profiler.commands.doctor.report import Run, to_json, to_text
-from profiler.commands.doctor.script import RECV, RESPONSE, Outcome, Said, url
+from profiler.commands.doctor.script import RECV, RESPONSE, Outcome, Sent, url
 from profiler.commands.options import settings_of
 from profiler.errors import ProfilerError
 from profiler.ingest.settings import ROUTES
@@ -47,7 +47,7 @@ _ROOT = Path(__file__).resolve().parents[3]
 
 
 class ExaminationError(ProfilerError):
-    """The examination itself cannot go on; the text says what did not happen."""
+    """The examination itself failed; the text says what did not happen."""
 
 
 def run(options: argparse.Namespace) -> int:
@@ -76,27 +76,27 @@ def _run(route: str, engine: str | None, machine: Machine) -> Run:
     if not machine.root:
         return Run(route, error="capturing needs root: run `sudo http-profiler doctor`")
     token = secrets.token_hex(4)
-    said: list[str] = []
+    messages: list[str] = []
     try:
         with tempfile.TemporaryDirectory(prefix="http-profiler-") as directory:
-            outcomes, lines = _play(route, engine, token, Path(directory), said)
+            outcomes, lines = _play(route, engine, token, Path(directory), messages)
     except (ExaminationError, OSError) as error:
-        return Run(route, error=str(error), said=tuple(said))
-    skipped = any(SKIPPED_CALLS in line for line in said)
-    judgements = [
-        judgement
+        return Run(route, error=str(error), messages=tuple(messages))
+    skipped = any(SKIPPED_CALLS in line for line in messages)
+    evaluations = [
+        evaluation
         for case in CASES
-        for judgement in judge(
+        for evaluation in evaluate(
             case, outcomes[case.name], lines, token, route, machine.version, skipped
         )
     ]
-    return Run(route, tuple(judgements), said=tuple(said))
+    return Run(route, tuple(evaluations), messages=tuple(messages))
 
 
 def _play(
-    route: str, engine: str | None, token: str, directory: Path, said: list[str]
+    route: str, engine: str | None, token: str, directory: Path, messages: list[str]
 ) -> tuple[dict[str, Outcome], Lines]:
-    """Run canary and profiler; return what was said and the lines; ``said``: what was printed."""
+    """Run both; return the canary's outcomes and the lines. ``messages``: the profiler's own."""
     output, printed = directory / "lines.jsonl", directory / "printed"
     # Not what is configured for captures: that may leave the canary out.
     options = ["--config", os.devnull, "--output", str(output), "--route", route]
@@ -105,7 +105,7 @@ def _play(
     with _started(
         ["-m", "profiler.commands.doctor.canary", token], directory / CANARY_ERRORS
     ) as canary:
-        _hear(canary, directory)
+        _read_line(canary, directory)
         with _started(["-m", "profiler.cli", *options], printed) as profiler:
             try:
                 _wait_for_start(profiler, printed)
@@ -120,7 +120,7 @@ def _play(
                     f"the profiler did not end within {STOP_TIMEOUT:.0f} s of SIGINT"
                 ) from None
             finally:
-                said += printed.read_text(errors="replace").splitlines()
+                messages += printed.read_text(errors="replace").splitlines()
     return outcomes, Lines(_records(output))
 
 
@@ -167,13 +167,13 @@ def _play_cases(canary: subprocess.Popen[str], directory: Path) -> dict[str, Out
     canary.stdin.flush()
     outcomes = {}
     while END.name not in outcomes:
-        line = _hear(canary, directory)
-        said = tuple(map(Said.from_json, line["said"]))
-        outcomes[line["case"]] = Outcome(said, line["unavailable"])
+        line = _read_line(canary, directory)
+        sent = tuple(map(Sent.from_json, line["sent"]))
+        outcomes[line["case"]] = Outcome(sent, line["unavailable"])
     return outcomes
 
 
-def _hear(canary: subprocess.Popen[str], directory: Path) -> dict[str, Any]:
+def _read_line(canary: subprocess.Popen[str], directory: Path) -> dict[str, Any]:
     """The next line of the canary."""
     assert canary.stdout
     line = canary.stdout.readline()
@@ -184,7 +184,7 @@ def _hear(canary: subprocess.Popen[str], directory: Path) -> dict[str, Any]:
 
 
 def _wait_for_end(output: Path, token: str) -> None:
-    """Wait for the last response as received. If it is missed, the verdicts will say so."""
+    """Wait for the last response as received. If it is missed, the results show it."""
     last = url(token, END.name, 2)
     deadline = time.monotonic() + LINES_TIMEOUT
     while time.monotonic() < deadline:

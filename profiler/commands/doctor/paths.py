@@ -18,15 +18,15 @@ from functools import partial
 from typing import Callable
 
 from profiler.commands.doctor import linux, uring
-from profiler.commands.doctor.scene import (
+from profiler.commands.doctor.scenario import (
     CanaryError,
     Receive,
-    Scene,
+    Scenario,
     Send,
     end_of,
-    hear,
-    hear_by,
-    say,
+    receive_bytes,
+    receive_with,
+    send_bytes,
     tcp_pair,
     thread,
     transfer,
@@ -38,29 +38,29 @@ LARGE_BODY = 100 * 1024
 MANY_SEGMENTS = 100  # more than the 64 that a probe may walk
 WRITERS = 4
 
-Play = Callable[[Scene], None]
+Play = Callable[[Scenario], None]
 
 
 def calls(send: Send, receive: Receive, protocol: int = 0) -> Play:
     """Two exchanges through a pair of calls."""
 
-    def play(scene: Scene) -> None:
+    def play(scenario: Scenario) -> None:
         client, server = tcp_pair(protocol=protocol)
         with client, server:
-            scene.exchange(1, client, server, send, receive)
-            scene.exchange(2, client, server, send, receive)
+            scenario.exchange(1, client, server, send, receive)
+            scenario.exchange(2, client, server, send, receive)
 
     return play
 
 
-def first(send: Send = say, receive: Receive = hear, size: int = BODY_SIZE) -> Play:
+def first(send: Send = send_bytes, receive: Receive = receive_bytes, size: int = BODY_SIZE) -> Play:
     """One exchange in the way given, and a plain one after it."""
 
-    def play(scene: Scene) -> None:
+    def play(scenario: Scenario) -> None:
         client, server = tcp_pair()
         with client, server:
-            scene.exchange(1, client, server, send, receive, size)
-            scene.exchange(2, client, server)
+            scenario.exchange(1, client, server, send, receive, size)
+            scenario.exchange(2, client, server)
 
     return play
 
@@ -93,7 +93,7 @@ def _into(
         count = call(sock, buffers)
         return b"".join(buffers)[:count]
 
-    return hear_by(receive)
+    return receive_with(receive)
 
 
 def _two(size: int) -> Sequence[int]:
@@ -102,7 +102,7 @@ def _two(size: int) -> Sequence[int]:
 
 read_write = calls(
     _all_of(lambda sock, data: os.write(sock.fileno(), data)),
-    hear_by(lambda sock, size: os.read(sock.fileno(), size)),
+    receive_with(lambda sock, size: os.read(sock.fileno(), size)),
 )
 readv_writev = calls(
     _all_of(lambda sock, data: os.writev(sock.fileno(), _pieces(data, 20))),
@@ -113,16 +113,16 @@ preadv2_pwritev2 = calls(
     _all_of(lambda sock, data: os.pwritev(sock.fileno(), _pieces(data, 20), -1)),
     _into(_two, lambda sock, buffers: os.preadv(sock.fileno(), buffers, -1)),
 )
-recvfrom_sendto = calls(say, hear)
+recvfrom_sendto = calls(send_bytes, receive_bytes)
 recvmsg_sendmsg = calls(
     _all_of(lambda sock, data: sock.sendmsg(_pieces(data, 20))),
     _into(_two, lambda sock, buffers: sock.recvmsg_into(buffers)[0]),
 )
 recvmmsg_sendmmsg = calls(
     _all_of(lambda sock, data: linux.sendmmsg(sock, _pieces(data, 50))),
-    hear_by(lambda sock, size: linux.recvmmsg(sock, [50, size])),
+    receive_with(lambda sock, size: linux.recvmmsg(sock, [50, size])),
 )
-mptcp = calls(say, hear, linux.IPPROTO_MPTCP)
+mptcp = calls(send_bytes, receive_bytes, linux.IPPROTO_MPTCP)
 
 
 def _sendfile(sock: socket.socket, data: bytes) -> None:
@@ -149,7 +149,7 @@ def _splice_in(sock: socket.socket, data: bytes) -> None:
 
 def _splice_out(sock: socket.socket, data: bytes) -> None:
     head, body = split(data)
-    hear(sock, head)
+    receive_bytes(sock, head)
     with _pipe() as (source, target):
         got = b""
         while len(got) < len(body):
@@ -179,17 +179,17 @@ splice_from_socket = first(receive=_splice_out)
 def io_uring(send: int, receive: int) -> Play:
     """The first exchange's receivers wait for data, the second one's find it there."""
 
-    def play(scene: Scene) -> None:
+    def play(scenario: Scenario) -> None:
         client, server = tcp_pair()
         with client, server, uring.Ring() as ring:
-            scene.note(1, end_of(client), end_of(server))
+            scenario.note(1, end_of(client), end_of(server))
             for source, target, data in (
-                (client, server, scene.request(1)),
-                (server, client, scene.response(1)),
+                (client, server, scenario.request(1)),
+                (server, client, scenario.response(1)),
             ):
                 buffer = ctypes.create_string_buffer(len(data))
                 ring.submit(receive, target.fileno(), buffer)
-                say(source, data)
+                send_bytes(source, data)
                 if buffer.raw[: ring.wait()] != data:
                     raise CanaryError("io_uring received other bytes than were sent")
 
@@ -202,7 +202,7 @@ def io_uring(send: int, receive: int) -> Play:
                 ring.submit(receive, sock.fileno(), buffer)
                 return buffer.raw[: ring.wait()]
 
-            scene.exchange(2, client, server, send_all, hear_by(receive_some))
+            scenario.exchange(2, client, server, send_all, receive_with(receive_some))
 
     return play
 
@@ -215,13 +215,13 @@ def _peek(sock: socket.socket, data: bytes) -> None:
     for _ in range(3):
         if not data.startswith(sock.recv(len(data), socket.MSG_PEEK)):
             raise CanaryError("MSG_PEEK showed other bytes than were sent")
-    hear(sock, data)
+    receive_bytes(sock, data)
 
 
 def _discard(sock: socket.socket, data: bytes) -> None:
     head, body = split(data)
     seen = len(body) // 2
-    hear(sock, head + body[:seen])
+    receive_bytes(sock, head + body[:seen])
     left = len(body) - seen
     while left:
         # tcp(7): with MSG_TRUNC the bytes are discarded, not put into the buffer.
@@ -243,7 +243,7 @@ peek = first(receive=_peek)
 discard = first(receive=_discard)
 
 
-def oob(scene: Scene) -> None:
+def oob(scenario: Scenario) -> None:
     """A byte out of band before each message; it is not part of the stream (tcp(7))."""
     client, server = tcp_pair()
     with client, server:
@@ -253,17 +253,17 @@ def oob(scene: Scene) -> None:
                 wait_for(target, select.POLLPRI)
                 if target.recv(1, socket.MSG_OOB) != b"!":
                     raise CanaryError("MSG_OOB brought another byte than was sent")
-            scene.exchange(number, client, server)
+            scenario.exchange(number, client, server)
 
 
-def eagain(scene: Scene) -> None:
+def eagain(scenario: Scenario) -> None:
     """Both ends ask for data before there is any, and are refused."""
     client, server = tcp_pair()
     with client, server:
         for number in (1, 2):
             for end in (client, server):
                 _without_waiting(end, b" " * 4096)
-            scene.exchange(number, client, server)
+            scenario.exchange(number, client, server)
 
 
 def _in_parts(sock: socket.socket, data: bytes) -> None:
@@ -282,14 +282,14 @@ def _in_parts(sock: socket.socket, data: bytes) -> None:
         raise CanaryError("nothing was sent in parts: the socket's buffer takes all at once")
 
 
-def partial_writes(scene: Scene) -> None:
+def partial_writes(scenario: Scenario) -> None:
     """Non-blocking calls that take a part of what they were given, or nothing."""
     client, server = tcp_pair()
     with client, server:
         for end in (client, server):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-        scene.exchange(1, client, server, send=_in_parts, size=LARGE_BODY)
-        scene.exchange(2, client, server)
+        scenario.exchange(1, client, server, send=_in_parts, size=LARGE_BODY)
+        scenario.exchange(2, client, server)
 
 
 def _with_empty_segments(sock: socket.socket, data: bytes) -> None:
@@ -321,13 +321,13 @@ many_segments = first(
 )
 
 
-def threads(scene: Scene) -> None:
+def threads(scenario: Scenario) -> None:
     """Requests written by several threads at once to one socket, each in one call."""
     numbers = range(1, WRITERS + 1)
     client, server = tcp_pair()
     with client, server:
         for number in numbers:
-            scene.note(number, end_of(client), end_of(server))
+            scenario.note(number, end_of(client), end_of(server))
         barrier = threading.Barrier(WRITERS, timeout=10)
 
         def write(data: bytes) -> None:
@@ -336,16 +336,16 @@ def threads(scene: Scene) -> None:
 
         with contextlib.ExitStack() as writers:
             for number in numbers:
-                writers.enter_context(thread(partial(write, scene.request(number))))
-        expected = {scene.request(number): number for number in numbers}
-        size = len(scene.request(1))
+                writers.enter_context(thread(partial(write, scenario.request(number))))
+        expected = {scenario.request(number): number for number in numbers}
+        size = len(scenario.request(1))
         for _ in numbers:
             got = server.recv(size, socket.MSG_WAITALL)
             number = expected.pop(got, 0)
             if not number:
                 raise CanaryError("the requests of several threads were mixed up on the wire")
-            transfer(server, client, scene.response(number), say, hear)
-        scene.exchange(WRITERS + 1, client, server)
+            transfer(server, client, scenario.response(number), send_bytes, receive_bytes)
+        scenario.exchange(WRITERS + 1, client, server)
 
 
 def _zerocopy(sock: socket.socket, data: bytes) -> None:
@@ -355,42 +355,44 @@ def _zerocopy(sock: socket.socket, data: bytes) -> None:
         left = left[sock.send(left, linux.MSG_ZEROCOPY) :]
 
 
-def zerocopy(scene: Scene) -> None:
+def zerocopy(scenario: Scenario) -> None:
     """Sent from the caller's own pages; the kernel says on the error queue that it is done."""
     client, server = tcp_pair()
     with client, server:
         for number in (1, 2):
-            scene.exchange(number, client, server, send=_zerocopy, size=8192)
+            scenario.exchange(number, client, server, send=_zerocopy, size=8192)
             for end in (client, server):
                 wait_for(end, select.POLLERR)
                 end.recvmsg(1, 256, socket.MSG_ERRQUEUE)
 
 
-def load_tls(scene: Scene) -> None:
+def load_tls(scenario: Scenario) -> None:
     """Have the kernel load its TLS, which the profiler looks for ten times a second."""
     client, server = tcp_pair()
     with client, server:
         linux.start_tls(client)
 
 
-def ktls(scene: Scene) -> None:
+def ktls(scenario: Scenario) -> None:
     """TLS that the kernel speaks: the calls move plain text."""
     client, server = tcp_pair()
     with client, server:
         for end in (client, server):
             linux.start_tls(end)
         for number in (1, 2):
-            scene.exchange(number, client, server)
+            scenario.exchange(number, client, server)
 
 
-def bytewise(scene: Scene) -> None:
+def bytewise(scenario: Scenario) -> None:
     """Sent and received one byte at a time."""
     client, server = tcp_pair()
     with client, server:
         for end in (client, server):
             end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        scene.exchange(1, client, server, _byte_by_byte, hear_by(lambda sock, _: sock.recv(1)))
-        scene.exchange(2, client, server)
+        scenario.exchange(
+            1, client, server, _byte_by_byte, receive_with(lambda sock, _: sock.recv(1))
+        )
+        scenario.exchange(2, client, server)
 
 
 def _byte_by_byte(sock: socket.socket, data: bytes) -> None:

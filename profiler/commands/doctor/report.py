@@ -10,25 +10,25 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from profiler import __version__
-from profiler.commands.doctor.judge import Judgement
+from profiler.commands.doctor.evaluate import Evaluation
 from profiler.commands.doctor.machine import Machine
 from profiler.commands.doctor.script import ENDS
 
 
 @dataclass(frozen=True)
 class Run:
-    """The canary on one route; ``error`` says why it could not be judged."""
+    """The canary on one route; ``error`` says why there are no results."""
 
     route: str
-    judgements: tuple[Judgement, ...] = ()
+    evaluations: tuple[Evaluation, ...] = ()
     error: str | None = None
-    said: tuple[str, ...] = ()
+    messages: tuple[str, ...] = ()
     """What the profiler printed."""
 
     @property
     def ok(self) -> bool:
         """Whether nothing is worse than expected."""
-        return self.error is None and not any(j.worse for j in self.judgements)
+        return self.error is None and not any(j.worse for j in self.evaluations)
 
 
 def to_json(machine: Machine, runs: Sequence[Run]) -> dict[str, Any]:
@@ -42,10 +42,10 @@ def to_json(machine: Machine, runs: Sequence[Run]) -> dict[str, Any]:
             "routes": machine.routes(),
         },
         "runs": [
-            {"route": run.route, "ok": run.ok, "error": run.error, "said": list(run.said)}
+            {"route": run.route, "ok": run.ok, "error": run.error, "said": list(run.messages)}
             for run in runs
         ],
-        "cases": [asdict(judgement) for run in runs for judgement in run.judgements],
+        "cases": [asdict(evaluation) for run in runs for evaluation in run.evaluations],
     }
 
 
@@ -93,9 +93,9 @@ def _run_text(run: Run) -> str:
     title = f"The canary on the {run.route} route"
     if run.error:
         return f"{title}: not judged: {run.error}"
-    cases: dict[tuple[str, str], dict[str, Judgement]] = {}
-    for judgement in run.judgements:
-        cases.setdefault((judgement.group, judgement.name), {})[judgement.end] = judgement
+    cases: dict[tuple[str, str], dict[str, Evaluation]] = {}
+    for evaluation in run.evaluations:
+        cases.setdefault((evaluation.group, evaluation.name), {})[evaluation.end] = evaluation
     rows: list[tuple[str, ...]] = [("  ", "", "case", *ENDS, "")]
     for (group, name), ends in sorted(cases.items(), key=lambda item: item[0][0]):
         mark = "! " if any(j.worse for j in ends.values()) else "  "
@@ -107,7 +107,7 @@ def _run_text(run: Run) -> str:
     return f"{title}\n{_aligned(rows)}\n{verdict}"
 
 
-def _why(ends: dict[str, Judgement]) -> str:
+def _why(ends: dict[str, Evaluation]) -> str:
     reasons = {end: ends[end].reason for end in ENDS if ends[end].reason}
     if len(set(reasons.values())) == 1 and len(reasons) == len(ENDS):
         return reasons[ENDS[0]]

@@ -1,9 +1,8 @@
-"""What the canary says: every message can be written again from its name alone.
+"""The canary's messages: each can be generated again from its name alone.
 
-Both processes know the script: the one that plays it and the one that judges.
-So only facts that are found at run time (who, which socket, which address)
-travel between them, and a body is compared with what it must be, not with what
-somebody says it was.
+Canary and doctor generate the same bytes. The canary reports only what is known at run
+time (process, socket, address), and the doctor compares a body with the generated one,
+not with a reported one.
 """
 
 from __future__ import annotations
@@ -20,15 +19,15 @@ ENDS = (SEND, RECV)
 BODY_SIZE = 32
 
 NAME_HEADER = "X-Canary"
-"""Header of a response that repeats its request's URL: it names a response that is not paired."""
+"""Header of a response that repeats its request's URL: it identifies an unpaired response."""
 
 
 @dataclass(frozen=True)
 class End:
-    """Who holds one end of a connection, and where it is.
+    """The process and the address at one end of a connection.
 
-    ``pid`` is as the kernel numbers it: 0 is the canary, ``None`` not known (the
-    doctor runs in a pid namespace). ``ip`` and ``port``, or ``path`` of a Unix
+    ``pid`` is the kernel's number: 0 is the canary, ``None`` unknown (the doctor
+    runs in a pid namespace). ``ip`` and ``port``, or ``path`` of a Unix
     socket (``@name`` if abstract, ``None`` if unnamed). ``socket`` and ``netns``
     are inodes.
     """
@@ -42,7 +41,7 @@ class End:
 
 
 @dataclass(frozen=True)
-class Said:
+class Sent:
     """One message that went from ``sender`` to ``receiver``; ``size`` is that of its body."""
 
     type: str
@@ -61,7 +60,7 @@ class Said:
         return {**vars(self), "sender": vars(self.sender), "receiver": vars(self.receiver)}
 
     @classmethod
-    def from_json(cls, document: dict[str, Any]) -> Said:
+    def from_json(cls, document: dict[str, Any]) -> Sent:
         """Read one back."""
         ends = {key: End(**document[key]) for key in ("sender", "receiver")}
         return cls(**{**document, **ends})
@@ -69,9 +68,9 @@ class Said:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a case in the canary: what was said, or why it could not be."""
+    """The outcome of a case in the canary: what was sent, or why it could not be."""
 
-    said: tuple[Said, ...] = ()
+    sent: tuple[Sent, ...] = ()
     unavailable: str | None = None
 
 

@@ -17,15 +17,15 @@ from functools import partial
 from typing import Callable
 
 from profiler.commands.doctor import linux
-from profiler.commands.doctor.scene import (
+from profiler.commands.doctor.scenario import (
     CASE_SECONDS,
     CanaryError,
-    Scene,
+    Scenario,
     child,
     end_of,
-    hear,
     listening,
-    say,
+    receive_bytes,
+    send_bytes,
     tcp_pair,
     thread,
 )
@@ -47,14 +47,14 @@ for request, size in zip(sys.argv[2::2], sys.argv[3::2]):
 """
 
 
-def over(make: Callable[[], Pair]) -> Callable[[Scene], None]:
+def over(make: Callable[[], Pair]) -> Callable[[Scenario], None]:
     """Two exchanges over a pair of sockets."""
 
-    def play(scene: Scene) -> None:
+    def play(scenario: Scenario) -> None:
         client, server = make()
         with client, server:
             for number in NUMBERS:
-                scene.exchange(number, client, server)
+                scenario.exchange(number, client, server)
 
     return play
 
@@ -72,91 +72,91 @@ def _unix(name: str | bytes) -> Pair:
         return client, listener.accept()[0]
 
 
-def unix_path(scene: Scene) -> None:
+def unix_path(scenario: Scenario) -> None:
     """Bound to a path in the file system."""
     with tempfile.TemporaryDirectory(prefix="http-profiler-") as directory:
-        over(partial(_unix, f"{directory}/canary"))(scene)
+        over(partial(_unix, f"{directory}/canary"))(scenario)
 
 
-def unix_abstract(scene: Scene) -> None:
+def unix_abstract(scenario: Scenario) -> None:
     """Bound to a name in the abstract namespace (unix(7))."""
-    over(partial(_unix, f"\0canary-{scene.token}".encode()))(scene)
+    over(partial(_unix, f"\0canary-{scenario.token}".encode()))(scenario)
 
 
-def open_idle(scene: Scene) -> Pair:
+def open_idle(scenario: Scenario) -> Pair:
     """Open a connection, before the profiler starts, that carries one exchange and then waits."""
     client, server = tcp_pair()
     for source, target, data in (
-        (client, server, scene.request(0)),
-        (server, client, scene.response(0)),
+        (client, server, scenario.request(0)),
+        (server, client, scenario.response(0)),
     ):
-        say(source, data)
-        hear(target, data)
+        send_bytes(source, data)
+        receive_bytes(target, data)
     return client, server
 
 
-def before_idle(scene: Scene) -> None:
+def before_idle(scenario: Scenario) -> None:
     """Opened before the profiler started, both ends idle."""
-    client, server = scene.prepared
+    client, server = scenario.prepared
     with client, server:
         for number in NUMBERS:
-            scene.exchange(number, client, server)
+            scenario.exchange(number, client, server)
 
 
-def open_waiting(scene: Scene) -> tuple[socket.socket, socket.socket, ExitStack]:
+def open_waiting(scenario: Scenario) -> tuple[socket.socket, socket.socket, ExitStack]:
     """Open a connection, before the profiler starts, whose server waits in recv."""
     client, server = tcp_pair()
 
     def serve() -> None:
         for number in NUMBERS:
-            scene.answer(number, server)
+            scenario.answer(number, server)
 
     serving = ExitStack()
     serving.enter_context(thread(serve))
     return client, server, serving
 
 
-def before_waiting(scene: Scene) -> None:
+def before_waiting(scenario: Scenario) -> None:
     """Opened before the profiler started, the server waiting in recv since then."""
-    client, server, serving = scene.prepared
+    client, server, serving = scenario.prepared
     with client, server, serving:
         for number in NUMBERS:
-            scene.note(number, end_of(client), end_of(server))
-            scene.ask(number, client)
+            scenario.note(number, end_of(client), end_of(server))
+            scenario.ask(number, client)
 
 
-def _ask_all(scene: Scene, client: socket.socket) -> None:
+def _ask_all(scenario: Scenario, client: socket.socket) -> None:
     for number in NUMBERS:
-        scene.ask(number, client)
+        scenario.ask(number, client)
 
 
-def _answer_all(scene: Scene, client: End, server: socket.socket) -> None:
+def _answer_all(scenario: Scenario, client: End, server: socket.socket) -> None:
     for number in NUMBERS:
-        scene.note(number, client, end_of(server))
-        scene.answer(number, server)
+        scenario.note(number, client, end_of(server))
+        scenario.answer(number, server)
 
 
-def fork(scene: Scene) -> None:
+def fork(scenario: Scenario) -> None:
     """The client's descriptor is inherited over fork."""
     client, server = tcp_pair()
-    with client, server, child(partial(_ask_all, scene, client)) as pid:
-        _answer_all(scene, end_of(client, pid), server)
+    with client, server, child(partial(_ask_all, scenario, client)) as pid:
+        _answer_all(scenario, end_of(client, pid), server)
 
 
-def fork_exec(scene: Scene) -> None:
+def fork_exec(scenario: Scenario) -> None:
     """The client's descriptor is inherited over fork and exec."""
     client, server = tcp_pair()
     words = [
         word
         for number in NUMBERS
-        for word in (scene.request(number).hex(), str(len(scene.response(number))))
+        for word in (scenario.request(number).hex(), str(len(scenario.response(number))))
     ]
     with client, server:
         fd = client.fileno()
         command = [sys.executable, "-I", "-S", "-c", _ASKER, str(fd), *words]
         with subprocess.Popen(command, pass_fds=[fd]) as asker:
             try:
-                _answer_all(scene, end_of(client, asker.pid), server)
+                _answer_all(scenario, end_of(client, asker.pid), server)
                 if asker.wait(CASE_SECONDS):
                     raise CanaryError("the program that asks has failed")
             except BaseException:
@@ -164,62 +164,62 @@ def fork_exec(scene: Scene) -> None:
                 raise
 
 
-def dup(scene: Scene) -> None:
+def dup(scenario: Scenario) -> None:
     """The second exchange goes over duplicates, the originals being closed."""
     client, server = tcp_pair()
     with client, server:
-        scene.exchange(1, client, server)
+        scenario.exchange(1, client, server)
         with client.dup() as other_client, server.dup() as other_server:
             client.close()
             server.close()
-            scene.exchange(2, other_client, other_server)
+            scenario.exchange(2, other_client, other_server)
 
 
-def passed(scene: Scene) -> None:
+def passed(scenario: Scenario) -> None:
     """The client's descriptor is passed to another process (SCM_RIGHTS, unix(7))."""
     here, there = socket.socketpair()
 
     def receive_and_ask() -> None:
         _, descriptors, _, _ = socket.recv_fds(there, 1, 1)
         with socket.socket(fileno=descriptors[0]) as client:
-            _ask_all(scene, client)
+            _ask_all(scenario, client)
 
     # Forked before the connection is there: it cannot inherit it.
     with here, there, child(receive_and_ask) as pid:
         client, server = tcp_pair()
         with client, server:
             socket.send_fds(here, [b"x"], [client.fileno()])
-            _answer_all(scene, end_of(client, pid), server)
+            _answer_all(scenario, end_of(client, pid), server)
 
 
-def reused(scene: Scene) -> None:
+def reused(scenario: Scenario) -> None:
     """The second exchange is another connection's, under the descriptors of the first."""
     ends, others = tcp_pair(), tcp_pair()
     with ends[0], ends[1], others[0], others[1]:
-        scene.exchange(1, *ends)
+        scenario.exchange(1, *ends)
         for end, other in zip(ends, others):
             # dup2(2) closes the first connection and gives its number to the second.
             os.dup2(other.fileno(), end.fileno(), inheritable=False)
             other.close()
-        scene.exchange(2, *ends)
+        scenario.exchange(2, *ends)
 
 
-def netns(scene: Scene) -> None:
+def netns(scenario: Scenario) -> None:
     """A process in another network namespace."""
     with linux.namespace(linux.CLONE_NEWNET, "net"):
         linux.raise_loopback()
-        ipv4(scene)
+        ipv4(scenario)
 
 
-def pidns(scene: Scene) -> None:
+def pidns(scenario: Scenario) -> None:
     """The client is process 1 of another pid namespace."""
     client, server = tcp_pair()
-    asking = partial(_ask_all, scene, client)
+    asking = partial(_ask_all, scenario, client)
     with client, server, linux.namespace(linux.CLONE_NEWPID, "pid"), child(asking) as pid:
-        _answer_all(scene, end_of(client, pid), server)
+        _answer_all(scenario, end_of(client, pid), server)
 
 
-def gone(scene: Scene) -> None:
+def gone(scenario: Scenario) -> None:
     """A process that connects, asks and ends, all before its lines are written."""
     source, target = os.pipe()
     with (
@@ -232,8 +232,8 @@ def gone(scene: Scene) -> None:
             with socket.create_connection(listener.getsockname()) as client:
                 report.write(json.dumps(vars(end_of(client))).encode() + b"\n")
                 report.flush()
-                _ask_all(scene, client)
+                _ask_all(scenario, client)
 
         with child(connect_and_ask) as pid, listener.accept()[0] as server:
             client = End(**{**json.loads(facts.readline()), "pid": pid})
-            _answer_all(scene, client, server)
+            _answer_all(scenario, client, server)

@@ -1,9 +1,9 @@
-"""Lines against script: what became of every message, at either end.
+"""Compares the profiler's lines with the script: the result of every message at either end.
 
-The rule: a message is *captured* if there is exactly one line that says what was
-said, byte for byte, by whom and between whom; *partial* if its line admits that
-something is missing; *missed* if there is none; and *wrong* if a line contradicts
-the script, or nobody said it. A case is as good as its worst message.
+A message is *captured* if exactly one line matches it: the bytes, the process and both
+addresses; *partial* if its line reports that something is missing; *missed* if it has no
+line; *wrong* if a line contradicts the script, or matches no message in it. A case has the
+result of its worst message.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from profiler.commands.doctor.script import (
     SEND,
     End,
     Outcome,
-    Said,
+    Sent,
     message,
     url,
 )
@@ -46,12 +46,11 @@ _COUNTED = {"lost", "body_limit"}
 
 
 @dataclass(frozen=True)
-class Judgement:
+class Evaluation:
     """One row: a case at one end.
 
-    ``what`` describes the case in words, ``expected`` is the result that is right
-    here, ``worse`` whether this one is worse than that, ``reason`` says why it is
-    not ``captured``.
+    ``what`` describes the case, ``expected`` is the right result on this machine, ``worse``
+    whether ``result`` is worse than that, ``reason`` why it is not ``captured``.
     """
 
     group: str
@@ -76,7 +75,7 @@ class _Verdict:
 
 
 class Lines:
-    """The profiler's records, by the message that each says it is."""
+    """The profiler's records, indexed by message and by socket."""
 
     def __init__(self, records: Iterable[Record]) -> None:
         self._named: dict[tuple[Any, ...], list[Record]] = defaultdict(list)
@@ -85,16 +84,16 @@ class Lines:
             self._named[record["type"], record["direction"], name_of(record)].append(record)
             self._of_socket[record.get("socket")].append(record)
 
-    def of(self, token: str, case: str, said: Said, end: str) -> list[Record]:
+    def of(self, token: str, case: str, sent: Sent, end: str) -> list[Record]:
         """Return the lines of a message at one end."""
-        return self._named.get((said.type, end, url(token, case, said.number)), [])
+        return self._named.get((sent.type, end, url(token, case, sent.number)), [])
 
     def of_socket(self, inode: int) -> list[Record]:
         """Return all lines of a socket."""
         return self._of_socket.get(inode, [])
 
 
-def judge(
+def evaluate(
     case: Case,
     outcome: Outcome,
     lines: Lines,
@@ -102,10 +101,10 @@ def judge(
     route: str,
     kernel: tuple[int, int],
     skipped: bool = False,
-) -> list[Judgement]:
-    """Return what became of a case at both ends, on a ``kernel`` of (version, patch level).
+) -> list[Evaluation]:
+    """Return the results of a case at both ends, on ``kernel``, such as (6, 1).
 
-    ``skipped``: the profiler said that the kernel did not run the probe for some calls.
+    ``skipped``: the profiler reported that the kernel skipped the probe for some calls.
     """
     if outcome.unavailable is not None:
         there = kernel >= case.since
@@ -115,30 +114,30 @@ def judge(
         expected = CAPTURED if there else UNAVAILABLE
         reason = f"not on this machine: {outcome.unavailable}{since}"
         row = (case.group, case.name, case.what, route)
-        return [Judgement(*row, end, UNAVAILABLE, expected, there, reason) for end in ENDS]
-    judgements = [_judge_end(case, outcome.said, lines, token, route, end) for end in ENDS]
-    return [_excused(each) for each in judgements] if skipped else judgements
+        return [Evaluation(*row, end, UNAVAILABLE, expected, there, reason) for end in ENDS]
+    evaluations = [_evaluate_end(case, outcome.sent, lines, token, route, end) for end in ENDS]
+    return [_excused(each) for each in evaluations] if skipped else evaluations
 
 
-def _excused(judgement: Judgement) -> Judgement:
-    """What a call that the kernel hid may have done: never a wrong line, and it was counted."""
-    if not judgement.worse or judgement.result not in (PARTIAL, MISSED):
-        return judgement
-    if judgement.result == PARTIAL and not judgement.reason.startswith(SKIPPABLE):
-        return judgement
-    return replace(judgement, worse=False, reason=f"{judgement.reason}: {SKIPPED}")
+def _excused(evaluation: Evaluation) -> Evaluation:
+    """Accept what a skipped call can cause: a missing or partial line, which was counted."""
+    if not evaluation.worse or evaluation.result not in (PARTIAL, MISSED):
+        return evaluation
+    if evaluation.result == PARTIAL and not evaluation.reason.startswith(SKIPPABLE):
+        return evaluation
+    return replace(evaluation, worse=False, reason=f"{evaluation.reason}: {SKIPPED}")
 
 
-def _judge_end(
-    case: Case, script: tuple[Said, ...], lines: Lines, token: str, route: str, end: str
-) -> Judgement:
+def _evaluate_end(
+    case: Case, script: tuple[Sent, ...], lines: Lines, token: str, route: str, end: str
+) -> Evaluation:
     verdicts = []
     known: set[int] = set()
-    for said in script:
-        found = lines.of(token, case.name, said, end)
+    for sent in script:
+        found = lines.of(token, case.name, sent, end)
         known.update(map(id, found))
-        verdicts.append(_judge_message(case, said, found, lines, token, route, end))
-    sockets = {_here(said, end).socket for said in script}
+        verdicts.append(_evaluate_message(case, sent, found, lines, token, route, end))
+    sockets = {_here(sent, end).socket for sent in script}
     strays = [
         record
         for inode in sockets
@@ -151,37 +150,37 @@ def _judge_end(
     result = max((v.result for v in verdicts), key=RESULTS.index)
     expected = max((v.expected for v in verdicts), key=RESULTS.index)
     worse = any(v.worse for v in verdicts)
-    return Judgement(
+    return Evaluation(
         case.group, case.name, case.what, route, end, result, expected, worse, _reasons(verdicts)
     )
 
 
-def _judge_message(
-    case: Case, said: Said, found: list[Record], lines: Lines, token: str, route: str, end: str
+def _evaluate_message(
+    case: Case, sent: Sent, found: list[Record], lines: Lines, token: str, route: str, end: str
 ) -> _Verdict:
-    less = _less(case, said, route, end)
+    less = _less(case, sent, route, end)
     expected = less.result if less else CAPTURED
-    result, reasons = _look_at(case, said, found, lines, token, end)
+    result, reasons = _compare(case, sent, found, lines, token, end)
     worse = RESULTS.index(result) > RESULTS.index(expected)
     if less and result == expected == PARTIAL:
         worse = not set(reasons) <= set(less.incomplete)
     why = less.why if less and result != CAPTURED and not worse else ""
-    return _Verdict(said.label, result, expected, ", ".join(reasons), worse, why)
+    return _Verdict(sent.label, result, expected, ", ".join(reasons), worse, why)
 
 
-def _less(case: Case, said: Said, route: str, end: str) -> Less | None:
+def _less(case: Case, sent: Sent, route: str, end: str) -> Less | None:
     for less in case.less:
         if (
             end in less.ends
-            and (not less.messages or said.label in less.messages)
+            and (not less.messages or sent.label in less.messages)
             and less.route in (None, route)
         ):
             return less
     return None
 
 
-def _look_at(
-    case: Case, said: Said, found: list[Record], lines: Lines, token: str, end: str
+def _compare(
+    case: Case, sent: Sent, found: list[Record], lines: Lines, token: str, end: str
 ) -> tuple[str, list[str]]:
     """Return the result of one message, and the reasons for it."""
     if not found:
@@ -191,37 +190,37 @@ def _look_at(
     record = found[0]
     contradictions = [
         f"{name} is {record.get(name)!r}, not {value!r}"
-        for name, value in _facts(case, said, token, end).items()
+        for name, value in _facts(case, sent, token, end).items()
         if record.get(name) != value
     ]
-    contradictions += _content(record, message(token, case.name, said.type, said.number, said.size))
+    contradictions += _content(record, message(token, case.name, sent.type, sent.number, sent.size))
     if contradictions:
         return WRONG, contradictions
     missing = list(record.get("incomplete", ()))
-    unpaired = said.type == RESPONSE and "request" not in record
-    if unpaired and lines.of(token, case.name, _request_of(said), _other(end)):
+    unpaired = sent.type == RESPONSE and "request" not in record
+    if unpaired and lines.of(token, case.name, _request_of(sent), _other(end)):
         missing.append("not paired with its request")
     return (PARTIAL if missing else CAPTURED), missing
 
 
-def _facts(case: Case, said: Said, token: str, end: str) -> dict[str, Any]:
-    """What the record must say, but for the content; a field of ``None`` must be absent."""
-    here = _here(said, end)
-    sent, asks = end == SEND, said.type == REQUEST
-    target = url(token, case.name, said.number)
+def _facts(case: Case, sent: Sent, token: str, end: str) -> dict[str, Any]:
+    """The fields that the record must have, apart from its content; ``None``: must be absent."""
+    here = _here(sent, end)
+    is_sender, is_request = end == SEND, sent.type == REQUEST
+    target = url(token, case.name, sent.number)
     facts: dict[str, Any] = {
-        "source_ip": said.sender.ip,
-        "source_port": said.sender.port,
-        "source_path": said.sender.path,
-        "dest_ip": said.receiver.ip,
-        "dest_port": said.receiver.port,
-        "dest_path": said.receiver.path,
+        "source_ip": sent.sender.ip,
+        "source_port": sent.sender.port,
+        "source_path": sent.sender.path,
+        "dest_ip": sent.receiver.ip,
+        "dest_port": sent.receiver.port,
+        "dest_path": sent.receiver.path,
         "socket": here.socket,
         "netns": here.netns,
-        "method": "POST" if asks else None,
-        "url": target if asks else None,
-        "status_code": None if asks else 200,
-        "role": "client" if sent == asks else "server",
+        "method": "POST" if is_request else None,
+        "url": target if is_request else None,
+        "status_code": None if is_request else 200,
+        "role": "client" if is_sender == is_request else "server",
     }
     if here.pid is not None:
         facts["pid"] = here.pid
@@ -254,8 +253,8 @@ def _content(record: Mapping[str, Any], whole: bytes) -> list[str]:
     return wrong
 
 
-def _here(said: Said, end: str) -> End:
-    return said.sender if end == SEND else said.receiver
+def _here(sent: Sent, end: str) -> End:
+    return sent.sender if end == SEND else sent.receiver
 
 
 def _other(end: str) -> str:
@@ -263,8 +262,8 @@ def _other(end: str) -> str:
     return ENDS[1 - ENDS.index(end)]
 
 
-def _request_of(said: Said) -> Said:
-    return Said(REQUEST, said.number, said.size, said.receiver, said.sender)
+def _request_of(sent: Sent) -> Sent:
+    return Sent(REQUEST, sent.number, sent.size, sent.receiver, sent.sender)
 
 
 def name_of(record: Mapping[str, Any]) -> str | None:

@@ -1,8 +1,8 @@
-"""One case while it is played: both ends of a connection, and a note of what was said.
+"""One case while it is played: both ends of a connection, and a list of what was sent.
 
-The rule: an exchange ends before the next one begins, and what arrives is
-compared with what was sent. So a case that does not work says so itself, and a
-line that is missing afterwards is the profiler's.
+An exchange ends before the next one begins, and the bytes received are compared
+with those sent. So a case that does not work raises an error itself, and a line
+that is missing afterwards is the profiler's fault.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable
 
-from profiler.commands.doctor.script import BODY_SIZE, REQUEST, RESPONSE, End, Said, message
+from profiler.commands.doctor.script import BODY_SIZE, REQUEST, RESPONSE, End, Sent, message
 
 Send = Callable[[socket.socket, bytes], None]
 """Sends all of the bytes, in its own way."""
@@ -38,15 +38,15 @@ class CanaryError(Exception):
     """A case could not be played; the text says why."""
 
 
-def say(sock: socket.socket, data: bytes) -> None:
-    """Send in the plain way."""
+def send_bytes(sock: socket.socket, data: bytes) -> None:
+    """Send with one plain call."""
     sock.sendall(data)
 
 
-def hear_by(call: Callable[[socket.socket, int], bytes]) -> Receive:
+def receive_with(call: Callable[[socket.socket, int], bytes]) -> Receive:
     """Return a way to receive: ``call(sock, n)`` returns up to ``n`` bytes."""
 
-    def hear(sock: socket.socket, data: bytes) -> None:
+    def receive_bytes(sock: socket.socket, data: bytes) -> None:
         got = b""
         while len(got) < len(data):
             part = call(sock, len(data) - len(got))
@@ -56,23 +56,23 @@ def hear_by(call: Callable[[socket.socket, int], bytes]) -> Receive:
         if got != data:
             raise CanaryError("other bytes arrived than were sent")
 
-    return hear
+    return receive_bytes
 
 
-hear = hear_by(socket.socket.recv)
-"""Receive in the plain way."""
+receive_bytes = receive_with(socket.socket.recv)
+"""Receive with plain calls."""
 
 
 @dataclass
-class Scene:
-    """Plays the exchanges of one case and notes them in ``said``."""
+class Scenario:
+    """Plays the exchanges of one case and lists their messages in ``sent``."""
 
     token: str
     case: str
     prepared: Any = None
     """What the case opened before the profiler started."""
 
-    said: list[Said] = field(default_factory=list)
+    sent: list[Sent] = field(default_factory=list)
 
     def request(self, number: int, size: int = BODY_SIZE) -> bytes:
         """Return the bytes of a request."""
@@ -87,8 +87,8 @@ class Scene:
         number: int,
         client: socket.socket,
         server: socket.socket,
-        send: Send = say,
-        receive: Receive = hear,
+        send: Send = send_bytes,
+        receive: Receive = receive_bytes,
         size: int = BODY_SIZE,
     ) -> None:
         """Play a request and its response between two sockets of this process."""
@@ -98,18 +98,18 @@ class Scene:
 
     def ask(self, number: int, client: socket.socket) -> None:
         """Play the client's half of an exchange, in another process than the server's."""
-        say(client, self.request(number))
-        hear(client, self.response(number))
+        send_bytes(client, self.request(number))
+        receive_bytes(client, self.response(number))
 
     def answer(self, number: int, server: socket.socket) -> None:
         """Play the server's half."""
-        hear(server, self.request(number))
-        say(server, self.response(number))
+        receive_bytes(server, self.request(number))
+        send_bytes(server, self.response(number))
 
     def note(self, number: int, client: End, server: End, size: int = BODY_SIZE) -> None:
-        """Note an exchange that is about to be played."""
-        self.said.append(Said(REQUEST, number, size, client, server))
-        self.said.append(Said(RESPONSE, number, size, server, client))
+        """List an exchange that is about to be played."""
+        self.sent.append(Sent(REQUEST, number, size, client, server))
+        self.sent.append(Sent(RESPONSE, number, size, server, client))
 
 
 def transfer(
