@@ -11,7 +11,7 @@ from profiler.ingest.probe.bcc import BccEngine
 from profiler.ingest.probe.generate import FEXIT, Attachment
 from profiler.ingest.probe.kernel import protocols_above_tcp
 
-TLS = Attachment(FEXIT, "inet_sendmsg", "leave_function", 0, "tls")
+TLS = Attachment(FEXIT, "inet_sendmsg", "leave_function", protocol="tls")
 
 
 @pytest.mark.parametrize(

@@ -64,33 +64,33 @@ def test_the_source_stands_alone(route: str) -> None:
         assert source.count(f'#line 1 "{header.name}"') == 1, header
 
 
-def shapes_of(layout: Layout, function: str) -> list[list[int]]:
+def callings_of(layout: Layout, function: str) -> list[list[int]]:
     attachments = program("socket", layout=layout).attachments
-    return [list(a.shape.to_bytes(8, "little")) for a in attachments if a.target == function]
+    return [list(a.calling) for a in attachments if a.target == function]
 
 
 def test_parameters_of_functions_are_found_by_name() -> None:
     # direction; socket, message, flags; how many there are: the result comes after them; level;
     # look; slot
-    assert shapes_of(LAYOUT, "inet_sendmsg") == [[0, 0, 1, 0xFF, 3, 1, 0, 0]]
-    assert shapes_of(LAYOUT, "tcp_sendmsg_locked") == [[0, 0, 1, 0xFF, 3, 2, 0, 0]]
-    assert shapes_of(LAYOUT, "unix_stream_sendmsg") == [[0, 0, 1, 0xFF, 3, 0, 0, 0]]
-    assert shapes_of(LAYOUT, "inet_recvmsg") == [[1, 0, 1, 3, 4, 0, 0, 1]]
-    assert shapes_of(LAYOUT, "tcp_splice_read") == [[1, 0, 0xFF, 0xFF, 5, 0, 0, 1]]
+    assert callings_of(LAYOUT, "inet_sendmsg") == [[0, 0, 1, 0xFF, 3, 1, 0, 0]]
+    assert callings_of(LAYOUT, "tcp_sendmsg_locked") == [[0, 0, 1, 0xFF, 3, 2, 0, 0]]
+    assert callings_of(LAYOUT, "unix_stream_sendmsg") == [[0, 0, 1, 0xFF, 3, 0, 0, 0]]
+    assert callings_of(LAYOUT, "inet_recvmsg") == [[1, 0, 1, 3, 4, 0, 0, 1]]
+    assert callings_of(LAYOUT, "tcp_splice_read") == [[1, 0, 0xFF, 0xFF, 5, 0, 0, 1]]
     other = {**LAYOUT.parameters, "inet_recvmsg": ("flags", "sock", "size", "new", "msg")}
     layout = replace(LAYOUT, parameters=other)
-    assert shapes_of(layout, "inet_recvmsg") == [[1, 1, 4, 0, 5, 0, 0, 1]]
+    assert callings_of(layout, "inet_recvmsg") == [[1, 1, 4, 0, 5, 0, 0, 1]]
 
 
 def test_where_programs_are_preempted_two_look_and_each_works_in_a_place_of_its_own() -> None:
     layout = replace(LAYOUT, preemptible=True)
     # The first look is attached last: so it comes first.
     for function in ("tcp_sendmsg_locked", "inet_recvmsg", "inet6_recvmsg"):
-        second, first = shapes_of(layout, function)
+        second, first = callings_of(layout, function)
         assert (second[:6], second[6], first[6]) == (first[:6], 2, 1)
-    assert [shape[6] for shape in shapes_of(layout, "inet_sendmsg")] == [0]
+    assert [calling[6] for calling in callings_of(layout, "inet_sendmsg")] == [0]
     found = program("socket", layout=layout)
-    slots = [a.shape >> 56 for a in found.attachments if "open" not in a.function]
+    slots = [a.calling.slot for a in found.attachments if "open" not in a.function]
     assert slots == list(range(len(slots)))
     assert f"#define SLOTS {len(slots)}\n" in found.source
     # On a tracepoint no other program is at work at the same time.

@@ -8,6 +8,7 @@ import pytest
 
 from profiler.errors import ProbeError
 from profiler.ingest.probe import kernel, load
+from profiler.ingest.probe.calling import PARAMETER_PLACEHOLDER, SHAPE_PLACEHOLDER
 from profiler.ingest.probe.generate import (
     FENTRY,
     KPROBE,
@@ -16,11 +17,7 @@ from profiler.ingest.probe.generate import (
     Attachment,
 )
 from profiler.ingest.probe.layout import Layout
-from profiler.ingest.probe.macros import (
-    FILTER_PLACEHOLDER,
-    PARAMETER_PLACEHOLDER,
-    SHAPE_PLACEHOLDER,
-)
+from profiler.ingest.probe.macros import FILTER_PLACEHOLDER
 
 # opcode, registers, offset, immediate
 ADD = struct.pack("=BBhi", 0xDB, 0x12, 8, 0)

@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from profiler.accounting import FILTERED, LOST, Count, Direction, KernelAccount
 from profiler.errors import ProbeError, UnsupportedError
 from profiler.exchanges.query import Filters
+from profiler.ingest.probe.calling import Calling
 from profiler.ingest.probe.cgroups import directories
 from profiler.ingest.probe.compiled import compiled_functions
 from profiler.ingest.probe.compiler import compiler_file
@@ -34,14 +35,11 @@ from profiler.ingest.probe.load import (
     with_fetch,
     with_function,
     with_maps,
-    with_offsets,
 )
 from profiler.ingest.probe.macros import (
     OWN_PLACES,
     SELF_PLACEHOLDER,
     can_fetch_and_add,
-    shape_offsets,
-    shape_values,
     uses_boot_time,
     uses_ring_buffer,
 )
@@ -213,7 +211,7 @@ class BccEngine:
         if hook is None:
             waiting.tell(self._maps["waiting"])
             return
-        descriptor = load(_shaped(code, hook), hook, target_id(hook, layout))
+        descriptor = load(code[hook.function], hook, target_id(hook, layout))
         self._programs[hook.target, hook.function] = [descriptor]
         waiting.tell(self._maps["waiting"], attach(descriptor, hook))
 
@@ -252,15 +250,15 @@ class BccEngine:
             if layout.cast_function:
                 code[function] = with_function(code[function], layout.cast_function)
         # One that is bound to a kernel function when it is loaded serves only that.
-        serving: dict[tuple[str, int, int | None], list[Attachment]] = {}
+        serving: dict[tuple[str, Calling, int | None], list[Attachment]] = {}
         for attachment in program.attachments:
-            key = attachment.function, attachment.shape, target_id(attachment, layout)
+            key = attachment.function, attachment.calling, target_id(attachment, layout)
             serving.setdefault(key, []).append(attachment)
         # The verifier takes as long as the compiler, but works on all processors at once.
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             loading = [
-                pool.submit(load, _shaped(code, served[0]), served[0], target)
-                for (_, _, target), served in serving.items()
+                pool.submit(load, code[function], served[0], target)
+                for (function, _, target), served in serving.items()
             ]
         for done, (first, *_) in zip(loading, serving.values()):
             if not done.exception():
@@ -321,13 +319,6 @@ class BccEngine:
             filtered=dict(zip(FILTERED, reasons)),
             lost=dict(zip(LOST, reasons[len(FILTERED) :])),
         )
-
-
-def _shaped(code: dict[str, bytes], attachment: Attachment) -> bytes:
-    """The function that serves an attachment, made for how its target is called."""
-    shape = attachment.shape
-    shaped = with_constants(code[attachment.function], shape_values(shape))
-    return with_offsets(shaped, shape_offsets(shape))
 
 
 def _size_for_a_cpu(size: int) -> int:

@@ -16,11 +16,11 @@ from itertools import count
 from typing import NamedTuple
 
 from profiler.errors import UnsupportedError
+from profiler.ingest.probe.calling import LOOK_FIRST, LOOK_SECOND, Calling, calling_of, position
 from profiler.ingest.probe.hooks import BPF_DIRECTORY, FunctionHook, Hooks, SyscallHook
 from profiler.ingest.probe.layout import Layout
 from profiler.ingest.probe.macros import (
     FILTER_PLACEHOLDER,
-    NO_PARAMETER,
     filter_tests,
     has_raw_tracepoints,
     macros,
@@ -33,13 +33,9 @@ from profiler.ingest.syscalls import NAMES
 
 _INCLUDE = re.compile(r'#include "(.+)"')
 
-
-_LEVELS = ("socket", "above", "tcp", "waiting", "sock")
-_LOOK_FIRST, _LOOK_SECOND = 1 << 48, 2 << 48
 _LEAVE = "leave_function"
-_SLOT = 56  # bits before it
-# Where no program is preempted: of those that send, that receive, and that close.
-_SLOT_SEND, _SLOT_RECV, _SLOT_CLOSE = range(3)
+# Where no program is preempted, those that send and receive have the slot of their direction.
+_SLOT_CLOSE = 2
 # What sees a system call begin counts only, and what closes works only.
 _SLOT_ENTER = _SLOT_CLOSE
 
@@ -59,8 +55,8 @@ class Attachment(NamedTuple):
     kind: str
     target: str
     function: str
-    shape: int = 0
-    """How the target is called, for a program that serves several (``bpf/probe.bpf.c``)."""
+    calling: Calling = Calling()
+    """How the target is called, for a program that serves several."""
     protocol: str | None = None
     """Attached only when this protocol can be put above TCP."""
 
@@ -91,7 +87,9 @@ def generate(
         attachments += _waiting(hooks, layout)
     # A program on a system call's tracepoint is skipped while any other is at work.
     slots = _slots(attachments, route == "socket" and layout.preemptible)
-    attachments = [a._replace(shape=a.shape | n << _SLOT) for a, n in zip(attachments, slots)]
+    attachments = [
+        a._replace(calling=a.calling._replace(slot=slot)) for a, slot in zip(attachments, slots)
+    ]
     tests, filter_values = filter_tests(settings.filters)
     values = setting_values(settings) | {
         FILTER_PLACEHOLDER + n: value for n, value in enumerate(filter_values)
@@ -140,11 +138,7 @@ def _slots(attachments: list[Attachment], preemptible: bool) -> list[int]:
         # Those that note that a connection begins need none.
         number = count()
         return [0 if "_open_" in a.function else next(number) for a in attachments]
-    closing, receiving = _SLOT_CLOSE, _SLOT_RECV
-    return [
-        closing if a.function != _LEAVE else receiving if a.shape & 1 else _SLOT_SEND
-        for a in attachments
-    ]
+    return [a.calling.direction if a.function == _LEAVE else _SLOT_CLOSE for a in attachments]
 
 
 def _socket_route(hooks: Hooks, layout: Layout, machine: str) -> tuple[list[str], list[Attachment]]:
@@ -161,19 +155,18 @@ def _socket_route(hooks: Hooks, layout: Layout, machine: str) -> tuple[list[str]
                 f"the socket route needs {hook.name}, which this kernel lacks", since=(5, 5)
             )
         if hook.event in _AT_ENTRY:
-            number = _position(hook, parameters, hook.socket)
+            number = position(hook, parameters, hook.socket)
             name = f"fentry_{hook.event}_{number}"
             entries[name] = f"int {name}(u64 *ctx)\n{{\n{_at_entry(hook, f'ctx[{number}]')}\n}}"
             attachments.append(Attachment(FENTRY, hook.name, name))
         else:
-            # The result follows the parameters.
-            shape = _shape(hook, parameters, len(parameters))
+            calling = calling_of(hook, parameters)
             if hook.second and layout.preemptible:
                 # What is attached later runs earlier.
-                second = shape | _LOOK_SECOND
+                second = calling._replace(look=LOOK_SECOND)
                 attachments.append(Attachment(FEXIT, hook.name, _LEAVE, second))
-                shape |= _LOOK_FIRST
-            attachments.append(Attachment(FEXIT, hook.name, _LEAVE, shape, hook.protocol))
+                calling = calling._replace(look=LOOK_FIRST)
+            attachments.append(Attachment(FEXIT, hook.name, _LEAVE, calling, hook.protocol))
     return list(entries.values()), attachments
 
 
@@ -181,8 +174,7 @@ def _waiting(hooks: Hooks, layout: Layout) -> list[Attachment]:
     for hook in hooks.functions:
         parameters = layout.parameters.get(hook.name)
         if hook.event == "waiting" and parameters is not None:
-            number = _position(hook, parameters, "copied")
-            return [Attachment(FENTRY, hook.name, _LEAVE, _shape(hook, parameters, number))]
+            return [Attachment(FENTRY, hook.name, _LEAVE, calling_of(hook, parameters))]
     return []
 
 
@@ -194,29 +186,6 @@ _AT_ENTRY = {
 
 def _at_entry(hook: FunctionHook, socket: str) -> str:
     return f"\t{_AT_ENTRY[hook.event].format(socket=socket)};\n\treturn 0;"
-
-
-def _shape(hook: FunctionHook, parameters: tuple[str, ...], result: int) -> int:
-    """``leave_function``'s numbers, a byte each (``enum shape`` in ``bpf/kernel.h``)."""
-    bytes_ = (
-        0 if hook.direction == "send" else 1,
-        *(
-            _position(hook, parameters, name) if name else NO_PARAMETER
-            for name in (hook.socket, hook.message, hook.flags)
-        ),
-        result,
-        _LEVELS.index("waiting" if hook.event == "waiting" else hook.level),
-    )
-    return int.from_bytes(bytes(bytes_), "little")
-
-
-def _position(hook: FunctionHook, parameters: tuple[str, ...], name: str) -> int:
-    if name not in parameters:
-        raise UnsupportedError(
-            f"{hook.name} of this kernel has no parameter {name!r} "
-            f"(it has {', '.join(parameters)}): use --route syscall"
-        )
-    return parameters.index(name)
 
 
 def _syscall_route(

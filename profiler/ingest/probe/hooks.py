@@ -25,11 +25,12 @@ BPF_DIRECTORY = next(
 
 @dataclass(frozen=True)
 class FunctionHook:
-    """A kernel function; ``socket``, ``message`` and ``flags`` name its parameters.
+    """A kernel function; ``socket``, ``message``, ``flags`` and ``result`` name its parameters.
 
-    ``level`` is ``socket``, ``sock``, ``above`` or ``tcp``; ``second``: two programs look at it
-    where one may be skipped; ``optional``: some kernels lack it and do not need it;
-    ``protocol``: hooked only where this can be put above TCP.
+    Without ``result`` it returns its result. ``level`` is ``socket``, ``sock``, ``above``,
+    ``tcp`` or ``waiting``; ``second``: two programs are attached to it where one may be
+    skipped; ``optional``: some kernels lack it and do not need it; ``protocol``: hooked only
+    where this can be put above TCP.
     """
 
     name: str
@@ -38,6 +39,7 @@ class FunctionHook:
     direction: str | None = None
     message: str | None = None
     flags: str | None = None
+    result: str | None = None
     level: str = "socket"
     second: bool = False
     optional: bool = False

@@ -91,9 +91,11 @@ def target_id(attachment: Attachment, layout: Layout) -> int | None:
 def load(code: bytes, attachment: Attachment, target: int | None) -> int:
     """Load the instructions ``code`` for ``attachment``; return the program's descriptor.
 
-    ``target`` is what :func:`target_id` says. Raises ProbeError, which names the
-    file that has what the verifier said.
+    ``target`` is the result of :func:`target_id`. Raises ProbeError, which names the
+    file that has the verifier's log.
     """
+    code = with_constants(code, attachment.calling.constants)
+    code = with_offsets(code, attachment.calling.offsets)
     size = len(code) // INSTRUCTION.size
     instructions = ctypes.create_string_buffer(code, len(code))
     licence = ctypes.create_string_buffer(b"GPL")

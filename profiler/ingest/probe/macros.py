@@ -11,6 +11,7 @@ import struct
 from profiler.errors import UnsupportedError
 from profiler.exchanges.query import Filters
 from profiler.exchanges.values import Address
+from profiler.ingest.probe import calling
 from profiler.ingest.probe.layout import TRACEPOINTS, Layout
 from profiler.ingest.probe.ring import batch_bytes
 from profiler.ingest.settings import Settings
@@ -20,21 +21,11 @@ from profiler.ingest.settings import Settings
 OWN_PLACES = 16384
 PROCESSES_MAX = 8192
 
-# In a shape, in place of a parameter's number.
-NO_PARAMETER = 0xFF
-
 # In the program until it is loaded, so that it can be kept for the next start: more than
 # 32 bits, so that each takes an instruction of its own.
-SHAPE_PLACEHOLDER = 0x5368617065000000  # and what follows it, one for each number
-PARAMETER_PLACEHOLDER = 0x7000  # likewise: offsets of loads from a context, which has no such
 SELF_PLACEHOLDER = 0x53656C6600000000
 SETTING_PLACEHOLDER = 0x5365747400000000  # and what follows it, one for each setting
 FILTER_PLACEHOLDER = 0x46696C7400000000  # and what follows it, one for each value
-
-
-def shape_values(shape: int) -> dict[int, int]:
-    """What to write over the placeholders of an attachment's shape."""
-    return {SHAPE_PLACEHOLDER + n: byte for n, byte in enumerate(shape.to_bytes(8, "little"))}
 
 
 def setting_values(settings: Settings) -> dict[int, int]:
@@ -48,17 +39,6 @@ def _numbers_of(settings: Settings) -> dict[str, int]:
         "CALL_LIMIT": settings.call_limit,
         "WAKE_BYTES": batch_bytes(settings.ring_bytes),
         **({"MAX_BODY": settings.max_body} if _keeps_bodies(settings) else {}),
-    }
-
-
-def shape_offsets(shape: int) -> dict[int, int]:
-    """Where an attachment's parameters are in its context: placeholder -> offset, in bytes.
-
-    At 0 where it has none, which nothing then loads.
-    """
-    return {
-        PARAMETER_PLACEHOLDER + 8 * n: 8 * byte if byte != NO_PARAMETER else 0
-        for n, byte in enumerate(shape.to_bytes(8, "little"))
     }
 
 
@@ -157,9 +137,7 @@ def _settings_macros(settings: Settings, layout: Layout) -> list[str]:
             f"#define {name} written_over({SETTING_PLACEHOLDER + n}ULL)"
             for n, name in enumerate(_numbers_of(settings))
         ),
-        f"#define NO_PARAMETER {NO_PARAMETER}",
-        f"#define SHAPE_PLACEHOLDER {SHAPE_PLACEHOLDER}ULL",
-        f"#define PARAMETER_PLACEHOLDER {PARAMETER_PLACEHOLDER}",
+        *calling.MACROS,
         f"#define SELF_PLACEHOLDER {SELF_PLACEHOLDER}ULL",
         f"#define OWN_PLACES {OWN_PLACES}",
         f"#define PROCESSES_MAX {PROCESSES_MAX}",
