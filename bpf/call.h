@@ -49,7 +49,7 @@ struct call {
 	u64 sk;       /* its struct sock */
 	u64 tcp;      /* its struct tcp_sock, if it is plain TCP, or 0 */
 	u64 memory;   /* socket route: struct msghdr of the kernel; syscall route: the pointer argument; 0: not readable */
-	u64 flat;     /* socket route: the data, where there is no msghdr to ask (struct waiting), or 0 */
+	u64 flat;     /* socket route: the data, where there is no msghdr to read (struct inflight), or 0 */
 	u64 inode;    /* the socket's when the call began, or 0: take it now */
 	s32 syscall;  /* syscall route: its number */
 	u32 size;     /* bytes moved */
@@ -81,16 +81,16 @@ static __always_inline struct workspace *workspace_of(struct call *call)
 #define LOOK_SECOND 2
 
 /*
- * A call that waited for data when the profiler came, by thread: as /proc tells.
- * profiler/ingest/probe/waiting.py writes it.
+ * By thread, a call that was in flight when the probe was attached, from /proc.
+ * profiler/ingest/probe/inflight.py writes it.
  */
-struct waiting {
+struct inflight {
 	u64 descriptor;
 	u64 pointer;   /* read's and recvfrom's second argument */
 	u64 msg_flags; /* recvfrom's fourth, or 0 */
 };
 
-DEFINE_MAP(waiting, MAP_TYPE_HASH, u64, struct waiting, 4096)
+DEFINE_MAP(inflight, MAP_TYPE_HASH, u64, struct inflight, 4096)
 
 /* What the pointer argument of a system call is. */
 enum payload {

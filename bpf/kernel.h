@@ -31,19 +31,19 @@ static __always_inline u64 written_over(u64 placeholder)
 	return placeholder;
 }
 
-/* What the program is loaded for: a number each, in this order (profiler/ingest/probe/generate.py). */
-enum shape {
-	SHAPE_DIRECTION,
-	SHAPE_SOCKET,  /* which of the hooked function's parameters is the socket, */
-	SHAPE_MESSAGE, /* the message, */
-	SHAPE_FLAGS,   /* the flags */
-	SHAPE_RESULT,  /* and how many it has: the result follows them */
-	SHAPE_LEVEL,   /* route_socket.h */
-	SHAPE_LOOK,    /* call.h */
-	SHAPE_SLOT,    /* call.h */
+/* How the hooked function is called: a byte each (Calling of profiler/ingest/probe/calling.py). */
+enum calling {
+	CALLING_DIRECTION,
+	CALLING_SOCKET,  /* which of the hooked function's parameters is the socket, */
+	CALLING_MESSAGE, /* the message, */
+	CALLING_FLAGS,   /* the flags */
+	CALLING_RESULT,  /* and how many it has: the result follows them */
+	CALLING_LEVEL,   /* route_socket.h */
+	CALLING_LOOK,    /* call.h */
+	CALLING_SLOT,    /* call.h */
 };
 
-#define SHAPE(number) written_over(SHAPE_PLACEHOLDER + (number))
+#define CALLING(number) written_over(CALLING_PLACEHOLDER + (number))
 
 #define MSG_OOB      0x1
 #define MSG_PEEK     0x2

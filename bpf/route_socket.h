@@ -9,25 +9,26 @@
 
 #ifdef ROUTE_SOCKET
 /*
- * The program is the same for all functions and is compiled once. When it is loaded
- * for one of them, profiler/ingest/probe/load.py writes how that one is called (enum shape) over
- * placeholders; the verifier then sees constants, and leaves out all else.
+ * The program is the same for all functions and is compiled once. When it is loaded for
+ * one of them, profiler/ingest/probe/load.py writes that one's calling convention (enum
+ * calling) over placeholders; the verifier then sees constants, and skips the code they
+ * exclude.
  */
 
 /*
  * What plain TCP sends is looked at in TCP, under the socket's lock, so that calls of
  * several threads are seen in the order of the stream. All else is looked at above.
  */
-#define LEVEL_SOCKET 0 /* struct socket: any protocol */
-#define LEVEL_ABOVE  1 /* struct socket: TCP with a protocol above it only */
-#define LEVEL_TCP    2 /* struct sock: plain TCP only */
+#define LEVEL_SOCKET   0 /* struct socket: any protocol */
+#define LEVEL_ABOVE    1 /* struct socket: TCP with a protocol above it only */
+#define LEVEL_TCP      2 /* struct sock: plain TCP only */
 /*
- * A call that waited for data when the profiler came is not seen when it returns: it
- * did not pass the hook on its way in. But when data has come, it passes a function
- * deeper in TCP, which knows how much it received; where that is, /proc told.
+ * A call that was in flight when the probe was attached is not seen when it returns: it
+ * did not pass the hook on its way in. But once data has come, it passes a function
+ * deeper in TCP, which has the number of bytes; the buffer's address comes from /proc.
  */
-#define LEVEL_WAITING 3 /* struct sock of TCP: only for threads in `waiting` */
-#define LEVEL_SOCK    4 /* struct sock: any protocol */
+#define LEVEL_INFLIGHT 3 /* struct sock of TCP: only for threads in `inflight` */
+#define LEVEL_SOCK     4 /* struct sock: any protocol */
 
 /*
  * One of the hooked function's parameters, or its result. A program may only load from its
@@ -45,31 +46,31 @@
 /* A function has returned that moved data of a socket. */
 int leave_function(u64 *ctx)
 {
-	u64 level = SHAPE(SHAPE_LEVEL);
-	u64 look = SHAPE(SHAPE_LOOK);
-	u64 has_message = SHAPE(SHAPE_MESSAGE) != NO_PARAMETER;
-	u64 has_flags = SHAPE(SHAPE_FLAGS) != NO_PARAMETER;
+	u64 level = CALLING(CALLING_LEVEL);
+	u64 look = CALLING(CALLING_LOOK);
+	u64 has_message = CALLING(CALLING_MESSAGE) != NO_PARAMETER;
+	u64 has_flags = CALLING(CALLING_FLAGS) != NO_PARAMETER;
 
-	s64 result = (int)PARAMETER(ctx, SHAPE_RESULT);
+	s64 result = (int)PARAMETER(ctx, CALLING_RESULT);
 	if (result < 0 && result != -ECONNRESET && result != -EPIPE)
 		return 0;
 	u64 socket, sk, tcp;
-	struct waiting told = {};
-	if (level == LEVEL_WAITING) {
+	struct inflight inflight = {};
+	if (level == LEVEL_INFLIGHT) {
 		u64 id = get_current_pid_tgid();
-		struct waiting *found = result > 0 ? LOOKUP(waiting, &id) : 0;
+		struct inflight *found = result > 0 ? LOOKUP(inflight, &id) : 0;
 		if (!found)
 			return 0;
-		told = *found;
-		DELETE(waiting, &id);
+		inflight = *found;
+		DELETE(inflight, &id);
 	}
-	if (level == LEVEL_TCP || level == LEVEL_WAITING || level == LEVEL_SOCK) {
-		sk = PARAMETER(ctx, SHAPE_SOCKET);
+	if (level == LEVEL_TCP || level == LEVEL_INFLIGHT || level == LEVEL_SOCK) {
+		sk = PARAMETER(ctx, CALLING_SOCKET);
 		socket = FIELD(u64, sk, sock_sk_socket);
 		if (!socket)
 			return 0;
 	} else {
-		socket = PARAMETER(ctx, SHAPE_SOCKET);
+		socket = PARAMETER(ctx, CALLING_SOCKET);
 		sk = FIELD(u64, socket, socket_sk);
 	}
 	/* A raw socket of TCP is received from by the same function. */
@@ -77,31 +78,31 @@ int leave_function(u64 *ctx)
 		return 0;
 	tcp = plain_tcp(sk);
 	if (tcp ? level == LEVEL_ABOVE
-		: level == LEVEL_TCP || level == LEVEL_WAITING || look == LOOK_SECOND ||
+		: level == LEVEL_TCP || level == LEVEL_INFLIGHT || look == LOOK_SECOND ||
 			  !is_stream(sk) || (level == LEVEL_ABOVE && !is_tcp(sk)))
 		return 0;
 
 	/* Without a message the data is in pages of a file or a pipe. */
 	u64 message = 0;
-	u32 msg_flags = told.msg_flags;
+	u32 msg_flags = inflight.msg_flags;
 	if (has_message) {
-		message = PARAMETER(ctx, SHAPE_MESSAGE);
+		message = PARAMETER(ctx, CALLING_MESSAGE);
 		if (!has_flags)
 			msg_flags = FIELD(u32, message, msghdr_msg_flags);
 	}
 	if (has_flags)
-		msg_flags = PARAMETER(ctx, SHAPE_FLAGS);
+		msg_flags = PARAMETER(ctx, CALLING_FLAGS);
 
 	struct call call = {
 		.socket = socket,
 		.sk = sk,
 		.tcp = tcp,
 		.memory = message,
-		.flat = told.pointer,
+		.flat = inflight.pointer,
 		.msg_flags = msg_flags,
-		.direction = SHAPE(SHAPE_DIRECTION),
+		.direction = CALLING(CALLING_DIRECTION),
 		.look = look,
-		.slot = SHAPE(SHAPE_SLOT),
+		.slot = CALLING(CALLING_SLOT),
 		.context = ctx,
 	};
 	finish_call(&call, result);

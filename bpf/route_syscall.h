@@ -198,15 +198,15 @@ static __always_inline int end_pending(struct pending *call, u32 number)
 	if (!MAY_HAVE_WAITED(number))
 		return 0;
 	u64 id = get_current_pid_tgid();
-	struct waiting *told = LOOKUP(waiting, &id);
-	if (!told)
+	struct inflight *inflight = LOOKUP(inflight, &id);
+	if (!inflight)
 		return 0;
-	u64 descriptor = told->descriptor;
-	call->pointer = told->pointer;
-	call->msg_flags = told->msg_flags;
+	u64 descriptor = inflight->descriptor;
+	call->pointer = inflight->pointer;
+	call->msg_flags = inflight->msg_flags;
 	call->direction = DIRECTION_RECV;
 	call->payload = PAYLOAD_FLAT;
-	DELETE(waiting, &id);
+	DELETE(inflight, &id);
 	u64 socket = stream_socket_of(descriptor);
 	if (!socket)
 		return 0;

@@ -9,8 +9,8 @@ from profiler.ingest.probe.hooks import BPF_DIRECTORY
 
 
 def test_the_members_are_those_of_the_c_code_in_its_order() -> None:
-    enum = (BPF_DIRECTORY / "kernel.h").read_text().split("enum shape {")[1].split("}")[0]
-    assert tuple(name.lower() for name in re.findall(r"SHAPE_(\w+),", enum)) == Calling._fields
+    enum = (BPF_DIRECTORY / "kernel.h").read_text().split("enum calling {")[1].split("}")[0]
+    assert tuple(name.lower() for name in re.findall(r"CALLING_(\w+),", enum)) == Calling._fields
 
 
 def test_the_levels_are_those_of_the_c_code() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from profiler.errors import ProbeError
 from profiler.ingest.probe import kernel, load
-from profiler.ingest.probe.calling import PARAMETER_PLACEHOLDER, SHAPE_PLACEHOLDER
+from profiler.ingest.probe.calling import CALLING_PLACEHOLDER, PARAMETER_PLACEHOLDER
 from profiler.ingest.probe.generate import (
     FENTRY,
     KPROBE,
@@ -57,7 +57,7 @@ def test_values_are_written_over_their_placeholders() -> None:
         return struct.pack("=BBhIBBhI", 0x18, register, 0, low, 0, 0, 0, high)
 
     other = load_constant(0x1122334455667788, 3)
-    first, second = SHAPE_PLACEHOLDER, FILTER_PLACEHOLDER
+    first, second = CALLING_PLACEHOLDER, FILTER_PLACEHOLDER
     code = load_constant(first, 1) + other + load_constant(first, 7) + load_constant(second, 1)
     # The first value looks like the second placeholder.
     assert load.with_constants(code, {first: second, second: 0x0504030201}) == (

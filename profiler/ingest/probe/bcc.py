@@ -24,6 +24,7 @@ from profiler.ingest.probe.compiler import compiler_file
 from profiler.ingest.probe.generate import Attachment, Program, generate, maps_of
 from profiler.ingest.probe.headers import read_layout_of_headers
 from profiler.ingest.probe.hooks import Hooks, load_hooks
+from profiler.ingest.probe.inflight import InflightCalls
 from profiler.ingest.probe.kernel import cpus, lift_memory_limit, protocols_above_tcp
 from profiler.ingest.probe.layout import Layout, read_layout
 from profiler.ingest.probe.load import (
@@ -48,7 +49,6 @@ from profiler.ingest.probe.order import Order
 from profiler.ingest.probe.perf import PerfBuffer
 from profiler.ingest.probe.precedence import Precedence
 from profiler.ingest.probe.ring import RingBuffer
-from profiler.ingest.probe.waiting import WaitingCalls
 from profiler.ingest.settings import ROUTES, Settings
 
 POLL_MS = 100
@@ -78,7 +78,7 @@ class BccEngine:
         self._maps: dict[str, Map] = {}
         self._buffer: RingBuffer | PerfBuffer | None = None
         self._attached: list[int] = []
-        # Programs, loaded, that wait for their protocol.
+        # Programs that are loaded; their protocol is not there yet.
         self._later: list[tuple[int, Attachment]] = []
         self._looked = 0.0
         # By kernel function and by the program's; where two look, a call is missed if both are
@@ -86,7 +86,7 @@ class BccEngine:
         self._programs: dict[tuple[str, str], list[int]] = {}
         self._order = Order()
         self._precedence = Precedence(settings.ring_bytes)
-        self._waiting: WaitingCalls | None = None
+        self._inflight: InflightCalls | None = None
         hooks = load_hooks()
         layout, without_btf = self._read_layout(hooks, settings)
         self.clock = time.CLOCK_BOOTTIME if uses_boot_time(layout) else time.CLOCK_MONOTONIC
@@ -123,8 +123,8 @@ class BccEngine:
         """
         while self._buffer is not None:
             yield self._poll(POLL_MS, held())
-            if self._waiting:
-                self._waiting.look_after()
+            if self._inflight:
+                self._inflight.refresh()
             if self._later and time.monotonic() - self._looked > _LOOK_SECONDS:
                 self._attach_later()
 
@@ -199,21 +199,21 @@ class BccEngine:
             self._maps[name] = Map(name, described(code[function]))
         self._name_cgroups()
         # Before the probe is attached, so that none of them is one that it saw begin.
-        self._waiting = WaitingCalls(platform.machine())
+        self._inflight = InflightCalls(platform.machine())
         self._attach_all(program, code, layout, maps_of(route, settings))
-        if self._waiting:
-            self._tell_waiting(self._waiting, program, code, layout)
+        if self._inflight:
+            self._hand_over(self._inflight, program, code, layout)
 
-    def _tell_waiting(
-        self, waiting: WaitingCalls, program: Program, code: dict[str, bytes], layout: Layout
+    def _hand_over(
+        self, inflight: InflightCalls, program: Program, code: dict[str, bytes], layout: Layout
     ) -> None:
-        hook = program.waiting
+        hook = program.inflight
         if hook is None:
-            waiting.tell(self._maps["waiting"])
+            inflight.write_to(self._maps["inflight"])
             return
         descriptor = load(code[hook.function], hook, target_id(hook, layout))
         self._programs[hook.target, hook.function] = [descriptor]
-        waiting.tell(self._maps["waiting"], attach(descriptor, hook))
+        inflight.write_to(self._maps["inflight"], attach(descriptor, hook))
 
     def _open_buffer(self, is_ring: bool, size: int) -> None:
         if is_ring:
@@ -277,8 +277,8 @@ class BccEngine:
         """Attach the programs whose protocol can be put above TCP by now."""
         self._looked = time.monotonic()
         there = protocols_above_tcp()
-        waiting, self._later = self._later, []
-        for descriptor, attachment in waiting:
+        later, self._later = self._later, []
+        for descriptor, attachment in later:
             if there is None or attachment.protocol in there:
                 self._attached.append(attach(descriptor, attachment))
             else:
@@ -286,8 +286,8 @@ class BccEngine:
 
     def _close_attached(self) -> None:
         self._later.clear()
-        if self._waiting is not None:
-            self._waiting.close()
+        if self._inflight is not None:
+            self._inflight.close()
         while self._attached:
             os.close(self._attached.pop())
 

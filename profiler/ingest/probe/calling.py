@@ -14,7 +14,7 @@ from profiler.errors import UnsupportedError
 from profiler.ingest.probe.hooks import FunctionHook
 
 # LEVEL_* of bpf/route_socket.h, in its order.
-LEVELS = ("socket", "above", "tcp", "waiting", "sock")
+LEVELS = ("socket", "above", "tcp", "inflight", "sock")
 # bpf/call.h
 LOOK_FIRST, LOOK_SECOND = 1, 2
 
@@ -22,19 +22,19 @@ LOOK_FIRST, LOOK_SECOND = 1, 2
 NO_PARAMETER = 0xFF
 # Followed by one for each member of Calling. More than 32 bits, so that each takes an
 # instruction of its own.
-SHAPE_PLACEHOLDER = 0x5368617065000000
+CALLING_PLACEHOLDER = 0x5368617065000000
 # Likewise, 8 apart: offsets of loads from a context, which is not that large.
 PARAMETER_PLACEHOLDER = 0x7000
 
 MACROS = (
     f"#define NO_PARAMETER {NO_PARAMETER}",
-    f"#define SHAPE_PLACEHOLDER {SHAPE_PLACEHOLDER}ULL",
+    f"#define CALLING_PLACEHOLDER {CALLING_PLACEHOLDER}ULL",
     f"#define PARAMETER_PLACEHOLDER {PARAMETER_PLACEHOLDER}",
 )
 
 
 class Calling(NamedTuple):
-    """How a target is called: ``enum shape`` of ``bpf/kernel.h``, a byte each, in its order."""
+    """How a target is called: ``enum calling`` of ``bpf/kernel.h``, a byte each, in its order."""
 
     direction: int = 0
     """0: it sends, 1: it receives."""
@@ -52,11 +52,11 @@ class Calling(NamedTuple):
     @property
     def constants(self) -> dict[int, int]:
         """Placeholder -> constant."""
-        return {SHAPE_PLACEHOLDER + n: value for n, value in enumerate(self)}
+        return {CALLING_PLACEHOLDER + n: value for n, value in enumerate(self)}
 
     @property
     def offsets(self) -> dict[int, int]:
-        """Placeholder -> offset in the context, in bytes: 0, which is not loaded, if it has none."""
+        """Placeholder -> offset in the context, in bytes; 0 (which is not loaded) without one."""
         return {
             PARAMETER_PLACEHOLDER + 8 * n: 8 * value if value != NO_PARAMETER else 0
             for n, value in enumerate(self)

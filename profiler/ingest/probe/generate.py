@@ -18,6 +18,7 @@ from typing import NamedTuple
 from profiler.errors import UnsupportedError
 from profiler.ingest.probe.calling import LOOK_FIRST, LOOK_SECOND, Calling, calling_of, position
 from profiler.ingest.probe.hooks import BPF_DIRECTORY, FunctionHook, Hooks, SyscallHook
+from profiler.ingest.probe.inflight import CALLS as INFLIGHT_CALLS
 from profiler.ingest.probe.layout import Layout
 from profiler.ingest.probe.macros import (
     FILTER_PLACEHOLDER,
@@ -27,7 +28,6 @@ from profiler.ingest.probe.macros import (
     setting_values,
 )
 from profiler.ingest.probe.maps import MAPS, SYSCALL_ROUTE_MAPS
-from profiler.ingest.probe.waiting import CALLS as WAITED_IN
 from profiler.ingest.settings import Settings
 from profiler.ingest.syscalls import NAMES
 
@@ -69,8 +69,8 @@ class Program(NamedTuple):
     attachments: tuple[Attachment, ...]
     values: dict[int, int]
     """What to write over the placeholders of what the user asked for (``macros.py``)."""
-    waiting: Attachment | None = None
-    """Socket route: what sees the calls that were there before (``probe/waiting.py``)."""
+    inflight: Attachment | None = None
+    """Socket route: what sees the calls that were in flight before (``probe/inflight.py``)."""
 
 
 def generate(
@@ -84,7 +84,7 @@ def generate(
     writers = {"socket": _socket_route, "syscall": _syscall_route}
     entries, attachments = writers[route](hooks, layout, machine)
     if route == "socket":
-        attachments += _waiting(hooks, layout)
+        attachments += _inflight(hooks, layout)
     # A program on a system call's tracepoint is skipped while any other is at work.
     slots = _slots(attachments, route == "socket" and layout.preemptible)
     attachments = [
@@ -94,7 +94,7 @@ def generate(
     values = setting_values(settings) | {
         FILTER_PLACEHOLDER + n: value for n, value in enumerate(filter_values)
     }
-    waiting = next((a for a in attachments if a.kind == FENTRY and a.function == _LEAVE), None)
+    inflight = next((a for a in attachments if a.kind == FENTRY and a.function == _LEAVE), None)
     lines = [
         f"#define ROUTE_{route.upper()} 1",
         f"#define SLOTS {max(slots) + 1}",
@@ -107,8 +107,8 @@ def generate(
         '#line 1 "entry points"',
         *entries,
     ]
-    lasting = tuple(a for a in attachments if a is not waiting)
-    return Program(route, "\n".join(lines) + "\n", lasting, values, waiting)
+    lasting = tuple(a for a in attachments if a is not inflight)
+    return Program(route, "\n".join(lines) + "\n", lasting, values, inflight)
 
 
 def maps_of(route: str, settings: Settings) -> tuple[str, ...]:
@@ -145,7 +145,7 @@ def _socket_route(hooks: Hooks, layout: Layout, machine: str) -> tuple[list[str]
     entries: dict[str, str] = {}
     attachments = []
     for hook in hooks.functions:
-        if hook.event == "waiting":
+        if hook.event == "inflight":
             continue
         parameters = layout.parameters.get(hook.name)
         if parameters is None:
@@ -170,17 +170,17 @@ def _socket_route(hooks: Hooks, layout: Layout, machine: str) -> tuple[list[str]
     return list(entries.values()), attachments
 
 
-def _waiting(hooks: Hooks, layout: Layout) -> list[Attachment]:
+def _inflight(hooks: Hooks, layout: Layout) -> list[Attachment]:
     for hook in hooks.functions:
         parameters = layout.parameters.get(hook.name)
-        if hook.event == "waiting" and parameters is not None:
+        if hook.event == "inflight" and parameters is not None:
             return [Attachment(FENTRY, hook.name, _LEAVE, calling_of(hook, parameters))]
     return []
 
 
 _AT_ENTRY = {
     "open": "open_socket({socket})",
-    "close": "close_socket(ctx, {socket}, SHAPE(SHAPE_SLOT))",
+    "close": "close_socket(ctx, {socket}, CALLING(CALLING_SLOT))",
 }
 
 
@@ -242,7 +242,7 @@ def _call_macros(hooks: Hooks, machine: str) -> list[str]:
     numbers = _numbers(machine)
     tests = {
         "IS_HOOKED": dict.fromkeys(hook.name for hook in hooks.syscalls),
-        "MAY_HAVE_WAITED": WAITED_IN,
+        "MAY_HAVE_WAITED": INFLIGHT_CALLS,
     }
     return [
         f"#define {test}(number) ({' || '.join(f'(number) == {numbers[n]}' for n in names)})"

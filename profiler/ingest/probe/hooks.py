@@ -28,7 +28,7 @@ class FunctionHook:
     """A kernel function; ``socket``, ``message``, ``flags`` and ``result`` name its parameters.
 
     Without ``result`` it returns its result. ``level`` is ``socket``, ``sock``, ``above``,
-    ``tcp`` or ``waiting``; ``second``: two programs are attached to it where one may be
+    ``tcp`` or ``inflight``; ``second``: two programs are attached to it where one may be
     skipped; ``optional``: some kernels lack it and do not need it; ``protocol``: hooked only
     where this can be put above TCP.
     """

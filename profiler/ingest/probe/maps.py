@@ -17,7 +17,7 @@ from profiler.ingest.probe.kernel import INSTRUCTION, LOAD_CONSTANT, bpf, cpus, 
 
 MAPS = (
     *("events", "account", "workspaces"),
-    *("connections", "elsewhere", "given_out", "processes", "waiting"),
+    *("connections", "elsewhere", "given_out", "processes", "inflight"),
 )
 SYSCALL_ROUTE_MAPS = (*MAPS, "pending")
 

@@ -1,4 +1,4 @@
-"""Threads that really wait, on this machine; the probe's map is the only stand-in."""
+"""Threads that really block, on this machine; only the probe's map is a stand-in."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from pathlib import Path
 
 import pytest
 
-from profiler.ingest.probe.waiting import WaitingCalls
+from profiler.ingest.probe.inflight import InflightCalls
 
 BPF = Path(__file__).parents[2] / "bpf"
 MACHINE = platform.machine()
 
-WAITS = """
+BLOCKS = """
 import ctypes, os, socket, sys
 sock = socket.socket(fileno=int(sys.argv[2]))
 buffer = ctypes.create_string_buffer(100)
@@ -50,10 +50,10 @@ class StandInMap:
 
 
 @contextmanager
-def waiting(how: str, sock: socket.socket) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """A process that waits in read or recv on ``sock``; yields it and where the data will be."""
+def blocked(how: str, sock: socket.socket) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """A process blocked in read or recv on ``sock``; yields it and its buffer's address."""
     with subprocess.Popen(
-        [sys.executable, "-c", WAITS, how, str(sock.fileno())],
+        [sys.executable, "-c", BLOCKS, how, str(sock.fileno())],
         pass_fds=[sock.fileno()],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -85,43 +85,47 @@ def key(process: subprocess.Popen[str]) -> bytes:
 
 
 @pytest.mark.parametrize(("how", "flags"), [("recv", socket.MSG_PEEK), ("read", 0)])
-def test_who_waits_is_told(pair: tuple[socket.socket, socket.socket], how: str, flags: int) -> None:
-    with waiting(how, pair[1]) as (process, pointer):
-        told = StandInMap()
-        WaitingCalls(MACHINE).tell(told)  # type: ignore[arg-type]
+def test_a_call_in_flight_is_written(
+    pair: tuple[socket.socket, socket.socket], how: str, flags: int
+) -> None:
+    with blocked(how, pair[1]) as (process, pointer):
+        entries = StandInMap()
+        InflightCalls(MACHINE).write_to(entries)  # type: ignore[arg-type]
         descriptor = pair[1].fileno()
-        assert struct.unpack("=QQQ", told.values[key(process)]) == (descriptor, pointer, flags)
+        assert struct.unpack("=QQQ", entries.values[key(process)]) == (descriptor, pointer, flags)
 
 
-def test_who_ran_since_is_not_told(pair: tuple[socket.socket, socket.socket]) -> None:
+def test_a_call_that_ran_since_is_not_written(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
     """Its call may be one that the probe saw begin."""
-    with waiting("recv", pair[1]) as (process, _):
-        calls = WaitingCalls(MACHINE)
+    with blocked("recv", pair[1]) as (process, _):
+        calls = InflightCalls(MACHINE)
         pair[0].send(b"x")
         assert process.stdout and process.stdout.readline() == "ended\n"
-        told = StandInMap()
-        calls.tell(told)  # type: ignore[arg-type]
-        assert key(process) not in told.values
+        entries = StandInMap()
+        calls.write_to(entries)  # type: ignore[arg-type]
+        assert key(process) not in entries.values
 
 
-def test_who_has_ended_is_forgotten_and_the_hook_goes_with_the_last(
+def test_a_call_that_has_ended_is_dropped_and_the_hook_goes_with_the_last(
     pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("profiler.ingest.probe.waiting._LOOK_SECONDS", 0)
+    monkeypatch.setattr("profiler.ingest.probe.inflight.REFRESH_SECONDS", 0)
     hook, other = os.pipe()
-    with waiting("recv", pair[1]) as (process, _):
-        calls = WaitingCalls(MACHINE)
-        # Whoever else waits on this machine is not of this test.
-        calls._calls = [call for call in calls._calls if call.process == process.pid]
-        told = StandInMap()
-        calls.tell(told, hook)  # type: ignore[arg-type]
-        calls.look_after()
-        assert list(told.values) == [key(process)]
+    with blocked("recv", pair[1]) as (process, _):
+        calls = InflightCalls(MACHINE)
+        # Other processes of this machine are not part of this test.
+        calls.calls = [call for call in calls.calls if call.process == process.pid]
+        entries = StandInMap()
+        calls.write_to(entries, hook)  # type: ignore[arg-type]
+        calls.refresh()
+        assert list(entries.values) == [key(process)]
         os.fstat(hook)
         pair[0].send(b"x")
         assert process.stdout and process.stdout.readline() == "ended\n"
-        calls.look_after()
-        assert told.values == {}
+        calls.refresh()
+        assert entries.values == {}
         with pytest.raises(OSError):
             os.fstat(hook)
     calls.close()
@@ -129,21 +133,23 @@ def test_who_has_ended_is_forgotten_and_the_hook_goes_with_the_last(
 
 
 @pytest.mark.parametrize(("how", "unix"), [("readv", False), ("recv", True)])
-def test_what_is_not_told(pair: tuple[socket.socket, socket.socket], how: str, unix: bool) -> None:
+def test_calls_that_are_not_written(
+    pair: tuple[socket.socket, socket.socket], how: str, unix: bool
+) -> None:
     left, right = socket.socketpair()
-    with left, right, waiting(how, right if unix else pair[1]) as (process, _):
-        assert process.pid not in {call.process for call in WaitingCalls(MACHINE)._calls}
+    with left, right, blocked(how, right if unix else pair[1]) as (process, _):
+        assert process.pid not in {call.process for call in InflightCalls(MACHINE).calls}
 
 
-def test_threads_that_run_or_end_meanwhile_are_passed_over(tmp_path: Path) -> None:
+def test_threads_that_run_or_end_meanwhile_are_skipped(tmp_path: Path) -> None:
     (tmp_path / "7" / "task" / "7").mkdir(parents=True)
     (tmp_path / "8" / "task" / "8").mkdir(parents=True)
     (tmp_path / "8" / "task" / "8" / "syscall").write_text("running\n")
-    assert len(WaitingCalls(MACHINE, tmp_path)) == 0
+    assert len(InflightCalls(MACHINE, tmp_path)) == 0
 
 
 def test_the_values_are_what_the_probe_reads() -> None:
     text = (BPF / "call.h").read_text()
-    body = text[text.index("struct waiting {") :]
+    body = text[text.index("struct inflight {") :]
     members = re.findall(r"\b(u\d+) (\w+);", body[: body.index("};")])
     assert members == [("u64", "descriptor"), ("u64", "pointer"), ("u64", "msg_flags")]

@@ -1,15 +1,14 @@
-"""Calls that waited for data when the probe was attached: it has to be told of them.
+"""Calls in flight when the probe is attached: blocked in read or recv, waiting for data.
 
-A thread that waits in read or recv on a connection, which is how many servers spend
-their time, is inside the call before the probe is there, and its return passes no
-hook. ``/proc/PID/task/TID/syscall`` (proc(5)) says in which call a thread waits, with
-its arguments; the probe is given the place of the data and takes it from there.
+Many servers spend most of their time in such a call. It entered before the probe was
+attached, so its return passes no hook. ``/proc/PID/task/TID/syscall`` (proc(5)) shows the
+call a thread is blocked in and its arguments; the probe gets the buffer's address from here.
 
-The rule: a call that the probe may have seen begin is never told, or its bytes would
-be captured twice. They are looked for before the probe is attached, and told after
-that if the thread's count of context switches is the same: it has not run in between.
+A call whose entry the probe may have seen is never written to the map, or its bytes would be
+captured twice. So calls are found before the probe is attached, and written afterwards only
+if the thread's count of context switches is the same: it has not run in between.
 
-TCP only, and read and recvfrom only: what waits in others is missed.
+Only TCP and only read and recvfrom: other calls in flight are missed.
 """
 
 from __future__ import annotations
@@ -26,18 +25,18 @@ from profiler.ingest.syscalls import NAMES
 
 PROC = Path("/proc")
 
-_LOOK_SECONDS = 1.0
+REFRESH_SECONDS = 1.0
 
 # Position of the flags among the arguments.
 CALLS = {"read": None, "recvfrom": 3}
 _SWITCHES = re.compile(rb"^(?:non)?voluntary_ctxt_switches:\s*(\d+)", re.MULTILINE)
 
-# struct waiting of bpf/call.h: descriptor, pointer, flags.
-_WAITING = struct.Struct("=QQQ")
+# struct inflight of bpf/call.h: descriptor, pointer, flags.
+_INFLIGHT = struct.Struct("=QQQ")
 
 
 class Call(NamedTuple):
-    """One thread that waits, and since which of its context switches."""
+    """A call in flight, and its thread's count of context switches."""
 
     process: int
     thread: int
@@ -53,70 +52,70 @@ class Call(NamedTuple):
 
     @property
     def value(self) -> bytes:
-        """What the probe is told of it."""
-        return _WAITING.pack(self.descriptor, self.pointer, self.msg_flags)
+        """The probe's entry for it."""
+        return _INFLIGHT.pack(self.descriptor, self.pointer, self.msg_flags)
 
 
-class WaitingCalls:
-    """The calls on this machine that wait for data of a TCP connection, as of now."""
+class InflightCalls:
+    """The calls on this machine that are in flight on a TCP connection, as of now."""
 
     def __init__(self, machine: str, proc: Path = PROC) -> None:
         self._machine = machine
         self._proc = proc
-        self._calls = _find(machine, proc)
-        self._told: Map | None = None
+        self.calls = _find(machine, proc)
+        self._target: Map | None = None
         self._hook: int | None = None
         self._due = 0.0
 
     def __len__(self) -> int:
-        return len(self._calls)
+        return len(self.calls)
 
-    def tell(self, told: Map, hook: int | None = None) -> None:
-        """Write those that still wait into a map of the probe, which has been attached meanwhile.
+    def write_to(self, target: Map, hook: int | None = None) -> None:
+        """Write those still in flight to a map of the probe, which has been attached meanwhile.
 
-        ``hook`` is the descriptor of what is attached for them alone.
+        ``hook`` is the descriptor of the attachment that serves only these calls.
         """
-        self._told, self._hook = told, hook
+        self._target, self._hook = target, hook
         self._drop_ended()
-        for call in self._calls:
-            told.write(call.key, call.value)
+        for call in self.calls:
+            target.write(call.key, call.value)
         # One that ended before it was written would be taken for the thread's next call.
-        self._forget_ended(told)
+        self._forget_ended(target)
 
-    def look_after(self) -> None:
-        """Now and then, forget those that have ended, and unhook behind the last."""
-        if self._told is not None and time.monotonic() >= self._due:
-            self._forget_ended(self._told)
-            self._due = time.monotonic() + _LOOK_SECONDS
+    def refresh(self) -> None:
+        """Every second, drop the calls that have ended; detach the hook after the last."""
+        if self._target is not None and time.monotonic() >= self._due:
+            self._forget_ended(self._target)
+            self._due = time.monotonic() + REFRESH_SECONDS
 
     def close(self) -> None:
-        """Unhook."""
-        self._told = None
+        """Detach the hook."""
+        self._target = None
         if self._hook is not None:
             os.close(self._hook)
             self._hook = None
 
-    def _forget_ended(self, told: Map) -> None:
+    def _forget_ended(self, target: Map) -> None:
         for call in self._drop_ended():
-            told.delete(call.key)
-        if not self._calls:
+            target.delete(call.key)
+        if not self.calls:
             self.close()
 
     def _drop_ended(self) -> list[Call]:
-        ended = [call for call in self._calls if not self._still_waits(call)]
-        self._calls = [call for call in self._calls if call not in ended]
+        ended = [call for call in self.calls if not self._is_inflight(call)]
+        self.calls = [call for call in self.calls if call not in ended]
         return ended
 
-    def _still_waits(self, call: Call) -> bool:
+    def _is_inflight(self, call: Call) -> bool:
         task = self._proc / str(call.process) / "task" / str(call.thread)
-        return _look(task, self._machine) == call
+        return _inflight_call(task, self._machine) == call
 
 
 def _find(machine: str, proc: Path) -> list[Call]:
     found = []
     inodes: dict[str, frozenset[str]] = {}
     for task in proc.glob("[0-9]*/task/[0-9]*"):
-        call = _look(task, machine)
+        call = _inflight_call(task, machine)
         if call is None or call.process == os.getpid():
             continue
         process = task.parent.parent
@@ -132,8 +131,8 @@ def _find(machine: str, proc: Path) -> list[Call]:
     return found
 
 
-def _look(task: Path, machine: str) -> Call | None:
-    """The call of interest that a thread waits in, if it does."""
+def _inflight_call(task: Path, machine: str) -> Call | None:
+    """The supported call that a thread is blocked in, if any."""
     try:
         # "running", or number, six arguments, stack and instruction pointer.
         words = (task / "syscall").read_text().split()
@@ -156,7 +155,7 @@ def _look(task: Path, machine: str) -> Call | None:
 
 
 def _tcp_inodes(process: Path) -> frozenset[str]:
-    """The sockets of TCP in the network namespace of a process (proc_net_tcp(5))."""
+    """The inodes of the TCP sockets in a process's network namespace (proc_net_tcp(5))."""
     found: set[str] = set()
     for name in ("tcp", "tcp6"):
         lines = (process / "net" / name).read_text().splitlines()[1:]
