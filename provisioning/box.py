@@ -118,11 +118,12 @@ def _disk(spec: GuestSpec, root: Path, scratch: Path, log: Path) -> Path:
     mke2fs = [find_tool("mke2fs", "e2fsprogs"), "-q", "-F", *image.FILE_SYSTEM]
     at = ["-E", f"root_owner=0:0,offset={FIRST_SECTOR * SECTOR}"]
     run([*mke2fs, *at, "-d", str(root), str(disk), f"{size >> 10}k"], doing=doing, log=log)
-    _write_boot_sectors(disk, core.read_bytes(), size // SECTOR)
+    write_boot_sectors(disk, core.read_bytes(), size // SECTOR)
     return disk
 
 
-def _write_boot_sectors(disk: Path, core: bytes, sectors: int) -> None:
+def write_boot_sectors(disk: Path, core: bytes, sectors: int) -> None:
+    """Write GRUB and a table of one partition before the first partition of a disk."""
     if len(core) > (FIRST_SECTOR - 1) * SECTOR:
         raise ProvisioningError("the boot loader does not fit before the first partition")
     first = (GRUB / "boot.img").read_bytes()[:BOOT_CODE].ljust(BOOT_CODE + 6, b"\0")

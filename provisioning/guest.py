@@ -238,7 +238,8 @@ class Guest:
             check=False,
         ).returncode
 
-    def _answers(self, timeout: float) -> bool:
+    def answers(self, timeout: float) -> bool:
+        """Whether the guest's ssh server answers."""
         # QEMU accepts on behalf of a guest that does not listen yet: only the
         # server's greeting says that it does.
         try:
@@ -251,7 +252,7 @@ class Guest:
 
     def _check_alive(self, said: str) -> None:
         """Raise MachineLost unless the guest still answers (255 was the command's own status)."""
-        if self._answers(10.0):
+        if self.answers(10.0):
             return
         reason = said.strip().splitlines()
         raise MachineLost(

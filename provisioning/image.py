@@ -155,7 +155,7 @@ def ensure_image(spec: GuestSpec) -> Image:
     """Return the image of a guest, building what of it is missing."""
     image = image_of(spec)
     if not image.exists:
-        image = _build(spec) if os.geteuid() == 0 else Image(made_as_root(spec, "build"))
+        image = build(spec) if os.geteuid() == 0 else Image(made_as_root(spec, "build"))
     for used in (image.directory, system_tree(spec)):
         if used.exists() and os.access(used, os.W_OK):
             # prune() keeps what was used last.
@@ -236,7 +236,8 @@ def _check_space(spec: GuestSpec, cache: Path) -> None:
         )
 
 
-def _build(spec: GuestSpec) -> Image:
+def build(spec: GuestSpec) -> Image:
+    """Build the image of a guest, as root."""
     with building(spec) as log, tempfile.TemporaryDirectory() as scratch:
         sources = copy_product(Path(scratch))
         image = image_of(spec, sources)

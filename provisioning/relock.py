@@ -28,14 +28,15 @@ def relock(spec: GuestSpec) -> Path:
     """Build the system of a guest anew, of the newest there is, and lock that; return the lock."""
     if os.geteuid() == 0:
         with building(spec) as log:
-            _relock(spec, log)
+            build_and_lock(spec, log)
     else:
         check_archive(spec)
         as_root(spec, "lock")
     return lock_file(spec.name)
 
 
-def _relock(spec: GuestSpec, log: Path) -> None:
+def build_and_lock(spec: GuestSpec, log: Path) -> None:
+    """Do so as root, within :func:`building`."""
     # A name that no digest has: it is never reused, should this process be killed.
     newest = cache_directory() / "systems" / f"{spec.name}-newest"
     remove_tree(newest)

@@ -113,13 +113,14 @@ def wheel_of(sources: Path, log: Path) -> Path:
         if not kept.is_dir():
             remove_leftovers(wheels, "profiler")
             with tempfile.TemporaryDirectory() as scratch, made_aside(kept) as aside:
-                _build_wheel(sources, Path(scratch), aside, log)
+                build_wheel(sources, Path(scratch), aside, log)
                 give_to_caller(aside)
             prune(wheels, "profiler", KEPT_WHEELS)
     return next(kept.glob("*.whl"))
 
 
-def _build_wheel(sources: Path, scratch: Path, wheels: Path, log: Path) -> None:
+def build_wheel(sources: Path, scratch: Path, wheels: Path, log: Path) -> None:
+    """Build the wheel of a copy of the product, in ``wheels``."""
     for name in WHEEL_SOURCES:
         if (sources / name).is_dir():
             shutil.copytree(sources / name, scratch / name)

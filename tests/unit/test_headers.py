@@ -16,7 +16,9 @@ from profiler.ingest.probe.hooks import load_hooks
 from profiler.ingest.settings import Settings
 
 
-def on_kernel(monkeypatch: pytest.MonkeyPatch, release: str) -> tuple[headers.Layout, str]:
+def on_kernel(
+    monkeypatch: pytest.MonkeyPatch, release: str, machine: str = "x86_64"
+) -> tuple[headers.Layout, str]:
     """With a stand-in for the compiler, to which the offset of the n-th function is 8 * n."""
     sources: list[str] = []
 
@@ -28,6 +30,7 @@ def on_kernel(monkeypatch: pytest.MonkeyPatch, release: str) -> tuple[headers.La
         }
 
     monkeypatch.setattr(headers, "compiled_functions", compile_functions)
+    monkeypatch.setattr(headers.platform, "machine", lambda: machine)
     monkeypatch.setattr(headers.os, "uname", lambda: SimpleNamespace(release=release))
     return headers.read_layout_of_headers(), sources[0]
 
@@ -60,17 +63,26 @@ def test_members_that_had_another_name(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {"check_mtu", "copy_from_user_task"} & set(older.helpers) == {"check_mtu"}
 
 
-def test_the_registers_of_arm64() -> None:
-    x86, arm = (headers._expressions((6, 1), machine) for machine in ("x86_64", "aarch64"))
-    assert x86["pt_regs_argument1"] == "offsetof(struct pt_regs, si)"
-    assert arm["pt_regs_argument0"] == "offsetof(struct pt_regs, regs)"
-    assert arm["pt_regs_argument1"] == "offsetof(struct pt_regs, regs) + 8"
-    assert {name for name in x86 if x86[name] != arm[name]} == {
-        "pt_regs_argument0",
-        "pt_regs_argument1",
+def test_the_registers_of_arm64(monkeypatch: pytest.MonkeyPatch) -> None:
+    def expressions(machine: str) -> set[tuple[str, str]]:
+        _, source = on_kernel(monkeypatch, "6.1.0-56-cloud-amd64", machine)
+        return set(re.findall(r"of_(\w+)\(.*?(offsetof[^;]*)", source, re.DOTALL))
+
+    x86, arm = expressions("x86_64"), expressions("aarch64")
+    assert x86 - arm == {
+        ("pt_regs_argument0", "offsetof(struct pt_regs, di)"),
+        ("pt_regs_argument1", "offsetof(struct pt_regs, si)"),
+    }
+    assert arm - x86 == {
+        ("pt_regs_argument0", "offsetof(struct pt_regs, regs)"),
+        ("pt_regs_argument1", "offsetof(struct pt_regs, regs) + 8"),
     }
 
 
-def test_an_offset_in_another_form() -> None:
+def test_an_offset_in_another_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    code = struct.pack("=BBhi", 0x18, 0, 0, 4)
+    monkeypatch.setattr(
+        headers, "compiled_functions", lambda _, names, *__, **___: dict.fromkeys(names, code)
+    )
     with pytest.raises(UnsupportedError, match="offset"):
-        headers._returned(struct.pack("=BBhi", 0x18, 0, 0, 4))
+        headers.read_layout_of_headers()

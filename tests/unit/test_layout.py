@@ -22,7 +22,7 @@ def test_a_name_is_searched_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
     library = SimpleNamespace(
         btf__parse=lambda _path, _base: 1, btf__find_by_name_kind=find, btf__free=lambda _btf: None
     )
-    monkeypatch.setattr(layout, "_load_libbpf", lambda: library)
+    monkeypatch.setattr(layout, "load_libbpf", lambda: library)
     btf = Btf(Path(__file__))
     for _ in range(2):
         assert btf.function("tcp_recvmsg") == 7

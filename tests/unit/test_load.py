@@ -101,9 +101,9 @@ def test_programs_of_kernel_functions_and_raw_tracepoints_are_bound_when_they_ar
 
 def test_the_attributes_are_as_long_as_the_kernel_s() -> None:
     """union bpf_attr and struct perf_event_attr (include/uapi/linux/bpf.h, perf_event.h)."""
-    assert load._LOAD.size == 120
-    assert load._OPEN.size == 16
-    assert kernel._EVENT.size == 72
+    assert load.LOAD_ATTRIBUTES.size == 120
+    assert load.OPEN_ATTRIBUTES.size == 16
+    assert kernel.EVENT.size == 72
 
 
 def test_a_tracepoint_that_is_not_there_is_named() -> None:

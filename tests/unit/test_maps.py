@@ -84,7 +84,7 @@ class FakeRing:
 @pytest.fixture
 def ring(monkeypatch: pytest.MonkeyPatch) -> tuple[FakeRing, RingBuffer]:
     # A file cannot be waited for.
-    monkeypatch.setattr("profiler.ingest.probe.ring.select.epoll", lambda: _NoEpoll())
+    monkeypatch.setattr("profiler.ingest.probe.ring.select.epoll", _NoEpoll)
     fake = FakeRing(PAGE)
     return fake, RingBuffer(fake.descriptor, PAGE)
 
@@ -115,13 +115,12 @@ def test_records_in_their_order(ring: tuple[FakeRing, RingBuffer]) -> None:
     assert buffer.poll(0) == []
 
 
-def test_only_a_batch_is_taken_without_waiting(
-    ring: tuple[FakeRing, RingBuffer], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_a_batch_is_taken_without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """The probe wakes the reader when one has come together (``output()`` in bpf/call.h)."""
-    fake, buffer = ring
     epoll = _NoEpoll()
-    monkeypatch.setattr(buffer, "_epoll", epoll)
+    monkeypatch.setattr("profiler.ingest.probe.ring.select.epoll", lambda: epoll)
+    fake = FakeRing(PAGE)
+    buffer = RingBuffer(fake.descriptor, PAGE)
     record = bytes(batch_bytes(PAGE) // 2 - 8)  # half a batch, with its header
     fake.write(record)
     assert buffer.poll(100) == [record]
@@ -199,10 +198,10 @@ def test_the_verdict_stands_where_it_is_written() -> None:
     before = [SIZES[kind] * int(count or 1) for kind, _, count in members]
     names = [name for _, name, _ in members]
     assert names[0] == "inode"
-    assert sum(before[: names.index("verdict")]) == bcc._VERDICT
+    assert sum(before[: names.index("verdict")]) == bcc.VERDICT
     verdicts = (BPF / "classify.h").read_text()
     listed = re.findall(r"VERDICT_\w+(?=,)", verdicts[verdicts.index("enum verdict") :])
-    assert listed[bcc._OTHER[0]] == "VERDICT_OTHER"
+    assert listed[bcc.VERDICT_OTHER[0]] == "VERDICT_OTHER"
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from profiler.ingest.process import _KEPT, Identity, Processes
+from profiler.ingest.process import Identity, Processes
 from profiler.ingest.wire import Cgroup, Process
 
 
@@ -56,7 +56,7 @@ def test_who_moves_data_is_not_forgotten_for_those_who_came_later() -> None:
     processes = Processes(None)
     processes.learn(process(pid=1, cmdline=b"daemon\0"))
     processes.learn(process(pid=2, cmdline=b"silent\0"))
-    for pid in range(3, 3 + 2 * _KEPT):
+    for pid in range(3, 10_000):
         assert processes.identity(1, 500) == Identity("daemon", 33, None)
         processes.learn(process(pid=pid))
     assert processes.identity(1, 500) is not None

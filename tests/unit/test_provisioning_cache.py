@@ -189,7 +189,7 @@ def test_a_copy_of_the_product_gives_the_same_name(repository, tmp_path):
 
 
 def test_the_image_that_exists_is_taken_without_a_build(repository, monkeypatch):
-    monkeypatch.setattr(image, "_build", lambda spec: pytest.fail("built"))
+    monkeypatch.setattr(image, "build", lambda spec: pytest.fail("built"))
     monkeypatch.setattr(image, "made_as_root", lambda spec, what: pytest.fail("built"))
     spec = find_guest("debian-12")
     made = image.image_of(spec, repository).directory
@@ -208,7 +208,7 @@ def test_a_build_that_fails_leaves_nothing_to_reuse(repository, monkeypatch, tmp
 
     monkeypatch.setattr(image, "build_system", half)
     with pytest.raises(image.BuildFailed, match="No space left on device"):
-        image._build(find_guest("debian-12"))
+        image.build(find_guest("debian-12"))
     kept = [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
     assert kept == []
     assert contents(tmp_path / "cache" / "systems") == []
@@ -222,7 +222,7 @@ def test_a_full_disk_is_told_before_anything_is_begun(repository, monkeypatch, t
         image.BuildFailed,
         match=r"^debian-12: 1\.5 GiB are free in .*/cache, and a build takes 5: free some, or",
     ):
-        image._build(find_guest("debian-12"))
+        image.build(find_guest("debian-12"))
 
 
 def fake_build(monkeypatch, versions):
@@ -251,7 +251,7 @@ def test_a_lock_is_of_the_newest_and_what_was_built_for_it_is_kept(
     before = image.system_tree(spec)
     pinned = fake_build(monkeypatch, {"flask": "3.1"})
     with image.building(spec) as log:
-        relock._relock(spec, log)
+        relock.build_and_lock(spec, log)
     # Nothing is pinned while the newest are looked for; then those are.
     assert pinned == [{}, {"/opt/tool": ["flask==3.1"]}]
     assert locks.read_lock(spec.name).python == {"/opt/tool": {"flask": "3.1"}}
@@ -271,7 +271,7 @@ def test_a_lock_that_fails_leaves_the_old_one_and_no_tree(repository, monkeypatc
 
     monkeypatch.setattr(relock, "play", no)
     with pytest.raises(image.BuildFailed), image.building(spec) as log:
-        relock._relock(spec, log)
+        relock.build_and_lock(spec, log)
     assert locks.read_lock(spec.name) == old
     assert contents(tmp_path / "cache" / "systems") == []
 
@@ -291,7 +291,7 @@ def test_a_build_that_is_not_as_locked_says_so_and_goes_on(
     monkeypatch.setattr(image, "product_variables", lambda *a: {})
     monkeypatch.setattr(image, "run", lambda *a, **k: None)
     monkeypatch.setattr(image, "boot_file", lambda *a: __file__)
-    made = image._build(find_guest("debian-12"))
+    made = image.build(find_guest("debian-12"))
     manifest = read_manifest(made.directory)
     assert manifest.installed.python == {"/opt/tool": {"flask": found}}
     assert manifest.inputs["locked Python packages"] == {"/opt/tool": ["flask==3.1"]}
@@ -300,7 +300,7 @@ def test_a_build_that_is_not_as_locked_says_so_and_goes_on(
     assert all(line.startswith(says) for line in said)
 
 
-@pytest.mark.parametrize("build", [image._build, lambda spec: image.made_as_root(spec, "build")])
+@pytest.mark.parametrize("build", [image.build, lambda spec: image.made_as_root(spec, "build")])
 def test_an_archive_that_cannot_be_reached_is_told_from_a_build_that_fails(
     repository, monkeypatch, build
 ):

@@ -81,7 +81,7 @@ def test_a_machine_that_is_gone_is_lost_and_shows_its_console(guest):
 
 
 def test_the_status_255_of_a_command_is_not_a_lost_machine(guest, monkeypatch):
-    monkeypatch.setattr(Guest, "_answers", lambda self, timeout: True)
+    monkeypatch.setattr(Guest, "answers", lambda self, timeout: True)
     assert guest.exec("exit 255", check=False).returncode == 255
 
 

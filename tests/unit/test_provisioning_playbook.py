@@ -30,7 +30,7 @@ def built(monkeypatch):
         seen.append((copy / "profiler" / "one.py").read_text())
         (wheels / "http_syscall_profiler-0.1.0-py3-none-any.whl").write_text(seen[-1])
 
-    monkeypatch.setattr(sources, "_build_wheel", build)
+    monkeypatch.setattr(sources, "build_wheel", build)
     return seen
 
 
@@ -55,7 +55,7 @@ def test_a_wheel_that_fails_is_not_kept(tmp_path, monkeypatch, cache):
         (wheels / "half.whl").touch()
         raise ProvisioningError("no")
 
-    monkeypatch.setattr(sources, "_build_wheel", fails)
+    monkeypatch.setattr(sources, "build_wheel", fails)
     with pytest.raises(ProvisioningError):
         sources.wheel_of(product(tmp_path / "a", "one"), tmp_path / "log")
     assert list((cache / "wheels").iterdir()) == []
@@ -113,7 +113,7 @@ def test_a_disk_that_boots_has_its_loader_before_the_partition(tmp_path, grub):
     end = FIRST_SECTOR * SECTOR
     disk.write_bytes(b"\0" * end + b"file system")
     core = b"C" * 1000
-    box._write_boot_sectors(disk, core, sectors=6000)
+    box.write_boot_sectors(disk, core, sectors=6000)
     written = disk.read_bytes()
     assert written[:440] == b"G" * 440
     entry = written[446:462]
@@ -128,7 +128,7 @@ def test_a_disk_that_boots_has_its_loader_before_the_partition(tmp_path, grub):
 
 def test_a_loader_that_would_reach_the_partition_is_refused(tmp_path, grub):
     with pytest.raises(ProvisioningError, match="does not fit before the first partition"):
-        box._write_boot_sectors(tmp_path / "disk", b"C" * FIRST_SECTOR * SECTOR, sectors=1)
+        box.write_boot_sectors(tmp_path / "disk", b"C" * FIRST_SECTOR * SECTOR, sectors=1)
     assert not (tmp_path / "disk").exists()
 
 

@@ -27,7 +27,7 @@ def state(tmp_path, monkeypatch):
 
 def machine(processor="x86_64", accelerator=None, append="", guest="debian-12", image=IMAGE):
     hardware = host_architecture(processor)
-    return qemu._Machine(
+    return qemu.Machine(
         find_guest(guest),
         image,
         Instance(guest),
@@ -255,7 +255,7 @@ def test_a_machine_that_a_killed_run_left_half_up_is_ended_before_the_next(state
         assert process.wait(10) is not None
         raise BootFailed("not now")
 
-    monkeypatch.setattr(qemu, "_booted", booted)
+    monkeypatch.setattr(qemu, "boot", booted)
     with pytest.raises(BootFailed):
         qemu.start(find_guest("debian-12"), IMAGE, instance)
     assert not instance.directory.exists()
@@ -284,11 +284,11 @@ def test_what_is_tried_again(state, monkeypatch, accelerator, console, boots):
             raise BootFailed("ended", console)
         return "up"
 
-    monkeypatch.setattr(qemu, "_run_once", run_once)
-    monkeypatch.setattr(qemu, "_make_overlay", lambda *_: None)
+    monkeypatch.setattr(qemu, "run_once", run_once)
+    monkeypatch.setattr(qemu, "make_overlay", lambda *_: None)
     if boots == 1:
         with pytest.raises(BootFailed):
-            qemu._boot(machine(accelerator=accelerator), 0.0)
+            qemu.try_boot(machine(accelerator=accelerator), 0.0)
     else:
-        assert qemu._boot(machine(accelerator=accelerator), 0.0) == "up"
+        assert qemu.try_boot(machine(accelerator=accelerator), 0.0) == "up"
     assert len(attempts) == boots

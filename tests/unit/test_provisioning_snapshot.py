@@ -43,7 +43,7 @@ def place(tmp_path, monkeypatch):
 @pytest.fixture
 def machine(place):
     hardware = host_architecture("x86_64")
-    return qemu._Machine(
+    return qemu.Machine(
         find_guest("debian-12"),
         Image(place / "cache" / "images" / "debian-12-0123456789abcdef"),
         Instance("debian-12"),
@@ -144,7 +144,7 @@ def test_a_monitor_that_is_not_there(place):
 @pytest.fixture
 def settled(monkeypatch):
     """The guest has settled, and what checks a disk finds no fault."""
-    monkeypatch.setattr(snapshot, "_settle", lambda guest, instance: None)
+    monkeypatch.setattr(snapshot, "settle", lambda guest, instance: None)
     monkeypatch.setattr(snapshot, "find_tool", lambda name, package: "true")
 
 
@@ -209,9 +209,9 @@ def runs(monkeypatch):
         started.append("loads" if machine.loads else "boots")
         return guest
 
-    monkeypatch.setattr(qemu, "_run_once", run_once)
-    monkeypatch.setattr(qemu, "_make_overlay", lambda *_: None)
-    monkeypatch.setattr(qemu, "_wait_again", lambda *_: started.append("is back"))
+    monkeypatch.setattr(qemu, "run_once", run_once)
+    monkeypatch.setattr(qemu, "make_overlay", lambda *_: None)
+    monkeypatch.setattr(qemu, "wait_again", lambda *_: started.append("is back"))
     monkeypatch.setattr(qemu, "complete_resume", lambda guest: started.append("is resumed"))
     monkeypatch.setattr(
         qemu.snapshot, "take", lambda kept, *_: (started.append("is kept"), kept.touch())
@@ -224,7 +224,7 @@ def said(capsys):
 
 
 def up(machine):
-    return qemu._loaded(machine) or qemu._booted(machine, 1.0)
+    return qemu.load(machine) or qemu.boot(machine, 1.0)
 
 
 def test_the_first_boots_and_the_second_goes_on_from_there(machine, runs):
@@ -244,7 +244,7 @@ def test_one_that_is_not_to_have_one_boots_and_that_is_all(machine, runs):
     assert runs == ["boots"]
 
 
-@pytest.mark.parametrize("where", ["_run_once", "complete_resume"])
+@pytest.mark.parametrize("where", ["run_once", "complete_resume"])
 def test_a_snapshot_that_does_not_load_is_removed_and_the_guest_boots(
     machine, runs, monkeypatch, capsys, where
 ):

@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from profiler.accounting import FILTERED, LOST, Count, Direction, KernelAccount
 from profiler.errors import ProbeError, UnsupportedError
 from profiler.exchanges.query import Filters
+from profiler.ingest.probe.attachments import Attachments
 from profiler.ingest.probe.calling import Calling
 from profiler.ingest.probe.cgroups import directories
 from profiler.ingest.probe.compiled import compiled_functions
@@ -25,7 +26,7 @@ from profiler.ingest.probe.generate import Attachment, Program, generate, maps_o
 from profiler.ingest.probe.headers import read_layout_of_headers
 from profiler.ingest.probe.hooks import Hooks, load_hooks
 from profiler.ingest.probe.inflight import InflightCalls
-from profiler.ingest.probe.kernel import cpus, lift_memory_limit, protocols_above_tcp
+from profiler.ingest.probe.kernel import cpus, lift_memory_limit
 from profiler.ingest.probe.layout import Layout, read_layout
 from profiler.ingest.probe.load import (
     attach,
@@ -52,12 +53,11 @@ from profiler.ingest.probe.ring import RingBuffer
 from profiler.ingest.settings import ROUTES, Settings
 
 POLL_MS = 100
-_LOOK_SECONDS = 0.1
 
 # Of struct connection in bpf/connection.h.
 _INODE = struct.Struct("=Q")
-_VERDICT = struct.calcsize("=QQQQII")
-_OTHER = b"\2"
+VERDICT = struct.calcsize("=QQQQII")
+VERDICT_OTHER = b"\2"
 # struct tally of bpf/counters.h
 _COUNT = struct.Struct("=QQ")
 
@@ -77,10 +77,7 @@ class BccEngine:
         self._cgroups = directories(settings.filters.cgroup)
         self._maps: dict[str, Map] = {}
         self._buffer: RingBuffer | PerfBuffer | None = None
-        self._attached: list[int] = []
-        # Programs that are loaded; their protocol is not there yet.
-        self._later: list[tuple[int, Attachment]] = []
-        self._looked = 0.0
+        self._attachments = Attachments()
         # By kernel function and by the program's; where two look, a call is missed if both are
         # skipped.
         self._programs: dict[tuple[str, str], list[int]] = {}
@@ -119,14 +116,13 @@ class BccEngine:
     def batches(self, held: Callable[[], int]) -> Iterator[list[bytes]]:
         """Yield the records of each poll, an empty list where there were none, until detached.
 
-        ``held`` tells how many bytes of messages are not written yet (see precedence.py).
+        ``held`` returns how many bytes of messages are not written yet (see precedence.py).
         """
         while self._buffer is not None:
             yield self._poll(POLL_MS, held())
             if self._inflight:
                 self._inflight.refresh()
-            if self._later and time.monotonic() - self._looked > _LOOK_SECONDS:
-                self._attach_later()
+            self._attachments.refresh()
 
     def stop(self) -> list[bytes]:
         """Unhook the probe and return what it had already handed over."""
@@ -151,8 +147,8 @@ class BccEngine:
             connection = connections.read(place) or b""
             # The socket may have been closed meanwhile; then there is nothing to ignore.
             if connection.startswith(inode):
-                judged = connection[:_VERDICT] + _OTHER + connection[_VERDICT + 1 :]
-                connections.write(place, judged)
+                ignored = connection[:VERDICT] + VERDICT_OTHER + connection[VERDICT + 1 :]
+                connections.write(place, ignored)
 
     def detach(self) -> None:
         """Unhook the probe and free its tables."""
@@ -267,29 +263,13 @@ class BccEngine:
         for done, served in zip(loading, serving.values()):
             descriptor = done.result()
             for attachment in served:
-                if attachment.protocol:
-                    self._later.append((descriptor, attachment))
-                else:
-                    self._attached.append(attach(descriptor, attachment))
-        self._attach_later()
-
-    def _attach_later(self) -> None:
-        """Attach the programs whose protocol can be put above TCP by now."""
-        self._looked = time.monotonic()
-        there = protocols_above_tcp()
-        later, self._later = self._later, []
-        for descriptor, attachment in later:
-            if there is None or attachment.protocol in there:
-                self._attached.append(attach(descriptor, attachment))
-            else:
-                self._later.append((descriptor, attachment))
+                self._attachments.add(descriptor, attachment)
+        self._attachments.refresh()
 
     def _close_attached(self) -> None:
-        self._later.clear()
         if self._inflight is not None:
             self._inflight.close()
-        while self._attached:
-            os.close(self._attached.pop())
+        self._attachments.close()
 
     def _poll(self, milliseconds: int, held: int) -> list[bytes]:
         if self._buffer is None:

@@ -36,7 +36,7 @@ LOAD_CONSTANT = 0x18
 PERF_EVENT_IOC_ENABLE = 0x2400
 _PERF_FLAG_FD_CLOEXEC = 8
 # struct perf_event_attr up to config2, PERF_ATTR_SIZE_VER1.
-_EVENT = struct.Struct("=IIQQQQQIIQQ")
+EVENT = struct.Struct("=IIQQQQQIIQQ")
 
 # As "none (voluntary) full lazy".
 _PREEMPTION = Path("/sys/kernel/debug/sched/preempt")
@@ -70,8 +70,18 @@ def perf_event(
 
     The arguments are the members of ``struct perf_event_attr``; each event is a sample.
     """
-    attributes = _EVENT.pack(
-        event_type, _EVENT.size, config, 1, sample_type, 0, 0, wakeup_events, 0, config1, 0
+    attributes = EVENT.pack(
+        event_type,
+        EVENT.size,
+        config,
+        1,
+        sample_type,
+        0,
+        0,
+        wakeup_events,
+        0,
+        config1,
+        0,
     )
     buffer = ctypes.create_string_buffer(attributes, len(attributes))
     return _syscall("perf_event_open", ctypes.addressof(buffer), -1, cpu, -1, _PERF_FLAG_FD_CLOEXEC)

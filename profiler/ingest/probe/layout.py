@@ -180,7 +180,7 @@ class Btf:
                 "missing; it needs CONFIG_DEBUG_INFO_BTF",
                 since=(5, 4),
             )
-        self._library = _load_libbpf()
+        self._library = load_libbpf()
         self._btf = self._library.btf__parse(os.fsencode(path), None)
         # libbpf before 1.0 returns a negative errno as a pointer.
         if not self._btf or self._btf > 2**64 - 4096:
@@ -296,7 +296,8 @@ class Btf:
             type_id = size_or_type
 
 
-def _load_libbpf() -> ctypes.CDLL:
+def load_libbpf() -> ctypes.CDLL:
+    """Load libbpf and declare the functions used here. Raises UnsupportedError."""
     for name in ("libbpf.so.1", "libbpf.so.0"):
         try:
             library = ctypes.CDLL(name)

@@ -57,9 +57,9 @@ _PROG_TYPES = {
 _ATTACH_TYPES = {FENTRY: _TRACE_FENTRY, FEXIT: _TRACE_FEXIT, RAW_TRACEPOINT: _TRACE_RAW_TP}
 
 # union bpf_attr for BPF_PROG_LOAD, up to attach_btf_obj_fd.
-_LOAD = struct.Struct("=IIQQIIQII16sIIIIQIIQIII4x")
+LOAD_ATTRIBUTES = struct.Struct("=IIQQIIQII16sIIIIQIIQIII4x")
 # union bpf_attr for BPF_RAW_TRACEPOINT_OPEN.
-_OPEN = struct.Struct("=QI4x")
+OPEN_ATTRIBUTES = struct.Struct("=QI4x")
 
 # include/uapi/linux/perf_event.h
 _PERF_TYPE_TRACEPOINT = 2
@@ -101,7 +101,7 @@ def load(code: bytes, attachment: Attachment, target: int | None) -> int:
     licence = ctypes.create_string_buffer(b"GPL")
 
     def attempt(log: ctypes.Array[ctypes.c_char] | None) -> int:
-        attributes = _LOAD.pack(
+        attributes = LOAD_ATTRIBUTES.pack(
             _PROG_TYPES[attachment.kind],
             size,
             ctypes.addressof(instructions),
@@ -150,7 +150,7 @@ def _verdict(log: str) -> str:
 def attach(program: int, attachment: Attachment) -> int:
     """Attach a loaded program; return the descriptor that keeps it attached. Raises ProbeError."""
     if attachment.kind in _ATTACH_TYPES:
-        descriptor = bpf(_BPF_RAW_TRACEPOINT_OPEN, _OPEN.pack(0, program))
+        descriptor = bpf(_BPF_RAW_TRACEPOINT_OPEN, OPEN_ATTRIBUTES.pack(0, program))
     elif attachment.kind == TRACEPOINT:
         number = _tracepoint_number(attachment.target)
         descriptor = _attach_event(program, _PERF_TYPE_TRACEPOINT, number)

@@ -100,10 +100,8 @@ def start(
         # Recorded before there is anything in it, so that it is never lost.
         access = Access("127.0.0.1", 0, USER, str(private_key()), str(control / "ssh"))
         instance.record(access)
-        machine = _Machine(
-            spec, image, instance, access, qemu, hardware, accelerator, append, bound
-        )
-        guest = _loaded(machine) or _booted(machine, timeout)
+        machine = Machine(spec, image, instance, access, qemu, hardware, accelerator, append, bound)
+        guest = load(machine) or boot(machine, timeout)
         access = replace(access, port=guest.address.port, ready=True)
         instance.record(access)
         return guest
@@ -136,7 +134,7 @@ def _check_space(instance: Instance) -> None:
 
 
 @dataclass(frozen=True)
-class _Machine:
+class Machine:
     """All that is decided about a machine before its port is."""
 
     spec: GuestSpec
@@ -189,7 +187,7 @@ class _Machine:
         return seen_by_guest(self.spec, self.image, self.hardware, self.accelerator, self.append)
 
 
-def _loaded(machine: _Machine) -> Guest | None:
+def load(machine: Machine) -> Guest | None:
     """Return a guest that goes on from its snapshot; ``None`` if there is none that does."""
     kept, name = machine.snapshot, machine.instance.name
     if kept is None or not kept.exists():
@@ -212,30 +210,31 @@ def _loaded(machine: _Machine) -> Guest | None:
         return None
 
 
-def _booted(machine: _Machine, timeout: float) -> Guest:
+def boot(machine: Machine, timeout: float) -> Guest:
     """Return a guest that has booted; the first of its kind leaves a snapshot."""
     kept, name = machine.snapshot, machine.instance.name
     deadline = time.monotonic() + timeout
     with step(f"{name}: booting Linux {machine.spec.kernel}x ({machine.how})"):
-        guest = _boot(machine, deadline)
+        guest = try_boot(machine, deadline)
     if kept is not None:
         try:
             with step(f"{name}: keeping a snapshot of it"):
                 snapshot.take(kept, guest, machine.instance, machine.monitor, machine.spec.memory)
-                _wait_again(guest, machine.instance)
+                wait_again(guest, machine.instance)
                 # Its clock stood still meanwhile. And what cannot be done here is not kept.
                 complete_resume(guest)
         except ProvisioningError as error:
             kept.unlink(missing_ok=True)
             reason = str(error).removeprefix(f"{name}: ")
             say(f"{name}: no snapshot is kept: {reason}")
-            _wait_again(guest, machine.instance)
+            wait_again(guest, machine.instance)
     return guest
 
 
-def _boot(machine: _Machine, deadline: float) -> Guest:
+def try_boot(machine: Machine, deadline: float) -> Guest:
+    """Boot, and boot again after a panic that is the emulator's fault. Raises BootFailed."""
     for attempt in range(ATTEMPTS):
-        _make_overlay(machine.image, machine.instance)
+        make_overlay(machine.image, machine.instance)
         try:
             return _run(machine, deadline)
         except BootFailed as error:
@@ -249,10 +248,10 @@ def _boot(machine: _Machine, deadline: float) -> Guest:
     raise AssertionError("unreachable")
 
 
-def _run(machine: _Machine, deadline: float) -> Guest:
+def _run(machine: Machine, deadline: float) -> Guest:
     for attempt in range(ATTEMPTS):
         try:
-            return _run_once(machine, _free_port(), deadline)
+            return run_once(machine, _free_port(), deadline)
         except BootFailed as error:
             # Another process may have taken the port since it was found free.
             if PORT_TAKEN not in error.details or attempt == ATTEMPTS - 1:
@@ -260,7 +259,8 @@ def _run(machine: _Machine, deadline: float) -> Guest:
     raise AssertionError("unreachable")
 
 
-def _run_once(machine: _Machine, port: int, deadline: float) -> Guest:
+def run_once(machine: Machine, port: int, deadline: float) -> Guest:
+    """Run QEMU and wait until the guest takes commands. Raises BootFailed."""
     instance = machine.instance
     access = replace(machine.access, port=port)
     instance.record(access)
@@ -297,7 +297,9 @@ def _wait_until_ready(
         time.sleep(0.1)
 
 
-def _wait_again(guest: Guest, instance: Instance) -> None:
+def wait_again(guest: Guest, instance: Instance) -> None:
+    """Wait until a guest that was paused takes commands again. Raises MachineLost."""
+
     def alive() -> None:
         if instance.pid() is None:
             raise MachineLost(f"{guest.name}: QEMU has ended", last_words(instance))
@@ -346,7 +348,8 @@ def last_words(instance: Instance) -> str:
     return "\n".join(text for text in (tail(instance.console), tail(instance.log)) if text)
 
 
-def _make_overlay(image: Image, instance: Instance) -> None:
+def make_overlay(image: Image, instance: Instance) -> None:
+    """Make the disk that takes what a guest writes to its image."""
     made = subprocess.run(
         [
             find_tool("qemu-img", "qemu-utils"),

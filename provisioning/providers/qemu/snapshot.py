@@ -57,7 +57,7 @@ def take(snapshot: Path, guest: Guest, instance: Instance, monitor: Path, memory
         with locked(cache_directory() / "locks" / snapshot.name, wait=False):
             if not snapshot.exists():
                 _check_space(memory, snapshot.parent, instance.directory)
-                _settle(guest, instance)
+                settle(guest, instance)
                 _take(snapshot, instance.overlay, monitor)
     except BlockingIOError:
         return
@@ -81,7 +81,8 @@ def _check_space(memory: int, *places: Path) -> None:
             )
 
 
-def _settle(guest: Guest, instance: Instance) -> None:
+def settle(guest: Guest, instance: Instance) -> None:
+    """Wait until the units of the boot are done and no connection is left in the guest."""
     guest.exec(["sudo", "setsid", "--fork", "sh", "-c", SETTLE], timeout=SETTLE_TIMEOUT)
     guest.disconnect()
     deadline = time.monotonic() + SETTLE_TIMEOUT

@@ -1,4 +1,4 @@
-"""Programs that wait for a protocol above TCP; the kernel's part is played by the test."""
+"""Programs that wait for a protocol above TCP; the test stands in for the kernel."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from profiler.ingest.probe import bcc
-from profiler.ingest.probe.bcc import BccEngine
+from profiler.ingest.probe import attachments
+from profiler.ingest.probe.attachments import Attachments
 from profiler.ingest.probe.generate import FEXIT, Attachment
 from profiler.ingest.probe.kernel import protocols_above_tcp
 
@@ -28,18 +28,20 @@ def test_the_protocols_above_tcp(tmp_path: Path, text: str | None, there: set[st
 def test_a_program_is_attached_when_its_protocol_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     attached: list[Attachment] = []
     there: set[str] | None = {"mptcp"}
-    monkeypatch.setattr(bcc, "protocols_above_tcp", lambda: there)
-    monkeypatch.setattr(bcc, "attach", lambda descriptor, hook: attached.append(hook) or descriptor)
-    engine = BccEngine.__new__(BccEngine)
-    engine._attached, engine._later = [], [(5, TLS)]
-    engine._attach_later()
+    monkeypatch.setattr(attachments, "REFRESH_SECONDS", 0)
+    monkeypatch.setattr(attachments, "protocols_above_tcp", lambda: there)
+    monkeypatch.setattr(attachments, "attach", lambda program, a: attached.append(a) or program)
+    made = Attachments()
+    made.add(5, TLS)
+    made.refresh()
     assert attached == []
     there = {"mptcp", "tls"}
-    engine._attach_later()
-    engine._attach_later()
+    made.refresh()
+    made.refresh()
     assert attached == [TLS]
-    assert engine._attached == [5]
+    assert made.descriptors == [5]
     # A kernel that does not say: hooked at once.
-    there, engine._later = None, [(6, TLS)]
-    engine._attach_later()
-    assert engine._attached == [5, 6]
+    there = None
+    made.add(6, TLS)
+    made.refresh()
+    assert made.descriptors == [5, 6]
