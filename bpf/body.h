@@ -4,7 +4,7 @@
  * here, instead of being copied for user space to count.
  *
  * For that the kernel has to know where the next message begins. It does so only where that
- * is beyond doubt: HTTP/1 from the connection's first byte on, one message behind the other,
+ * is beyond doubt: HTTP/1 from the connection's first byte on, one message after the other,
  * each at the beginning of a call, with a Content-Length, or a request with neither that nor a
  * Transfer-Encoding (RFC 9112, 6.3). Whatever else it meets - HEAD, which has an answer
  * without the body that it tells of; statuses that have none; Expect; chunks; messages behind
@@ -123,7 +123,7 @@ static __always_inline s64 number_at(const u8 *bytes, u64 at)
 	return -1;
 }
 
-/* How long the body is behind the head that begins with `bytes`; -1 if that is not certain. */
+/* The length of the body after the head that begins with `bytes`; -1 if that is not certain. */
 static __always_inline s64 length_of_body(volatile struct head *head, const u8 *bytes)
 {
 	u64 start = *(const u64 *)bytes;
@@ -167,7 +167,7 @@ static __always_inline int begin_message(struct connection *connection, struct w
 	head->moved = call->size;
 	look_through(head, bytes, walk->data);
 	s64 length = length_of_body(head, bytes);
-	/* The end of the head may be one that an earlier call left behind. */
+	/* The end of the head may be one that an earlier call left. */
 	if (length < 0 || head->size > head->known)
 		return -1;
 	connection->wanted[direction] = position + head->size + MAX_BODY;

@@ -23,13 +23,13 @@ struct connection {
 	u64 inode;            /* 0: none is kept here */
 	u64 claims;           /* 0: free, if it is a socket's own place, see free_place() */
 	u64 position[2];
-	u32 sequence[2];      /* TCP's own position behind the last call, see missed_before() */
+	u32 sequence[2];      /* TCP's own position after the last call, see missed_before() */
 	u8 verdict;           /* profiler/ingest/probe/bcc.py writes VERDICT_OTHER here */
 	u8 flags;             /* FLAG_JOINED */
 	u8 after_loss[2];
-	u8 forwarded;         /* user space has heard of this connection */
+	u8 forwarded;         /* user space has an event of this connection */
 	u8 prefix_length[2];
-	u8 named;             /* user space has heard of its names (Unix) */
+	u8 named;             /* user space has its names (Unix) */
 	u32 sending;          /* calls that send and have not ended, see begin_sending() */
 	u32 looked[2];        /* thread of the last call that was looked at, see was_looked_at() */
 	u32 pid;              /* process that was introduced last, see introduce_process() */
@@ -39,7 +39,7 @@ struct connection {
 	u8 prefix[2][PREFIX_SPACE]; /* aligned: judge_response() reads 8 bytes at once */
 #ifdef MAX_BODY
 	u64 next[2];          /* position of the next message, see body.h */
-	u64 wanted[2];        /* position behind what is wanted of a body */
+	u64 wanted[2];        /* position after the wanted part of a body */
 	u8 passed_over[2];    /* bytes before the next event are of a body, and not wanted */
 	u8 is_unframed;       /* it is not certain any more where messages begin */
 #endif
@@ -156,7 +156,7 @@ find_connection(u64 inode, u64 sk, u64 tcp, u8 direction, u32 size)
 	return connection;
 }
 
-/* What is known of the bytes of a direction before the next event; it is said once. */
+/* What is known of the bytes of a direction before the next event; reported once. */
 static __always_inline u8 before_event(struct connection *connection, u64 direction)
 {
 #ifdef MAX_BODY

@@ -75,7 +75,7 @@ struct event {
 
 #define EVENT_HEADER __builtin_offsetof(struct event, payload)
 
-/* What is said of a process at its first event, and at the first one after each exec. */
+/* What is sent of a process at its first event, and at the first one after each exec. */
 #define CMDLINE_MAX 4095 /* a mask as well */
 
 struct process_event {

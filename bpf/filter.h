@@ -85,7 +85,7 @@ static __always_inline u32 why_not_asked_for(u64 sk, u32 pid)
 	return FILTERED_REASONS;
 }
 
-/* Is it the process that is not asked for, so that another one at the same socket may be? */
+/* Does only the process not match, so that another one at the same socket may? */
 static __always_inline int is_about_process(u32 why)
 {
 	return why >= FILTERED_PID && why <= FILTERED_CGROUP;

@@ -17,7 +17,7 @@ typedef int s32;
 typedef long long s64;
 
 #define __always_inline inline __attribute__((always_inline))
-/* BCC puts the licence behind the program with either. */
+/* BCC appends the licence to the program with either. */
 #define SEC(name)     __attribute__((section(name), used))
 #define BCC_SEC(name) SEC(name)
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * What is said once and not with every event: who a process is, and what the ends
+ * What is sent once and not with every event: who a process is, and what the ends
  * of a Unix connection are called. Before the first event that needs it.
  */
 #ifndef HTTP_PROFILER_INTRODUCE_H
@@ -9,7 +9,7 @@
 #include "call.h"
 #include "connection.h"
 
-/* Who the process is, as user space was last told. */
+/* The process's identity, as last sent to user space. */
 struct known_process {
 	u64 start_time; /* another one: the pid was given to another process */
 	u64 exec_id;    /* another one: the process runs another program */

@@ -5,8 +5,8 @@
  * OFFSET_* are generated from the running kernel's BTF. On the socket route a
  * pointer comes from the traced function's arguments, so the verifier knows its
  * type and lets a plain load through: no helper call, and a NULL on the way
- * reads as zero. On the syscall route a pointer is a number, as some are on the other, which a
- * kernel from 6.2 on takes for a pointer to what it is told. Elsewhere a helper has to read.
+ * reads as zero. On the syscall route, and sometimes on the other, a pointer is a number:
+ * kernels from 6.2 on can cast it to a typed pointer; on older ones a helper has to read.
  */
 #ifndef HTTP_PROFILER_KERNEL_H
 #define HTTP_PROFILER_KERNEL_H
@@ -34,10 +34,10 @@ static __always_inline u64 written_over(u64 placeholder)
 /* How the hooked function is called: a byte each (Calling of profiler/ingest/probe/calling.py). */
 enum calling {
 	CALLING_DIRECTION,
-	CALLING_SOCKET,  /* which of the hooked function's parameters is the socket, */
+	CALLING_SOCKET,  /* positions of parameters: the socket, */
 	CALLING_MESSAGE, /* the message, */
-	CALLING_FLAGS,   /* the flags */
-	CALLING_RESULT,  /* and how many it has: the result follows them */
+	CALLING_FLAGS,   /* the flags, */
+	CALLING_RESULT,  /* and the result: one of them, or what follows the last */
 	CALLING_LEVEL,   /* route_socket.h */
 	CALLING_LOOK,    /* call.h */
 	CALLING_SLOT,    /* call.h */

@@ -29,7 +29,7 @@ struct walk {
 	u64 left;     /* bytes from `data` to the end of its segment */
 	u64 segments; /* address of the next struct segment */
 	u64 messages; /* address of the next struct mmsghdr; 0: there is but one message */
-	u64 message_left; /* bytes of the current message behind the current segment */
+	u64 message_left; /* bytes of the current message after the current segment */
 	u32 limit;      /* bytes of the call that are to be copied */
 	u32 done;       /* bytes of the call that were walked over */
 	u32 lost;       /* of these: not delivered */
@@ -100,7 +100,7 @@ static __always_inline int next_segment(volatile struct walk *walk)
 
 /*
  * Most calls move few bytes, in few segments: those are copied at once, without a walk.
- * Both functions return 0, or -1 if it takes a walk to tell where all the bytes are.
+ * Both functions return 0, or -1 if only a walk shows where all the bytes are.
  */
 #define SEGMENTS_AT_ONCE 4
 #define BYTES_AT_ONCE    4095 /* a mask as well */
@@ -138,7 +138,7 @@ static __always_inline u64 flat_data(u64 msg, u32 size)
 	return 0;
 }
 
-/* The iterator of a finished call stands behind its last byte, see walk_back(). */
+/* The iterator of a finished call is after its last byte, see walk_back(). */
 static __always_inline int copy_at_once(struct event *event, u64 msg, u32 size)
 {
 	u64 range = flat_data(msg, size);
@@ -188,7 +188,7 @@ static __always_inline int copy_at_once(struct event *event, u64 msg, u32 size)
 /*
  * Stand at the first of the `size` bytes that a finished call moved.
  *
- * The iterator stands behind the last of them: in an ITER_UBUF that many bytes
+ * The iterator is after the last of them: in an ITER_UBUF that many bytes
  * back, in an ITER_IOVEC perhaps some segments back. (A call that used up its
  * last segment stands at the beginning of the one after it, which may not exist
  * and is not read.) Returns 0, or -1 if the data is not in user memory, as with

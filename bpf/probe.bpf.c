@@ -202,8 +202,8 @@ static __always_inline void meet_end(struct call *call)
 }
 
 /*
- * A call failed since the other end is gone. It is told once: then the kernel forgets it.
- * (EPIPE is also what a write gets behind a shutdown(2) of this end's own.)
+ * A call failed since the other end is gone. The kernel reports it once, then clears it.
+ * (A write after this end's own shutdown(2) gets EPIPE, too.)
  */
 static __always_inline void meet_reset(struct call *call, s64 result)
 {

@@ -83,7 +83,7 @@ class Capture:
         self._errors.close()
 
     def stop(self, signal: str = "INT") -> str:
-        """End the profiler in order; return all that it said."""
+        """Stop the profiler; return all its messages."""
         assert self._running is not None
         self._running.signal(signal)
         self.exit_code = self._running.wait(STOP_TIMEOUT)
@@ -118,7 +118,7 @@ class Capture:
     def account(self) -> str:
         """Have the profiler say what it has seen and what it has lost; return that.
 
-        Once it has ended, what it said at last.
+        After its end, its last messages.
         """
         assert self._running is not None
         if self._errors.closed or self._running.poll() is not None:

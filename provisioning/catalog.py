@@ -75,7 +75,7 @@ class GuestSpec:
 
     @property
     def apt_options(self) -> tuple[str, ...]:
-        """What mmdebstrap must tell apt for it to take the lists of this archive."""
+        """The options that make apt accept the lists of this archive."""
         return (EXPIRED_ARCHIVE,) if self.archive_expired else ()
 
     @property

@@ -27,7 +27,7 @@ class CatalogError(ProvisioningError):
 
 
 class UnknownGuest(CatalogError):
-    """A guest was asked for that guests.toml does not have."""
+    """guests.toml has no guest of this name."""
 
     def __init__(self, name: str, known: list[str]) -> None:
         super().__init__(f"unknown guest {name!r}: guests.toml has {', '.join(known)}")
@@ -41,7 +41,7 @@ class ToolMissing(ProvisioningError):
 
 
 class ProviderUnavailable(ProvisioningError):
-    """The provider that was asked for cannot start a machine here."""
+    """The requested provider cannot start a machine here."""
 
 
 class ArchiveUnreachable(ProvisioningError):

@@ -1,9 +1,8 @@
-"""Programs run on the host: found or named, logged, and ended with all their children.
+"""Runs programs of the host: finds them, logs them, and ends them with all their children.
 
-Why it exists: a build is a chain of long programs that start others. Its
-rules: a program that is missing is an error that says which package has it;
-output goes to a log whose end is shown when the program fails; and whatever
-interrupts us, the program's whole process group is gone before we go on.
+A build is a chain of long programs that start others. A missing program is an error
+that names its package. Output goes to a log, and a failure shows the end of it. After
+any interruption the program's whole process group is gone before we continue.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ LOG_TAIL = 40
 def find_tool(name: str, package: str, part: str = "") -> str:
     """Return the path of a program of the host; ``package`` is what Debian calls its package.
 
-    ``part`` is what setup-host.sh must be asked for to install it, if not all hosts need it.
+    ``part`` is setup-host.sh's argument that installs it, if not all hosts need it.
     """
     # mke2fs and its like are in sbin, which an ordinary user's PATH may lack.
     found = shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin")

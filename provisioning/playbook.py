@@ -1,4 +1,4 @@
-"""The playbook, and what it is told of a guest: the same for an image and for a machine that runs.
+"""The playbook and its variables for a guest: the same for an image and a running machine.
 
 Why it exists: Vagrant and Lima bring machines of their own, which become what
 an image of ours is by the same playbook. Its rules: what a guest is told comes
@@ -35,7 +35,7 @@ SITE = ANSIBLE / "site.yml"
 def system_variables(
     spec: GuestSpec, pinned: Mapping[str, list[str]] | None = None
 ) -> dict[str, Any]:
-    """Return what the playbook's part ``system`` is told of any guest.
+    """Return the variables of the playbook's part ``system``, for any guest.
 
     ``pinned`` says what versions pip takes, for each virtual environment; by
     default those of the guest's lock.
@@ -52,7 +52,7 @@ def system_variables(
 
 
 def product_variables(sources: Path, log: Path) -> dict[str, Any]:
-    """Return what its part ``product`` is told: the files that come from a copy of the sources."""
+    """Return the variables of its part ``product``: the files from a copy of the sources."""
     return {"profiler_wheel": str(wheel_of(sources, log)), "demo_sources": str(sources)}
 
 

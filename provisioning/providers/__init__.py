@@ -50,7 +50,7 @@ TOOLS: dict[str, Tool] = {"vagrant": vagrant, "lima": lima}
 
 
 def named_provider(asked: str | None = None) -> str | None:
-    """Return the provider that was asked for, by argument or GUEST_PROVIDER, if any was."""
+    """Return the provider chosen by argument or GUEST_PROVIDER, if any."""
     name = asked or os.environ.get("GUEST_PROVIDER") or None
     if name not in (None, DEFAULT, *TOOLS):
         raise ProviderUnavailable(
@@ -62,7 +62,7 @@ def named_provider(asked: str | None = None) -> str | None:
 def choose_provider(asked: str | None = None, guest: str | None = None) -> str:
     """Return the provider to use for a guest, or for any if none is named.
 
-    What was asked for; else the tool that has it up; else qemu.
+    The chosen one; else the tool that has it up; else qemu.
     """
     name = named_provider(asked)
     if name is not None:
@@ -89,7 +89,7 @@ def running(tool: str) -> list[str]:
 def guests_up(asked: str | None = None) -> list[str]:
     """Return the guests that a tool has up, of the tool to use; none if that is qemu.
 
-    GuestError if a tool was asked for that has none up.
+    Raises GuestError if the chosen tool has none up.
     """
     name = named_provider(asked)
     if name is None:

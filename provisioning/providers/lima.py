@@ -64,7 +64,7 @@ class LimaInstance:
         )
 
     def console(self) -> str:
-        """Return the end of what its serial lines said."""
+        """Return the end of its serial consoles."""
         return "\n".join(filter(None, map(tail, sorted(self.directory.glob("serial*.log")))))
 
 
@@ -220,7 +220,7 @@ def _ask(*arguments: str) -> str:
 
 
 def _last(said: subprocess.CompletedProcess[str]) -> str:
-    """Return the last thing limactl said, without the form that its log gives it."""
+    """Return limactl's last message, without its log format."""
     lines = (said.stderr or said.stdout).strip().splitlines()
     message = re.search(r'msg="(.*)"$', lines[-1]) if lines else None
     return message.group(1) if message else "".join(lines[-1:])

@@ -75,7 +75,7 @@ class Outcome:
 
 
 def url(token: str, case: str, number: int) -> str:
-    """Return the target of a request; ``token`` tells one run from the next."""
+    """Return the target of a request; ``token`` distinguishes runs."""
     return f"/{token}/{case}/{number}"
 
 

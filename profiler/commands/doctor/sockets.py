@@ -154,13 +154,13 @@ def fork_exec(scenario: Scenario) -> None:
     with client, server:
         fd = client.fileno()
         command = [sys.executable, "-I", "-S", "-c", _ASKER, str(fd), *words]
-        with subprocess.Popen(command, pass_fds=[fd]) as asker:
+        with subprocess.Popen(command, pass_fds=[fd]) as client_process:
             try:
-                _answer_all(scenario, end_of(client, asker.pid), server)
-                if asker.wait(CASE_SECONDS):
+                _answer_all(scenario, end_of(client, client_process.pid), server)
+                if client_process.wait(CASE_SECONDS):
                     raise CanaryError("the program that asks has failed")
             except BaseException:
-                asker.kill()
+                client_process.kill()
                 raise
 
 

@@ -41,7 +41,7 @@ class Engine(Protocol):
     def batches(self, held: Callable[[], int]) -> Iterator[list[bytes]]:
         """Yield the records of each poll, an empty list where there were none, until detached.
 
-        ``held`` tells how many bytes of messages are not written yet.
+        ``held`` returns how many bytes of messages are not written yet.
         """
 
     def stop(self) -> list[bytes]:
@@ -54,7 +54,7 @@ class Engine(Protocol):
         """Forward no more of the socket with this inode."""
 
 
-# An engine's module is imported when it is asked for: a replay needs neither.
+# An engine's module is imported when it is opened: a replay needs neither.
 
 
 def open_engine(settings: Settings) -> Engine:

@@ -48,7 +48,7 @@ _VERSION = re.compile(r"v(\d+)\.(\d+)")
 
 
 def find_bpftrace() -> tuple[str, Dialect]:
-    """Return the path of bpftrace and how it wants things said. Raises UnsupportedError."""
+    """Return the path of bpftrace and its dialect. Raises UnsupportedError."""
     path = shutil.which("bpftrace")
     if path is None:
         raise UnsupportedError(
@@ -99,7 +99,7 @@ class BpftraceEngine:
     def __init__(self, settings: Settings) -> None:
         if os.geteuid() != 0:
             raise ProbeError("capturing needs root: run `sudo http-profiler`")
-        directories(settings.filters.cgroup)  # so that one that does not exist is said
+        directories(settings.filters.cgroup)  # raises if one does not exist
         path, dialect = find_bpftrace()
         program = write_program(settings, dialect, self_pid=os.getpid())
         self._dialect = dialect
@@ -134,7 +134,7 @@ class BpftraceEngine:
     def batches(self, held: Callable[[], int]) -> Iterator[list[bytes]]:
         """Yield the records of each poll, an empty list where there were none.
 
-        ``held`` is not asked: the pipe fills at bpftrace's pace.
+        ``held`` is not used: the pipe fills at bpftrace's pace.
 
         Raises ProbeError if bpftrace ends by itself.
         """
@@ -248,7 +248,7 @@ class BpftraceEngine:
             self._look_up(who)
 
     def _explain(self) -> str:
-        """What bpftrace said, as one line, and where the whole of it is."""
+        """The last line that bpftrace printed, and the file with all of it."""
         with self._log.open("a") as log:
             log.writelines(f"{line}\n" for line in self._printed.said)
         log_text = self._log.read_text(errors="replace")

@@ -43,7 +43,7 @@ class Calling(NamedTuple):
     flags: int = 0
     """Positions of parameters, or :data:`NO_PARAMETER`."""
     result: int = 0
-    """The position of the result, which follows the parameters in the program's context."""
+    """Likewise; what a function returns follows its parameters in the program's context."""
     level: int = 0
     look: int = 0
     slot: int = 0

@@ -1,6 +1,6 @@
 """C in, BPF instructions out. The only module that imports bcc.
 
-BCC is asked for its compiler and nothing else: it makes no maps, loads nothing
+Of BCC only the compiler is used: it makes no maps, loads nothing
 and is gone when the instructions are there. Its own headers are shut out, since
 they bring in the kernel's, which BCC would read three times over.
 """
@@ -93,7 +93,7 @@ def _no_kernel_headers() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _explained(what: str) -> Iterator[None]:
-    """Keep what BCC and clang print; on failure say where, and the line that tells.
+    """Keep what BCC and clang print; on failure report the file, and the line that matters.
 
     They write to file descriptor 2, below Python, so that is what is redirected.
     """

@@ -1,12 +1,12 @@
-"""Hooks and layout in, the source of a probe out.
+"""Generates the source of a probe from the hooks and the kernel's layout.
 
-The logic is C, in ``bpf/``. What differs between kernels and settings - struct
-offsets, positions of parameters, filters, entry points - is written as macros
-before it (``macros.py``) and, here, as short functions after it. Apart from the files in ``bpf/``
-nothing is read: the same input gives the same text.
+The logic is C, in ``bpf/``. What differs between kernels and settings precedes it as
+macros (``macros.py``: struct offsets, filters) and follows it as short entry points,
+which are written here. Only the files in ``bpf/`` are read, so the same input gives the
+same text.
 
-The files are put into one text, which is what BCC compiles; ``#line`` keeps
-the compiler's messages true.
+BCC compiles one text, so the files are joined; ``#line`` keeps the compiler's messages
+correct.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _INCLUDE = re.compile(r'#include "(.+)"')
 _LEAVE = "leave_function"
 # Where no program is preempted, those that send and receive have the slot of their direction.
 _SLOT_CLOSE = 2
-# What sees a system call begin counts only, and what closes works only.
+# The programs at a system call's entry only count, and those that close only work.
 _SLOT_ENTER = _SLOT_CLOSE
 
 # Kinds of attachment: where a program hooks on.
@@ -68,7 +68,7 @@ class Program(NamedTuple):
     source: str
     attachments: tuple[Attachment, ...]
     values: dict[int, int]
-    """What to write over the placeholders of what the user asked for (``macros.py``)."""
+    """Placeholder -> value of the user's settings (``macros.py``), written when it is loaded."""
     inflight: Attachment | None = None
     """Socket route: what sees the calls that were in flight before (``probe/inflight.py``)."""
 
@@ -78,14 +78,14 @@ def generate(
 ) -> Program:
     """Write the BCC program for ``route`` (``socket`` or ``syscall``).
 
-    ``machine`` is the architecture as ``uname -m`` says it. Raises UnsupportedError if
+    ``machine`` is the architecture, as of ``uname -m``. Raises UnsupportedError if
     this kernel lacks a hooked function, or this architecture a table of calls.
     """
     writers = {"socket": _socket_route, "syscall": _syscall_route}
     entries, attachments = writers[route](hooks, layout, machine)
     if route == "socket":
         attachments += _inflight(hooks, layout)
-    # A program on a system call's tracepoint is skipped while any other is at work.
+    # A program at a system call's tracepoint is skipped while any other runs.
     slots = _slots(attachments, route == "socket" and layout.preemptible)
     attachments = [
         a._replace(calling=a.calling._replace(slot=slot)) for a, slot in zip(attachments, slots)
@@ -238,7 +238,7 @@ def _syscall_route(
 
 
 def _call_macros(hooks: Hooks, machine: str) -> list[str]:
-    """What the syscall route tests of the number of a call that ends."""
+    """The tests of a call's number at its exit, on the syscall route."""
     numbers = _numbers(machine)
     tests = {
         "IS_HOOKED": dict.fromkeys(hook.name for hook in hooks.syscalls),

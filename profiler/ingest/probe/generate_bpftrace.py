@@ -118,7 +118,7 @@ _STRUCTURES: dict[str, tuple[tuple[str, str, str | int], ...]] = {
 
 @dataclass(frozen=True)
 class Dialect:
-    """How one version of bpftrace wants things said, and how much it can print at once."""
+    """The dialect of one version of bpftrace, and how much it can print at once."""
 
     version: tuple[int, int]
 
@@ -156,7 +156,7 @@ class Dialect:
         return (0, 12) <= self.version < (0, 19)
 
     def environment(self, ring_bytes: int, processors: int) -> dict[str, str]:
-        """Limits are told by environment variables; some were renamed in 0.20."""
+        """Limits are set by environment variables; some were renamed in 0.20."""
         shared = self.version >= (0, 18)  # one ring buffer, not one for each processor
         pages = ring_bytes // 4096 // (1 if shared else processors)
         limits = (

@@ -1,7 +1,7 @@
 """Where the kernel keeps what the probe reads, from the kernel's headers: for kernels without BTF.
 
-The same table of fields as for BTF (:data:`profiler.ingest.probe.layout.FIELDS`), asked
-of the compiler: BCC compiles a program with a function for each field that
+The same table of fields as for BTF (:data:`profiler.ingest.probe.layout.FIELDS`), answered
+by the compiler: BCC compiles a program with a function for each field that
 returns its offset, which is then read from the function's instructions. That
 takes the compiler half a minute in a slow machine, since the kernel's headers
 are large, and only works with headers that BCC's compiler understands. It is
@@ -43,7 +43,7 @@ _WITH_BTF = (
 # it is so, and the expression.
 _BEFORE = {
     "task_struct_start_boottime": ((5, 5), "offsetof(struct task_struct, real_start_time)"),
-    # Bit fields behind this marker: flags, protocol, type (16 bits).
+    # Bit fields after this marker: flags, protocol, type (16 bits).
     "sock_sk_protocol": ((5, 6), "offsetof(struct sock, __sk_flags_offset) + 1"),
     "sock_sk_type": ((5, 6), "offsetof(struct sock, __sk_flags_offset) + 2"),
 }

@@ -1,12 +1,12 @@
-"""Where the running kernel keeps what the probe reads, from the kernel's own BTF.
+"""The offsets of the fields that the probe reads in the running kernel, from its own BTF.
 
 BTF (``/sys/kernel/btf/vmlinux``, Linux 5.4 with CONFIG_DEBUG_INFO_BTF) describes
 every structure, function and enumeration of the kernel that runs. libbpf, which
 BCC depends on, is there wherever BCC is and reads it in a tenth of a second;
 so the probe needs neither kernel headers nor a BTF parser of our own.
 
-The rule: the probe names what it needs in :data:`FIELDS`; a field that this
-kernel does not have is an error that says so, unless an alternative is named.
+:data:`FIELDS` lists what the probe needs; a field that this kernel lacks is an error
+that names it, unless the table has an alternative.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ HELPERS = (
     "ktime_get_boot_ns",
     "task_storage_get",
     "ringbuf_output",
-    # not called: they tell a kernel that can add and fetch at once
+    # not called: they identify a kernel that has an atomic fetch-and-add
     "check_mtu",
     "copy_from_user_task",
 )
@@ -137,7 +137,7 @@ _RESTRICT, _FUNC, _FUNC_PROTO = 11, 12, 13
 
 @dataclass(frozen=True)
 class Layout:
-    """What the generator needs to know of one kernel: all of it numbers and names."""
+    """One kernel, as the generator sees it: only numbers and names."""
 
     offsets: dict[str, int]
     """Macro name (``sock_sk_socket``) -> bytes from the structure's start."""
@@ -185,7 +185,7 @@ class Btf:
         # libbpf before 1.0 returns a negative errno as a pointer.
         if not self._btf or self._btf > 2**64 - 4096:
             raise UnsupportedError(f"libbpf cannot read the kernel's types in {path}")
-        # libbpf compares the names of all types, one after the other, each time it is asked.
+        # libbpf compares the names of all types, one after the other, in each lookup.
         self._found: dict[tuple[str, int], int | None] = {}
 
     def close(self) -> None:
@@ -196,12 +196,12 @@ class Btf:
     def offset(self, path: str) -> int | None:
         """Bytes from the start of a structure to a member: ``"sock.__sk_common.skc_num"``.
 
-        ``"pt_regs.regs+8"`` is 8 bytes behind the member's start.
+        ``"pt_regs.regs+8"`` is 8 bytes after the member's start.
         """
-        path, _, behind = path.partition("+")
+        path, _, added = path.partition("+")
         name, *members = path.split(".")
         type_id = self._find(name, _STRUCT)
-        total = int(behind or 0)
+        total = int(added or 0)
         for member in members:
             found = self._member(type_id, member) if type_id is not None else None
             if found is None:
@@ -288,7 +288,7 @@ class Btf:
         return None
 
     def _strip(self, type_id: int) -> int:
-        """The type behind typedefs and qualifiers."""
+        """The type without typedefs and qualifiers."""
         while True:
             _, info, size_or_type = self._header(type_id)
             if (info >> 24) & 0x1F not in (_TYPEDEF, _VOLATILE, _CONST, _RESTRICT):

@@ -1,6 +1,6 @@
-"""What differs between kernels and settings, as macros before the C code.
+"""What differs between kernels and settings, as macros that precede the C code.
 
-And the questions that they answer, which others have too: what a kernel can.
+Also the predicates that they come from, which other modules use: a kernel's abilities.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def _numbers_of(settings: Settings) -> dict[str, int]:
 
 
 def macros(layout: Layout, settings: Settings, machine: str) -> list[str]:
-    """The lines that say what kernel, settings and ``machine`` (as ``uname -m``) are.
+    """The macros for a kernel, the settings and ``machine`` (as of ``uname -m``).
 
     Raises UnsupportedError if a setting needs what the kernel lacks.
     """
@@ -58,7 +58,7 @@ def macros(layout: Layout, settings: Settings, machine: str) -> list[str]:
 def uses_ring_buffer(layout: Layout, settings: Settings) -> bool:
     """Is it the ring buffer that carries the records, not the perf buffer?
 
-    Raises UnsupportedError if it was asked for and this kernel lacks it.
+    Raises UnsupportedError if the user chose it and this kernel lacks it.
     """
     has_ring_buffer = "ringbuf_output" in layout.helpers
     if settings.buffer == "ring" and not has_ring_buffer:
@@ -73,18 +73,18 @@ def uses_boot_time(layout: Layout) -> bool:
     return "ktime_get_boot_ns" in layout.helpers
 
 
-# Of each machine a helper that came with the kernel whose compiler of BPF knows the
-# instruction that adds and tells what was there: 5.12, and 5.18.
+# By architecture, a helper that came with the first kernel whose JIT compiler knows the
+# atomic fetch-and-add: 5.12, and 5.18.
 _CAME_WITH_FETCH_AND_ADD = {"x86_64": "check_mtu", "aarch64": "copy_from_user_task"}
 
 
 def can_fetch_and_add(layout: Layout, machine: str) -> bool:
-    """Can the kernel add to a number and tell what it was, at once?"""
+    """Does the kernel have an atomic fetch-and-add?"""
     return _CAME_WITH_FETCH_AND_ADD.get(machine) in layout.helpers
 
 
 def has_raw_tracepoints(layout: Layout) -> bool:
-    """Are all system calls seen at two tracepoints, for which perf need not be asked?"""
+    """Can programs attach to the two raw tracepoints of all system calls, without perf?"""
     return len(layout.tracepoints) == len(TRACEPOINTS)
 
 

@@ -65,9 +65,9 @@ _KEY_TYPE, _VALUE_TYPE = 1, 2
 
 
 def _load_types(size: int) -> int:
-    """Tell the kernel the types of a storage, which it insists on; return their descriptor.
+    """Load the BTF that the kernel requires for a task storage; return its descriptor.
 
-    The key is an int, and the value a structure of ``size`` bytes of which nothing is said.
+    The key is an int, and the value a structure of ``size`` bytes without members.
     """
     strings = b"\0int\0"
     types = _BTF_TYPE.pack(1, _BTF_INT, 4) + struct.pack("=I", 1 << 24 | 32)  # signed, 32 bits

@@ -1,6 +1,6 @@
 """The perf buffer, for kernels without a BPF ring buffer (before Linux 5.8).
 
-Each processor has a part of its own: a ring of pages behind a page with two
+Each processor has a part of its own: a ring of pages after a page with two
 positions (``struct perf_event_mmap_page``, perf_event_open(2)).
 """
 
@@ -81,7 +81,7 @@ class PerfBuffer:
 
 
 class Part:
-    """One processor's ring, in the memory behind the page with its positions."""
+    """One processor's ring, in the memory after the page with its positions."""
 
     def __init__(self, memory: mmap.mmap) -> None:
         self.memory = memory

@@ -34,7 +34,7 @@ class Precedence:
     """The precedence of the thread that calls it, which is the ring's reader.
 
     It stays as it is without CAP_SYS_NICE, and where the user has said that others go first
-    (nice(1), chrt(1)): then what cannot be read in time is lost, and said so.
+    (nice(1), chrt(1)): then what cannot be read in time is lost, and reported.
     """
 
     def __init__(self, ring: int) -> None:

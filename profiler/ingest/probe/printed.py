@@ -99,7 +99,7 @@ class Call(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """Bytes of a call from ``offset`` on; ``None`` if what was printed does not tell which."""
+    """Bytes of a call from ``offset`` on; ``None`` if the printed text is ambiguous."""
 
     offset: int
     size: int
@@ -119,7 +119,7 @@ def read_escaped(text: str, size: int) -> bytes | None:
     r"""Read what ``%r`` printed: printable bytes as they are, others as ``\xNN``.
 
     A backslash is printed as it is, so four characters of the text may be one
-    byte or four. If ``size`` does not tell which, the answer is ``None``.
+    byte or four. If ``size`` leaves it ambiguous, the result is ``None``.
     """
     raw = text.encode("latin-1", errors="replace")
     # Only what is not printable would have been escaped.
@@ -199,7 +199,7 @@ class Printed:
         if self._began is None:
             self._began = now
         alive = [time for time, heard in self._heartbeats.values() if now - heard < _SILENCE]
-        # At first, those that have not been heard of yet are waited for.
+        # At first, wait for those without a heartbeat yet.
         if len(self._heartbeats) < self._processors and now - self._began < _SILENCE:
             return []
         return self._release(min(alive) - _SLACK) if alive else []
@@ -370,11 +370,11 @@ def _numbers(words: list[str]) -> list[int]:
 
 
 def _caller(words: list[str]) -> Caller:
-    """The fields of a line ``B`` behind its key, in the order of the template's printf."""
+    """The fields of a line ``B`` after its key, in the order of the template's printf."""
     start_time, netns, local, local_rest, remote, remote_rest, comm, rest = _numbers(words)
     return Caller(
         start_time, netns, (local, local_rest), (remote, remote_rest),
-        # What stands behind the NUL is left over from a longer name.
+        # What follows the NUL is left over from a longer name.
         _WORDS.pack(comm, rest).partition(b"\0")[0].ljust(_WORDS.size, b"\0"),
     )  # fmt: skip
 

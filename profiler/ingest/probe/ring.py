@@ -2,7 +2,7 @@
 
 The kernel's part of the agreement: it writes a record's length last, and until
 then the length says BUSY; the reader's position, which it sets when it is done,
-tells what may be written over. Nothing is called for a record: what is there is
+shows what may be overwritten. Nothing is called for a record: what is there is
 copied in a few steps.
 
 The probe wakes the reader when a batch has come together (``output()`` in

@@ -344,7 +344,7 @@ def guest_of(instance: Instance, access: Access) -> Guest:
 
 
 def last_words(instance: Instance) -> str:
-    """Return the end of what the machine's console and QEMU said."""
+    """Return the end of the machine's console and of QEMU's output."""
     return "\n".join(text for text in (tail(instance.console), tail(instance.log)) if text)
 
 

@@ -1,4 +1,4 @@
-"""The command that is a machine: what the guest sees of it, and what this host has behind that.
+"""QEMU's command line for a machine: what the guest sees, and what backs it on this host.
 
 Why it exists: a snapshot of a guest is good for a machine that looks the same to
 it, so what it looks like is one list, apart from paths and ports. Its rules: no

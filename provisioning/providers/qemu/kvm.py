@@ -1,4 +1,4 @@
-"""Whether KVM can be used here, told by a boot.
+"""Whether KVM can be used here, tested by a boot.
 
 Why it exists: ``/dev/kvm`` can exist and hang. Its rule: only a kernel that came to
 its end on it is proof, and the answer is kept until the host is booted again.
@@ -49,7 +49,7 @@ def trouble(qemu: str, hardware: Architecture, image: Image) -> str | None:
 
 
 def build_of(qemu: str) -> list[str | int]:
-    """Return what tells one build of QEMU from another, without running it."""
+    """Return what identifies a build of QEMU, without running it."""
     binary = Path(qemu).resolve().stat()
     return [qemu, binary.st_size, binary.st_mtime_ns]
 

@@ -27,7 +27,7 @@ class Monitor:
         self._lines = lines
 
     def execute(self, command: str, **arguments: Any) -> Any:
-        """Run a command; return what it returns. ProvisioningError says what QEMU said."""
+        """Run a command; return what it returns. Raises ProvisioningError with QEMU's message."""
         request = {"execute": command, "arguments": arguments}
         self._lines.write(json.dumps(request).encode() + b"\n")
         self._lines.flush()

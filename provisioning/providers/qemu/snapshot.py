@@ -1,10 +1,10 @@
-"""A guest that has booted, kept as it stood, for later ones to go on from.
+"""Snapshots of a booted guest, from which later guests resume.
 
-Why it exists: an emulated boot takes half a minute, and a second run of the tests
-should be quick. Its rules: a snapshot is taken before anybody has used the guest; it
-lies with its image, one at most, and goes when that goes; its name is the hash of
-QEMU and of all that the guest sees of its machine; what is loaded is a copy, so it
-is never written again; and without one, or with one that does not load, a guest boots.
+An emulated boot takes half a minute, and a second run of the tests should be quick. A
+snapshot is taken before anybody has used the guest. It is stored beside its image, one
+at most, and is removed with it. Its name is the hash of QEMU and of all that the guest
+sees of its machine. A copy is loaded, so it is never written again. Without a snapshot,
+or with one that does not load, a guest boots.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ TAG = "settled"
 
 SETTLED = b"http-profiler guest: settled"
 
-# Run as root in the guest, behind the connection that started it, of which nothing is to
-# stay. The units of a boot are done when somebody can come in, but for a few.
+# Run as root in the guest, detached from the connection that started it, of which nothing
+# may remain. A few units of the boot still start when ssh already works.
 SETTLE = f"""
 exec < /dev/null > /dev/null 2>&1
 systemctl is-system-running --wait
