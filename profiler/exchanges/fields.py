@@ -216,10 +216,10 @@ def _service(view: View) -> Iterator[str]:
         yield service(view.exchange)
 
 
-def _status(view: View) -> Iterator[int]:
-    """Of the final response and of interim ones."""
+def _interim(view: View) -> Iterator[int]:
     for response in view.responses:
-        yield from _value(response, "status_code")
+        if response is not view.final:
+            yield from _value(response, "status_code")
 
 
 def _outcome(view: View) -> Iterator[str]:
@@ -251,7 +251,8 @@ def _incomplete(view: View) -> Iterator[str]:
 FIELDS = {
     field.name: field
     for field in (
-        Field("status", STATUS, _status, _answered),
+        Field("status", STATUS, _of_final("status_code"), _answered),
+        Field("interim", STATUS, _interim, _answered),
         Field("latency", TIME, _of_final("latency_ms"), _answered),
         Field("duration", TIME, _of_final("duration_ms"), _answered),
         Field("method", METHOD, _method, _asked),

@@ -215,7 +215,7 @@ class Pairing:
     def __init__(self, max_body: int) -> None:
         """Keep ``max_body`` characters of each body, and no ``raw_payload``."""
         self._max_body = max_body
-        self._joined = _Joined[Record]()
+        self._joined: _Joined[Record] = _Joined()
         # Exchanges that are over, and whether their request was known.
         self._done: OrderedDict[Key, bool] = OrderedDict()
         self._graced: deque[tuple[int, _Open[Record]]] = deque()
@@ -352,7 +352,7 @@ def _exchange(end: _Open[Record]) -> Exchange:
 
 
 def _alone(role: str, record: Record, state: State) -> Paired:
-    end = End[Record]()
+    end: End[Record] = End()
     end.put(record, record)
     side = Side(end.request, end.interim, end.response)
     return Paired(Exchange(side, None) if role == "client" else Exchange(None, side), state)
@@ -380,7 +380,7 @@ class Exchanges:
         # In /tmp, or where TMPDIR says.
         self._file = tempfile.TemporaryFile(buffering=1 << 20)  # noqa: SIM115
         self._size = 0
-        self._joined = _Joined[_Place]()
+        self._joined: _Joined[_Place] = _Joined()
         self._all: list[_Open[_Place]] = []
         for record in records:
             self.add(record)

@@ -504,6 +504,8 @@ class Option(NamedTuple):
     read: Callable[[str], Any]
     field: str
     sign: str = "="
+    other: str = ""
+    """Another field, of which the same will do."""
 
 
 OPTIONS = {
@@ -519,7 +521,7 @@ OPTIONS = {
     "method": Option(values.method, "method"),
     "host": Option(values.host, "host", "~"),
     "path": Option(values.glob, "path", "~"),
-    "status": Option(values.status, "status"),
+    "status": Option(values.status, "status", other="interim"),
     "header": Option(values.header, "header", "~"),
     "min_latency": Option(lambda text: values.duration(text) * 1000, "latency", ">="),
 }
@@ -533,7 +535,10 @@ def conditions(where: Sequence[Condition] = (), **options: Sequence[Any] | None)
     found = ALL
     for name, option in OPTIONS.items():
         wanted = options.get(name) or ()
-        comparisons = [_comparison(option, value) for value in wanted]
+        fields = filter(None, (option.field, option.other))
+        comparisons = [
+            _comparison(field, option.sign, value) for field in fields for value in wanted
+        ]
         if comparisons:
             one = comparisons[0] if len(comparisons) == 1 else Some(tuple(comparisons))
             found = found.and_(name, one)
@@ -542,11 +547,10 @@ def conditions(where: Sequence[Condition] = (), **options: Sequence[Any] | None)
     return found
 
 
-def _comparison(option: Option, value: Any) -> Condition:
-    if option.field == "header":
-        name, value = value
-        field = field_named(f"header.{name}")
-    else:
-        field = FIELDS[option.field]
+def _comparison(name: str, sign: str, value: Any) -> Condition:
+    if name == "header":
+        header, value = value
+        name = f"header.{header}"
+    field = field_named(name)
     assert field is not None, "a name that was read"
-    return Comparison(field, option.sign, value)
+    return Comparison(field, sign, value)

@@ -4,9 +4,10 @@ import re
 from dataclasses import replace
 
 import pytest
-from profiler.exchanges.filters import Filters, address
 
 from profiler.errors import UnsupportedError
+from profiler.exchanges.query import conditions
+from profiler.exchanges.values import address
 from profiler.ingest.probe.generate import Program, generate, maps_of
 from profiler.ingest.probe.hooks import BPF_DIRECTORY, load_hooks
 from profiler.ingest.probe.layout import FIELDS, OPTIONAL_FIELDS, Layout
@@ -285,7 +286,7 @@ def test_a_batch_is_the_same_on_both_sides(ring: int, batch: int) -> None:
 
 
 def test_settings_reach_the_program() -> None:
-    given = program("socket", Settings(filters=Filters(port=(80, 8080), pid=(7,)), max_body=1000))
+    given = program("socket", Settings(where=conditions(port=(80, 8080), pid=(7,)), max_body=1000))
     assert "#define WANTED_PID(pid) ((pid) == FILTER_VALUE(0))" in given.source
     ports = "(port) == FILTER_VALUE(1) || (port) == FILTER_VALUE(2)"
     assert f"#define WANTED_PORT(port) ({ports})" in given.source
@@ -298,7 +299,7 @@ def test_settings_reach_the_program() -> None:
 @pytest.mark.parametrize(
     "asked",
     [
-        [Settings(filters=Filters(pid=(pid,))) for pid in (7, 8)],
+        [Settings(where=conditions(pid=(pid,))) for pid in (7, 8)],
         [Settings(max_body=size) for size in (0, 1000)],
         [Settings(ring_bytes=size) for size in (65536, 1 << 24)],
     ],
@@ -311,13 +312,13 @@ def test_another_number_needs_no_other_program(route: str, asked: list[Settings]
 
 def test_filters_that_are_given_are_compiled_and_no_others() -> None:
     assert "#define WANTED_" not in program("socket").source
-    filters = Filters(
+    where = conditions(
         comm=("nginx", "0123456789abcde"),
         user=(0, 33),
         cgroup=("/a", "/b/c"),
         address=(address("10.0.0.0/8"), address("fd00::/8")),
     )
-    given = program("syscall", Settings(filters=filters))
+    given = program("syscall", Settings(where=where))
     macros = dict(
         line.removeprefix("#define ").split(" (", 1)
         for line in given.source.splitlines()
@@ -341,7 +342,7 @@ def test_filters_that_are_given_are_compiled_and_no_others() -> None:
         *(0xFF, 0xFD, 0, 0),
     )
     assert "#define CGROUPS_MAX 2" in given.source
-    number = maps_of("syscall", Settings(filters=filters)).index("cgroups")
+    number = maps_of("syscall", Settings(where=where)).index("cgroups")
     assert f"#define MAP_NUMBER_cgroups {number}" in given.source
     assert "cgroups" not in maps_of("syscall", Settings())
 

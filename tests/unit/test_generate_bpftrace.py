@@ -5,9 +5,9 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-from profiler.exchanges.filters import Filters
 
 from profiler.errors import UnsupportedError
+from profiler.exchanges.query import conditions
 from profiler.ingest.probe.generate_bpftrace import FATES, RECV_FATES, Dialect, generate
 from profiler.ingest.probe.hooks import SyscallHook, load_hooks
 from profiler.ingest.probe.layout import Layout
@@ -64,7 +64,7 @@ def test_every_row_of_the_table_is_hooked(version: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_braces_and_parentheses_are_balanced(version: tuple[int, int]) -> None:
-    text = program(version, Settings(filters=Filters(port=(80, 81), pid=(7, 8))))
+    text = program(version, Settings(where=conditions(port=(80, 81), pid=(7, 8))))
     assert text.count("{") == text.count("}")
     assert text.count("(") == text.count(")")
     # A template's tag that was not closed, or a name that it does not know.
@@ -117,7 +117,7 @@ def test_a_member_that_is_not_aligned_is_refused() -> None:
 
 
 def test_filters() -> None:
-    text = program(settings=Settings(filters=Filters(port=(80,), pid=(7, 8))))
+    text = program(settings=Settings(where=conditions(port=(80,), pid=(7, 8))))
     assert "pid != 7 && pid != 8" in text
     # 80 in network order is 20480; a port that was given back has 65536 added.
     assert "$local_port != 80 && $local_port != 86016 && $remote_port != 20480" in text

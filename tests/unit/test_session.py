@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from profiler.exchanges.filters import Filters
 
 from profiler.accounting import KernelAccount
+from profiler.exchanges.query import conditions
 from profiler.ingest import session
 from profiler.ingest.probe.recording import Recording
 from profiler.ingest.settings import Settings
@@ -102,8 +102,8 @@ def test_what_the_engine_cannot_filter_is_filtered_here_and_said(
 ) -> None:
     output = tmp_path / "out.jsonl"
     # As if the kernel had applied --port; --comm is not its business here.
-    wanted = Filters(port=(1,), comm=("gunicorn",), role=("server",))
-    session.capture(Settings(output=output, duration=0.001, filters=wanted))
+    wanted = conditions(port=(1,), comm=("gunicorn",), role=("server",))
+    session.capture(Settings(output=output, duration=0.001, where=wanted))
     expected = lines(CASE / "expected.jsonl")
     servers = [r for r in expected if (r["comm"], r["role"]) == ("gunicorn", "server")]
     assert lines(output) == servers != []

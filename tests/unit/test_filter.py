@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from profiler.exchanges.filters import Filters
-from profiler.exchanges.selection import Selection, selected
 
-from profiler.exchanges import filters
-from profiler.ingest.record import Record
+from profiler.exchanges import values
+from profiler.exchanges.filter import Filter, filtered
+from profiler.exchanges.query import conditions
+
+Record = dict[str, Any]
 
 
 def request(number: int = 1, url: str = "/a", **more: Any) -> Record:
@@ -18,7 +19,7 @@ def request(number: int = 1, url: str = "/a", **more: Any) -> Record:
         "direction": "send", "pid": 7, "comm": "curl", "cmdline": "curl -s shop", "uid": 33,
         "cgroup": "/system.slice/shop.service/inner", "source_ip": "10.0.0.1",
         "source_port": 40000, "dest_ip": "10.0.0.2", "dest_port": 80, "method": "GET",
-        "url": url, "headers": {"Host": "Shop.example:80"}, "body": "", "raw_payload": "", **more,
+        "url": url, "headers": {"host": "Shop.example:80"}, "body": "", "raw_payload": "", **more,
     }  # fmt: skip
 
 
@@ -27,12 +28,12 @@ def response(number: int = 1, status: int = 200, url: str = "/a", **more: Any) -
         **request(number), "type": "response", "direction": "recv", "source_ip": "10.0.0.2",
         "source_port": 80, "dest_ip": "10.0.0.1", "dest_port": 40000, "method": None, "url": None,
         "status_code": status, "request": {"method": "GET", "url": url}, "latency_ms": 50.0,
-        "headers": {"Set-Cookie": ["a=1", "b=2"]}, **more,
+        "headers": {"set-cookie": ["a=1", "b=2"]}, **more,
     }  # fmt: skip
 
 
 def lines(records: list[Record], **wanted: Any) -> list[str]:
-    return [short(record) for record in selected(records, Selection(Filters(**wanted)))]
+    return [short(record) for record in filtered(records, Filter(conditions(**wanted)))]
 
 
 def short(record: Record) -> str:
@@ -61,8 +62,8 @@ WHOLE, NOTHING = ["GET1", "2001"], []  # type: ignore[var-annotated]
         ({"cgroup": ("/system.slice/shop",)}, NOTHING),
         ({"port": (80,)}, WHOLE),
         ({"port": (81,)}, NOTHING),
-        ({"address": (filters.address("10.0.0.2"),)}, WHOLE),
-        ({"address": (filters.address("10.0.0.3"),)}, NOTHING),
+        ({"address": (values.address("10.0.0.2"),)}, WHOLE),
+        ({"address": (values.address("10.0.0.3"),)}, NOTHING),
         ({"direction": ("send",)}, ["GET1"]),
         ({"role": ("client",)}, WHOLE),
         ({"role": ("server",)}, NOTHING),
@@ -80,8 +81,8 @@ WHOLE, NOTHING = ["GET1", "2001"], []  # type: ignore[var-annotated]
         ({"header": (("host", "*"),)}, WHOLE),
         ({"header": (("set-cookie", "b=*"),)}, WHOLE),
         ({"header": (("set-cookie", "c=*"),)}, NOTHING),
-        ({"min_latency": 50.0}, WHOLE),
-        ({"min_latency": 50.1}, NOTHING),
+        ({"min_latency": (50.0,)}, WHOLE),
+        ({"min_latency": (50.1,)}, NOTHING),
         # All options have to be satisfied.
         ({"path": ("/a",), "status": ((200, 299),), "pid": (7,)}, WHOLE),
         ({"path": ("/a",), "status": ((500, 599),)}, NOTHING),
@@ -96,7 +97,7 @@ def test_one_exchange(wanted: dict[str, Any], expected: list[str]) -> None:
 def test_what_is_not_known_satisfies_nothing(name: str) -> None:
     everything: dict[str, Any] = {
         "pid": (7,), "comm": ("curl",), "cmdline": ("*",), "user": (33,), "cgroup": ("/",),
-        "port": (80,), "min_latency": 1.0,
+        "port": (80,), "min_latency": (1.0,),
     }  # fmt: skip
     records = [{key: value for key, value in record.items() if key != name} for record in EXCHANGE]
     assert lines(EXCHANGE, **everything) == WHOLE
@@ -110,14 +111,14 @@ def test_the_path_is_without_query_and_origin() -> None:
 
 
 def test_a_request_that_decides_is_not_held_up() -> None:
-    selection = Selection(Filters(path=("/a",), method=("GET",)))
+    wanted = Filter(conditions(path=("/a",), method=("GET",)))
     asked, answered = request(), response()
-    assert selection.feed(asked) == [asked]
-    assert selection.feed(response(1, 103)) == [response(1, 103)]
-    assert selection.feed(answered) == [answered]
-    assert selection.feed(request(2, "/b")) == []
-    assert selection.feed(response(2, url="/b")) == []
-    assert selection.dropped == {"path": 2}
+    assert wanted.feed(asked) == [asked]
+    assert wanted.feed(response(1, 103)) == [response(1, 103)]
+    assert wanted.feed(answered) == [answered]
+    assert wanted.feed(request(2, "/b")) == []
+    assert wanted.feed(response(2, url="/b")) == []
+    assert wanted.dropped == {"path": 2}
 
 
 def test_a_request_waits_for_its_status() -> None:
@@ -136,9 +137,9 @@ def test_interim_responses_are_part_of_it() -> None:
     assert lines(records, status=((404, 404),)) == NOTHING
     # The latency is that of the final one.
     slow = [request(), response(1, 103, latency_ms=1.0), response(1, 200, latency_ms=200.0)]
-    assert lines(slow, min_latency=100.0) == ["GET1", "1031", "2001"]
+    assert lines(slow, min_latency=(100.0,)) == ["GET1", "1031", "2001"]
     quick = [request(), response(1, 103, latency_ms=200.0), response(1, 200, latency_ms=1.0)]
-    assert lines(quick, min_latency=100.0) == NOTHING
+    assert lines(quick, min_latency=(100.0,)) == NOTHING
 
 
 def test_a_switch_of_protocols() -> None:
@@ -163,12 +164,12 @@ def test_a_request_that_is_never_answered() -> None:
     records = [request(1), request(2), response(2, 500)]
     # Whether it failed, or was slow, is not known.
     assert lines(records, status=((500, 599),)) == ["GET2", "5002"]
-    assert lines(records, min_latency=1.0) == ["GET2", "5002"]
+    assert lines(records, min_latency=(1.0,)) == ["GET2", "5002"]
     # What is known of it is enough.
     assert lines(records, path=("/a",)) == ["GET1", "GET2", "5002"]
-    selection = Selection(Filters(header=(("x", "*"),), status=((500, 599),)))
-    assert list(selected([request(1)], selection)) == []
-    assert selection.dropped == {"status": 1}
+    wanted = Filter(conditions(header=(("x", "*"),), status=((500, 599),)))
+    assert list(filtered([request(1)], wanted)) == []
+    assert wanted.dropped == {"status": 1}
 
 
 def test_a_response_whose_request_was_not_seen() -> None:
@@ -177,7 +178,7 @@ def test_a_response_whose_request_was_not_seen() -> None:
         del unknown[name]
     assert lines([unknown], status=((500, 599),)) == ["500"]
     assert lines([unknown], header=(("set-cookie", "*"),)) == ["500"]
-    for wanted in ({"method": ("GET",)}, {"host": ("*",)}, {"min_latency": 1.0}):
+    for wanted in ({"method": ("GET",)}, {"host": ("*",)}, {"min_latency": (1.0,)}):
         assert lines([unknown], **wanted) == NOTHING
 
 
@@ -199,12 +200,12 @@ def test_both_ends_of_an_exchange_are_two() -> None:
 
 def test_a_number_of_a_socket_that_comes_again() -> None:
     records = [request(url="/1"), request(url="/2"), response(1, 500, url="/2")]
-    wanted = list(selected(records, Selection(Filters(status=((500, 599),)))))
+    wanted = list(filtered(records, Filter(conditions(status=((500, 599),)))))
     assert [record["url"] for record in wanted] == ["/2", None]
 
 
 def test_what_waits_is_bounded() -> None:
-    few = Selection(Filters(status=((500, 599),)), waiting_max=2)
+    few = Filter(conditions(status=((500, 599),)), open_max=2)
     for number in range(5):
         assert few.feed(request(number)) == []
     assert (few.given_up, few.dropped) == (3, {"status": 3})
@@ -212,7 +213,7 @@ def test_what_waits_is_bounded() -> None:
     assert few.feed(response(0, 500)) == []
     assert [short(r) for r in few.feed(response(4, 500))] == ["GET4", "5004"]
 
-    small = Selection(Filters(status=((500, 599),)), waiting_bytes=100_000)
+    small = Filter(conditions(status=((500, 599),)), held_max=100_000)
     for number in range(20):
         small.feed(request(number, body="x" * 5_000, raw_payload="x" * 5_000))
     assert small.given_up == 13  # of 14,096 bytes each, seven fit
@@ -224,24 +225,24 @@ def test_what_waits_is_bounded() -> None:
 
 
 def test_an_exchange_that_is_over_leaves_nothing_behind() -> None:
-    selection = Selection(Filters(path=("/a",), status=((200, 299),)))
+    wanted = Filter(conditions(path=("/a",), status=((200, 299),)))
     for number in range(100):
-        selection.feed(request(number))
-        selection.feed(response(number, 200 if number % 2 else 500))
-        selection.feed(response(number + 1000, 500))  # early
-        selection.feed(request(number + 1000))
-    assert not selection._waiting
-    assert not selection._decided
-    assert selection._held == 0
+        wanted.feed(request(number))
+        wanted.feed(response(number, 200 if number % 2 else 500))
+        wanted.feed(response(number + 1000, 500))  # early
+        wanted.feed(request(number + 1000))
+    assert not wanted._waiting
+    assert not wanted._decided
+    assert wanted._held == 0
 
 
 def test_what_the_kernel_has_applied_is_not_asked_again() -> None:
     wanted = Filters(pid=(1,), method=("GET",))
-    assert list(selected(EXCHANGE, Selection(wanted, applied=("pid",)))) == EXCHANGE
+    assert list(filtered(EXCHANGE, Selection(wanted, applied=("pid",)))) == EXCHANGE
 
 
 def test_what_was_left_out_is_counted() -> None:
-    selection = Selection(Filters(status=((500, 599),), min_latency=100.0, pid=(7,)))
+    wanted = Filter(conditions(status=((500, 599),), min_latency=(100.0,), pid=(7,)))
     records = [*EXCHANGE, request(2), response(2, 500, latency_ms=1.0)]
-    assert list(selected(records, selection)) == []
-    assert (selection.dropped, selection.given_up) == ({"status": 2, "min_latency": 2}, 0)
+    assert list(filtered(records, wanted)) == []
+    assert (wanted.dropped, wanted.given_up) == ({"status": 2, "min_latency": (2,)}, 0)
