@@ -8,7 +8,7 @@ from pathlib import Path
 import shtab
 
 from profiler import cli
-from profiler.commands.configuration.keys import commands_of
+from profiler.commands.parser import commands_of
 
 SHELLS = ("bash", "zsh", "fish")
 

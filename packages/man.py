@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from datetime import datetime, timezone
 
 from profiler import __version__, cli
-from profiler.commands.configuration.keys import commands_of
 from profiler.commands.configuration.written import FILE_VARIABLE, SYSTEM_FILE
+from profiler.commands.parser import commands_of
 
 _CONFIGURATION = """\
 The options can be written down, too. In force is the first of: the command line, the

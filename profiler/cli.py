@@ -28,10 +28,10 @@ from profiler.commands import (
     schema,
 )
 from profiler.commands.doctor import options as doctor
-from profiler.commands.parser import Parser
+from profiler.commands.parser import Parser, mistake
 from profiler.commands.run import options as run
 from profiler.commands.top import options as top
-from profiler.errors import ProfilerError
+from profiler.errors import ProfilerError, UsageError
 
 
 class Command(NamedTuple):
@@ -139,7 +139,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _main(arguments: Sequence[str]) -> int:
     typed, command = _apart(arguments)
-    options = configuration.configured(build_parser, typed)
+    try:
+        options = configuration.configured(build_parser, typed)
+    except UsageError as error:
+        raise UsageError(mistake(build_parser(), typed) or str(error)) from None
     options.argv = command
     [chosen] = (each for each in COMMANDS if each.name == (options.command or ""))
     module, _, function = chosen.run.partition(":")

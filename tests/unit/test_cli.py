@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import argparse
+import json
 import os
 import subprocess
 import sys
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 from profiler.exchanges.filters import Filters
@@ -14,6 +17,7 @@ from profiler import cli
 from profiler.errors import OutputClosed, ProbeError
 from profiler.ingest import session
 from profiler.ingest.settings import Settings
+from profiler.schema import json_schema
 
 CAPTURE = Path(__file__).parents[1] / "replay" / "cases" / "demo" / "capture"
 
@@ -101,6 +105,82 @@ def test_wrong_arguments(called: list[Any], line: str, capsys: pytest.CaptureFix
     assert said.startswith("http-profiler: ")
     assert line.split()[0] in said
     assert called == []
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("--prot 80", "there is no option --prot; did you mean --port?"),
+        ("--prot=80 report x", "there is no option --prot; did you mean --port?"),
+        ("-port 80", "there is no option -port; did you mean --port?"),
+        ("--comm report --prot 8 probe", "there is no option --prot; did you mean --port?"),
+        ("--nonsense 5", "there is no option --nonsense; `http-profiler --help` lists all"),
+        ("report --maxbody 5 x", "there is no option --maxbody; did you mean --max-body?"),
+        ("report x --zzz", "there is no option --zzz; `http-profiler report --help` lists all"),
+        ("run --exepct GET -- ls", "there is no option --exepct; did you mean --expect?"),
+        ("check --har x", "--har is an option of export"),
+        ("--har x", "--har is an option of export"),
+        ("config --ring-size 5", "--ring-size is an option of http-profiler without a command"),
+        ("export --har x --junit y", "--junit is an option of check, run"),
+        ("reprot x", "there is no command 'reprot'; did you mean report?"),
+        ("--comm reprot reprot x", "there is no command 'reprot'; did you mean report?"),
+        ("80", "there is no command '80'; `http-profiler --help` lists all"),
+        ("attnd", "there is no command 'attnd'; `http-profiler --help` lists all"),
+        ("-- report x", "there is no command '--'; `http-profiler --help` lists all"),
+        ("report", "the following arguments are required: CAPTURE"),
+        ("report x y", "unrecognized arguments: y"),
+        ("--comm --prot", "argument --comm: expected one argument"),
+        ("replay c --max-b x", "argument --max-body: 'x' is not a number of bytes"),
+        ("run ls -l", "the command stands behind `--`: run [options] -- ls -l"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_arguments(
+    called: list[Any], line: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(line.split()) == 2
+    assert capsys.readouterr() == ("", f"http-profiler: {said}\n")
+    assert called == []
+
+
+def test_options_may_be_abbreviated(called: list[Any]) -> None:
+    assert cli.main(["--rec", "r", "--max-b=7", "replay", "c", "--max-bo", "9"]) == 0
+    assert called == [("replay", Path("c"), Settings(max_body=9, record=Path("r")))]
+
+
+def test_what_is_internal_is_not_shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["--help"])
+    assert [cli.main([word]) for word in ("attnd", "--", "--attnd")] == [2, 2, 2]
+    assert "attend" not in "".join(capsys.readouterr())
+    calls: list[Settings] = []
+    monkeypatch.setattr(session, "capture", lambda settings, *_: calls.append(settings))
+    assert cli.main(["--port", "80", "attend"]) == 0
+    assert calls == [Settings(filters=Filters(port=(80,)))]
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS, ids=lambda command: command.name or "none")
+def test_a_command_takes_options_and_returns_a_code(command: cli.Command) -> None:
+    module, _, name = command.run.partition(":")
+    function = getattr(import_module(module), name)
+    assert list(get_type_hints(function).values()) == [argparse.Namespace, int]
+
+
+def test_the_schema_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["schema"]) == 0
+    assert json.loads(capsys.readouterr().out) == json_schema()
+
+
+def test_ctrl_c_is_an_exit_code(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(_: Settings) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(session, "capture", interrupt)
+    assert cli.main([]) == 130
+    assert capsys.readouterr() == ("", "")
 
 
 def test_an_error_is_one_line(

@@ -23,7 +23,7 @@ RECORDED = REPOSITORY / "tests" / "replay" / "cases" / "demo" / "capture"
 DOCUMENTS = sorted((REPOSITORY / "docs").glob("*.md"))
 
 # They read what is there; `top` wants a terminal (tests/unit and tests/e2e have one for it).
-READERS = ("report", "export", "query", "check", "replay", "probe", "config")
+READERS = ("report", "export", "query", "check", "replay", "probe", "schema", "config")
 BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # Before the name only what calls it.
 CALL = re.compile(

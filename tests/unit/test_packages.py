@@ -15,7 +15,7 @@ from packages import deb, vendored
 from packages.completion import SHELLS, completion
 from packages.man import page
 from profiler import cli
-from profiler.commands.configuration.keys import commands_of
+from profiler.commands.parser import commands_of
 from profiler.outputs.jsonl import JsonLines
 from provisioning.host import REPOSITORY, find_tool
 from provisioning.sources import profiler_dependencies
@@ -66,6 +66,7 @@ def test_the_manual_has_its_sections(manual: str) -> None:
     codes = re.findall(r"^ {7}(\d) +\w", status, re.MULTILINE)
     assert codes[:4] == ["0", "1", "2", "3"]
     assert "sudo http-profiler --port 8080 --output http.jsonl" in manual
+    assert "attend" not in manual
 
 
 def test_no_word_of_the_manual_is_a_request() -> None:
@@ -86,6 +87,11 @@ def test_a_shell_takes_its_completion(shell: str, tmp_path: Path) -> None:
     for _, option in options():
         written = rf"-[ls] {option.lstrip('-')}" if shell == "fish" else rf"(?<![\w-]){option}"
         assert re.search(rf"{written}\b", text), option
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_what_is_internal_is_not_completed(shell: str) -> None:
+    assert "attend" not in completion(cli.build_parser(), shell)
 
 
 def completed(tmp_path: Path, *words: str) -> set[str]:

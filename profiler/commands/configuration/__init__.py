@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable
 
-from profiler.commands.configuration.keys import Keys, commands_of, keys_of
+from profiler.commands.configuration.keys import Keys, keys_of
 from profiler.commands.configuration.written import Written, read
+from profiler.commands.parser import commands_of
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,8 @@ import argparse
 from dataclasses import dataclass
 from typing import Any, Union
 
+from profiler.commands.parser import commands_of
+
 PREFIX = "HTTP_PROFILER_"
 
 Value = Union[bool, list[str]]
@@ -90,14 +92,6 @@ def keys_of(parser: argparse.ArgumentParser) -> Keys:
     for command, below in commands_of(parser).items():
         keys[command] = _keys_of_one(below, command)
     return keys
-
-
-def commands_of(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
-    """Return the parsers of the commands that its help shows, by name."""
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            return {shown.dest: action.choices[shown.dest] for shown in action._choices_actions}
-    return {}
 
 
 def _keys_of_one(parser: argparse.ArgumentParser, command: str) -> dict[str, Key]:

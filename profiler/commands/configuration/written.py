@@ -6,7 +6,6 @@ The rule: a name that is no option's is an error, which names the nearest that i
 from __future__ import annotations
 
 import argparse
-import difflib
 import os
 import shlex
 import sys
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from profiler.commands.configuration.keys import PREFIX, Key, Keys, Value
+from profiler.commands.parser import advice
 from profiler.errors import ConfigurationError
 
 if sys.version_info >= (3, 11):
@@ -138,6 +138,5 @@ def _known(name: str, known: Mapping[str, Key], where: str, commands: Iterable[s
     if name in known:
         return known[name]
     tables = {f"[{command}]" for command in commands if command}
-    near = difflib.get_close_matches(name, [*known, *tables], n=1)
-    advice = f"did you mean {near[0]}?" if near else "`http-profiler config` prints all"
-    raise ConfigurationError(f"{where}: unknown name {name!r}; {advice}")
+    found = advice(name, [*known, *tables], "`http-profiler config` prints all")
+    raise ConfigurationError(f"{where}: unknown name {name!r}; {found}")
