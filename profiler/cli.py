@@ -139,10 +139,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _main(arguments: Sequence[str]) -> int:
     typed, command = _apart(arguments)
+    parser = build_parser()
     try:
-        options = configuration.configured(build_parser, typed)
+        options = configuration.configured(parser, typed)
     except UsageError as error:
-        raise UsageError(mistake(build_parser(), typed) or str(error)) from None
+        raise UsageError(mistake(parser, typed) or str(error)) from None
     options.argv = command
     [chosen] = (each for each in COMMANDS if each.name == (options.command or ""))
     module, _, function = chosen.run.partition(":")

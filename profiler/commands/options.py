@@ -64,7 +64,8 @@ def settings_of(options: argparse.Namespace) -> Settings:
     }
     if given.get("output") == STDOUT:
         del given["output"]
-    return Settings(**given, where=conditions_of(options))
+    given["where"] = conditions_of(options)
+    return Settings(**given)
 
 
 def add_captures(parser: argparse.ArgumentParser) -> None:

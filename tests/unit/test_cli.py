@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import pytest
-from profiler.exchanges.filters import Filters
 
 from profiler import cli
 from profiler.errors import OutputClosed, ProbeError
+from profiler.exchanges.query import conditions, parse
 from profiler.ingest import session
 from profiler.ingest.settings import Settings
 from profiler.schema import json_schema
@@ -40,10 +40,11 @@ def test_defaults(called: list[Any]) -> None:
 def test_every_option(called: list[Any]) -> None:
     line = "--output o --port 80 --port 81 --pid 7 --max-body 9 --route syscall --record r "
     line += "--ring-size 65536 --engine bpftrace --max-memory 5 --max-connection-memory 4"
+    line += " --where status=200"
     assert cli.main(line.split()) == 0
     expected = Settings(
         output=Path("o"),
-        filters=Filters(port=(80, 81), pid=(7,)),
+        where=conditions([parse("status=200")], port=[80, 81], pid=[7]),
         max_body=9,
         route="syscall",
         record=Path("r"),
@@ -128,7 +129,7 @@ def test_wrong_arguments(called: list[Any], line: str, capsys: pytest.CaptureFix
         ("attnd", "there is no command 'attnd'; `http-profiler --help` lists all"),
         ("-- report x", "there is no command '--'; `http-profiler --help` lists all"),
         ("report", "the following arguments are required: CAPTURE"),
-        ("report x y", "unrecognized arguments: y"),
+        ("replay x y", "unrecognized arguments: y"),
         ("--comm --prot", "argument --comm: expected one argument"),
         ("replay c --max-b x", "argument --max-body: 'x' is not a number of bytes"),
         ("run ls -l", "the command stands behind `--`: run [options] -- ls -l"),
@@ -157,7 +158,7 @@ def test_what_is_internal_is_not_shown(
     calls: list[Settings] = []
     monkeypatch.setattr(session, "capture", lambda settings, *_: calls.append(settings))
     assert cli.main(["--port", "80", "attend"]) == 0
-    assert calls == [Settings(filters=Filters(port=(80,)))]
+    assert calls == [Settings(where=conditions(port=[80]))]
 
 
 @pytest.mark.parametrize("command", cli.COMMANDS, ids=lambda command: command.name or "none")
@@ -165,6 +166,15 @@ def test_a_command_takes_options_and_returns_a_code(command: cli.Command) -> Non
     module, _, name = command.run.partition(":")
     function = getattr(import_module(module), name)
     assert list(get_type_hints(function).values()) == [argparse.Namespace, int]
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS, ids=lambda command: command.name or "none")
+def test_a_command_has_help(command: cli.Command, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        cli.main([*filter(None, [command.name]), "--help"])
+    shown = capsys.readouterr()
+    assert shown.out.startswith(f"usage: http-profiler {command.name}".rstrip())
+    assert shown.err == ""
 
 
 def test_the_schema_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -219,7 +229,7 @@ def test_lines_wait_for_nothing_that_other_commands_need(tmp_path: Path) -> None
         f"profiler.{name}"
         for name in (
             "commands.assertions", "commands.doctor.examine", "commands.opened",
-            "commands.run.trace", "commands.top.command", "exchanges.query", "exchanges.read",
+            "commands.run.trace", "commands.top.command", "exchanges.read",
             "outputs.har", "outputs.report", "outputs.tables", "outputs.terminal", "schema",
         )
     }  # fmt: skip

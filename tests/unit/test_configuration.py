@@ -58,7 +58,7 @@ def user(system: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def options(line: str = "", **environment: str) -> argparse.Namespace:
-    return configured(parser, line.split(), {**os.environ, **environment})
+    return configured(parser(), line.split(), {**os.environ, **environment})
 
 
 def test_the_order(system: Path, user: Path, tmp_path: Path) -> None:
@@ -217,7 +217,7 @@ def test_the_template_sets_nothing_and_has_all(system: Path) -> None:
     keys = keys_of(cli.build_parser())
     text = "\n".join(template(keys))
     system.write_text(text)
-    assert configured(cli.build_parser, []).configuration.written == ()
+    assert configured(cli.build_parser(), []).configuration.written == ()
     for table in keys.values():
         for name in table:
             assert f"# {name} =" in text
@@ -235,7 +235,7 @@ def test_every_option_refuses_or_takes_what_is_written(key: Key, system: Path) -
     table = f"[{key.command}]\n" if key.command else ""
     system.write_text(f"{table}{key.name} = {'true' if key.is_switch else repr('1')}")
     try:
-        [one] = configured(cli.build_parser, []).configuration.written
+        [one] = configured(cli.build_parser(), []).configuration.written
     except ConfigurationError as error:
         assert f": {key.name}: " in str(error)
     else:

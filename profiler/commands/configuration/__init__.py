@@ -17,7 +17,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 from profiler.commands.configuration.keys import Keys, keys_of
 from profiler.commands.configuration.written import Written, read
@@ -56,21 +56,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def configured(
-    build: Callable[[], argparse.ArgumentParser],
+    parser: argparse.ArgumentParser,
     arguments: Sequence[str] | None = None,
     environment: Mapping[str, str] = os.environ,
 ) -> argparse.Namespace:
     """Parse the command line, and put in what it leaves open and is written down elsewhere.
 
-    ``build`` makes a new parser at each call. ``configuration`` of what is returned is
-    the :class:`Configuration`. Raises ConfigurationError.
+    ``configuration`` of what is returned is the :class:`Configuration`. Raises ProfilerError.
     """
-    parser = build()
     options = parser.parse_args(arguments)
     keys = keys_of(parser)
     written = read(keys, getattr(options, "config", None), environment)
-    # Twice, for a parser does not tell what was given from what is a default.
-    given = vars(_without_defaults(build()).parse_args(arguments))
+    given = _given(parser, arguments)
     command = options.command or ""
     # What a command has a default of its own for, it does not take from before it.
     own = {key.action.dest for key in keys.get(command, {}).values() if command and key.has_default}
@@ -84,9 +81,17 @@ def configured(
     return options
 
 
-def _without_defaults(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    for each in (parser, *commands_of(parser).values()):
-        for action in each._actions:
-            if action.option_strings:
-                action.default = argparse.SUPPRESS
-    return parser
+def _given(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> dict[str, Any]:
+    """Parse again, without defaults: a parser does not tell them from what was given."""
+    defaults = {
+        action: action.default
+        for each in (parser, *commands_of(parser).values())
+        for action in each._actions
+        if action.option_strings
+    }
+    for action in defaults:
+        action.default = argparse.SUPPRESS
+    given = vars(parser.parse_args(arguments))
+    for action, default in defaults.items():
+        action.default = default
+    return given
