@@ -199,25 +199,25 @@ class _Shop:
         link = self.link(client, server, thread or chance.randrange(6))
         number = self.numbers[link] = self.numbers.get(link, 0) + 1
         request = {
-            "Host": host,
-            "User-Agent": "shop/2.1" if client in _PROGRAMS else "Mozilla/5.0 (X11; Linux x86_64)",
-            "Accept": "*/*",
-            "Authorization": f"Bearer {SECRET}",
-            "Cookie": f"session={SECRET}; theme=dark",
+            "host": host,
+            "user-agent": "shop/2.1" if client in _PROGRAMS else "Mozilla/5.0 (X11; Linux x86_64)",
+            "accept": "*/*",
+            "authorization": f"Bearer {SECRET}",
+            "cookie": f"session={SECRET}; theme=dark",
         }
         asked = json.dumps({"item": link, "password": SECRET}) if method == "POST" else ""
         if asked:
-            request |= {"Content-Type": "application/json", "Content-Length": str(len(asked))}
+            request |= {"content-type": "application/json", "content-length": str(len(asked))}
         content = body if isinstance(body, str) else json.dumps(body)
         if status == 304:
             content = ""
         answer = {
-            "Server": server or "pay",
-            "Content-Type": "text/html; charset=utf-8"
+            "server": server or "pay",
+            "content-type": "text/html; charset=utf-8"
             if isinstance(body, str)
             else "application/json",
-            "Content-Length": str(len(content)),
-            "Set-Cookie": [f"session={SECRET}; Path=/; HttpOnly", "theme=dark; Path=/"],
+            "content-length": str(len(content)),
+            "set-cookie": [f"session={SECRET}; Path=/; HttpOnly", "theme=dark; Path=/"],
         }
         lines: list[Record] = []
         lost = chance.random()
@@ -338,7 +338,7 @@ def hostile(path: Path) -> Path:
             "method": "GET",
             "comm": text[:15],
             "cmdline": text,
-            "headers": {text: text, "Host": text},
+            "headers": {text.lower(): text, "host": text},
             "body": text,
             "cgroup": f"/{text}",
             "type": "request",
@@ -351,7 +351,7 @@ def hostile(path: Path) -> Path:
                 "type": "response",
                 "status_code": 200,
                 "reason": text,
-                "headers": {"Content-Type": "text/html", text: [text, text]},
+                "headers": {"content-type": "text/html", text.lower(): [text, text]},
                 "body": text,
                 "latency_ms": 1.0,
                 "duration_ms": 2.0,

@@ -71,7 +71,7 @@ def check(options: argparse.Namespace) -> int:
     if not assertions:
         raise UsageError("nothing to check: give --fail-if or --expect")
     with progress() as report:
-        capture = Capture(options.captures)
+        capture = Capture(*options.captures)
         exchanges = Exchanges(capture.records(report))
     notes = [capture.damaged] if capture.damaged else []
     if not assertions.verify(exchanges, notes, seconds=time.monotonic() - started):

@@ -32,7 +32,7 @@ class Opened:
         for path in options.captures:
             if target.exists() and path.exists() and target.samefile(path):
                 raise OutputError(f"{target} is the capture itself; choose another --output")
-        self.capture = Capture(options.captures)
+        self.capture = Capture(*options.captures)
         self.redactor = Redactor() if options.redact else None
         self._raw = raw
         self._filter = Filter(conditions_of(options))

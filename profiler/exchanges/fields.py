@@ -206,7 +206,7 @@ def _path(view: View) -> Iterator[str]:
 
 def _host(view: View) -> Iterator[str]:
     """The host that the request names, else the server's address, with its port and without."""
-    if view.has_request or "headers" in view.request:
+    if "headers" in view.request:
         name = host(view.exchange).lower()
         yield from {name, without_port(name)}
 

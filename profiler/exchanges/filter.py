@@ -34,8 +34,8 @@ from profiler.exchanges.query import Conditions
 if TYPE_CHECKING:
     from profiler.schema import Record
 
-# Exchanges that were decided before they were over.
-_DECIDED_MAX = 65_536
+# What may still come of exchanges that were decided gets this share of the memory.
+_DECIDED_SHARE = 4
 
 
 class _Open(End["Record"]):
@@ -67,8 +67,7 @@ class Filter:
         self._conditions = conditions.named
         self._open_max = open_max
         self._held_max = held_max
-        self.held = 0
-        """Bytes of memory that the records that wait take."""
+        self._held = self._decided_held = 0
         # Oldest first.
         self._waiting: OrderedDict[Key, _Open] = OrderedDict()
         self._decided: OrderedDict[Key, _Open] = OrderedDict()
@@ -88,7 +87,7 @@ class Filter:
             alone.put(record, record)
             return self._decide(alone, [record], over=True) or []
         wanted: list[Record] = []
-        end = self._waiting.get(key) or self._decided.get(key)
+        end = self._resumed(key)
         if end is not None and not end.takes(record):
             # A socket's number has come again: nothing more comes of the other one.
             wanted += self._release(key, end, over=True)
@@ -98,18 +97,23 @@ class Filter:
             end = self._waiting[key] = _Open(role)
         end.put(record, record)
         end.held.append(record)
-        self._resize(end, size_of(record))
+        size = size_of(record)
+        end.size += size
+        self._held += size
         wanted += self._release(key, end, over=end.is_whole)
-        if end.is_whole:
-            self._forget(key)
-        while len(self._waiting) > self._open_max or self.held > self._held_max:
-            if self._decided:
-                # What still comes of it is then decided by itself.
-                self._forget(next(iter(self._decided)))
-            else:
-                self.given_up += 1
-                wanted += self._decide_oldest()
+        while len(self._waiting) > self._open_max or self._held > self._held_max:
+            self.given_up += 1
+            wanted += self._decide_oldest()
+        decided_max = self._held_max // _DECIDED_SHARE
+        while self._decided_held > decided_max:
+            # What still comes of it is then decided by itself.
+            self._forget(next(iter(self._decided)))
         return wanted
+
+    @property
+    def held(self) -> int:
+        """Bytes of memory that records take: those that wait, and heads of decided exchanges."""
+        return self._held + self._decided_held
 
     def finish(self) -> Iterator[Record]:
         """The capture is over: decide what still waits, and yield what is wanted of it."""
@@ -120,24 +124,34 @@ class Filter:
         key, end = next(iter(self._waiting.items()))
         return self._release(key, end, over=True)
 
+    def _resumed(self, key: Key) -> _Open | None:
+        """Return what is known of an end, which waits again if it was decided."""
+        end = self._forget(key)
+        if end is not None:
+            self._waiting[key] = end
+            self._held += end.size
+        return end or self._waiting.get(key)
+
     def _release(self, key: Key, end: _Open, over: bool) -> list[Record]:
         """Return what is wanted of the records that wait, if they are decided.
 
-        The end then waits for what may still come of it, without its bodies.
+        What may still come of the end is decided with its heads, which are kept.
         """
         wanted = self._decide(end, end.held, over)
         if wanted is None:
             return []
-        self._waiting.pop(key, None)
-        end.held = []
-        if end.request is not None:
-            end.request = without_payload(end.request, 0)
-        end.interim = tuple(without_payload(record, 0) for record in end.interim)
-        kept = [record for record in (end.request, *end.interim) if record is not None]
-        self._resize(end, sum(map(size_of, kept)) - end.size)
-        self._decided[key] = end
-        if len(self._decided) > _DECIDED_MAX:
-            self._forget(next(iter(self._decided)))
+        del self._waiting[key]
+        self._held -= end.size
+        if not end.is_whole:
+            end.held = []
+            if end.request is not None:
+                end.request = without_payload(end.request, 0)
+            end.interim = tuple(without_payload(record, 0) for record in end.interim)
+            if end.response is not None:
+                end.response = without_payload(end.response, 0)
+            end.size = sum(map(size_of, end.exchange().side.records))
+            self._decided[key] = end
+            self._decided_held += end.size
         return wanted
 
     def _decide(self, end: _Open, records: list[Record], over: bool) -> list[Record] | None:
@@ -166,14 +180,11 @@ class Filter:
             open_ = open_ or holds is None
         return None if open_ else ""
 
-    def _resize(self, end: _Open, by: int) -> None:
-        end.size += by
-        self.held += by
-
-    def _forget(self, key: Key) -> None:
+    def _forget(self, key: Key) -> _Open | None:
         end = self._decided.pop(key, None)
         if end is not None:
-            self.held -= end.size
+            self._decided_held -= end.size
+        return end
 
 
 def filtered(records: Iterable[Record], wanted: Filter) -> Iterator[Record]:

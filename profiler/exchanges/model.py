@@ -241,8 +241,8 @@ def _dest(record: Record) -> str | None:
 
 
 def _address(ip: str | None, port: int | None) -> str | None:
-    if ip is None:
-        return None
+    if ip is None or port is None:
+        return ip
     return f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"
 
 

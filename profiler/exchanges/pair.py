@@ -117,7 +117,8 @@ class _Open(End[Kept]):
     """An end, and what joins it to the other one."""
 
     __slots__ = (
-        "end", "first", "is_broken", "is_local", "key", "other", "role", "shared", "size", "state",
+        "end", "first", "is_broken", "is_local", "is_sure", "key", "other", "role", "shared", "size",
+        "state",
     )  # fmt: skip
 
     def __init__(self, key: Key, role: str, time: int) -> None:
@@ -130,6 +131,8 @@ class _Open(End[Kept]):
         """Under which the other end can find it."""
         self.other: _Open[Kept] | None = None
         self.is_broken = self.is_local = False
+        self.is_sure = True
+        """The other end was joined by a sequence number."""
         self.state = ""
         self.size = 0
 
@@ -157,12 +160,14 @@ class _Joined(Generic[Kept]):
 
     def _join(self, end: _Open[Kept], shared: Key) -> None:
         other = self._by_message.get(other_key(shared))
-        if other is None or other.other is not None or not _overlap(end, other, shared):
+        is_sure = len(shared) == 4
+        if other is None or other.other is not None or not (is_sure or _overlap(end, other)):
             self._by_message[shared] = end
             end.shared += (shared,)
         else:
             del self._by_message[other_key(shared)]
             end.other, other.other = other, end
+            end.is_sure = other.is_sure = is_sure
             end.state = other.state
 
     def forget(self, end: _Open[Kept]) -> None:
@@ -195,10 +200,8 @@ def other_key(shared: Key) -> Key:
     return (*shared[:-1], "server" if shared[-1] == "client" else "client")
 
 
-def _overlap(end: _Open[Kept], other: _Open[Kept], shared: Key) -> bool:
-    """Whether the server saw its request while the client waited; a sequence number is enough."""
-    if len(shared) == 4:
-        return True
+def _overlap(end: _Open[Kept], other: _Open[Kept]) -> bool:
+    """Whether the server saw its request while the client waited."""
     client, server = (end, other) if end.role == "client" else (other, end)
     return client.first <= server.first and (client.response is None or server.first <= client.end)
 
@@ -397,7 +400,7 @@ class Exchanges:
         self._joined.add(end, record, place)
 
     def __len__(self) -> int:
-        return sum(not self._is_told_by_other(one) for one in self._all)
+        return sum(one.role == "client" or self._other(one) is None for one in self._all)
 
     def __iter__(self) -> Iterator[Exchange]:
         try:
@@ -405,13 +408,17 @@ class Exchanges:
         except OSError as error:
             raise _no_room(error) from error
         for one in sorted(self._all, key=lambda one: one.first):
-            if not self._is_told_by_other(one):
-                sides = {end.role: self._side(end) for end in (one, one.other) if end is not None}
-                yield Exchange(sides.get("client"), sides.get("server"))
+            other = self._other(one)
+            if one.role == "client":
+                yield Exchange(self._side(one), self._side(other) if other else None)
+            elif other is None:
+                yield Exchange(None, self._side(one))
 
     @staticmethod
-    def _is_told_by_other(one: _Open[_Place]) -> bool:
-        return one.role != "client" and one.other is not None
+    def _other(one: _Open[_Place]) -> _Open[_Place] | None:
+        other = one.other
+        # Lines need not come in the order of time: only now is it known when both ended.
+        return other if other and (one.is_sure or _overlap(one, other)) else None
 
     def _side(self, end: _Open[_Place]) -> Side:
         request, response = (

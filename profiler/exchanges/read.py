@@ -15,7 +15,7 @@ import sys
 import warnings
 import zlib
 from base64 import b64decode
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -50,7 +50,7 @@ def read(*paths: str | os.PathLike[str]) -> Iterator[Record]:
     Damaged lines are left out, with a warning at the end. Raises CaptureFileError for a file that
     cannot be read or has no record at all.
     """
-    capture = Capture([Path(path) for path in paths])
+    capture = Capture(*map(Path, paths))
     yield from capture.records()
     if capture.damaged:
         warnings.warn(capture.damaged, stacklevel=2)
@@ -81,7 +81,7 @@ class Damage:
 class Capture:
     """Capture files, read as one. Raises CaptureFileError."""
 
-    def __init__(self, paths: Sequence[Path]) -> None:
+    def __init__(self, *paths: Path) -> None:
         self.lines = 0
         """Lines that were read, empty ones apart."""
         self.damage = Damage()
@@ -136,7 +136,7 @@ class _File:
                     self._refuse_recording(record)
                 why = fault(record)
                 if why is None:
-                    yield _normal(cast("Record", record))
+                    yield normalized(cast("Record", record))
                     continue
                 if not line.endswith(b"\n"):
                     why = "is cut off"
@@ -239,7 +239,7 @@ def fault(record: object) -> str | None:
     return None
 
 
-def _normal(record: Record) -> Record:
+def normalized(record: Record) -> Record:
     """Return a record with header names in lower case; versions before 0.2 wrote them as sent."""
     if "headers" in record and _UPPER.search("".join(record["headers"])):
         record["headers"] = _lowered(record["headers"])

@@ -16,10 +16,11 @@ from typing import Any
 
 import jsonschema
 import pytest
-from profiler.exchanges.store import Exchange, Exchanges
 
 from profiler.errors import ProfilerError
-from profiler.exchanges.read import Capture
+from profiler.exchanges.model import Exchange
+from profiler.exchanges.pair import Exchanges
+from profiler.exchanges.read import Capture, normalized
 from profiler.outputs.answer import answer
 from profiler.outputs.csv import csv_lines
 from profiler.outputs.curl import command, quote
@@ -35,9 +36,7 @@ CASES = sorted((Path(__file__).parents[1] / "cases").glob("*/expected.jsonl"))
 
 
 def exchanges(records: list[dict[str, Any]]) -> Exchanges:
-    found = Exchanges()
-    found.add_all(records)
-    return found
+    return Exchanges(map(normalized, records))
 
 
 def request(**more: Any) -> dict[str, Any]:
@@ -139,7 +138,7 @@ def test_a_har_entry() -> None:
         ("b", "2"),
         ("c", ""),
     ]
-    assert [p["value"] for p in sent["headers"] if p["name"] == "X"] == ["1", "2"]
+    assert [p["value"] for p in sent["headers"] if p["name"] == "x"] == ["1", "2"]
     assert [c["name"] for c in sent["cookies"]] == ["a", "b"]
     assert sent["postData"] == {"mimeType": "text/plain", "text": "x=1"}
     assert (sent["headersSize"], sent["bodySize"]) == (32, 3)
@@ -288,16 +287,16 @@ def test_the_command_sends_what_was_sent(
         expected = bytes(range(256))
     assert body == expected
     sent = [
-        (name, value)
+        (name.lower(), value)
         for name, values in record["headers"].items()
         for value in (values if isinstance(values, list) else [values])
     ]
     counted = (
         []
-        if not expected or ("Transfer-Encoding", "chunked") in sent
-        else [("Content-Length", str(len(expected)))]
+        if not expected or ("transfer-encoding", "chunked") in sent
+        else [("content-length", str(len(expected)))]
     )
-    assert sorted(fields) == sorted(sent + counted)
+    assert sorted((name.lower(), value) for name, value in fields) == sorted(sent + counted)
     assert all(c == "\n" or c.isprintable() for c in script.replace(record["body"], ""))
 
 
@@ -383,9 +382,9 @@ def test_sql(tmp_path: Path) -> None:
                 "select epoch_ns(min(timestamp)) % 1000000000 from messages where pid is not null",
                 None,
             ),
-            ("select count(distinct headers->>'Host') from messages where type = 'request'", 4),
+            ("select count(distinct headers->>'host') from messages where type = 'request'", 4),
             (
-                "select max(response_headers->>'$.\"Set-Cookie\"[1]') from exchanges",
+                "select max(response_headers->>'$.\"set-cookie\"[1]') from exchanges",
                 "theme=dark; Path=/",
             ),
         ):
@@ -436,7 +435,12 @@ def test_without_duckdb_one_line_says_what_to_install(monkeypatch: pytest.Monkey
 
 def test_an_answer_for_a_terminal() -> None:
     lines = list(answer(["name", "n"], [("a\x1b[31m\u202e", 1.5), (None, 22)], for_terminal=True))
-    assert lines == ["name         n\n", "-------  -----\n", "a�[31m�  1.500\n", "            22\n"]
+    assert lines == [
+        "name                       n\n",
+        "---------------------  -----\n",
+        "a⟨U+001B⟩[31m⟨U+202E⟩  1.500\n",
+        "                          22\n",
+    ]
     assert list(answer(["n"], [(n,) for n in range(1002)], True))[-1] == "... and 2 rows more\n"
     assert list(answer(["n"], [], True)) == ["n\n", "-\n"]
 

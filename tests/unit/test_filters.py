@@ -3,17 +3,15 @@ from __future__ import annotations
 import argparse
 import os
 import pwd
-from dataclasses import fields
 from ipaddress import ip_address
 from typing import Any
 
 import pytest
-from profiler.exchanges.criteria import exchange_tests, message_tests
-from profiler.exchanges.filters import Filters
 
-from profiler.commands.options import add_filters, add_limits, filters_of
+from profiler.commands.options import add_filters, add_limits, conditions_of
 from profiler.errors import ProbeError, UnsupportedError
-from profiler.exchanges import filters
+from profiler.exchanges import values
+from profiler.exchanges.query import ALL, OPTIONS, Filters, parse
 from profiler.ingest.probe.cgroups import directories, mounted_at
 
 
@@ -25,8 +23,8 @@ def parsed(line: str, live: bool = True) -> argparse.Namespace:
 
 
 def test_nothing_is_asked_for() -> None:
-    assert filters_of(parsed("")) == Filters()
-    assert Filters().given() == ()
+    assert conditions_of(parsed("")) == ALL
+    assert ALL.filters == Filters() and not ALL.filters.given() and not ALL
 
 
 def test_every_option() -> None:
@@ -35,34 +33,44 @@ def test_every_option() -> None:
         f"--pid 7 --pid 8 --comm nginx --cmdline *java* --user {name} --user 33 "
         "--cgroup /sys/fs/cgroup/a/b/ --port 80 --address 10.0.0.0/8 --direction send "
         "--role client --method get --host Shop.Example --path /a/* --status 5xx --status 404 "
-        "--header X-Id --header Accept=*json* --min-latency 1.5s --count 3 --duration 5m"
+        "--header X-Id --header Accept=*json* --min-latency 1.5s --count 3 --duration 5m "
+        "--where failed"
     )
     options = parsed(line)
-    assert filters_of(options) == Filters(
+    wanted = conditions_of(options)
+    assert wanted.filters == Filters(
         pid=(7, 8),
         comm=("nginx",),
-        cmdline=("*java*",),
         user=(os.getuid(), 33),
         cgroup=("/a/b",),
         port=(80,),
-        address=(filters.address("10.0.0.0/8"),),
-        direction=("send",),
-        role=("client",),
-        method=("GET",),
-        host=("shop.example",),
-        path=("/a/*",),
-        status=((500, 599), (404, 404)),
-        header=(("x-id", "*"), ("accept", "*json*")),
-        min_latency=1500.0,
+        address=(values.address("10.0.0.0/8"),),
     )
     assert (options.count, options.duration) == (3, 300.0)
-    assert set(filters_of(options).given()) == {field.name for field in fields(Filters)}
+    assert [named.option for named in wanted.named] == [*OPTIONS, "where"]
+    left = wanted.without(wanted.filters.given())
+    assert {named.option for named in left.named} == {
+        "cmdline", "direction", "role", "method", "host", "path", "status", "header",
+        "min_latency", "where",
+    }  # fmt: skip
 
 
-def test_every_filter_has_its_test() -> None:
-    everything = message_tests(Filters()).keys() | exchange_tests(Filters()).keys()
-    assert everything == {field.name for field in fields(Filters)}
-    assert set(filters.OF_CALLS) < message_tests(Filters()).keys()
+@pytest.mark.parametrize(
+    ("line", "condition"),
+    [
+        ("--pid 7 --pid 8", "pid=7 or pid=8"),
+        ("--cmdline *java*", "cmdline~*java*"),
+        ("--method get", "method=GET"),
+        ("--host Shop.Example", "host~shop.example"),
+        ("--path /a/*", "path~/a/*"),
+        ("--status 400-499", "status=400-499 or interim=400-499"),
+        ("--min-latency 1.5s", "latency>=1500ms"),
+        ("--where failed", "failed"),
+    ],
+)
+def test_an_option_is_short_for_a_condition(line: str, condition: str) -> None:
+    [(_, compiled)] = conditions_of(parsed(line)).named
+    assert compiled == parse(condition)
 
 
 @pytest.mark.parametrize(
@@ -86,10 +94,11 @@ def test_every_filter_has_its_test() -> None:
         ("--path=", "the pattern is empty"),
         ("--cmdline=", "the pattern is empty"),
         ("--status 7xx", "not a status"),
-        ("--status 600", "not a status"),
+        ("--status 60", "not a status"),
         ("--status 404-400", "ends before it begins"),
         ("--header :", "not the name of a header"),
         ("--header Accept=", "Accept alone fits any value"),
+        ("--where faild", "column 1: 'faild' is not a condition; did you mean failed?"),
         ("--min-latency 100", "not a length of time"),
         ("--min-latency 0s", "not a length of time"),
         ("--count 0", "not a number from 1 on"),
@@ -130,7 +139,7 @@ def test_ranges_of_addresses(text: str, inside: list[str], outside: list[str]) -
         parsed = ip_address(address)
         return int(parsed) | (0xFFFF << 32 if parsed.version == 4 else 0)
 
-    wanted = filters.address(text)
+    wanted = values.address(text)
     assert [each for each in inside if number(each) not in wanted] == []
     assert [each for each in outside if number(each) in wanted] == []
 
@@ -147,7 +156,7 @@ def test_ranges_of_addresses(text: str, inside: list[str], outside: list[str]) -
     ],
 )
 def test_a_control_group_however_it_is_named(text: str, path: str) -> None:
-    assert filters.cgroup(text) == path
+    assert values.cgroup(text) == path
 
 
 def test_directories_of_control_groups(tmp_path: Any) -> None:

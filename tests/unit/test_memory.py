@@ -13,9 +13,9 @@ from profiler.ingest.http.connection import WAITING_MAX
 from profiler.ingest.memory import Memory
 from profiler.ingest.pipeline import Pipeline
 from profiler.ingest.process import Processes
-from profiler.ingest.record import Record
 from profiler.ingest.settings import Settings
 from profiler.ingest.wire import RECV, SEND, Chunk, End
+from profiler.schema import Record
 from tests.unit.test_http1 import BYTES
 from tests.unit.wires import Wire
 

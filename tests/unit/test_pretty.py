@@ -43,7 +43,7 @@ def pretty(records: list[dict[str, Any]], path: Path) -> list[str]:
 
 def message(kind: str, **more: Any) -> dict[str, Any]:
     of_kind = (
-        {"method": "GET", "url": "/a?token=s3cret", "headers": {"Host": "shop"}}
+        {"method": "GET", "url": "/a?token=s3cret", "headers": {"host": "shop"}}
         if kind == "request"
         else {
             "status_code": 200,

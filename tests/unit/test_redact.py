@@ -171,7 +171,7 @@ def request(**more: Any) -> dict[str, Any]:
         "http_version": "1.1",
         "body": body,
         "raw_payload": head + body,
-        "headers": {"Cookie": ["a=s3cret"], "Content-Type": "application/json"},
+        "headers": {"cookie": ["a=s3cret"], "content-type": "application/json"},
         "cmdline": "app --token s3cret",
         "request": {"url": "/?token=s3cret"},
         "trailers": {"X-Token": "s3cret"},

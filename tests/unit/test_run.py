@@ -104,7 +104,7 @@ def test_a_profiler_that_cannot_trace(tmp_path: Path) -> None:
         (["pytest", "-q"], "the command stands behind `--`: run [options] -- pytest -q"),
         (["--as", "no-such-user", "--", "true"], "this machine has no user 'no-such-user'"),
         (["--cgroup", "/x", "--", "true"], "--cgroup does not go with run"),
-        (["--fail-if", "status", "--", "true"], "column 7: an operator is missing"),
+        (["--fail-if", "status", "--", "true"], "column 1: an operator is missing after status"),
         (["--junit", "x", "--", "true"], "--junit needs --fail-if or --expect"),
     ],
 )

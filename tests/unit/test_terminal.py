@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from profiler.exchanges.text import visible
 from profiler.outputs.terminal import (
     Column,
     cells,
@@ -14,7 +15,6 @@ from profiler.outputs.terminal import (
     pad,
     size_text,
     time_text,
-    visible,
     wrap,
 )
 

@@ -73,7 +73,7 @@ def recorded(paths: Sequence[Path], settings: Settings) -> int:
     """
     # The terminal's keys come from standard input.
     keyboard = _STDIN in paths and keyboard_instead_of_input()
-    lines = Capture([Path(f"/dev/fd/{keyboard}") if path == _STDIN else path for path in paths])
+    lines = Capture(*(Path(f"/dev/fd/{keyboard}") if path == _STDIN else path for path in paths))
     name = "standard input" if keyboard else lines.name
     redactor = _redactor(settings.redact)
     top = Top(redactor, is_live=False, source=f"reading {name} ...")
