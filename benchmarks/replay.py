@@ -31,11 +31,12 @@ from profiler.ingest.http import Message, Messages
 from profiler.ingest.pipeline import Pipeline
 from profiler.ingest.probe.recording import Recording
 from profiler.ingest.process import Processes
-from profiler.ingest.record import Record, record_of
+from profiler.ingest.record import record_of
 from profiler.ingest.settings import Settings
 from profiler.ingest.stream import Streams
 from profiler.ingest.syscalls import names
 from profiler.outputs.jsonl import JsonLines
+from profiler.schema import Record
 
 _CASE = Path(__file__).parents[1] / "tests/replay/cases/demo"
 _STEP = 10_000_000  # nanoseconds

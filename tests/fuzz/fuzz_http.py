@@ -12,8 +12,8 @@ with atheris.instrument_imports(include=["profiler"]):
     from profiler.ingest import wire
     from profiler.ingest.pipeline import Pipeline
     from profiler.ingest.process import Processes
-    from profiler.ingest.record import Record
     from profiler.ingest.settings import Settings
+    from profiler.schema import Record
     from tests.fuzz import actions
 
 # Small, so that each bound is met.

@@ -13,8 +13,8 @@ with atheris.instrument_imports(include=["profiler"]):
     from profiler.ingest import wire
     from profiler.ingest.pipeline import Pipeline
     from profiler.ingest.process import Processes
-    from profiler.ingest.record import Record
     from profiler.ingest.settings import Settings
+    from profiler.schema import Record
 
 
 class Sink:

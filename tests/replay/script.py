@@ -17,7 +17,6 @@ from typing import Union
 from profiler.ingest import wire
 from profiler.ingest.pipeline import Pipeline
 from profiler.ingest.process import Processes
-from profiler.ingest.record import Record
 from profiler.ingest.settings import Settings
 from profiler.ingest.wire import (
     FLAG_AFTER_LOSS,
@@ -29,6 +28,7 @@ from profiler.ingest.wire import (
     RECV,
     SEND,
 )
+from profiler.schema import Record
 from tests.unit.wires import SOCKET, chunk
 
 CASES = Path(__file__).parents[1] / "cases"

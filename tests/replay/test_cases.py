@@ -16,7 +16,7 @@ from dataclasses import replace
 
 import pytest
 
-from profiler.ingest.record import Record
+from profiler.schema import Record
 from tests.replay.script import CASES, Call, Lost, Script, Step, play, read
 
 SCRIPTS = {path.parent.name: read(path) for path in sorted(CASES.glob("*/stream.txt"))}

@@ -19,9 +19,9 @@ from profiler.ingest import wire
 from profiler.ingest.pipeline import Pipeline
 from profiler.ingest.probe.recording import Recording
 from profiler.ingest.process import Processes
-from profiler.ingest.record import Record
 from profiler.ingest.session import replay
 from profiler.ingest.settings import Settings
+from profiler.schema import Record
 
 CASES = sorted((Path(__file__).parent / "cases").iterdir())
 
