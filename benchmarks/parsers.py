@@ -8,7 +8,7 @@ bytes and returns the heads in them.
 
 from __future__ import annotations
 
-from typing import Callable
+from typing import Any, Callable
 
 import h11
 import httptools
@@ -23,7 +23,7 @@ from profiler.ingest.settings import Settings
 from profiler.ingest.wire import RECV, SEND
 from tests.unit.wires import Wire
 
-Head = tuple[str, dict[str, str]]
+Head = tuple[str, dict[str, Any]]
 Feed = Callable[[bytes], "list[Head]"]
 
 
@@ -37,9 +37,9 @@ def _ours(fields_of: Callable) -> Callable[[str], Feed]:  # type: ignore[type-ar
             fields = fields_of(data[start.end() : end.end()])
             if start.re is REQUEST_LINE:
                 method, target, _version = map(decode, start.groups())
-                return [(f"{method} {target}", fields.by_name)]
+                return [(f"{method} {target}", fields.headers)]
             _version, code, reason = map(decode, start.groups(b""))
-            return [(f"{code} {reason}", fields.by_name)]
+            return [(f"{code} {reason}", fields.headers)]
 
         return feed
 
@@ -65,7 +65,7 @@ def messages(type_: str) -> Feed:
                     if head.method
                     else f"{head.status} {head.reason}"
                 )
-                found.append((start, head.fields.by_name))
+                found.append((start, head.fields.headers))
         return found
 
     return feed

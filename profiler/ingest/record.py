@@ -84,7 +84,7 @@ def record_of(
         upgrade = switches_to(head)
         if upgrade:
             record["upgrade"] = upgrade
-    content_type = fields.by_name.get("content-type")
+    content_type = fields.get("content-type")
     if codings:
         # The charset, and characters, are those of the content, not of its coded form.
         body_text = text_of(body)

@@ -134,7 +134,7 @@ def test_peeked_bytes_are_not_data(watch: Watch, token: str) -> None:
 def test_one_byte_at_a_time(watch: Watch, token: str) -> None:
     traffic(watch.guest, "bytewise", token)
     lines = watch.exchange(f"/{token}")
-    assert lines["request", "recv"]["headers"] == {"Host": "x"}
+    assert lines["request", "recv"]["headers"] == {"host": "x"}
 
 
 def test_a_message_cut_off_says_so(watch: Watch, token: str) -> None:

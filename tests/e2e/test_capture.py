@@ -87,10 +87,10 @@ def test_both_sides_of_an_exchange(watch: Watch, token: str) -> None:
         assert "incomplete" not in line
         if to_server:
             assert (line["method"], line["url"]) == ("POST", url)
-            assert line["headers"]["X-Test"] == "yes"
+            assert line["headers"]["x-test"] == "yes"
         else:
             assert (line["status_code"], line["reason"]) == (200, "OK")
-            assert line["headers"]["Content-Length"] == "500"
+            assert line["headers"]["content-length"] == "500"
             assert line["request"] == {"method": "POST", "url": url}
             assert 0 < line["latency_ms"] <= line["duration_ms"] < 60_000
 
@@ -188,7 +188,7 @@ def test_every_hooked_syscall(watch: Watch, token: str) -> None:
 def test_one_byte_at_a_time(watch: Watch, token: str) -> None:
     traffic(watch.guest, "bytewise", token)
     lines = watch.exchange(f"/{token}")
-    assert lines["request", "recv"]["headers"] == {"Host": "x"}
+    assert lines["request", "recv"]["headers"] == {"host": "x"}
     assert lines["response", "recv"]["status_code"] == 204
 
 
@@ -290,7 +290,7 @@ METHODS = ("PATCH", "OPTIONS", "CONNECT", "TRACE", "DELETE", "PURGE", "M-SEARCH"
 
 def test_a_list_of_methods_misses_some(watch: Watch, token: str) -> None:
     def ours(record: dict) -> bool:
-        return record.get("headers", {}).get("Host", "").startswith(token)
+        return record.get("headers", {}).get("host", "").startswith(token)
 
     traffic(watch.guest, "methods", token, *METHODS)
     lines = watch.capture.wait_for(ours, 2 * len(METHODS))

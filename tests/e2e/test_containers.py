@@ -76,7 +76,7 @@ def test_every_message_at_both_ends(watched: Watched) -> None:
         ends = [
             (r["role"], r["type"])
             for r in watched.records
-            if r.get("headers", {}).get("X-Request-Number") == str(number)
+            if r.get("headers", {}).get("x-request-number") == str(number)
         ]
         assert sorted(ends) == [("client", "request"), ("server", "request")]
 

@@ -100,14 +100,14 @@ def test_curl_and_nginx(scene: Scene, token: str, option: str, version: str) -> 
     request, response = scene.exchange(curl(option, NGINX, url), url)
     assert (request["method"], request["http_version"]) == ("GET", version)
     assert response["status_code"] == 200
-    assert response["headers"]["Server"].startswith("nginx")
+    assert response["headers"]["server"].startswith("nginx")
     assert response["body"] == TEXT
 
 
 def test_compressed(scene: Scene, token: str) -> None:
     url = f"/text?{token}"
     _, response = scene.exchange(curl("--compressed", NGINX, url), url)
-    assert response["headers"]["Content-Encoding"] == "gzip"
+    assert response["headers"]["content-encoding"] == "gzip"
     assert response["body"] == TEXT
     assert response["bytes"] < len(TEXT)
 
@@ -144,7 +144,7 @@ def test_upload_with_expect(scene: Scene, token: str) -> None:
         assert request["body"] == "hello"
         assert interim["status_code"] == 100
         assert answer["body"] == f"helloPOST {url}"
-        assert answer["trailers"] == {"X-Parts": "said"}
+        assert answer["trailers"] == {"x-parts": "said"}
         assert request["exchange"] == interim["exchange"] == answer["exchange"]
 
 
@@ -169,8 +169,8 @@ def test_wget_and_httpd(scene: Scene, token: str) -> None:
     url = f"/text?{token}"
     command = f"wget -q -O /dev/null 'http://127.0.0.1:{HTTPD}{url}'"
     request, response = scene.exchange(command, url)
-    assert request["headers"]["User-Agent"].startswith("Wget")
-    assert response["headers"]["Server"].startswith("Apache")
+    assert request["headers"]["user-agent"].startswith("Wget")
+    assert response["headers"]["server"].startswith("Apache")
     assert response["body"] == TEXT
 
 
@@ -189,7 +189,7 @@ def test_aiohttp_and_node(scene: Scene, token: str) -> None:
     url = f"/{token}"
     command = f"{PYTHON} {HOME}/pairs.py call_aiohttp http://127.0.0.1:{NODE}{url}"
     request, response = scene.exchange(command, url)
-    assert request["headers"]["Transfer-Encoding"] == "chunked"
+    assert request["headers"]["transfer-encoding"] == "chunked"
     assert request["body"] == "onetwo"
     assert response["body"] == f"onetwoPOST {url}"
 
@@ -217,5 +217,5 @@ def test_websocket(scene: Scene, token: str) -> None:
     url = f"/{token}"
     command = f"{PYTHON} {HOME}/pairs.py call_websocket {url}"
     request, response = scene.exchange(command, url)
-    assert request["headers"]["Upgrade"] == "websocket"
+    assert request["headers"]["upgrade"] == "websocket"
     assert (response["status_code"], response["upgrade"]) == (101, "websocket")

@@ -65,8 +65,7 @@ def numbered(guest: Guest, log: str) -> dict[int, dict[str, Any]]:
 
 def number_of(record: Record) -> int:
     """As the message itself says it: in a header of its own."""
-    name = next(name for name in record["headers"] if name.lower() == "x-number")
-    return int(record["headers"][name])
+    return int(record["headers"]["x-number"])
 
 
 def digest(record: Record) -> str:

@@ -18,7 +18,7 @@ ENDS = (SEND, RECV)
 # A message then fits into what the light engine can hold.
 BODY_SIZE = 32
 
-NAME_HEADER = "X-Canary"
+NAME_HEADER = "x-canary"
 """Header of a response that repeats its request's URL: it identifies an unpaired response."""
 
 

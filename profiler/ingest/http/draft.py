@@ -14,11 +14,10 @@ from profiler.ingest.http.message import Head, Message
 from profiler.ingest.stream import BODY_LIMIT
 from profiler.ingest.wire import Chunk
 
-# What a draft takes besides its bytes: itself, its origin, and for each line of its head a name
-# as sent and in lower case, a value, and their places in two tables. Measured: see
-# tests/unit/test_memory.py.
+# What a draft takes besides its bytes: itself, its origin, and for each line of its head a name,
+# a value, and their place in a table. Measured: see tests/unit/test_memory.py.
 _OWN_SIZE = 1000
-_LINE_SIZE = 250
+_LINE_SIZE = 150
 
 
 def without_payload(chunk: Chunk) -> Chunk:

@@ -37,17 +37,19 @@ _REMEMBERED_SIZE = 1024
 class Fields(NamedTuple):
     """The fields of one message. Remembered ones are shared: nobody may change them.
 
-    ``headers`` are as sent; a repeated one stands where and as it was first
-    spelled, with a list of its values. ``by_name`` has them by lower-case name,
-    a repeated one joined with commas (RFC 9110, 5.3). ``codings`` were applied
-    to the content, in this order. ``length`` is the stated length of the body,
-    or one of the constants above, or ``None`` if nothing is said of a body.
+    ``headers`` has their values by lower-case name (RFC 9110, 5.1), a list if a field is
+    repeated. ``codings`` were applied to the content, in this order. ``length`` is the stated
+    length of the body, or one of the constants above, or ``None`` if nothing is said of a body.
     """
 
     headers: dict[str, str | list[str]]
-    by_name: dict[str, str]
     codings: tuple[str, ...]
     length: int | None
+
+    def get(self, name: str) -> str | None:
+        """Return the value of a field, a repeated one's joined with commas (RFC 9110, 5.3)."""
+        value = self.headers.get(name)
+        return ", ".join(value) if isinstance(value, list) else value
 
 
 def parse_fields(block: bytes) -> Fields:
@@ -73,28 +75,15 @@ def _fields_in(text: str) -> Iterator[tuple[str, str]]:
 
 def fields_of(pairs: Iterable[tuple[str, str]]) -> Fields:
     """Return the fields with these names and values."""
-    headers: dict[str, str | list[str]] = {}
-    spelling: dict[str, str] = {}
-    by_name: dict[str, str] = {}
-    repeated: dict[str, list[str]] = {}
+    values: dict[str, list[str]] = {}
     for name, value in pairs:
-        key = name.lower()
-        if key not in by_name:
-            spelling[key] = name
-            headers[name] = by_name[key] = value
-        elif key not in repeated:
-            headers[spelling[key]] = repeated[key] = [by_name[key], value]
-        else:
-            repeated[key].append(value)
-    for key, values in repeated.items():
-        by_name[key] = ", ".join(values)
-    transfer = _codings(by_name.get("transfer-encoding"))
-    content = _codings(by_name.get("content-encoding"))
+        values.setdefault(name.lower(), []).append(value)
+    transfer = _codings(values.get("transfer-encoding", ()))
+    content = _codings(values.get("content-encoding", ()))
     return Fields(
-        headers,
-        by_name,
+        {name: given if len(given) > 1 else given[0] for name, given in values.items()},
         content + tuple(coding for coding in transfer if coding != "chunked"),
-        _length(transfer, by_name.get("content-length")),
+        _length(transfer, values.get("content-length")),
     )
 
 
@@ -116,22 +105,20 @@ def _decode_line(line: bytes) -> str:
         return line.decode("iso-8859-1")
 
 
-def _codings(value: str | None) -> tuple[str, ...]:
-    if value is None:
-        return ()
-    names = (part.partition(";")[0].strip().lower() for part in value.split(","))
+def _codings(values: Iterable[str]) -> tuple[str, ...]:
+    names = (part.partition(";")[0].strip().lower() for part in ",".join(values).split(","))
     return tuple(name for name in names if name and name != "identity")
 
 
-def _length(transfer: tuple[str, ...], content_length: str | None) -> int | None:
+def _length(transfer: tuple[str, ...], content_lengths: list[str] | None) -> int | None:
     """RFC 9112, 6.3, as far as the fields decide."""
     # 3. Transfer-Encoding overrides Content-Length.
     # 4. Chunked is the final coding; or else the body lasts until the close.
     if transfer:
         return CHUNKED if transfer[-1] == "chunked" else UNTIL_CLOSE
-    if content_length is None:
+    if content_lengths is None:
         return None
     # 5. A list of one number repeated is that number; all else is an error.
-    lengths = {part.strip() for part in content_length.split(",")}
+    lengths = {part.strip() for part in ",".join(content_lengths).split(",")}
     length = lengths.pop()
     return int(length) if not lengths and _LENGTH.match(length) else FAULTY

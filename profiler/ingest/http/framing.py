@@ -43,7 +43,7 @@ def switches_to(head: Head) -> str | None:
     status, request = head.status, head.request
     # RFC 9110, 15.2.2: 101 Switching Protocols
     if status == 101:
-        return head.fields.by_name.get("upgrade", "").lower()
+        return (head.fields.get("upgrade") or "").lower()
     # RFC 9110, 9.3.6: a 2xx response to CONNECT opens a tunnel.
     if request is not None and request.method == "CONNECT":
         return TUNNEL if status is not None and 200 <= status < 300 else None

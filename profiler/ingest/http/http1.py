@@ -240,7 +240,7 @@ class Reader:
         length = body_length(head)
         # A response whose request was not seen may answer HEAD, and a client
         # that expects 100 may be told to keep its body (RFC 9110, 10.1.1).
-        doubtful = head.request is None or "expect" in head.fields.by_name
+        doubtful = head.request is None or "expect" in head.fields.headers
         end = body + length
         if length == 0 or (0 < length <= self._max_body and end <= len(data) and not doubtful):
             raw, content = data[at:end], data[body:end]

@@ -259,7 +259,7 @@ class Reader:
         """A header or trailer section was sent; for ``reason`` not all its fields are known."""
         stream = block.stream
         opened = self._open.get(stream)
-        if opened is not None and block.ends_stream and ":status" not in fields.by_name:
+        if opened is not None and block.ends_stream and ":status" not in fields.headers:
             raw = bytes(block.raw)
             opened.draft.add(raw, 0, len(raw), self._frames.time, framing=True)
             self._note(opened.draft, block, reason)
@@ -277,7 +277,7 @@ class Reader:
 
     def _type_of(self, block: Block, fields: Fields, reason: str | None) -> str | None:
         """Return what begins with ``fields``; ``None`` if nothing does, or nobody can tell."""
-        connection, names = self.connection, fields.by_name
+        connection, names = self.connection, fields.headers
         if block.is_promise:
             if connection.requests is None:
                 connection.requests = 1 - self._direction
@@ -295,18 +295,20 @@ class Reader:
         return REQUEST if connection.requests == self._direction else RESPONSE
 
     def _begin(self, type_: str, block: Block, fields: Fields, reason: str | None) -> None:
-        connection, stream, names = self.connection, block.stream, fields.by_name
+        connection, stream = self.connection, block.stream
         connection.proven = True
         if type_ == REQUEST:
-            method = names.get(":method")
+            method = fields.get(":method")
+            target = fields.get(":path")
             # RFC 9113, 8.5: CONNECT has an authority instead of a path.
-            target = names.get(":path", names.get(":authority") if method == "CONNECT" else None)
+            if target is None and method == "CONNECT":
+                target = fields.get(":authority")
             request = connection.ask(stream, method, target, block.origin.time)
             head = Head(REQUEST, "2", method, target, None, None, fields, request, stream)
             is_sound = method is not None and target is not None
         else:
-            code = names.get(":status", "")
-            status = int(code) if _STATUS.match(code) else None
+            code = fields.get(":status")
+            status = int(code) if code is not None and _STATUS.match(code) else None
             asked = connection.asked(stream)
             head = Head(RESPONSE, "2", None, None, status, None, fields, asked, stream)
             is_sound = status is not None
