@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-REQUEST, RESPONSE = "request", "response"
+from profiler.ingest.http.message import REQUEST, RESPONSE, Type
 
 
 def crlf(text: str) -> bytes:
@@ -134,6 +134,6 @@ ODD = {
 }
 
 
-def type_of(data: bytes) -> str:
+def type_of(data: bytes) -> Type:
     """Return what begins ``data``."""
     return RESPONSE if data.startswith(b"HTTP/") else REQUEST

@@ -14,11 +14,11 @@ import h11
 import httptools
 import llhttp
 
-from benchmarks.heads import REQUEST
 from profiler.ingest.http import Message, Messages
 from profiler.ingest.http.classify import REQUEST_LINE, start_line
 from profiler.ingest.http.fields import _parse, decode, parse_fields
 from profiler.ingest.http.http1 import _END_OF_HEAD
+from profiler.ingest.http.message import REQUEST, RESPONSE, Type
 from profiler.ingest.settings import Settings
 from profiler.ingest.wire import RECV, SEND
 from tests.unit.wires import Wire
@@ -27,8 +27,8 @@ Head = tuple[str, dict[str, Any]]
 Feed = Callable[[bytes], "list[Head]"]
 
 
-def _ours(fields_of: Callable) -> Callable[[str], Feed]:  # type: ignore[type-arg]
-    def new(type_: str) -> Feed:
+def _ours(fields_of: Callable) -> Callable[[Type], Feed]:  # type: ignore[type-arg]
+    def new(type_: Type) -> Feed:
         def feed(data: bytes) -> list[Head]:
             start = start_line(data, 0, type_)
             assert start
@@ -46,7 +46,7 @@ def _ours(fields_of: Callable) -> Callable[[str], Feed]:  # type: ignore[type-ar
     return new
 
 
-def messages(type_: str) -> Feed:
+def messages(type_: Type) -> Feed:
     """The whole stage: framing, pairing and the message itself as well."""
     wire, stage = Wire(), Messages(Settings())
     direction = SEND if type_ == REQUEST else RECV
@@ -74,7 +74,7 @@ def messages(type_: str) -> Feed:
 class _Collector:
     """The callbacks of httptools."""
 
-    def __init__(self, type_: str) -> None:
+    def __init__(self, type_: Type) -> None:
         is_request = type_ == REQUEST
         self.found: list[Head] = []
         self._parser = (
@@ -107,7 +107,7 @@ class _Collector:
         return self.found
 
 
-def of_httptools(type_: str) -> Feed:
+def of_httptools(type_: Type) -> Feed:
     """One parser for the connection."""
     return _Collector(type_).feed
 
@@ -146,10 +146,10 @@ def _llhttp(base: type) -> type:
     return Collector
 
 
-_LLHTTP = {REQUEST: _llhttp(llhttp.Request), "response": _llhttp(llhttp.Response)}
+_LLHTTP = {REQUEST: _llhttp(llhttp.Request), RESPONSE: _llhttp(llhttp.Response)}
 
 
-def of_llhttp(type_: str) -> Feed:
+def of_llhttp(type_: Type) -> Feed:
     """One parser for the connection."""
     parser = _LLHTTP[type_]()
     for name in dir(parser):
@@ -165,7 +165,7 @@ def of_llhttp(type_: str) -> Feed:
     return feed
 
 
-def of_h11(type_: str) -> Feed:
+def of_h11(type_: Type) -> Feed:
     """The other end of the connection, who goes on only when it has spoken itself."""
     is_request = type_ == REQUEST
 
@@ -194,7 +194,7 @@ def of_h11(type_: str) -> Feed:
 
 _HOST = [("Host", "a")]
 
-PARSERS: dict[str, Callable[[str], Feed]] = {
+PARSERS: dict[str, Callable[[Type], Feed]] = {
     "ours, fields seen before": _ours(parse_fields),
     "ours, new fields": _ours(_parse),
     "our whole HTTP stage": messages,

@@ -26,7 +26,6 @@ from typing import Callable
 from benchmarks.heads import USUAL
 from benchmarks.instructions import per_round, section, sections
 from profiler.ingest import wire
-from profiler.ingest.exchange import exchange_of
 from profiler.ingest.http import Message, Messages
 from profiler.ingest.pipeline import Pipeline
 from profiler.ingest.probe.recording import Recording
@@ -119,7 +118,7 @@ def stages(machine: str, records: list[bytes]) -> dict[str, Callable[[], object]
 
     def told(message: Message) -> Record:
         process = processes.identity(message.origin.pid, message.origin.start_time)
-        return record_of(message, None, process, None, 0, settings.max_body, named)
+        return record_of(message, process, None, 0, settings.max_body, named)
 
     lines = [told(message) for message in made]
     sink = JsonLines(Path("/dev/null"))
@@ -131,7 +130,6 @@ def stages(machine: str, records: list[bytes]) -> dict[str, Callable[[], object]
         "records are unpacked (wire)": all_of(wire.decode, records),
         "put in order (stream)": lambda: deque(map(Streams().feed, moved), maxlen=0),
         "read (http)": lambda: deque(map(Messages(settings).feed, events), maxlen=0),
-        "paired (exchange)": all_of(exchange_of, made),
         "told (record)": all_of(told, made),
         "written (sinks)": all_of(sink.write, lines),
         "all together": lambda: run(machine, records),

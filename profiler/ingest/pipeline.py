@@ -18,7 +18,6 @@ from profiler.accounting import Account, KernelAccount
 from profiler.errors import CaptureFileError
 from profiler.exchanges.filter import Filter
 from profiler.ingest import syscalls, wire
-from profiler.ingest.exchange import exchange_of
 from profiler.ingest.http import Message, Messages, NotHttp
 from profiler.ingest.http.message import REQUEST
 from profiler.ingest.memory import Memory
@@ -157,7 +156,6 @@ class Pipeline:
         origin = message.origin
         record = record_of(
             message,
-            exchange_of(message),
             self._processes.identity(origin.pid, origin.start_time),
             self._names.get(origin.socket),
             self._clock_offset,

@@ -17,7 +17,6 @@ from ipaddress import IPv4Address, IPv6Address
 from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 
-from profiler.ingest.exchange import Exchange
 from profiler.ingest.http import content
 from profiler.ingest.http.charset import text_of
 from profiler.ingest.http.framing import switches_to
@@ -26,7 +25,7 @@ from profiler.ingest.process import Identity
 from profiler.ingest.wire import AF_INET, AF_UNIX, SEND, Chunk, Names
 
 if TYPE_CHECKING:
-    from profiler.schema import Record
+    from profiler.schema import Record, RequestSummary
 
 _TCP = 6  # IPPROTO_TCP
 _COMMUNITY = struct.Struct("!BBHH")  # protocol, padding, ports
@@ -35,7 +34,6 @@ _MAPPED = bytes(10) + b"\xff\xff"  # RFC 4291, 2.5.5.2
 
 def record_of(
     message: Message,
-    exchange: Exchange | None,
     process: Identity | None,
     names: Names | None,
     clock_offset: int,
@@ -50,8 +48,8 @@ def record_of(
     names the syscalls of the captured machine by number.
     """
     # Taken apart at once: asking a tuple for each of its fields costs a third of all this.
-    origin, head, raw, body, size, incomplete, _, trailers, error_code = message
-    type_, version, method, target, status, reason, fields, _, stream = head
+    origin, head, raw, body, size, incomplete, last_time, trailers, error_code = message
+    type_, version, method, target, status, reason, fields, request, stream = head
     sent = origin.direction == SEND
     is_request = type_ == REQUEST
     codings: tuple[str, ...] = ()
@@ -106,14 +104,14 @@ def record_of(
         record["raw_payload_encoding"] = "base64"
     record["type"] = type_
     record["role"] = "client" if sent == asks else "server"
-    if exchange is not None:
-        record["exchange"] = exchange.id
-        request = exchange.request
-        if request is not None:
+    if request is not None:
+        # The response brings along what is known of its request: either may complete first.
+        record["exchange"] = f"{origin.socket}-{request.number}"
+        if not is_request:
             asked = record["request"] = {}
             _add_request(asked, request.method, request.target)
-            record["latency_ms"] = exchange.latency_ms
-            record["duration_ms"] = exchange.duration_ms
+            record["latency_ms"] = (origin.time - request.time) / 1e6
+            record["duration_ms"] = (last_time - request.time) / 1e6
     if stream is not None:
         record["stream"] = stream
     record.update(constant.call)
@@ -128,7 +126,7 @@ def record_of(
     return record
 
 
-def _add_request(record: Record, method: str | None, target: str | None) -> None:
+def _add_request(record: Record | RequestSummary, method: str | None, target: str | None) -> None:
     if method is not None:
         record["method"] = method
     if target is not None:

@@ -14,7 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from profiler.ingest import syscalls
-from profiler.ingest.exchange import exchange_of
 from profiler.ingest.http import Message
 from profiler.ingest.process import Identity
 from profiler.ingest.record import (
@@ -71,8 +70,7 @@ def record(
     max_content: int = 1000,
     names: Names | None = None,
 ) -> dict[str, Any]:
-    exchange = exchange_of(message)
-    return record_of(message, exchange, process, names, OFFSET, max_content, SYSCALLS)
+    return record_of(message, process, names, OFFSET, max_content, SYSCALLS)
 
 
 def test_a_request() -> None:
@@ -123,7 +121,7 @@ def test_what_records_of_a_connection_say_alike_follows_what_is_known() -> None:
     ]
     assert [record(first, later).get(name) for name in names[:3]] == ["wget", 7, None]
     assert record(second)["tid"] == 9
-    shifted = record_of(first, None, CURL, None, OFFSET + 1, 1000, SYSCALLS)
+    shifted = record_of(first, CURL, None, OFFSET + 1, 1000, SYSCALLS)
     assert shifted["process_start"] == "2026-11-22T16:00:00.000000008Z"
     assert record(first) == before
 

@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from profiler.ingest.http.fields import decode
-from profiler.ingest.http.message import REQUEST, RESPONSE
+from profiler.ingest.http.message import REQUEST, RESPONSE, Type
 
 TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"  # RFC 9110, 5.6.2
 
@@ -27,7 +27,11 @@ REQUEST_LINE = re.compile(
 # RFC 9112, 4: version, status, reason
 STATUS_LINE = re.compile(rb"HTTP/(1\.[0-9]) +([0-9]{3})(?:[ \t]([^\r\n]*))?\r?\n")
 
-_LINES = {REQUEST: (REQUEST_LINE,), RESPONSE: (STATUS_LINE,), None: (REQUEST_LINE, STATUS_LINE)}
+_LINES: dict[Type | None, tuple[re.Pattern[bytes], ...]] = {
+    REQUEST: (REQUEST_LINE,),
+    RESPONSE: (STATUS_LINE,),
+    None: (REQUEST_LINE, STATUS_LINE),
+}
 
 # What such a line may look like while its end has not come. Only so many bytes
 # are looked at: the first ones tell a binary protocol, the rest waits for its LF.
@@ -71,7 +75,7 @@ def is_sure(start: re.Match[bytes]) -> bool:
 class Start(NamedTuple):
     """What a start line says: ``type``, and what such a message has of the others."""
 
-    type: str
+    type: Type
     version: str
     method: str | None
     target: str | None
@@ -108,7 +112,7 @@ def begins_usual(data: bytes, at: int) -> bool:
     )
 
 
-def start_line(data: bytes, at: int, type_: str | None) -> re.Match[bytes] | None:
+def start_line(data: bytes, at: int, type_: Type | None) -> re.Match[bytes] | None:
     """Match the start line at ``at``; ``type_`` is the only one accepted unless ``None``.
 
     The match's ``re`` is :data:`REQUEST_LINE` or :data:`STATUS_LINE`.
@@ -120,7 +124,7 @@ def start_line(data: bytes, at: int, type_: str | None) -> re.Match[bytes] | Non
     return None
 
 
-def may_become_start_line(data: bytes, at: int, type_: str | None) -> bool:
+def may_become_start_line(data: bytes, at: int, type_: Type | None) -> bool:
     """Whether what stands at ``at``, cut off before its LF, can go on to be a start line."""
     if data.find(b"\n", at) >= 0:
         return False

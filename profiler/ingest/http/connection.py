@@ -14,7 +14,7 @@ client pipelines is only known once it was seen to.
 
 from __future__ import annotations
 
-from profiler.ingest.http.message import REQUEST, RESPONSE, Request
+from profiler.ingest.http.message import REQUEST, RESPONSE, Request, Type
 
 # More requests than any client sends ahead: if as many wait, responses are not being seen.
 WAITING_MAX = 1000
@@ -48,7 +48,7 @@ class Connection:
         self._pipelines = False
         self._unasked_time = 0  # of the last final response that found nobody waiting
 
-    def type_in(self, direction: int) -> str | None:
+    def type_in(self, direction: int) -> Type | None:
         """Return the type of the messages in ``direction``; ``None`` while it is not known."""
         if self.requests is None:
             return None

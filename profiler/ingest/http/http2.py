@@ -43,6 +43,7 @@ from profiler.ingest.http.message import (
     Message,
     Output,
     Request,
+    Type,
 )
 from profiler.ingest.http.streams import STREAMS_MAX, Connection
 from profiler.ingest.settings import Settings
@@ -275,7 +276,7 @@ class Reader:
         if type_ is not None:
             self._begin(type_, block, fields, reason)
 
-    def _type_of(self, block: Block, fields: Fields, reason: str | None) -> str | None:
+    def _type_of(self, block: Block, fields: Fields, reason: str | None) -> Type | None:
         """Return what begins with ``fields``; ``None`` if nothing does, or nobody can tell."""
         connection, names = self.connection, fields.headers
         if block.is_promise:
@@ -294,7 +295,7 @@ class Reader:
             return None
         return REQUEST if connection.requests == self._direction else RESPONSE
 
-    def _begin(self, type_: str, block: Block, fields: Fields, reason: str | None) -> None:
+    def _begin(self, type_: Type, block: Block, fields: Fields, reason: str | None) -> None:
         connection, stream = self.connection, block.stream
         connection.proven = True
         if type_ == REQUEST:

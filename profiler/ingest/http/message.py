@@ -9,12 +9,14 @@ in which they arose; it is empty for a message that is whole.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Union
+from typing import Final, Literal, NamedTuple, Union
 
 from profiler.ingest.http.fields import Fields
 from profiler.ingest.wire import Chunk
 
-REQUEST, RESPONSE = "request", "response"
+REQUEST: Final = "request"
+RESPONSE: Final = "response"
+Type = Literal["request", "response"]
 
 HEAD_LIMIT = "head_limit"
 MEMORY_LIMIT = "memory_limit"
@@ -44,7 +46,7 @@ class Head(NamedTuple):
     answers, if that was seen. ``stream`` is the number of the HTTP/2 stream.
     """
 
-    type: str
+    type: Type
     version: str
     method: str | None
     target: str | None
