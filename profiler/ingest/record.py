@@ -110,6 +110,8 @@ def record_of(
         if not is_request:
             asked = record["request"] = {}
             _add_request(asked, request.method, request.target)
+            if request.host is not None:
+                asked["host"] = request.host
             record["latency_ms"] = (origin.time - request.time) / 1e6
             record["duration_ms"] = (last_time - request.time) / 1e6
     if stream is not None:

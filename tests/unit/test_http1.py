@@ -779,12 +779,12 @@ def test_a_message_knows_the_chunk_of_its_first_byte_and_the_time_of_its_last() 
 
 def test_requests_without_any_response_take_bounded_memory_and_no_wrong_response() -> None:
     connection = Connection()
-    first = connection.ask("GET", "/", 1)
+    first = connection.ask("GET", "/", None, 1)
     for n in range(WAITING_MAX - 1):
-        connection.ask("GET", "/", n + 2)
+        connection.ask("GET", "/", None, n + 2)
     assert connection.answer(200, 5000) is first
     for n in range(2):
-        connection.ask("GET", "/", n + 6000)
+        connection.ask("GET", "/", None, n + 6000)
     assert connection.answer(200, 7000) is None
 
 

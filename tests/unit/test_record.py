@@ -157,7 +157,7 @@ def test_a_response() -> None:
         "type": "response",
         "role": "client",
         "exchange": f"{SOCKET}-1",
-        "request": {"method": "POST", "url": "/p?q=1"},
+        "request": {"method": "POST", "url": "/p?q=1", "host": "a"},
         "latency_ms": 2.5,
         "duration_ms": 2.5,
         "connection": "1:lJeDh7tN2SvTMdA8I2FWCTWZ3Ks=",
@@ -251,6 +251,32 @@ def test_a_message_that_is_not_whole() -> None:
     assert (found["bytes"], found["captured"]) == (len(POST) - 2, len(POST) - 2)
     assert found["incomplete"] == ["closed_early"]
     assert list(found)[-2:] == ["captured", "incomplete"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "host"),
+    [
+        (b"Host: a:81\r\n", "a:81"),
+        (b"Host:\r\n", ""),
+        (b"", None),
+        (b"host: a\r\nHost: b\r\n", "a, b"),
+    ],
+)
+def test_a_response_names_the_host_of_its_request(fields: bytes, host: str | None) -> None:
+    wire = Wire()
+    _, answered = read(wire.send(b"GET / HTTP/1.1\r\n%b\r\n" % fields), wire.recv(OK))
+    assert record(answered)["request"].get("host") == host
+
+
+def test_an_http2_request_may_name_its_host_like_one_of_http1() -> None:
+    talk = Talk()
+    fields = [(":method", "GET"), (":scheme", "http"), (":path", "/"), ("host", "b.example")]
+    talk.client.send_headers(1, fields, end_stream=True)
+    talk.turn()
+    talk.server.send_headers(1, answering(), end_stream=True)
+    talk.turn()
+    _, answered = said(talk)
+    assert answered["request"]["host"] == "b.example"
 
 
 def test_a_repeated_header_is_an_array() -> None:
@@ -466,7 +492,7 @@ def test_an_http2_exchange() -> None:
     assert (asked["method"], asked["url"], asked["body"]) == ("POST", "/p", "question")
     assert asked["headers"][":authority"] == "a.example"
     assert answered["status_code"] == 200
-    assert answered["request"] == {"method": "POST", "url": "/p"}
+    assert answered["request"] == {"method": "POST", "url": "/p", "host": "a.example"}
     assert answered["latency_ms"] > 0
 
 

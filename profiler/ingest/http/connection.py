@@ -19,7 +19,7 @@ from profiler.ingest.http.message import REQUEST, RESPONSE, Request, Type
 # More requests than any client sends ahead: if as many wait, responses are not being seen.
 WAITING_MAX = 1000
 
-# What a request takes besides its method and target.
+# What a request takes besides its method, target and host.
 _REQUEST_SIZE = 250
 
 
@@ -54,10 +54,10 @@ class Connection:
             return None
         return REQUEST if self.requests == direction else RESPONSE
 
-    def ask(self, method: str, target: str, time: int) -> Request:
+    def ask(self, method: str, target: str, host: str | None, time: int) -> Request:
         """A request's head was read; ``time`` is that of its first byte."""
         self.count += 1
-        request = _new(Request, (self.count, method, target, time))
+        request = _new(Request, (self.count, method, target, host, time))
         waiting = self._waiting
         if time < self._unasked_time:
             # It took so long to read that its answer has gone by.
@@ -124,4 +124,5 @@ _new = tuple.__new__
 
 def request_size(request: Request) -> int:
     """Return the bytes of memory that a request takes while it waits."""
-    return _REQUEST_SIZE + len(request.method or "") + len(request.target or "")
+    _, method, target, host, _ = request
+    return _REQUEST_SIZE + len(method or "") + len(target or "") + len(host or "")

@@ -228,12 +228,15 @@ class Reader:
 
     def _head(self, start: Start, block: bytes, origin: Chunk) -> Head:
         request: Request | None
+        fields = parse_fields(block)
         if start.method is not None and start.target is not None:
-            request = self.connection.ask(start.method, start.target, origin.time)
+            request = self.connection.ask(
+                start.method, start.target, fields.get("host"), origin.time
+            )
         else:
             assert start.status is not None
             request = self.connection.answer(start.status, origin.time)
-        return _new(Head, (*start, parse_fields(block), request, None))
+        return _new(Head, (*start, fields, request, None))
 
     def _begin(self, head: Head, origin: Chunk, data: bytes, at: int, body: int) -> int:
         """A head stands in ``data`` from ``at`` to ``body``: make the message, or its draft."""

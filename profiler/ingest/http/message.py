@@ -29,13 +29,14 @@ class Request(NamedTuple):
     """What is remembered of a request for its responses.
 
     ``number`` counts the requests of the connection from 1, in HTTP/2 it is that
-    of the stream; ``time`` is that of its first byte. Method and target are
-    ``None`` if they are not known (HTTP/2 whose header state is not).
+    of the stream; ``host`` is what ``:authority`` or Host names; ``time`` is that
+    of the first byte. What is not known is ``None`` (HTTP/2 whose header state is not).
     """
 
     number: int
     method: str | None
     target: str | None
+    host: str | None
     time: int
 
 

@@ -41,9 +41,11 @@ class Connection:
             self._first_number = upgraded.number - 1
             self._remember(1, upgraded)
 
-    def ask(self, stream: int, method: str | None, target: str | None, time: int) -> Request:
+    def ask(
+        self, stream: int, method: str | None, target: str | None, host: str | None, time: int
+    ) -> Request:
         """A request's head was read; ``time`` is that of its first byte."""
-        request = Request(self._first_number + stream, method, target, time)
+        request = Request(self._first_number + stream, method, target, host, time)
         self._remember(stream, request)
         if len(self._asked) > STREAMS_MAX:
             self.answered(next(iter(self._asked)))
