@@ -1,13 +1,14 @@
-"""http-profiler: every HTTP message of a Linux machine, read at the socket syscalls.
+"""http-profiler: every HTTP message of a Linux machine, read at the socket syscalls with eBPF.
 
-Data flows one way through this package, one module per stage::
+The layers, and imports go one way::
 
-    probe -> wire -> stream -> http -> exchange -> process -> record -> sinks
+    schema, accounting < exchanges < outputs < ingest < commands < cli
 
-A stage takes items and yields items and may import an earlier stage's types,
-never a later stage. ``docs/architecture.md`` is the guided tour.
+``ingest`` makes records of the kernel's bytes; everything else works on records, wherever they
+came from. ``docs/architecture.md`` is the guided tour.
 
-For programs that assert on traffic there is :func:`profiler.capture` (``docs/assertions.md``).
+For programs: :func:`profiler.read` yields the records of capture files, and
+:func:`profiler.capture` asserts on traffic (``docs/assertions.md``).
 """
 
 from __future__ import annotations
@@ -16,16 +17,25 @@ from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
-__all__ = ["Messages", "__version__", "capture"]
+__all__ = ["Messages", "Record", "__version__", "capture", "read"]
+
+_HOMES = {
+    "Messages": "profiler.commands.background",
+    "Record": "profiler.schema",
+    "capture": "profiler.commands.background",
+    "read": "profiler.exchanges.read",
+}
 
 if TYPE_CHECKING:
     from profiler.commands.background import Messages, capture
+    from profiler.exchanges.read import read
+    from profiler.schema import Record
 else:
 
     def __getattr__(name: str) -> object:
-        # Found when it is asked for: the command line, and each stage, do without.
-        if name in ("Messages", "capture"):
+        # Loaded when it is asked for: the command line, and each stage, do without.
+        if name in _HOMES:
             from importlib import import_module
 
-            return getattr(import_module("profiler.commands.background"), name)
+            return getattr(import_module(_HOMES[name]), name)
         raise AttributeError(f"module 'profiler' has no attribute {name!r}")

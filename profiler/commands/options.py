@@ -10,11 +10,15 @@ import argparse
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from profiler.errors import ProfilerError
 from profiler.exchanges import values
-from profiler.exchanges.query import OPTIONS, ConditionError, Conditions, conditions, parse
+from profiler.exchanges.conditions import OPTIONS, Conditions, conditions
 from profiler.ingest.settings import CONNECTION_MEMORY, ENGINES, FORMATS, ROUTES, Settings
+
+if TYPE_CHECKING:
+    from profiler.exchanges.query import Condition
 
 STDOUT = Path("-")
 DEFAULTS = Settings()
@@ -233,7 +237,7 @@ def _add_of_exchanges(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--where",
-        type=typed(parse),
+        type=typed(_where),
         action="append",
         default=argparse.SUPPRESS,
         metavar="CONDITION",
@@ -275,13 +279,19 @@ def _add_choice(
     )
 
 
+def _where(text: str) -> Condition:
+    from profiler.exchanges.query import parse
+
+    return parse(text)
+
+
 def typed(read: Callable[[str], Any]) -> Callable[[str], Any]:
     """Have argparse report what is wrong with a value, as ``read`` puts it."""
 
     def convert(text: str) -> Any:
         try:
             return read(text)
-        except (ValueError, ConditionError) as error:
+        except (ValueError, ProfilerError) as error:
             raise argparse.ArgumentTypeError(str(error)) from None
 
     return convert

@@ -18,6 +18,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
+from profiler.exchanges.conditions import Conditions
 from profiler.exchanges.fields import View
 from profiler.exchanges.model import Exchange, Side
 from profiler.exchanges.pair import (
@@ -29,7 +30,6 @@ from profiler.exchanges.pair import (
     size_of,
     without_payload,
 )
-from profiler.exchanges.query import Conditions
 
 if TYPE_CHECKING:
     from profiler.schema import Record

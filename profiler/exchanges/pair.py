@@ -117,8 +117,8 @@ class _Open(End[Kept]):
     """An end, and what joins it to the other one."""
 
     __slots__ = (
-        "end", "first", "is_broken", "is_local", "is_sure", "key", "other", "role", "shared", "size",
-        "state",
+        "end", "first", "is_broken", "is_local", "is_sure", "key", "other", "role", "shared",
+        "size", "state",
     )  # fmt: skip
 
     def __init__(self, key: Key, role: str, time: int) -> None:

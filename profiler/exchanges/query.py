@@ -19,7 +19,7 @@ What is not understood is a :class:`ConditionError` with its column, never a con
 for nothing. A *search*, which people type into a field, may also be words: each is looked for in
 method, URL, processes and status, ``-word`` excludes, and blanks between two terms mean ``and``.
 
-Options such as ``--status`` are short forms: :class:`Conditions` holds what they compile to.
+Options such as ``--status`` are short forms (``conditions.py``).
 """
 
 from __future__ import annotations
@@ -27,15 +27,14 @@ from __future__ import annotations
 import difflib
 import operator
 import re
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Union
 
 from profiler.errors import ProfilerError
-from profiler.exchanges import values
 from profiler.exchanges.fields import EQUAL, FIELDS, ORDER, Field, View, field_named, views
 from profiler.exchanges.model import Exchange, host, program
-from profiler.exchanges.values import Address, pattern
+from profiler.exchanges.values import pattern
 
 _ORDER: dict[str, Callable[[Any, Any], bool]] = {
     "<": operator.lt,
@@ -414,143 +413,3 @@ def _advice(name: str) -> str:
     if near:
         return f"; did you mean {near[0]}?"
     return f": fields are {', '.join(FIELDS)}, header.NAME; or `failed`, or METHOD PATH"
-
-
-# ---- options compile to conditions; the kernel decides some of them
-
-
-@dataclass(frozen=True)
-class Filters:
-    """What the kernel can decide where bytes move: of each, any value will do; empty: all."""
-
-    pid: tuple[int, ...] = ()
-    comm: tuple[str, ...] = ()
-    user: tuple[int, ...] = ()
-    cgroup: tuple[str, ...] = ()
-    port: tuple[int, ...] = ()
-    address: tuple[Address, ...] = ()
-
-    def given(self) -> tuple[str, ...]:
-        """The names of those that are given."""
-        return tuple(name for name, value in vars(self).items() if value)
-
-
-class Named(NamedTuple):
-    """A condition, and the option that it was given with: ``where``, ``status`` ..."""
-
-    option: str
-    condition: Condition
-
-
-@dataclass(frozen=True)
-class Conditions:
-    """What is wanted: all of these must hold."""
-
-    named: tuple[Named, ...] = ()
-
-    def __bool__(self) -> bool:
-        return bool(self.named)
-
-    def and_(self, option: str, condition: Condition) -> Conditions:
-        """Return these and another one; what ``and`` joins is taken apart."""
-        parts = condition.conditions if isinstance(condition, Every) else (condition,)
-        return replace(self, named=(*self.named, *(Named(option, one) for one in parts)))
-
-    @property
-    def filters(self) -> Filters:
-        """What of them the kernel can decide."""
-        found = {name: tuple(pushed) for name, (_, pushed) in self._pushed().items()}
-        return Filters(**found)
-
-    def without(self, applied: Iterable[str]) -> Conditions:
-        """Return those that are left when the kernel has applied some members of ``filters``."""
-        pushed = self._pushed()
-        gone = [pushed[name][0] for name in applied if name in pushed]
-        return Conditions(tuple(one for one in self.named if not any(one is it for it in gone)))
-
-    def _pushed(self) -> dict[str, tuple[Named, list[Any]]]:
-        """By the kernel's name: the first condition that is all about it, and its values."""
-        pushed: dict[str, tuple[Named, list[Any]]] = {}
-        for named in self.named:
-            found = _alternatives(named.condition)
-            if found is not None and found[0] not in pushed:
-                pushed[found[0]] = (named, found[1])
-        return pushed
-
-
-ALL = Conditions()
-"""Everything is wanted."""
-
-
-def _alternatives(condition: Condition) -> tuple[str, list[Any]] | None:
-    """Return a field of the kernel's and its values, if a condition is no more than these."""
-    one_of: Sequence[Condition] = (condition,)
-    if isinstance(condition, Some):
-        one_of = condition.conditions
-    found: dict[str, list[Any]] = {}
-    for one in one_of:
-        if not isinstance(one, Comparison) or one.sign != "=" or one.value is None:
-            return None
-        found.setdefault(one.field.name, []).append(one.value)
-    if len(found) != 1:
-        return None
-    name, wanted = next(iter(found.items()))
-    return (name, wanted) if name in Filters.__dataclass_fields__ else None
-
-
-class Option(NamedTuple):
-    """A filter option: how its value is read, and the comparison that it is short for."""
-
-    read: Callable[[str], Any]
-    field: str
-    sign: str = "="
-    other: str = ""
-    """Another field, of which the same will do."""
-
-
-OPTIONS = {
-    "pid": Option(values.pid, "pid"),
-    "comm": Option(values.comm, "comm"),
-    "cmdline": Option(values.glob, "cmdline", "~"),
-    "user": Option(values.user, "user"),
-    "cgroup": Option(values.cgroup, "cgroup"),
-    "port": Option(values.port, "port"),
-    "address": Option(values.address, "address"),
-    "direction": Option(str, "direction"),
-    "role": Option(str, "role"),
-    "method": Option(values.method, "method"),
-    "host": Option(values.host, "host", "~"),
-    "path": Option(values.glob, "path", "~"),
-    "status": Option(values.status, "status", other="interim"),
-    "header": Option(values.header, "header", "~"),
-    "min_latency": Option(lambda text: values.duration(text) * 1000, "latency", ">="),
-}
-
-
-def conditions(where: Sequence[Condition] = (), **options: Sequence[Any] | None) -> Conditions:
-    """Return what options mean: of each, any value will do.
-
-    The values are those that ``read`` of :data:`OPTIONS` returns.
-    """
-    found = ALL
-    for name, option in OPTIONS.items():
-        wanted = options.get(name) or ()
-        fields = filter(None, (option.field, option.other))
-        comparisons = [
-            _comparison(field, option.sign, value) for field in fields for value in wanted
-        ]
-        if comparisons:
-            one = comparisons[0] if len(comparisons) == 1 else Some(tuple(comparisons))
-            found = found.and_(name, one)
-    for condition in where:
-        found = found.and_("where", condition)
-    return found
-
-
-def _comparison(name: str, sign: str, value: Any) -> Condition:
-    if name == "header":
-        header, value = value
-        name = f"header.{header}"
-    field = field_named(name)
-    assert field is not None, "a name that was read"
-    return Comparison(field, sign, value)

@@ -12,13 +12,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from profiler.exchanges.model import Exchange
-from profiler.exchanges.query import (
-    Condition,
-    Expectation,
-    matches,
-    parse,
-    parse_expectation,
-)
+from profiler.exchanges.query import Condition, Expectation, matches, parse, parse_expectation
 from profiler.exchanges.redact import Redactor
 from profiler.exchanges.summary import describe
 from profiler.exchanges.text import visible

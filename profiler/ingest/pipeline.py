@@ -16,7 +16,6 @@ import orjson
 
 from profiler.accounting import Account, KernelAccount
 from profiler.errors import CaptureFileError
-from profiler.exchanges.filter import Filter
 from profiler.ingest import syscalls, wire
 from profiler.ingest.http import Message, Messages, NotHttp
 from profiler.ingest.http.message import REQUEST
@@ -28,6 +27,7 @@ from profiler.ingest.stream import Event, Streams
 from profiler.outputs import Sink
 
 if TYPE_CHECKING:
+    from profiler.exchanges.filter import Filter
     from profiler.schema import Record
 
 _NAMES_KEPT = 4096
@@ -70,6 +70,8 @@ class Pipeline:
         self._filter: Filter | None = None
         left = settings.where.without(applied)
         if left:
+            from profiler.exchanges.filter import Filter
+
             self._filter = Filter(left)
             self.account.dropped = self._filter.dropped
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from profiler.exchanges.query import ALL, Conditions, Filters
+from profiler.exchanges.conditions import ALL, Conditions, Filters
 
 ROUTES = ("socket", "syscall")
 BUFFERS = ("ring", "perf")

@@ -14,7 +14,8 @@ import pytest
 
 from profiler import cli
 from profiler.errors import OutputClosed, ProbeError
-from profiler.exchanges.query import conditions, parse
+from profiler.exchanges.conditions import conditions
+from profiler.exchanges.query import parse
 from profiler.ingest import session
 from profiler.ingest.settings import Settings
 from profiler.schema import json_schema

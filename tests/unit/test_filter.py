@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from profiler.exchanges import values
+from profiler.exchanges.conditions import conditions
 from profiler.exchanges.filter import Filter, filtered
 from profiler.exchanges.pair import size_of
-from profiler.exchanges.query import conditions, parse
+from profiler.exchanges.query import parse
 
 Record = dict[str, Any]
 

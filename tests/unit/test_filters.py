@@ -11,7 +11,8 @@ import pytest
 from profiler.commands.options import add_filters, add_limits, conditions_of
 from profiler.errors import ProbeError, UnsupportedError
 from profiler.exchanges import values
-from profiler.exchanges.query import ALL, OPTIONS, Filters, parse
+from profiler.exchanges.conditions import ALL, OPTIONS, Filters
+from profiler.exchanges.query import parse
 from profiler.ingest.probe.cgroups import directories, mounted_at
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from profiler.errors import UnsupportedError
-from profiler.exchanges.query import conditions
+from profiler.exchanges.conditions import conditions
 from profiler.exchanges.values import address
 from profiler.ingest.probe.generate import Program, generate, maps_of
 from profiler.ingest.probe.hooks import BPF_DIRECTORY, load_hooks

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from profiler.errors import UnsupportedError
-from profiler.exchanges.query import conditions
+from profiler.exchanges.conditions import conditions
 from profiler.ingest.probe.generate_bpftrace import FATES, RECV_FATES, Dialect, generate
 from profiler.ingest.probe.hooks import SyscallHook, load_hooks
 from profiler.ingest.probe.layout import Layout

@@ -9,12 +9,7 @@ from typing import Any
 import pytest
 
 from profiler.exchanges.pair import Exchanges
-from profiler.exchanges.query import (
-    ConditionError,
-    matches,
-    parse,
-    parse_search,
-)
+from profiler.exchanges.query import ConditionError, matches, parse, parse_search
 from profiler.exchanges.read import read
 
 if sys.version_info >= (3, 11):

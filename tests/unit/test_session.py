@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from profiler.accounting import KernelAccount
-from profiler.exchanges.query import conditions
+from profiler.exchanges.conditions import conditions
 from profiler.ingest import session
 from profiler.ingest.probe.recording import Recording
 from profiler.ingest.settings import Settings

@@ -14,6 +14,7 @@ from profiler.commands.top import tables
 from profiler.commands.top.detail import detail
 from profiler.commands.top.lines import Line, Shown, Span, heading, line_of
 from profiler.commands.top.model import KINDS, Entry, Group, Model
+from profiler.exchanges.query import Condition, ConditionError, Every, Word, matches, parse_search
 from profiler.exchanges.text import visible
 from profiler.outputs.terminal import cells, clip, pad
 
@@ -37,9 +38,20 @@ class _Table:
         self.sort = sort
         self.falls = True
         self.filter = ""
+        self.condition: Condition | None = None
+        """What ``filter`` means; while that is not understood, what it meant before."""
+        self.error = ""
         self.selected: object = None
         """Names the row under the cursor; ``None``: the first, whichever that is."""
         self.top = 0
+
+    def search(self, text: str) -> None:
+        """Take what was typed."""
+        self.filter = text
+        try:
+            self.condition, self.error = parse_search(text), ""
+        except ConditionError as error:
+            self.error = f"column {error.column}: {error.what}"
 
 
 class View:
@@ -93,7 +105,8 @@ class View:
             self._types = True
         elif key == "\t" and level == "groups":
             self._kind = KINDS[(KINDS.index(self._kind) + 1) % len(KINDS)]
-            self._table.selected, self._table.filter = None, ""
+            self._table.selected = None
+            self._table.search("")
         elif key in ("<", ">"):
             self._sort_by(-1 if key == "<" else 1)
         elif key == "r":
@@ -135,9 +148,8 @@ class View:
         rows: list[_Row] = [*self._shown.groups[self._kind].values()]
         if group is not None:
             rows = [*group.latest]
-        words = table.filter.lower().split()
-        if words:
-            rows = [row for row in rows if all(word in _text(row) for word in words)]
+        if table.condition is not None:
+            rows = [row for row in rows if _matches(row, table.condition)]
         by = next((one for one in columns if one.column.name == table.sort), columns[-1])
         # What is alike has an order too, or rows would jump.
         rows.sort(key=_place)
@@ -211,19 +223,23 @@ class View:
         return line
 
     def _typed(self) -> Line:
-        typed = visible(self._table.filter)
-        return [Span(f"filter: {typed}_", "bold"), Span("  Enter: done  Esc: none", "dim")]
+        table = self._table
+        typed = Span(f"filter: {visible(table.filter)}_", "bold")
+        if table.error:
+            return [typed, Span(f"  {visible(table.error)}", "failed")]
+        return [typed, Span("  words, failed, status>=500, GET /a*  Enter: done  Esc: none", "dim")]
 
     def _type(self, key: str) -> None:
         table = self._table
         if key == "enter":
             self._types = False
         elif key == "escape":
-            self._types, table.filter = False, ""
+            self._types = False
+            table.search("")
         elif key == "backspace":
-            table.filter = table.filter[:-1]
+            table.search(table.filter[:-1])
         elif len(key) == 1 and len(table.filter) < _FILTER_MAX:
-            table.filter += key
+            table.search(table.filter + key)
 
     def _back(self) -> None:
         if self._entry is not None:
@@ -242,7 +258,8 @@ class View:
             self._entry, self._scroll = copy.copy(row), 0
         else:
             self._group = row.key
-            self._table.selected, self._table.filter = None, ""
+            self._table.selected = None
+            self._table.search("")
 
     def _sort_by(self, step: int) -> None:
         names = [one.column.name for one in self._columns()]
@@ -266,10 +283,15 @@ def _name(row: _Row) -> object:
     return row.key if isinstance(row, Group) else row.number
 
 
-def _text(row: _Row) -> str:
-    if isinstance(row, Group):
-        return row.name.lower()
-    return f"{row.seen.status_text} {row.seen.process} {tables.said(row)}".lower()
+def _matches(row: _Row, condition: Condition) -> bool:
+    """Whether an exchange matches; of a group its name, or one of the latest."""
+    if isinstance(row, Entry):
+        return row.exchange is not None and matches(condition, row.exchange)
+    words = condition.conditions if isinstance(condition, Every) else (condition,)
+    name = row.name.lower()
+    if all(isinstance(word, Word) and word.word in name for word in words):
+        return True
+    return any(_matches(entry, condition) for entry in row.latest)
 
 
 def _place(row: _Row) -> tuple[str, int]:

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from profiler.accounting import FILTERED, LOST, Count, Direction, KernelAccount
 from profiler.errors import ProbeError, UnsupportedError
-from profiler.exchanges.query import Filters
+from profiler.exchanges.conditions import Filters
 from profiler.ingest.probe.attachments import Attachments
 from profiler.ingest.probe.calling import Calling
 from profiler.ingest.probe.cgroups import directories

@@ -9,7 +9,7 @@ import os
 import struct
 
 from profiler.errors import UnsupportedError
-from profiler.exchanges.query import Filters
+from profiler.exchanges.conditions import Filters
 from profiler.exchanges.values import Address
 from profiler.ingest.probe import calling
 from profiler.ingest.probe.layout import TRACEPOINTS, Layout
