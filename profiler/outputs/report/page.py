@@ -26,6 +26,9 @@ _FILES = Path(__file__).parent / "page"
 _SCRIPTS = [
     "elements.js",
     "data.js",
+    "values.js",
+    "fields.js",
+    "query.js",
     "figures.js",
     "charts.js",
     "map.js",

@@ -8,7 +8,9 @@ const CLASSES = [
   { name: "none", label: "no response", of: () => true },
 ];
 const OK = 0, MOVED = 1, CLIENT = 2, FAILED = 3, NONE = 4;
-const NO_REQUEST = 1;
+// Numbers of the columns `outcome` and `flags`; data.py has the same.
+const OUTCOMES = ["ok", "failed", "unknown"];
+const NO_REQUEST = 1, CLIENT_SEEN = 4, SERVER_SEEN = 8;
 
 async function inflated(element) {
   const packed = Uint8Array.from(atob(element.textContent), (character) => character.charCodeAt(0));
@@ -51,27 +53,35 @@ class Capture {
     return this.opened.get(block);
   }
 
-  /** {client: [records], server: [records]} of an exchange; what is the same is filled in. */
+  /** {client: [records], server: [records]} of an exchange; `same` records leave theirs to the client's. */
   async detail(row) {
     let block = this.blocks.length - 1;
     while (this.blocks[block] > row) block -= 1;
-    const sides = JSON.parse((await this.linesOf(block))[row - this.blocks[block]]);
-    return sides;
+    return JSON.parse((await this.linesOf(block))[row - this.blocks[block]]);
   }
 
-  /** The rows whose headers or bodies have all words; `report` hears of the progress. */
-  async search(words, report, stopped) {
-    const wanted = words.map((word) => JSON.stringify(word).slice(1, -1));
+  /** The rows, as 1, of which a condition holds; null if `stopped`. `report` hears of the progress. */
+  async find(condition, report, stopped) {
     const found = new Uint8Array(this.count);
+    const test = (row, details) => { found[row] = this.views(row, details).some(condition.holds); };
+    if (!condition.isDetailed) {
+      this.everyRow.forEach((row) => test(row));
+      return found;
+    }
     for (let block = 0; block < this.blocks.length; block += 1) {
-      const lines = (await inflated(this.elements[block])).toLowerCase().split("\n");
+      const lines = (await inflated(this.elements[block])).split("\n");
       if (stopped()) return null;
-      lines.forEach((line, index) => {
-        found[this.blocks[block] + index] = wanted.every((word) => line.includes(word)) ? 1 : 0;
-      });
+      lines.forEach((line, index) => test(this.blocks[block] + index, new Details(line)));
       report((block + 1) / this.blocks.length);
     }
     return found;
+  }
+
+  /** An exchange as each end saw it that was seen. */
+  views(row, details) {
+    const seen = this.columns.flags[row];
+    return [seen & CLIENT_SEEN && "client", seen & SERVER_SEEN && "server"].filter(Boolean)
+      .map((role) => new View(this, row, role, details));
   }
 }
 
@@ -88,14 +98,14 @@ class Filter {
   }
 
   clear() {
-    Object.assign(this, { words: [], deep: null, classes: new Set(), node: null, endpoint: null,
+    Object.assign(this, { found: null, classes: new Set(), node: null, endpoint: null,
       incomplete: null, time: null, slow: null, unknown: false });
   }
 
   rows(measure) {
     const { capture } = this;
-    const tests = this.words.map((word) => this.word(word));
-    if (this.deep) tests.splice(0, tests.length, (row) => this.deep[row] === 1);
+    const tests = [];
+    if (this.found) tests.push((row) => this.found[row] === 1);
     const { client, server, endpoint, incomplete, time, flags } = capture.columns;
     if (this.classes.size) tests.push((row) => this.classes.has(capture.kind[row]));
     if (this.node !== null) tests.push((row) => client[row] === this.node || server[row] === this.node);
@@ -113,30 +123,5 @@ class Filter {
     }
     return tests.length
       ? capture.everyRow.filter((row) => tests.every((test) => test(row))) : capture.everyRow;
-  }
-
-  /** A test for one word: looked for once in each table, not in each row. */
-  word(word) {
-    const { capture } = this;
-    if (word.startsWith("-") && word.length > 1) {
-      const test = this.word(word.slice(1));
-      return (row) => !test(row);
-    }
-    const inTable = (values) => values.map((value) => value.toLowerCase().includes(word));
-    const method = inTable(capture.tables.method);
-    const host = inTable(capture.tables.host);
-    const target = inTable(capture.tables.target);
-    const node = inTable(capture.nodes.map((one) => `${one.name} ${one.detail}`));
-    const status = /^[1-5][0-9x]{2}$/.test(word)
-      ? new RegExp(`^${word.replaceAll("x", "[0-9]")}$`) : null;
-    // "get /cart/7" is looked for word by word; "host/cart" stands in two tables.
-    const slash = word.indexOf("/");
-    const both = slash > 0 ? { host: capture.tables.host.map((value) => value.toLowerCase().endsWith(word.slice(0, slash))),
-      target: capture.tables.target.map((value) => value.toLowerCase().startsWith(word.slice(slash))) } : null;
-    const { columns } = capture;
-    return (row) => target[columns.target[row]] || host[columns.host[row]] || method[columns.method[row]]
-      || node[columns.client[row]] || node[columns.server[row]]
-      || (both && both.host[columns.host[row]] && both.target[columns.target[row]])
-      || (status && status.test(String(columns.status[row])));
   }
 }

@@ -20,7 +20,7 @@ class Report {
     const rows = filter.rows(measure);
     this.rows = rows;
     const sorted = sortedValues(rows, capture.columns[measure]);
-    byId("matching").textContent = rows.length === capture.count ? many(capture.count, "exchange") : `${count(rows.length)} of ${many(capture.count, "exchange")}`;
+    this.drawMatching();
     this.drawChips();
     this.drawTiles(rows, sorted);
     drawTime(capture, rows, (time) => this.choose({ time }));
@@ -30,6 +30,11 @@ class Report {
     drawSlowest(capture, rows, (row) => this.detail.open(row));
     this.drawLost(rows);
     this.grid.show(rows, measure);
+  }
+
+  drawMatching() {
+    const { rows, capture } = this;
+    byId("matching").textContent = rows.length === capture.count ? many(capture.count, "exchange") : `${count(rows.length)} of ${many(capture.count, "exchange")}`;
   }
 
   about() {
@@ -68,11 +73,24 @@ class Report {
   }
 
   async search(text, deep) {
-    const words = text.toLowerCase().split(/\s+/).filter(Boolean);
     const turn = this.turn = (this.turn ?? 0) + 1;
-    if (!deep || !words.length) { this.choose({ words, deep: null }); return; }
-    const found = await this.capture.search(words, (share) => { if (this.turn === turn) byId("matching").textContent = `Searching: ${Math.round(100 * share)} %`; }, () => this.turn !== turn);
-    if (found) this.choose({ words, deep: found });
+    const condition = this.understood(text, deep);
+    if (condition === undefined) return;
+    const found = condition && await this.capture.find(condition, (share) => { byId("matching").textContent = `Searching: ${Math.round(100 * share)} %`; }, () => this.turn !== turn);
+    if (this.turn === turn) this.choose({ found });
+  }
+
+  /** The condition of a search, null if it is empty; undefined if it is not understood, which is shown. */
+  understood(text, deep) {
+    let condition, mistake = "";
+    try { condition = parseSearch(text, deep); } catch (error) {
+      if (!(error instanceof ConditionError)) throw error;
+      mistake = `Column ${error.column}: ${error.message}`;
+      this.drawMatching();
+    }
+    byId("search").setAttribute("aria-invalid", String(Boolean(mistake)));
+    byId("mistake").textContent = visible(mistake);
+    return condition;
   }
 
   drawChips() {
