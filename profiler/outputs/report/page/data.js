@@ -1,16 +1,23 @@
 // The capture: columns of all exchanges, and the details of one, out of its compressed block.
 
+// What became of an exchange: it failed, or else the class of its status.
 const CLASSES = [
-  { name: "ok", label: "2xx", of: (status) => status >= 100 && status < 300 },
-  { name: "moved", label: "3xx", of: (status) => status >= 300 && status < 400 },
-  { name: "client", label: "4xx", of: (status) => status >= 400 && status < 500 },
-  { name: "failed", label: "5xx", of: (status) => status >= 500 },
-  { name: "none", label: "no response", of: () => true },
+  { name: "ok", label: "2xx" },
+  { name: "moved", label: "3xx" },
+  { name: "client", label: "4xx" },
+  { name: "failed", label: "failed" },
+  { name: "none", label: "no response" },
 ];
 const OK = 0, MOVED = 1, CLIENT = 2, FAILED = 3, NONE = 4;
 // Numbers of the columns `outcome` and `flags`; data.py has the same.
 const OUTCOMES = ["ok", "failed", "unknown"];
 const NO_REQUEST = 1, CLIENT_SEEN = 4, SERVER_SEEN = 8;
+
+function kindOf(status, outcome) {
+  if (OUTCOMES[outcome] === "failed") return FAILED;
+  if (!status) return NONE;
+  return status < 300 ? OK : status < 400 ? MOVED : CLIENT;
+}
 
 async function inflated(element) {
   const packed = Uint8Array.from(atob(element.textContent), (character) => character.charCodeAt(0));
@@ -30,8 +37,8 @@ class Capture {
     for (const name of Object.keys(this.columns)) {
       this.columns[name] = Float64Array.from(this.columns[name], (value) => value ?? NaN);
     }
-    this.kind = Uint8Array.from(this.columns.status,
-      (status) => (status === 0 ? NONE : CLASSES.findIndex((one) => one.of(status))));
+    const { status, outcome } = this.columns;
+    this.kind = Uint8Array.from(status, (code, row) => kindOf(code, outcome[row]));
     this.elements = [...document.querySelectorAll("script.block")];
     this.opened = new Map();
     this.everyRow = Uint32Array.from({ length: this.count }, (_, row) => row);

@@ -1,6 +1,7 @@
 // One exchange: what was said, header by header, as each end saw it.
 
 const REASONS = {
+  no_response: "the connection, or its stream, ended before a response began",
   body_limit: "the body is longer than what was kept",
   lost: "bytes could not be delivered or read",
   closed_early: "the connection or the capture ended first",
@@ -34,13 +35,14 @@ class Detail {
     if (this.row !== row) return;
     const records = [...(sides.client ?? []), ...(sides.server ?? [])];
     const status = capture.columns.status[row];
+    const [grpcStatus] = records.filter((one) => one.type === "response").flatMap((one) => headerValues(one, "grpc-status"));
     const step = (way, label) => make("button", { type: "button", "data-step": way, click: () => this.step(way) }, label);
     const focused = this.dialog.open && document.activeElement?.dataset.step;
     this.dialog.replaceChildren(make("div", { class: "detail" },
       make("div", { class: "detail-head" },
         make("div", {},
           make("h2", { id: "detail-title" }, visible(`${capture.text("method", row) || "request not seen"} ${capture.url(row)}`)),
-          make("p", {}, make("span", { class: `s-${CLASSES[capture.kind[row]].name}` }, status ? `${status} ${visible(records.find((one) => one.status_code === status)?.reason ?? "")}` : "no response"),
+          make("p", {}, make("span", { class: `s-${CLASSES[capture.kind[row]].name}` }, status ? `${status} ${visible(records.find((one) => one.status_code === status)?.reason ?? "")}` : "no response", grpcStatus === undefined ? "" : ` \u00b7 gRPC status ${visible(grpcStatus)}`),
             ` \u00b7 ${new Date(capture.start + capture.columns.time[row]).toISOString()} \u00b7 ${visible(capture.node("client", row).name)} \u2192 ${visible(capture.node("server", row).name)}`),
           make("p", {}, this.times(row, sides))),
         step(-1, "Previous"), step(1, "Next"),
@@ -66,20 +68,22 @@ class Detail {
   }
 
   message(record, records) {
-    const title = record.type === "request"
+    // A response that never began, as its record says, has no content.
+    const isThere = !record.incomplete?.includes("no_response");
+    const title = !isThere ? "The connection ended without a response" : record.type === "request"
       ? `${record.method ?? ""} ${record.url ?? ""} HTTP/${record.http_version ?? "?"}`
       : `HTTP/${record.http_version ?? "?"} ${record.status_code ?? ""} ${record.reason ?? ""}`;
     // The other end's record of the same message has no content of its own.
-    const twin = records.find((one) => one.same && one.type === record.type && one.status_code === record.status_code);
-    const seen = twin ? "as sent and received" : record.direction === "send" ? "as sent" : "as received";
+    const twin = twinOf(record, records.filter((one) => one.same));
+    const seen = !isThere ? "missing" : twin ? "as sent and received" : record.direction === "send" ? "as sent" : "as received";
     return make("article", { class: "message" },
       make("h3", {}, visible(title), " ", make("small", { class: "hint" }, `${record.type}, ${seen}, ${record.role ?? ""}`)),
       make("div", {},
         [record, twin].filter((one) => one?.incomplete).map((one) => make("p", { class: "why" }, `Not whole (${visible(one.role ?? "")}): `,
           one.incomplete.map((reason) => `${visible(reason)}${REASONS[reason] ? `, ${REASONS[reason]}` : ""}`).join("; "))),
-        fields(record.headers, "Headers"),
+        isThere ? fields(record.headers, "Headers") : null,
         record.trailers ? [make("h3", {}, "Trailers"), fields(record.trailers, "Trailers")] : null,
-        this.content(record),
+        isThere ? this.content(record) : null,
         make("details", {}, make("summary", {}, "How it was seen"), make("div", { tabindex: 0 },
           [record, twin].filter(Boolean).map((one) => facts(one))))));
   }

@@ -122,7 +122,7 @@ class Report {
     const tile = (label, value, more, bad) => make("div", { class: bad ? "bad" : null }, make("dt", {}, label), make("dd", {}, value, more ? make("small", {}, more) : null));
     byId("tiles").replaceChildren(
       tile("Exchanges", count(rows.length), rows.length > 1 ? `${figure(rows.length / seconds)}/s` : ""),
-      tile("Failed (5xx)", percent(kinds[FAILED], rows.length), count(kinds[FAILED]), kinds[FAILED]),
+      tile("Failed", percent(kinds[FAILED], rows.length), count(kinds[FAILED]), kinds[FAILED]),
       tile("Refused (4xx)", percent(kinds[CLIENT], rows.length), count(kinds[CLIENT])),
       tile("No response", count(kinds[NONE]), "", kinds[NONE]),
       tile("p50", milliseconds(percentile(sorted, 0.5))),

@@ -20,7 +20,7 @@ function drawMap(capture, rows, filter, choose, measure) {
   if (!edges.length) place.replaceChildren(make("p", { class: "hint" }, "Nothing to show."));
   else place.replaceChildren(picture(capture, edges, shown, filter, choose));
   if (weight.size > shown.size) place.append(make("p", { class: "hint" }, `The ${MAP_NODES} busiest of ${count(weight.size)}; the table has all.`));
-  byId("map-data").lastElementChild.replaceChildren(table(["Caller", "Called", "Requests", "Failed (5xx)", "p95"],
+  byId("map-data").lastElementChild.replaceChildren(table(["Caller", "Called", "Requests", "Failed", "p95"],
     all.map((edge) => [nodeButton(capture, edge.from, choose), nodeButton(capture, edge.to, choose), count(edge.count), `${count(edge.failed)} (${percent(edge.failed, edge.count)})`, milliseconds(edge.p95)]), [2, 3, 4], "Who calls whom"));
 }
 
