@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import pytest
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from profiler.exchanges.read import Capture
-from profiler.outputs.report.data import template
+from profiler.exchanges.endpoint import endpoint
+from profiler.exchanges.model import Exchange, failed, host
+from profiler.exchanges.pair import Exchanges
+from profiler.exchanges.read import read
 from tests import sample_capture
 from tests.browser.conftest import Browser
 
@@ -32,6 +36,11 @@ def capture(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def page(capture: Path, report: Make) -> Path:
     stats = sample_capture.write_stats(capture.with_suffix(".stats"))
     return report(capture, "--stats", str(stats))
+
+
+@pytest.fixture(scope="session")
+def exchanges(capture: Path) -> list[Exchange]:
+    return list(Exchanges(read(capture)))
 
 
 def press(browser: Browser, *keys: str) -> None:
@@ -53,27 +62,23 @@ def test_it_is_drawn(
         browser.picture(ROOT / "docs" / f"report-{name}.png", height=1180)
 
 
-def test_figures_are_those_of_the_capture(browser: Browser, page: Path, capture: Path) -> None:
-    exchanges = Exchanges()
-    exchanges.add_all(Capture(capture).records())
+def test_figures_are_those_of_the_capture(
+    browser: Browser, page: Path, exchanges: list[Exchange]
+) -> None:
     latencies: dict[str, list[float]] = {}
-    failed = 0
     for exchange in exchanges:
-        answered = exchange.answered or {}
-        host = exchange.side.records[0]["headers"]["Host"]
-        name = f"{exchange.asked['method']} {host}{template(exchange.asked['url'])}"
-        if "latency_ms" in answered:
-            latencies.setdefault(name, []).append(answered["latency_ms"])
-        failed += answered.get("status_code", 0) >= 500
+        response = exchange.response or {}
+        if "latency_ms" in response:
+            latencies.setdefault(endpoint(exchange), []).append(response["latency_ms"])
+    number = sum(map(failed, exchanges))
     browser.open(page)
-    assert f"Failed (5xx)\n{100 * failed / len(exchanges):.1f} %\n{failed}" in browser.text(
-        "#tiles"
-    )
+    share = f"{100 * number / len(exchanges):.1f} %"
+    assert f"Failed\n{share}\n{number}" in browser.text("#tiles")
     rows = browser.run(
         "[...document.querySelectorAll('#endpoints tbody tr')]"
         ".map(row => [...row.cells].map(cell => cell.innerText))"
     )
-    assert len(rows) == 15
+    assert len(rows) == min(15, len(latencies))
     for name, _count, _rate, _failed, p50, _p90, p95, *_ in rows:
         values = sorted(latencies[name])
         for shown, share in ((p50, 0.5), (p95, 0.95)):
@@ -95,20 +100,24 @@ def milliseconds(text: str) -> float:
         ("5xx", lambda row: row["status"] >= 500),
         ("-get", lambda row: row["method"] != "GET"),
         ("shop.example/items/12", lambda row: row["full"].startswith("shop.example/items/12")),
+        ("status>=500 and pid=1320", lambda row: row["status"] >= 500 and 1320 in row["pids"]),
         ("nothing has this", lambda row: False),
     ],
 )
 def test_search(
-    browser: Browser, page: Path, capture: Path, text: str, test: Callable[[dict], bool]
+    browser: Browser,
+    page: Path,
+    exchanges: list[Exchange],
+    text: str,
+    test: Callable[[dict[str, Any]], bool],
 ) -> None:
-    exchanges = Exchanges()
-    exchanges.add_all(Capture(capture).records())
     rows = [
         {
             "url": exchange.asked["url"],
             "method": exchange.asked["method"],
-            "status": (exchange.answered or {}).get("status_code", 0),
-            "full": exchange.side.records[0]["headers"]["Host"] + exchange.asked["url"],
+            "status": (exchange.response or {}).get("status_code", 0),
+            "full": host(exchange) + exchange.asked["url"],
+            "pids": [side.records[0]["pid"] for side in exchange.sides],
         }
         for exchange in exchanges
     ]
@@ -116,13 +125,47 @@ def test_search(
     assert browser.search(text) == f"{sum(map(test, rows)):,} of {len(rows):,} exchanges"
 
 
-def test_search_in_headers_and_bodies(browser: Browser, page: Path, capture: Path) -> None:
-    exchanges = Exchanges()
-    exchanges.add_all(Capture(capture).records())
-    teapots = sum("Teapot" in (one.answered or {}).get("body", "") for one in exchanges)
+def test_a_search_that_is_not_understood(browser: Browser, page: Path) -> None:
+    browser.open(page)
+    found = browser.search("status>=500")
+    assert browser.search("status>=5oo") == found
+    assert browser.text("#mistake") == ("Column 9: '5oo' is not a status: 404, 5xx and 400-499 are")
+    invalid = "document.getElementById('search').ariaInvalid"
+    assert browser.run(invalid) == "true"
+    browser.search("user=root")
+    assert browser.text("#mistake") == ("Column 6: a report knows users only by number, not 'root'")
+    assert browser.search("status>=500") == found
+    assert (browser.text("#mistake"), browser.run(invalid)) == ("", "false")
+
+
+def test_search_in_headers_and_bodies(
+    browser: Browser, page: Path, exchanges: list[Exchange]
+) -> None:
+    teapots = sum("Teapot" in (one.response or {}).get("body", "") for one in exchanges)
     browser.open(page)
     browser.click("#deep")
-    assert browser.search('"name": "teapot"') == f"{teapots:,} of {len(exchanges):,} exchanges"
+    words = """'"name": "teapot"' status=200"""
+    assert browser.search(words) == f"{teapots:,} of {len(exchanges):,} exchanges"
+
+
+def test_a_failure_without_a_response_and_one_of_grpc(
+    browser: Browser, report: Make, tmp_path: Path
+) -> None:
+    capture = tmp_path / "failures.jsonl"
+    shutil.copy(ROOT / "tests" / "queries" / "capture.jsonl", capture)
+    browser.open(report(capture))
+    assert "Failed\n50 %\n5" in browser.text("#tiles")
+    assert "No response\n1\n" in browser.text("#tiles")
+    shown = []
+    for query in ("incomplete=no_response", "header.grpc-status!=none"):
+        assert browser.search(query) == "1 of 10 exchanges"
+        browser.click(".grid-view .grid-row")
+        browser.until("document.getElementById('detail').open")
+        shown.append(browser.text("#detail"))
+        browser.run("void document.getElementById('detail').close()")
+    assert "The connection ended without a response response, missing, client" in shown[0]
+    assert shown[0].count("No body.") == 1  # the request's
+    assert "200 · gRPC status 4 ·" in shown[1]
 
 
 def test_filters_are_shown_and_taken_away(browser: Browser, page: Path) -> None:
@@ -186,7 +229,7 @@ def test_one_exchange(browser: Browser, page: Path, request: pytest.FixtureReque
     shown = browser.text("#detail")
     assert "POST pay.example/charges?api_key=redacted-" in shown
     assert "503 Service Unavailable" in shown
-    assert "Authorization\tBearer redacted-" in shown
+    assert "authorization\tBearer redacted-" in shown
     assert '"password": "redacted-' in shown
     # Equal values are equal still.
     assert len(set(re.findall(r"redacted-\w+", shown))) == 2  # the secret, and a theme
