@@ -44,6 +44,8 @@ need e2fsprogs mke2fs
 need openssh-client ssh
 need gpg gpg
 need valgrind valgrind
+# The lines of docs/recipes.md.
+need jq jq
 # The manual page, completion and rotation are tried with what will use them.
 need groff-base groff
 need man-db man

@@ -21,7 +21,6 @@ from profiler.exchanges.model import (
     is_final,
     outcome,
     path_of,
-    reasons,
     service,
     told,
     without_port,
@@ -244,8 +243,8 @@ def _address(view: View) -> Iterator[int]:
     return map(values.address_number, _of_messages("source_ip", "dest_ip")(view))
 
 
-def _incomplete(view: View) -> Iterator[str]:
-    return reasons(view.side)
+def _incomplete(view: View) -> Iterable[str]:
+    return view.exchange.incomplete
 
 
 FIELDS = {

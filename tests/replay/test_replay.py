@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from profiler.exchanges.filters import Filters
 
 from profiler.errors import CaptureFileError
+from profiler.exchanges.conditions import conditions
 from profiler.ingest import wire
 from profiler.ingest.pipeline import Pipeline
 from profiler.ingest.probe.recording import Recording
@@ -134,7 +134,7 @@ def test_filters_choose_among_the_lines(tmp_path: Path, capsys: pytest.CaptureFi
     def replayed(**wanted: Any) -> list[dict[str, Any]]:
         output = tmp_path / "out.jsonl"
         output.unlink(missing_ok=True)
-        replay(case / "capture", Settings(output=output, filters=Filters(**wanted)))
+        replay(case / "capture", Settings(output=output, where=conditions(**wanted)))
         return lines(output)
 
     posts = [r for r in expected if (r.get("method") or r["request"]["method"]) == "POST"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import io
 import os
 import re
@@ -13,10 +14,16 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import duckdb
 import pytest
 
 from profiler.cli import build_parser
 from tests.sample_capture import write, write_stats
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 REPOSITORY = Path(__file__).parents[2]
 RECORDED = REPOSITORY / "tests" / "replay" / "cases" / "demo" / "capture"
@@ -81,13 +88,17 @@ def test_a_command_of_the_documents(call: str, tmp_path: Path) -> None:
     for word in {*arguments} - written:
         if word.endswith(".stats"):
             write_stats(tmp_path / word)
-        elif word.endswith((".jsonl", "capture")):
+        elif word.endswith((".jsonl", "capture", ".gz", ".zst")):
             path = tmp_path / word
             path.parent.mkdir(parents=True, exist_ok=True)
             if word.endswith("capture"):
                 shutil.copy(RECORDED, path)
             else:
                 write(path, 300)
+            if word.endswith(".gz"):
+                path.write_bytes(gzip.compress(path.read_bytes()))
+            elif word.endswith(".zst"):
+                path.write_bytes(zstd.compress(path.read_bytes()))
     # From standard input, where the command reads that.
     lines = write(tmp_path / "standard-input", 300)
     with lines.open("rb") as stdin:
@@ -123,3 +134,46 @@ def test_the_figures_of_the_readme_are_those_that_were_measured() -> None:
     )
     assert figures
     assert set(figures) <= set(re.findall(r"\d+(?:,\d{3})+", " ".join(small)))
+
+
+RECIPES = (REPOSITORY / "docs" / "recipes.md").read_text()
+
+
+@pytest.fixture
+def mixed(tmp_path: Path) -> Path:
+    """A capture file with names of headers as many programs, and HTTP/1 and 2, spell them."""
+    path = write(tmp_path / "http.jsonl", 300)
+    with path.open("ab") as lines:
+        for case in sorted((REPOSITORY / "tests" / "cases").glob("*/expected.jsonl")):
+            lines.write(case.read_bytes())
+    return path
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", RECIPES, re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("sql", blocks("sql"))
+def test_duckdb_opens_a_capture_file_as_it_is(sql: str, mixed: Path) -> None:
+    assert duckdb.sql(sql.replace("http.jsonl", str(mixed))).fetchall()
+
+
+@pytest.mark.parametrize("program", blocks("python"))
+def test_python_opens_a_capture_file_as_it_is(program: str, mixed: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=mixed.parent, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+
+
+def test_jq_opens_a_capture_file_as_it_is(mixed: Path) -> None:
+    calls = [line for block in blocks("sh") for line in statements(block) if line.startswith("jq")]
+    assert len(calls) == 2
+    for call in calls:
+        done = subprocess.run(
+            ["sh", "-c", call], cwd=mixed.parent, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0 and done.stdout.strip(), done.stderr

@@ -102,7 +102,7 @@ def test_a_connection_that_was_given_up_is_read_again_from_its_next_message_on()
     run.feed(first.send(b"123456789"))
     run.feed(first.send(GET % 7), first.recv(OK))
     urls = [line.get("url", line.get("request")) for line in run.lines if line["socket"] == 1]
-    assert urls == ["/7", {"method": "GET", "url": "/7"}]
+    assert urls == ["/7", {"method": "GET", "url": "/7", "host": "a"}]
 
 
 def test_one_connection_may_hold_only_so_much() -> None:

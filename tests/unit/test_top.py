@@ -35,7 +35,7 @@ def test_from_endpoints_to_one_exchange_and_back(shop: Path) -> None:
         terminal.press("\r")
         terminal.until(lambda text: "POST shop.internal/checkout  the latest" in text)
         terminal.press("\r")
-        terminal.until("Authorization: Bearer redacted-")
+        terminal.until("authorization: Bearer redacted-")
         terminal.press("end")
         terminal.until(lambda text: "timestamp" not in text)
         terminal.press("esc")
@@ -56,7 +56,7 @@ def test_secrets_are_shown_if_asked_for(shop: Path) -> None:
     with Terminal(top(shop, "--no-redact")) as terminal:
         terminal.until("lines of")
         terminal.press("\r", "\r")
-        terminal.until(f"Authorization: Bearer {sample_capture.SECRET}")
+        terminal.until(f"authorization: Bearer {sample_capture.SECRET}")
 
 
 def test_filters_say_what_is_shown(shop: Path) -> None:

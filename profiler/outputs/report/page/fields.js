@@ -21,8 +21,8 @@ class View {
     return [Number.isNaN(own) ? this.number(column) : own].filter((value) => !Number.isNaN(value));
   }
 
-  /** The columns have 0 for a message that was not seen. */
-  sizes(...columns) { return columns.map((column) => this.number(column)).filter((size) => size > 0); }
+  /** A message that was not seen has none. */
+  sizes(...columns) { return columns.map((column) => this.number(column)).filter((size) => !Number.isNaN(size)); }
 
   get status() { return [this.number("status")].filter(Boolean); }
   get interim() { return this.text("interim").split(" ").filter(Boolean).map(Number); }
@@ -108,7 +108,7 @@ const FIELDS = new Map([
   inColumns("service", textual(), (view) => [view.text("service")]),
   inColumns("outcome", only(READ.outcome), (view) => [OUTCOMES[view.number("outcome")]]),
   inColumns("incomplete", textual(), (view) => view.text("incomplete").split(", ").filter(Boolean)),
-  inColumns("bytes", ordered(READ.size), (view) => [view.sizes("requestBytes", "responseBytes").reduce((sum, size) => sum + size, 0)].filter(Boolean)),
+  inColumns("bytes", ordered(READ.size), (view) => view.sizes("requestBytes", "responseBytes").reduce((sums, size) => [(sums[0] ?? 0) + size], [])),
   inColumns("request_bytes", ordered(READ.size), (view) => view.sizes("requestBytes")),
   inColumns("response_bytes", ordered(READ.size), (view) => view.sizes("responseBytes")),
   inDetails("pid", ordered(READ.pid), (view) => view.recorded("pid")),

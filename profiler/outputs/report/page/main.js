@@ -116,7 +116,7 @@ class Report {
     const whole = capture.tables.incomplete.map((reasons) => reasons === "");
     for (const row of rows) {
       kinds[kind[row]] += 1;
-      sent += columns.requestBytes[row]; received += columns.responseBytes[row];
+      sent += columns.requestBytes[row] || 0; received += columns.responseBytes[row] || 0;
       if (!whole[columns.incomplete[row]]) broken += 1;
     }
     const tile = (label, value, more, bad) => make("div", { class: bad ? "bad" : null }, make("dt", {}, label), make("dd", {}, value, more ? make("small", {}, more) : null));

@@ -8,7 +8,7 @@ const GRID = [
   { label: "Method", key: (c, row) => c.text("method", row), text: (c, row) => visible(c.text("method", row)) },
   { label: "URL", key: (c, row) => c.url(row), text: (c, row) => visible(c.url(row)) },
   { label: "Status", key: (c, row) => c.columns.status[row], text: (c, row) => String(c.columns.status[row] || "none"), number: true },
-  { label: "Size", key: (c, row) => c.columns.responseBytes[row], text: (c, row) => (c.columns.status[row] ? bytes(c.columns.responseBytes[row]) : "\u2013"), number: true },
+  { label: "Size", key: (c, row) => c.columns.responseBytes[row] || 0, text: (c, row) => (c.columns.status[row] ? bytes(c.columns.responseBytes[row]) : "\u2013"), number: true },
   { label: "Latency", key: (c, row, measure) => (Number.isNaN(c.columns[measure][row]) ? -1 : c.columns[measure][row]), text: (c, row, measure) => milliseconds(c.columns[measure][row]), number: true },
 ];
 
