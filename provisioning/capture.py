@@ -29,7 +29,7 @@ Record = dict[str, Any]
 class Capture:
     """``http-profiler`` in a guest, writing to a file there; a context manager.
 
-    ``exit_code`` and ``said`` (its standard error) are final after :meth:`stop`.
+    ``exit_code`` and ``said`` (its standard error) are final after :meth:`stop` or :meth:`wait`.
     """
 
     def __init__(self, guest: Guest, *options: str, output: str = "/tmp/capture.jsonl") -> None:
@@ -86,15 +86,26 @@ class Capture:
         """Stop the profiler; return all its messages."""
         assert self._running is not None
         self._running.signal(signal)
-        self.exit_code = self._running.wait(STOP_TIMEOUT)
+        self.wait()
         return self.said
+
+    def wait(self, timeout: float = STOP_TIMEOUT) -> int:
+        """Wait until the profiler has ended; return its exit code."""
+        assert self._running is not None
+        self.exit_code = self._running.wait(timeout)
+        return self.exit_code
+
+    def parse(self, line: str) -> Record:
+        """Parse a line of output; a subclass may check it."""
+        record: Record = json.loads(line)
+        return record
 
     def records(self) -> list[Record]:
         """Return every record written so far."""
         new = self.guest.exec(f"sudo tail -c +{self._read + 1} {self.output}").stdout
         whole = new[: new.rfind("\n") + 1]
+        self._records += [self.parse(line) for line in whole.splitlines()]
         self._read += len(whole.encode())
-        self._records += [json.loads(line) for line in whole.splitlines()]
         return self._records
 
     def wait_for(
