@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
-import traceback
 import uuid
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,11 +21,11 @@ import pytest
 from profiler.accounting import SKIPPED_CALLS
 from provisioning import Guest, GuestSpec, ProvisioningError, Running, build, machine
 from provisioning.capacity import side_by_side
-from provisioning.capture import Capture
 from provisioning.catalog import find_guest
 from provisioning.errors import ArchiveUnreachable
 from provisioning.providers import DEFAULT, choose_provider, guests_up
 from tests.conftest import DEFAULT_GUESTS
+from tests.e2e.capture import Capture, CaptureSkipped
 
 TRAFFIC = "/tmp/traffic.py"
 ROUTES = ("socket", "syscall")
@@ -65,35 +63,40 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Try again what the kernel, and not the profiler, has kept from being seen.
-
-    A preemptible kernel now and then skips the probe, in an emulated guest fifty times as
-    often as elsewhere. The profiler says so, and only then a test is run again.
-    """
+    """Run a failed test again if the kernel skipped the probe in its capture."""
     for item in items:
-        item.add_marker(pytest.mark.flaky(reruns=3, only_rerun=[f"{SKIPPED_CALLS} for"]))
+        item.add_marker(pytest.mark.flaky(reruns=3, only_rerun=[CaptureSkipped]))
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
-    """Have a failed test say so where the kernel skipped the probe of its capture."""
+def pytest_pyfunc_call() -> Generator[None, object, object]:
+    """Raise CaptureSkipped for a failure that the account of the test's own captures excuses."""
+    Capture.in_use.clear()
     try:
         return (yield)
     except Exception as error:
-        for capture in _captures(pyfuncitem, error):
-            said = capture.account()
-            if skipped_calls(said) or re.search(r"\bskipped [1-9]", said):
-                raise AssertionError(f"{SKIPPED_CALLS} for some calls") from error
+        if any(capture.excuses() for capture in Capture.in_use):
+            raise CaptureSkipped(f"{SKIPPED_CALLS} in the capture of this test") from error
         raise
 
 
-def _captures(item: pytest.Function, error: Exception) -> Iterator[Capture]:
-    """Those of the test's fixtures, and of its own."""
-    frames = (frame.f_locals for frame, _ in traceback.walk_tb(error.__traceback__))
-    fixtures = (getattr(one, "capture", None) for one in item.funcargs.values())
-    for one in (*fixtures, *(value for names in frames for value in names.values())):
-        if isinstance(one, Capture):
-            yield one
+# The outermost wrapper: its line comes after all other summaries, right before the last line.
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter,
+) -> Generator[None, None, None]:
+    """Say which tests were run again."""
+    yield
+    names = {report.nodeid: None for report in terminalreporter.stats.get("rerun", ())}
+    terminalreporter.write_line(run_again(list(names)))
+
+
+def run_again(names: Sequence[str]) -> str:
+    """What the last but one line of a run says."""
+    if not names:
+        return "no test was run again"
+    number = "1 test was" if len(names) == 1 else f"{len(names)} tests were"
+    return f"{number} run again, because {SKIPPED_CALLS} in the capture: {', '.join(names)}"
 
 
 def _parametrize(metafunc: pytest.Metafunc, fixture: str, names: Sequence[str]) -> None:
@@ -157,12 +160,6 @@ def traffic(guest: Guest, scenario: str, *arguments: object) -> dict[str, Any]:
     """Run a scenario of traffic.py in the guest to its end; return the facts it printed."""
     command = ["python3", TRAFFIC, scenario, *map(str, arguments)]
     return json.loads(guest.exec(command, timeout=120).stdout)
-
-
-def skipped_calls(said: str) -> int:
-    """How often a preemptible kernel skipped the probe, as the profiler says."""
-    match = re.search(rf"{SKIPPED_CALLS} for (\d+) calls", said)
-    return int(match[1]) if match else 0
 
 
 def stopped(guest: Guest) -> None:

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from provisioning import Guest
-from provisioning.capture import Capture, Record
+from provisioning.capture import Record
+from tests.e2e.capture import Capture
 from tests.e2e.conftest import background, continued, stopped, traffic
 from tests.e2e.test_capture import url_of
 from tests.e2e.test_ending import PROFILER, accounts

@@ -11,8 +11,9 @@ import pytest
 
 from profiler.ingest.probe.macros import OWN_PLACES
 from provisioning import Guest
-from provisioning.capture import Capture, Record
-from tests.e2e.conftest import ROUTES, background, held, skipped_calls, traffic
+from provisioning.capture import Record
+from tests.e2e.capture import Capture, skipped_calls
+from tests.e2e.conftest import ROUTES, background, held, traffic
 
 
 @dataclass

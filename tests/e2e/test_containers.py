@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import pytest
 
 from provisioning import Guest
-from provisioning.capture import Capture, Record
+from provisioning.capture import Record
 from provisioning.catalog import find_guest
+from tests.e2e.capture import Capture
 
 pytestmark = pytest.mark.one_guest("debian-12")
 

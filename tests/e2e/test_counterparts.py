@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from provisioning import Guest
-from provisioning.capture import Capture, Record
+from provisioning.capture import Record
+from tests.e2e.capture import Capture
 from tests.e2e.conftest import ROUTES
 from tests.e2e.test_capture import url_of
 

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from provisioning import Guest
-from provisioning.capture import Capture
+from tests.e2e.capture import Capture
 from tests.e2e.conftest import ROUTES, background, continued, held, stopped, traffic
+from tests.records import read_record, read_records
 
 COUNT = r"(\d+)/(\d+)"
 LINE = re.compile(
@@ -130,7 +131,7 @@ def test_limits_counts_and_replay(guest: Guest, token: str, route: str, tmp_path
         text=True,
         check=True,
     )
-    assert [json.loads(line) for line in replayed.stdout.splitlines()] == records
+    assert read_records(replayed.stdout) == records
     assert accounts(replayed.stderr) == directions
 
 
@@ -253,7 +254,7 @@ def test_the_profiler_does_not_see_itself(guest: Guest, token: str) -> None:
             while "capturing" not in guest.exec("cat /tmp/said", check=False).stdout:
                 assert running.poll() is None
             traffic(guest, "requests", "127.0.0.1", server["port"], f"GET:/{token}")
-            lines = [json.loads(running.stdout.readline()) for _ in range(4)]
+            lines = [read_record(running.stdout.readline().decode()) for _ in range(4)]
             guest.exec(f"sudo pkill -INT -f '{PROFILER}'")
             assert running.wait(60) == 0
             assert running.stdout.read() == b""

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from provisioning import Guest
-from provisioning.capture import Capture
+from tests.e2e.capture import Capture
 from tests.e2e.conftest import background, continued, stopped, traffic
 from tests.e2e.test_capture import nanoseconds, url_of
 

@@ -16,10 +16,12 @@ import pytest
 
 from packages import deb, vendored
 from provisioning import Guest
-from provisioning.capture import START_TIMEOUT, Capture
+from provisioning.capture import START_TIMEOUT, Record
 from provisioning.host import find_ansible
 from provisioning.sources import ANSIBLE, copy_product, wheel_of
+from tests.e2e.capture import Capture
 from tests.e2e.conftest import background, traffic
+from tests.records import read_record
 
 pytestmark = pytest.mark.one_guest("debian-13")
 
@@ -67,12 +69,12 @@ def wait_until_capturing(guest: Guest) -> None:
         time.sleep(1)
 
 
-def wait_for_lines(guest: Guest, token: str) -> list[dict[str, object]]:
+def wait_for_lines(guest: Guest, token: str) -> list[Record]:
     """The four lines of an exchange as the service writes them."""
     deadline = time.monotonic() + 120
     while True:
         lines = guest.exec(f"sudo cat {LOG}", check=False).stdout.splitlines()
-        found = [json.loads(line) for line in lines if token in line]
+        found = [read_record(line) for line in lines if token in line]
         if len(found) == 4 or time.monotonic() > deadline:
             assert len(found) == 4, said(guest)
             return found

@@ -18,8 +18,9 @@ from typing import Any
 import pytest
 
 from provisioning import Guest
-from provisioning.capture import Capture, Record
-from tests.e2e.conftest import ROUTES, TRAFFIC, continued, skipped_calls, stopped
+from provisioning.capture import Record
+from tests.e2e.capture import Capture, skipped_calls
+from tests.e2e.conftest import ROUTES, TRAFFIC, continued, stopped
 from tests.e2e.test_ending import accounts
 
 HERE = Path(__file__).parent

@@ -5,7 +5,6 @@ One guest: which kernel it is makes no difference here.
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 import tarfile
@@ -16,6 +15,7 @@ import pytest
 
 from provisioning import Guest
 from tests.e2e.conftest import TRAFFIC, background, traffic
+from tests.records import read_records
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "assertions.md"
 PYTHON = "/opt/http-profiler/bin/python3"
@@ -69,7 +69,7 @@ def test_a_command_and_its_children_only(guest: Guest, token: str) -> None:
     assert (name, home) == (user, f"/home/{user}")
     assert guest.exec(["stat", "-c", "%U", f"{directory}/mine"]).stdout.strip() == user
 
-    records = [json.loads(line) for line in guest.exec(["sudo", "cat", lines]).stdout.splitlines()]
+    records = read_records(guest.exec(["sudo", "cat", lines]).stdout)
     assert [r["url"] for r in records if r["type"] == "request"] == [
         f"/{token}/child",
         f"/{token}/echo",

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import pytest
 
 from provisioning import Guest
-from provisioning.capture import Capture
+from tests.e2e.capture import Capture
 from tests.e2e.conftest import background, traffic
 from tests.e2e.test_capture import url_of
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 import pytest
 
 from provisioning import Guest
-from provisioning.capture import Capture
 from provisioning.catalog import find_guest
 from provisioning.errors import GuestError
+from tests.e2e.capture import Capture
 from tests.e2e.conftest import UNORDERED, Examination, traffic
 from tests.e2e.test_capture import url_of
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import pytest
 
 from provisioning import Guest, Result
-from provisioning.capture import Capture
+from tests.e2e.capture import Capture
 from tests.e2e.conftest import background, traffic
 
 pytestmark = pytest.mark.one_guest("debian-12")
@@ -109,8 +109,7 @@ def test_a_full_disk(guest: Guest, token: str) -> None:
         traffic(guest, "requests", *where, f"GET:/{token}/first")
         capture.wait_for(lambda r: r.get("request", {}).get("url") == f"/{token}/first", 2)
         traffic(guest, "requests", *where, f"POST:/{token}/big:60000")
-        assert capture._running is not None
-        assert capture._running.wait(60) == 1
+        assert capture.wait() == 1
         assert "No space left" in capture.said
         assert "seen" in capture.said
         assert "Traceback" not in capture.said

@@ -9,6 +9,7 @@ import pytest
 
 from provisioning import Guest
 from provisioning.capture import START_TIMEOUT
+from tests.records import read_records
 
 pytestmark = pytest.mark.one_guest("debian-13")
 
@@ -32,6 +33,7 @@ def test_the_tutorial(guest: Guest) -> None:
         # Commands that repeat what failed, which was asked for three times.
         assert done.stdout.count("\ncurl ") == done.stdout.count("127.0.0.1:8080/missing") == 3
         assert "2 of 2 assertions hold" in done.stderr
+        assert read_records(guest.exec("sudo cat http.jsonl").stdout)
         assert "<title>" in guest.exec("cat report.html").stdout
     finally:
         guest.exec("rm -f http.jsonl report.html")

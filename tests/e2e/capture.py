@@ -1,0 +1,75 @@
+"""The capture of an end-to-end test: its lines are validated, and its losses can excuse a failure.
+
+A preemptible kernel now and then skips the probe, in an emulated guest fifty times as often as
+elsewhere. The account of the capture shows it, and only then is the failed test run again.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import ClassVar
+
+from profiler.accounting import SKIPPED_CALLS
+from provisioning.capture import Capture as GuestCapture
+from provisioning.capture import Record
+from tests.records import read_record
+
+# Calls that were not seen at all, and calls that later traffic of their connection revealed.
+_NOT_SEEN = re.compile(rf"{SKIPPED_CALLS} for (\d+) calls")
+_LOST = re.compile(r" \+ lost .*\bskipped (\d+)/")
+
+
+class CaptureSkipped(AssertionError):
+    """A test failed, and the account of its capture shows calls that skipped the probe."""
+
+
+class Capture(GuestCapture):
+    """A capture whose records are valid, and which knows whether it can excuse a failure."""
+
+    in_use: ClassVar[set[Capture]] = set()
+    """The captures that the test of this moment has read or stopped."""
+
+    _excused = 0
+
+    def parse(self, line: str) -> Record:
+        """Parse and validate a line."""
+        return read_record(line)
+
+    def __exit__(self, kind, error, traceback) -> None:
+        """End the profiler; what it wrote last is validated too."""
+        super().__exit__(kind, error, traceback)
+        if error is None:
+            super().records()
+
+    def records(self) -> list[Record]:
+        """Return every record written so far."""
+        self.in_use.add(self)
+        return super().records()
+
+    def stop(self, signal: str = "INT") -> str:
+        """Stop the profiler; return all its messages."""
+        self.in_use.add(self)
+        return super().stop(signal)
+
+    def excuses(self) -> bool:
+        """Does the account show more calls that skipped the probe than when this was last asked?
+
+        A failure that repeats without another loss is the test's own: captures of a module
+        outlive the test that is run again.
+        """
+        before, self._excused = self._excused, lost_by_skipping(self.account())
+        return self._excused > before
+
+
+def skipped_calls(said: str) -> int:
+    """How many calls skipped the probe unseen, by the last account in the profiler's messages."""
+    return sum(map(int, _NOT_SEEN.findall(_last_account(said))))
+
+
+def lost_by_skipping(said: str) -> int:
+    """How many calls skipped the probe, seen later or not."""
+    return skipped_calls(said) + sum(map(int, _LOST.findall(_last_account(said))))
+
+
+def _last_account(said: str) -> str:
+    return said.rpartition("wrote ")[2]
