@@ -88,13 +88,15 @@ def test_what_is_no_charset_is_passed_over(label: str) -> None:
     assert text_of(b"\xff+", HTML + label) is None
 
 
-def test_labels_are_not_kept_for_ever() -> None:
-    from encodings import _cache  # type: ignore[attr-defined]
-
-    before = len(_cache)
-    for n in range(200):
-        text_of(b"x", f"{HTML}no-{n}")
-    assert len(_cache) == before
+def test_python_is_not_asked_for_any_label() -> None:
+    """It would remember each name for ever."""
+    asked: list[str] = []
+    codecs.register(asked.append)
+    with pytest.raises(LookupError):
+        codecs.lookup("what nobody knows")
+    assert len(asked) == 1
+    text_of(b"x", f"{HTML}nobody-knows-this-either")
+    assert len(asked) == 1
 
 
 def test_bytes_that_are_not_of_the_charset() -> None:

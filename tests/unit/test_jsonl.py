@@ -3,7 +3,10 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Timer
 
 import orjson
 import pytest
@@ -187,49 +190,57 @@ def test_a_path_that_cannot_be_opened(tmp_path: Path, name: str, advice: str) ->
     assert "\n" not in str(caught.value)
 
 
-@pytest.fixture
-def stdout(monkeypatch: pytest.MonkeyPatch) -> int:
-    """Put a pipe in the place of standard output; return its reading end."""
+@contextmanager
+def stdout() -> Iterator[int]:
+    """Put a pipe in the place of standard output; yield its reading end.
+
+    No fixture: between a fixture and its test pytest puts its own file there again.
+    """
+    kept = os.dup(1)
     reading, writing = os.pipe()
-    monkeypatch.setattr("profiler.outputs.jsonl._STDOUT", writing)
-    return reading
+    os.dup2(writing, 1)
+    os.close(writing)
+    try:
+        yield reading
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
-def test_standard_output_stays_open(stdout: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    for n in range(2):
+def test_standard_output_stays_open() -> None:
+    with stdout() as reading:
+        for n in range(2):
+            sink = JsonLines(None)
+            sink.write({"n": n})
+            sink.close()
+        assert os.read(reading, 100) == b'{"n":0}\n{"n":1}\n'
+
+
+def test_a_reader_that_has_gone() -> None:
+    with stdout() as reading:
         sink = JsonLines(None)
-        sink.write({"n": n})
+        os.close(reading)
+        sink.write({"n": 1})
+        with pytest.raises(OutputClosed, match="standard output"):
+            sink.flush()
         sink.close()
-    assert os.read(stdout, 100) == b'{"n":0}\n{"n":1}\n'
 
 
-def test_a_reader_that_has_gone(stdout: int) -> None:
-    sink = JsonLines(None)
-    os.close(stdout)
-    sink.write({"n": 1})
-    with pytest.raises(OutputClosed, match="standard output"):
-        sink.flush()
-    sink.close()
-
-
-def test_a_pipe_that_does_not_block_is_waited_for(stdout: int) -> None:
-    from threading import Thread
-
-    from profiler.outputs import jsonl
-
-    os.set_blocking(jsonl._STDOUT, False)
-    sink = JsonLines(None)
+def test_a_pipe_that_does_not_block_is_waited_for() -> None:
     received = bytearray()
+    with stdout() as reading:
+        sink = JsonLines(None)
+        os.set_blocking(sink.fd, False)
 
-    def receive() -> None:
-        while len(received) < 200_000:
-            received.extend(os.read(stdout, 65536))
+        def receive() -> None:
+            while len(received) < 200_000:
+                received.extend(os.read(reading, 65536))
 
-    thread = Thread(target=receive)
-    sink.write({"x": "y" * 10})
-    for _ in range(10):
-        sink._batch += b"z" * 20_000 + b"\n"
-    thread.start()
-    sink.close()
-    thread.join(10)
+        # Not before the pipe is full.
+        reader = Timer(0.2, receive)
+        reader.start()
+        for _ in range(10):
+            sink.write({"x": "y" * 20_000})
+        sink.close()
+        reader.join(10)
     assert len(received) >= 200_000

@@ -27,9 +27,8 @@ def options() -> Iterator[tuple[str, str]]:
     """Every command, and every option of it."""
     parser = cli.build_parser()
     for command, each in {"": parser, **commands_of(parser)}.items():
-        for action in each._actions:
-            if action.help is not argparse.SUPPRESS:
-                yield from ((command, word) for word in action.option_strings)
+        for line in re.findall(r"^  -.*", each.format_help(), re.MULTILINE):
+            yield from ((command, word) for word in re.findall(r"(?<!\S)--?\w[\w-]*", line))
 
 
 @pytest.fixture(scope="module")
