@@ -92,7 +92,8 @@ def test_both_sides_of_an_exchange(watch: Watch, token: str) -> None:
         else:
             assert (line["status_code"], line["reason"]) == (200, "OK")
             assert line["headers"]["content-length"] == "500"
-            assert line["request"] == {"method": "POST", "url": url}
+            host = f"127.0.0.1:{watch.server['port']}"
+            assert line["request"] == {"method": "POST", "url": url, "host": host}
             assert 0 < line["latency_ms"] <= line["duration_ms"] < 60_000
 
     # One exchange as each process saw it, on a socket of its own.

@@ -67,7 +67,11 @@ def test_every_message_at_both_ends(watched: Watched) -> None:
         by_exchange.setdefault(f"{record['role']} {record['exchange']}", []).append(record)
     for pair in by_exchange.values():
         request, response = sorted(pair, key=lambda r: r["type"])
-        assert response["request"] == {"method": request["method"], "url": request["url"]}
+        assert response["request"] == {
+            "method": request["method"],
+            "url": request["url"],
+            "host": request["headers"]["host"],
+        }
         assert response["status_code"] == 200
         assert "incomplete" not in request
         assert "incomplete" not in response
