@@ -13,14 +13,18 @@ from base64 import b64decode
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from profiler.schema import Record
+from tests.records import read_records
 from tests.replay.script import CASES, Call, Lost, Script, Step, play, read
 
 SCRIPTS = {path.parent.name: read(path) for path in sorted(CASES.glob("*/stream.txt"))}
 DAMAGED = [name for name, script in SCRIPTS.items() if not script.only_whole]
+
+EXPECTED = sorted(Path(__file__).parents[1].rglob("expected.jsonl"))
 
 SEEDS = range(12)
 # A case with more places than this is joined at some of them.
@@ -39,6 +43,12 @@ def expected(name: str) -> list[Record]:
 
 
 damaged = pytest.mark.parametrize("name", DAMAGED)
+
+
+@pytest.mark.parametrize("path", EXPECTED, ids=lambda path: path.parent.name)
+def test_the_expected_lines_match_the_schema(path: Path) -> None:
+    text = path.read_text()
+    assert len(read_records(text)) == text.count("\n")
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
