@@ -132,7 +132,9 @@ class Record(TypedDict, total=False):
         str, "the same for a request and its responses as one process saw them at one socket"
     ]
     request: Annotated[
-        RequestSummary, "response: `method`, `url` and `host` of its request, if that was seen"
+        RequestSummary,
+        "response: `method`, `url` and `host` of its request, if that was seen; `host` is what "
+        "`:authority` or the Host header names",
     ]
     latency_ms: Annotated[
         float, "response: milliseconds from the request's first byte to the response's first"
@@ -322,6 +324,8 @@ def markdown(of: type) -> Iterator[str]:
 def _name(hint: Any) -> str:
     if get_origin(hint) is Union:
         hint = get_args(hint)[0]
+    if get_origin(hint) is Literal:
+        return ", ".join(f"`{value}`" for value in get_args(hint))
     return str(_json_type(hint)["type"])
 
 

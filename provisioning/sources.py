@@ -44,7 +44,7 @@ FLEET = ("fleet.yml", "roles/service/")
 
 PYPROJECT = REPOSITORY / "pyproject.toml"
 
-WHEEL_SOURCES = ("pyproject.toml", "LICENSE", "profiler", "bpf")
+WHEEL_SOURCES = ("pyproject.toml", "LICENSE", "docs/record.schema.json", "profiler", "bpf")
 
 DEMO_SOURCES = ("demo", "loadtest")
 
@@ -125,6 +125,7 @@ def build_wheel(sources: Path, scratch: Path, wheels: Path, log: Path) -> None:
         if (sources / name).is_dir():
             shutil.copytree(sources / name, scratch / name)
         elif (sources / name).exists():
+            (scratch / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(sources / name, scratch / name)
     # The project names its README, and a build must not need the text of it.
     (scratch / "README.md").touch()

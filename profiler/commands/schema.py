@@ -12,9 +12,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(_options: argparse.Namespace) -> int:
     """Print the schema."""
+    print(document(), end="")
+    return 0
+
+
+def document() -> str:
+    """Return the text of ``docs/record.schema.json``."""
     import json
 
     from profiler.schema import json_schema
 
-    print(json.dumps(json_schema(), indent=2))
-    return 0
+    return f"{json.dumps(json_schema(), indent=2)}\n"

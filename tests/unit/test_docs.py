@@ -17,6 +17,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
+from packages import documents
 from profiler.cli import build_parser
 from tests.sample_capture import write, write_stats
 
@@ -114,6 +115,14 @@ def test_a_command_of_the_documents(call: str, tmp_path: Path) -> None:
     # 4: an assertion does not hold of lines that were made up.
     assert done.returncode in ((0, 4) if options.command == "check" else (0,)), done.stderr
     assert all((tmp_path / name).stat().st_size for name in written - {"-"})
+
+
+@pytest.mark.parametrize("path", documents.renewed(), ids=lambda path: path.name)
+def test_the_fields_are_those_of_the_schema(path: Path) -> None:
+    renew = "python -m packages.documents"
+    if path == documents.SCHEMA:
+        renew += ", or http-profiler schema > docs/record.schema.json"
+    assert path.read_text("utf-8") == documents.renewed()[path], f"to renew it: {renew}"
 
 
 def test_there_are_many() -> None:
