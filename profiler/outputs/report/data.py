@@ -110,7 +110,8 @@ class Data:
 
     def __init__(self, max_body: int) -> None:
         self._max_body = max_body
-        self._columns: dict[str, list[Any]] = {name: [] for name in _COLUMNS}
+        self.columns: dict[str, list[Any]] = {name: [] for name in _COLUMNS}
+        """A value for each exchange."""
         self._tables = {name: Table() for name in _TABLES}
         self._threads = Table()
         self._nodes: dict[tuple[str, ...], int] = {}
@@ -145,14 +146,14 @@ class Data:
         for row, role, connection in self._unknown:
             node = self._by_connection.get((connection, role))
             if node is not None:
-                self._columns[role][row] = node
+                self.columns[role][row] = node
         document = {
             **about,
             "start": (self._start or 0) / 1e6,
-            "count": len(self._columns["time"]),
+            "count": len(self.columns["time"]),
             "nodes": [node.to_json() for node in self._node_list],
             "tables": {name: table.values() for name, table in self._tables.items()},
-            "columns": self._columns,
+            "columns": self.columns,
             "blocks": self._starts,
             "incompleteMessages": self._incomplete,
             "cutBodies": self._cut,
@@ -197,7 +198,7 @@ class Data:
             "serverDuration": _rounded(served.get("duration_ms")),
             "flags": (0 if asked else NO_REQUEST) | (CUT_BODY if cut else 0) | seen,
         }
-        for name, column in self._columns.items():
+        for name, column in self.columns.items():
             column.append(values[name])
         return detail
 
