@@ -74,7 +74,8 @@ def record_of(
             record["status_code"] = status
         if reason is not None:
             record["reason"] = reason
-    record["http_version"] = version
+    if version is not None:
+        record["http_version"] = version
     record["headers"] = fields.headers
     if trailers is not None and trailers.headers:
         record["trailers"] = trailers.headers
@@ -112,8 +113,11 @@ def record_of(
             _add_request(asked, request.method, request.target)
             if request.host is not None:
                 asked["host"] = request.host
-            record["latency_ms"] = (origin.time - request.time) / 1e6
-            record["duration_ms"] = (last_time - request.time) / 1e6
+            # A response that never came has no bytes, and took no time.
+            if size:
+                asked_time = request.origin.time
+                record["latency_ms"] = (origin.time - asked_time) / 1e6
+                record["duration_ms"] = (last_time - asked_time) / 1e6
     if stream is not None:
         record["stream"] = stream
     record.update(constant.call)

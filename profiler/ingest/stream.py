@@ -68,13 +68,14 @@ class Finish(NamedTuple):
     """This direction carries no more bytes.
 
     ``reason`` is what befalls a message that is open: :data:`CLOSED_EARLY`,
-    :data:`RESET` or :data:`EXITED`.
+    :data:`RESET` or :data:`EXITED`. ``unseen``: it carried bytes, but no chunk came.
     """
 
     socket: int
     direction: int
     time: int
     reason: str = CLOSED_EARLY
+    unseen: bool = False
 
 
 Event = Union[Chunk, Gap, Finish]
@@ -186,7 +187,8 @@ class Streams:
             reason = RESET
         elif end.flags & FLAG_EXIT:
             reason = EXITED
-        events.append(Finish(end.socket, end.direction, end.time, reason))
+        unseen = expected is None and end.position > 0
+        events.append(Finish(end.socket, end.direction, end.time, reason, unseen))
         return events
 
 

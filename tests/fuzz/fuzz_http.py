@@ -20,7 +20,8 @@ with atheris.instrument_imports(include=["profiler"]):
 SETTINGS = Settings(max_head=512, max_body=128, max_memory=40_000, max_connection_memory=20_000)
 REASONS = {
     *("attached_mid_message", "body_limit", "closed_early", "exited", "head_limit", "lost"),
-    *("memory_limit", "reset", "stream_limit", "undecodable", "unknown_header_state"),
+    *("memory_limit", "no_response", "reset", "stream_limit", "undecodable"),
+    "unknown_header_state",
 }
 
 

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from profiler.ingest.http import Message, Messages, NotHttp
-from profiler.ingest.http.connection import WAITING_MAX, Connection
+from profiler.ingest.http.connection import INFLIGHT_MAX, Connection
 from profiler.ingest.http.framing import switches_to
 from profiler.ingest.settings import Settings
 from profiler.ingest.stream import Streams
@@ -30,7 +30,7 @@ from profiler.ingest.wire import (
     End,
 )
 from tests.unit.turns import Ask, Close, Lose, Say, Turn, play, split
-from tests.unit.wires import SOCKET, Wire
+from tests.unit.wires import SOCKET, Wire, chunk
 
 SETTINGS = Settings(max_head=1024, max_body=256)
 
@@ -48,9 +48,8 @@ class Seen(NamedTuple):
 
 def seen(message: Message) -> Seen:
     head = message.head
-    start = (
-        f"{head.method} {head.target}" if head.method else f"{head.status} {head.reason}".strip()
-    )
+    what = (head.method, head.target) if head.type == "request" else (head.status, head.reason)
+    start = " ".join(str(part) for part in what if part)
     number = head.request.number if head.request else None
     return Seen(start, message.body, message.incomplete, number, message.bytes, message.raw)
 
@@ -74,6 +73,10 @@ CLOSES = [Close(SEND), Close(RECV)]
 
 def whole(start: str, raw: bytes, body: bytes = b"", number: int | None = 1) -> Seen:
     return Seen(start, body, (), number, len(raw), raw)
+
+
+def unanswered(number: int, reason: str = "closed_early") -> Seen:
+    return Seen("", b"", ("no_response", reason), number, 0, b"")
 
 
 CONNECT = b"CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n"
@@ -203,7 +206,8 @@ CASES: dict[str, tuple[list[Turn], list[Seen]]] = {
                 1,
                 44,
                 b"POST / HTTP/1.1\r\nTransfer-Encoding: gzip\r\n\r\n",
-            )
+            ),
+            unanswered(1),
         ],
     ),
     "contradicting lengths": (
@@ -328,10 +332,53 @@ CASES: dict[str, tuple[list[Turn], list[Seen]]] = {
             Seen("200 OK", b"some", ("closed_early",), 1, 23, b"HTTP/1.0 200 OK\r\n\r\nsome"),
         ],
     ),
-    "a request that is never answered": ([Ask(GET), *ENDS], [whole("GET /", GET)]),
+    "a request that is never answered": (
+        [Ask(GET), *ENDS],
+        [whole("GET /", GET), unanswered(1)],
+    ),
+    "the end of the capture is no end of the connection": ([Ask(GET)], [whole("GET /", GET)]),
+    "responses end, requests go on": (
+        [Ask(GET), Close(RECV), Ask(HEAD), Close(SEND)],
+        [whole("GET /", GET), unanswered(1), whole("HEAD /h", HEAD, b"", 2), unanswered(2)],
+    ),
+    "only a final response answers": (
+        [Ask(GET), Say(b"HTTP/1.1 100 Continue\r\n\r\n"), *ENDS],
+        [
+            whole("GET /", GET),
+            whole("100 Continue", b"HTTP/1.1 100 Continue\r\n\r\n"),
+            unanswered(1),
+        ],
+    ),
+    "the last two of three pipelined requests are never answered": (
+        [Ask(GET + POST + GET), Say(OK[:-1]), *ENDS],
+        [
+            whole("GET /", GET),
+            whole("POST /p", POST, b"hello", 2),
+            whole("GET /", GET, b"", 3),
+            Seen("200 OK", b"o", ("closed_early",), 1, len(OK) - 1, OK[:-1]),
+            unanswered(2),
+            unanswered(3),
+        ],
+    ),
+    "the beginning of a status line is no response": (
+        [Ask(GET), Say(OK[:9]), *ENDS],
+        [whole("GET /", GET), unanswered(1)],
+    ),
+    "the beginning of a head is one": (
+        [Ask(GET), Say(OK[:19]), *ENDS],
+        [whole("GET /", GET), Seen("200 OK", b"", ("closed_early",), 1, 19, OK[:19])],
+    ),
+    "a response that was lost may have answered": (
+        [Ask(GET), Lose(RECV, 50), *ENDS],
+        [whole("GET /", GET)],
+    ),
+    "nor is what cannot be read an answer that did not come": (
+        [Ask(GET), Say(b"\0\1\2"), *ENDS],
+        [whole("GET /", GET)],
+    ),
     "a body cut off by the close": (
         [Ask(POST[:-2]), *ENDS],
-        [Seen("POST /p", b"hel", ("closed_early",), 1, len(POST) - 2, POST[:-2])],
+        [unanswered(1), Seen("POST /p", b"hel", ("closed_early",), 1, len(POST) - 2, POST[:-2])],
     ),
     "a chunked body cut off inside a size line": (
         [Ask(GET), Say(CHUNKED_OK + b"2\r\nab\r\n1"), *ENDS],
@@ -349,7 +396,10 @@ CASES: dict[str, tuple[list[Turn], list[Seen]]] = {
     ),
     "a head cut off by the close": (
         [Ask(b"GET /cut HTTP/1.1\r\nHost: a\r\nAcc"), *ENDS],
-        [Seen("GET /cut", b"", ("closed_early",), 1, 31, b"GET /cut HTTP/1.1\r\nHost: a\r\nAcc")],
+        [
+            Seen("GET /cut", b"", ("closed_early",), 1, 31, b"GET /cut HTTP/1.1\r\nHost: a\r\nAcc"),
+            unanswered(1),
+        ],
     ),
     "a start line cut off is not sure to be HTTP": ([Ask(b"GET /cut HTTP/1"), *ENDS], []),
     "a response until the close, open at the end of the capture": (
@@ -768,7 +818,7 @@ def test_a_message_knows_the_chunk_of_its_first_byte_and_the_time_of_its_last() 
     assert get.origin == chunks[4]._replace(position=2 + len(POST))
     assert post.last_time == get.last_time == chunks[4].time
     assert post.head.request is not None
-    assert post.head.request.time == chunks[1].time
+    assert post.head.request.origin.time == chunks[1].time
     chunks = [wire.send(d) for d in (GET[:5], GET[5:] + GET)]
     out = [m for c in chunks for event in streams.feed(c) for m in stage.feed(event)]
     assert [m.origin.time for m in out if isinstance(m, Message)] == [c.time for c in chunks]
@@ -779,12 +829,12 @@ def test_a_message_knows_the_chunk_of_its_first_byte_and_the_time_of_its_last() 
 
 def test_requests_without_any_response_take_bounded_memory_and_no_wrong_response() -> None:
     connection = Connection()
-    first = connection.ask("GET", "/", None, 1)
-    for n in range(WAITING_MAX - 1):
-        connection.ask("GET", "/", None, n + 2)
+    first = connection.ask("GET", "/", None, chunk(time=1))
+    for n in range(INFLIGHT_MAX - 1):
+        connection.ask("GET", "/", None, chunk(time=n + 2))
     assert connection.answer(200, 5000) is first
     for n in range(2):
-        connection.ask("GET", "/", None, n + 6000)
+        connection.ask("GET", "/", None, chunk(time=n + 6000))
     assert connection.answer(200, 7000) is None
 
 
@@ -861,6 +911,8 @@ def test_holes_never_mix_messages(data: st.DataObject, ended: bool) -> None:
     turns = damage([turn for n in range(1, 6) for turn in numbered(n)], data)
     for message in play([*turns, *(ENDS if ended else [])]):
         assert isinstance(message, Message)
+        # Each was answered, whether that was seen or not.
+        assert "no_response" not in message.incomplete
         head = message.head
         number = (head.target or "").strip("/") or head.reason
         assert set(message.body.decode().split()) <= {number}
@@ -892,7 +944,7 @@ ANYTHING = st.lists(
 )
 
 
-REASONS = {"body_limit", "closed_early", "head_limit", "lost", "undecodable"}
+REASONS = {"body_limit", "closed_early", "head_limit", "lost", "no_response", "undecodable"}
 
 
 @settings(max_examples=500)
@@ -901,16 +953,10 @@ def test_nothing_raises_and_every_message_is_sound(turns: list[Turn]) -> None:
     for message in play(turns, settings=Settings(max_head=100, max_body=20)):
         if isinstance(message, NotHttp):
             continue
-        assert message.raw
+        assert bool(message.raw) == ("no_response" not in message.incomplete)
         assert len(message.raw) <= min(message.bytes, 120)
         assert message.incomplete or message.bytes == len(message.raw)
-        assert set(message.incomplete) <= {
-            "lost",
-            "body_limit",
-            "closed_early",
-            "undecodable",
-            "head_limit",
-        }
+        assert set(message.incomplete) <= REASONS
         assert message.last_time >= message.origin.time
 
 

@@ -68,6 +68,10 @@ def seen(message: Message) -> Seen:
     )
 
 
+def unanswered(stream: int, reason: str = "closed_early", error: str | None = None) -> Seen:
+    return Seen("", stream, b"", ("no_response", reason), stream, error=error)
+
+
 def messages_of(
     turns: Iterable[Turn], cut: int | None = None, joined: bool = False, settings: Settings = BIG
 ) -> list[Message]:
@@ -285,7 +289,8 @@ def going_away() -> tuple[list[Turn], list[Seen]]:
     talk.server.close_connection(ErrorCodes.ENHANCE_YOUR_CALM, b"slowly")
     talk.turns.append(Say(talk.server.data_to_send()))
     return [*talk.turns, Close(SEND), Close(RECV)], [
-        Seen("POST /1", 1, b"half", ("closed_early",), 1, error="ENHANCE_YOUR_CALM")
+        Seen("POST /1", 1, b"half", ("closed_early",), 1, error="ENHANCE_YOUR_CALM"),
+        unanswered(1, error="ENHANCE_YOUR_CALM"),
     ]
 
 
@@ -478,7 +483,8 @@ def test_times_run_from_the_first_byte_to_the_last() -> None:
     turns, _ = exchanges()
     asked, answered = messages_of(turns, cut=3)[:2]
     assert asked.head.request is not None
-    assert asked.origin.time == asked.head.request.time < asked.last_time < answered.origin.time
+    assert asked.head.request.origin == asked.origin
+    assert asked.origin.time < asked.last_time < answered.origin.time
     assert answered.origin.time < answered.last_time
     assert asked.origin.payload == b""
 
@@ -486,8 +492,65 @@ def test_times_run_from_the_first_byte_to_the_last() -> None:
 def test_an_unknown_error_code_is_its_number() -> None:
     head = HeadersFrame(1, Encoder().encode(asking()), flags=["END_HEADERS"])
     reset = RstStreamFrame(1, 0x1F)
-    (message,) = messages_of([Ask(opening(head, reset))])
-    assert (message.incomplete, message.error_code) == (("reset",), "0x1f")
+    asked, _ = messages_of([Ask(opening(head, reset))])
+    assert (asked.incomplete, asked.error_code) == (("reset",), "0x1f")
+
+
+# ---- requests that are never answered
+
+
+def asked_for(*streams: int) -> Talk:
+    talk = Talk()
+    for stream in streams:
+        talk.client.send_headers(stream, asking(f"/{stream}"), end_stream=True)
+    talk.turn()
+    return talk
+
+
+@pytest.mark.parametrize("by", ["client", "server"])
+def test_a_stream_that_is_reset_before_its_response_has_none(by: str) -> None:
+    talk = asked_for(1, 3)
+    getattr(talk, by).reset_stream(1, ErrorCodes.REFUSED_STREAM)
+    talk.turn()
+    assert summary(talk.turns) == [
+        Seen("GET /1", 1, number=1),
+        Seen("GET /3", 3, number=3),
+        unanswered(1, "reset", "REFUSED_STREAM"),
+    ]
+
+
+def test_a_stream_that_is_reset_inside_its_response_has_one() -> None:
+    talk = asked_for(1)
+    talk.server.send_headers(1, answering())
+    talk.turn()
+    talk.client.reset_stream(1, ErrorCodes.CANCEL)
+    talk.turn()
+    assert summary(talk.turns) == [
+        Seen("GET /1", 1, number=1),
+        Seen("200", 1, b"", ("reset",), 1, error="CANCEL"),
+    ]
+
+
+def test_a_connection_that_ends_leaves_all_that_were_not_answered() -> None:
+    talk = asked_for(1, 3, 5)
+    talk.server.send_headers(1, [(":status", "103")])
+    talk.server.send_headers(3, answering(), end_stream=True)
+    talk.turn()
+    assert summary([*talk.turns, Close(RECV), Close(SEND)])[3:] == [
+        Seen("103", 1, number=1),
+        Seen("200", 3, number=3),
+        unanswered(1),
+        unanswered(5),
+    ]
+
+
+def test_a_response_that_was_lost_may_have_answered() -> None:
+    talk = asked_for(1)
+    ping = Say(sent(PingFrame(0, b"12345678")))
+    hole = [*talk.turns, Lose(RECV, 40)]
+    assert len(messages_of([*hole, Close(RECV), Close(SEND)])) == 1
+    # Even if frames are read again, by the time of the end.
+    assert len(messages_of([*hole, ping, Close(RECV), Close(SEND)])) == 1
 
 
 # ---- frames by hand: what no library sends
@@ -866,8 +929,8 @@ def first_turns(count: int) -> list[Turn]:
 
 def test_a_hole_in_a_reset_is_a_reset() -> None:
     data = opening(headers(1, asking("/1")), RstStreamFrame(1, 8))
-    (message,) = messages_of([Ask(data[:-2]), Lose(SEND, 2), Ask(sent(WindowUpdateFrame(0, 1)))])
-    assert seen(message) == Seen("GET /1", 1, b"", ("reset",), 1)
+    turns = [Ask(data[:-2]), Lose(SEND, 2), Ask(sent(WindowUpdateFrame(0, 1)))]
+    assert summary(turns) == [Seen("GET /1", 1, b"", ("reset",), 1), unanswered(1, "reset")]
 
 
 def test_a_hole_beyond_the_end_of_a_data_frame_starts_anew() -> None:
@@ -908,8 +971,8 @@ NUMBERS = numbers()
 
 
 @settings(max_examples=300, deadline=None)
-@given(data=st.data(), joined=st.booleans())
-def test_holes_never_mix_messages(data: st.DataObject, joined: bool) -> None:
+@given(data=st.data(), joined=st.booleans(), ended=st.booleans())
+def test_holes_never_mix_messages(data: st.DataObject, joined: bool, ended: bool) -> None:
     pieces = [piece for turn in NUMBERS for piece in split(turn, data)]
     holes = data.draw(st.sets(st.integers(0, len(pieces) - 1), max_size=4))
     skipped = data.draw(st.integers(0, len(pieces) // 2)) if joined else 0
@@ -919,7 +982,10 @@ def test_holes_never_mix_messages(data: st.DataObject, joined: bool) -> None:
         else piece
         for index, piece in enumerate(pieces)
     ]
-    for message in messages_of(turns[skipped:], joined=joined):
+    ends = [Close(RECV), Close(SEND)] if ended else []
+    for message in messages_of([*turns[skipped:], *ends], joined=joined):
+        # Each was answered, whether that was seen or not.
+        assert "no_response" not in message.incomplete
         head = message.head
         number = str(((head.stream or 0) // 2 + 1) % 4)
         assert set(message.body.decode().split()) <= {number}

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from profiler.ingest import record, wire
-from profiler.ingest.http.connection import WAITING_MAX
+from profiler.ingest.http.connection import INFLIGHT_MAX
 from profiler.ingest.memory import Memory
 from profiler.ingest.pipeline import Pipeline
 from profiler.ingest.process import Processes
@@ -108,11 +108,11 @@ def test_a_connection_that_was_given_up_is_read_again_from_its_next_message_on()
 def test_one_connection_may_hold_only_so_much() -> None:
     run = Run(max_connection_memory=100_000)
     one = Wire()
-    for n in range(WAITING_MAX):
+    for n in range(INFLIGHT_MAX):
         run.feed(one.send(b"GET /%d%b HTTP/1.1\r\n\r\n" % (n, b"x" * 1000)))
         assert run.counted <= 100_000
     assert run.pipeline.account.given_up >= 10
-    assert len(run.lines) == WAITING_MAX
+    assert len(run.lines) == INFLIGHT_MAX
 
 
 def test_chunks_that_came_too_early_count() -> None:
@@ -172,6 +172,8 @@ def test_memory_stays_within_its_bound(moves: list[tuple[int, int, bytes | int |
 SHAPES = {
     "idle": [GET, OK],
     "waiting": [GET],
+    "waiting, of a long chunk": [b"GET /%d HTTP/1.1\r\nCookie: " + b"x" * 4000 + b"\r\n\r\n"],
+    "half an answer": [GET, OK[:-1]],
     "half a head": [b"GET /%d HTTP/1.1\r\nHost: a"],
     "half a body": [POST + b"abc"],
     "half a chunk": [b"POST /%d HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n10\r\nabc"],

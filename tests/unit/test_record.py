@@ -171,6 +171,41 @@ def test_a_response() -> None:
     }
 
 
+def test_a_response_that_never_came() -> None:
+    wire = Wire()
+    _, message = read(
+        wire.send(POST, time=SECOND, syscall=1, sequence=9), wire.end(RECV), wire.end(SEND)
+    )
+    assert record(message) == {
+        "timestamp": "2026-11-22T16:00:03.000000000Z",
+        "pid": 100,
+        "comm": "curl",
+        "cmdline": "curl x",
+        "direction": "recv",
+        "source_ip": "127.0.0.2",
+        "source_port": 80,
+        "dest_ip": "127.0.0.1",
+        "dest_port": 50000,
+        "bytes": 0,
+        "headers": {},
+        "body": "",
+        "raw_payload": "",
+        "type": "response",
+        "role": "client",
+        "exchange": f"{SOCKET}-1",
+        "request": {"method": "POST", "url": "/p?q=1", "host": "a"},
+        "connection": "1:lJeDh7tN2SvTMdA8I2FWCTWZ3Ks=",
+        "socket": SOCKET,
+        "netns": 4026531840,
+        "tid": 101,
+        "process_start": "2026-11-22T16:00:00.000000007Z",
+        "uid": 1000,
+        "cgroup": "/user.slice",
+        "captured": 0,
+        "incomplete": ["no_response", "closed_early"],
+    }
+
+
 def test_the_server_is_who_receives_requests_and_sends_responses() -> None:
     wire = Wire()
     asked, answered = (record(m) for m in read(wire.recv(POST), wire.send(OK)))
@@ -501,9 +536,12 @@ def test_an_http2_request_that_is_reset() -> None:
     talk.client.send_headers(1, asking())
     talk.client.reset_stream(1, 8)
     talk.turn()
-    (line,) = said(talk)
-    assert (line["incomplete"], line["error_code"]) == (["reset"], "CANCEL")
-    assert list(line) == [key for key in KEYS if key in line]
+    asked, unanswered = said(talk)
+    assert (asked["incomplete"], asked["error_code"]) == (["reset"], "CANCEL")
+    assert unanswered["incomplete"] == ["no_response", "reset"]
+    assert (unanswered["stream"], unanswered["error_code"]) == (1, "CANCEL")
+    for line in (asked, unanswered):
+        assert list(line) == [key for key in KEYS if key in line]
 
 
 def test_grpc_is_base64_and_has_its_status_in_the_trailers() -> None:

@@ -148,7 +148,9 @@ def test_the_end_of_a_direction_that_was_never_seen_is_no_gap() -> None:
     wire = Wire()
     wire.lose(SEND, 100)
     end = wire.end(SEND)
-    assert list(Streams().feed(end)) == [Finish(SOCKET, SEND, end.time)]
+    assert list(Streams().feed(end)) == [Finish(SOCKET, SEND, end.time, unseen=True)]
+    nothing = Wire().end(SEND)
+    assert list(Streams().feed(nothing)) == [Finish(SOCKET, SEND, nothing.time)]
 
 
 def test_sockets_and_directions_do_not_mix() -> None:

@@ -133,7 +133,7 @@ class Messages:
         else:
             # A process that has not met the end when it closes has not seen the rest.
             ended = event.direction == SEND or not readers[SEND].finished
-            reader.finish(out, ended and event.reason != RESET, event.reason)
+            reader.finish(out, ended and event.reason != RESET, event)
             if readers[0].finished and readers[1].finished:
                 del self._readers[event.socket]
 

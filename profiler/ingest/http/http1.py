@@ -42,9 +42,10 @@ from profiler.ingest.http.message import (
     Message,
     Output,
     Request,
+    no_response,
 )
 from profiler.ingest.settings import Settings
-from profiler.ingest.stream import CLOSED_EARLY, Gap
+from profiler.ingest.stream import CLOSED_EARLY, Finish, Gap
 from profiler.ingest.wire import FLAG_CONTINUED, Chunk
 
 # The LF of a line and the empty line behind it; RFC 9112, 2.2 allows a bare LF.
@@ -139,19 +140,26 @@ class Reader:
             self._give_up(gap.reason)
         del self._out
 
-    def finish(self, out: list[Output], ended: bool, reason: str = CLOSED_EARLY) -> None:
+    def finish(self, out: list[Output], ended: bool, end: Finish | None = None) -> None:
         """Nothing more comes: the stream has ``ended``, or nobody will see its end.
 
-        ``reason`` is what befalls a message that is open.
+        ``end`` is that of the direction; ``None``: the capture ends, or HTTP/1 does.
         """
         self.finished = True
         self._out = out
+        reason = CLOSED_EARLY if end is None else end.reason
+        connection = self.connection
+        if connection.type_in(self._direction) == RESPONSE and end is not None:
+            connection.ended = self._step is not Reader._skip and not end.unseen
         self._expect_body(reason)
         if ended and self._step is Reader._read_until_close:
             self._complete()
         else:
             self._give_up(reason)
         del self._out
+        if end is not None and connection.ended and connection.requests is not None:
+            for request in connection.unanswered():
+                out.append(no_response(request, 1 - connection.requests, end.time, reason))
 
     def give_up(self, reason: str, out: list[Output]) -> None:
         """Hand out what there is, for ``reason``, and hold nothing any more."""
@@ -230,9 +238,7 @@ class Reader:
         request: Request | None
         fields = parse_fields(block)
         if start.method is not None and start.target is not None:
-            request = self.connection.ask(
-                start.method, start.target, fields.get("host"), origin.time
-            )
+            request = self.connection.ask(start.method, start.target, fields.get("host"), origin)
         else:
             assert start.status is not None
             request = self.connection.answer(start.status, origin.time)

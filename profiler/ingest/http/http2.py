@@ -18,6 +18,7 @@ gRPC is what this carries: length-prefixed messages as body, the status in the t
 from __future__ import annotations
 
 import re
+from math import inf
 
 from hyperframe.frame import (
     ContinuationFrame,
@@ -44,10 +45,11 @@ from profiler.ingest.http.message import (
     Output,
     Request,
     Type,
+    no_response,
 )
 from profiler.ingest.http.streams import STREAMS_MAX, Connection
 from profiler.ingest.settings import Settings
-from profiler.ingest.stream import CLOSED_EARLY, LOST, RESET, Gap
+from profiler.ingest.stream import CLOSED_EARLY, LOST, RESET, Finish, Gap
 from profiler.ingest.wire import RECV, SEND, Chunk
 
 # RFC 9113, 7
@@ -90,7 +92,7 @@ class Reader:
 
     __slots__ = (
         "_block", "_data", "_direction", "_frames", "_held", "_max_body", "_max_head",
-        "_open", "_out", "_state", "_whole", "connection", "finished", "other", "over",
+        "_open", "_out", "_since", "_state", "_whole", "connection", "finished", "other", "over",
     )  # fmt: skip
 
     def __init__(
@@ -108,6 +110,9 @@ class Reader:
         self._frames = FrameReader(self, settings.max_head, preface, joined)
         self._state = HeaderState(settings.max_head, joined)
         self._whole = not joined  # no frame has been missed
+        # No response to what is asked later goes unseen. Out of step this is not known until one is
+        # read: what looks like a frame may be none.
+        self._since = inf if joined else 0.0
         self._open: dict[int, _Open] = {}  # by stream
         self._block: Block | None = None
         # The DATA frame at hand: its message, if that is known, its stream, whether it ends that.
@@ -129,13 +134,21 @@ class Reader:
         self._frames.gap(gap)
         del self._out
 
-    def finish(self, out: list[Output], ended: bool, reason: str = CLOSED_EARLY) -> None:
+    def finish(self, out: list[Output], ended: bool, end: Finish | None = None) -> None:
         """Nothing more comes: the stream has ``ended``, or nobody will see its end.
 
-        ``reason`` is what befalls the messages that are open.
+        ``end`` is that of the direction; ``None``: the capture ends.
         """
         self.finished = True
+        reason = CLOSED_EARLY if end is None else end.reason
         self.give_up(reason, out, self.connection.error)
+        if end is None:
+            return
+        if end.unseen:
+            self._since = inf
+        if self._answering.finished:
+            for stream, request in self.connection.unanswered():
+                self._never_answered(request, stream, end.time, reason, self.connection.error, out)
 
     def give_up(self, reason: str, out: list[Output], error: str | None = None) -> None:
         """Hand out what there is, for ``reason``, and hold nothing any more."""
@@ -217,6 +230,7 @@ class Reader:
                 self.over = ""
         self._give_up(reason)
         self._whole = False
+        self._since = inf
         self._state.forget()
 
     # ---- header blocks (RFC 9113, 4.3)
@@ -306,7 +320,7 @@ class Reader:
                 target = fields.get(":authority")
             # RFC 9113, 8.3.1: a request that comes from HTTP/1 may have Host instead.
             host = fields.get(":authority") or fields.get("host")
-            request = connection.ask(stream, method, target, host, block.origin.time)
+            request = connection.ask(stream, method, target, host, block.origin)
             head = Head(REQUEST, "2", method, target, None, None, fields, request, stream)
             is_sound = method is not None and target is not None
         else:
@@ -315,6 +329,8 @@ class Reader:
             asked = connection.asked(stream)
             head = Head(RESPONSE, "2", None, None, status, None, fields, asked, stream)
             is_sound = status is not None
+            if is_sound:
+                self._since = min(self._since, block.origin.time)
         if reason is None and not is_sound:
             reason = UNDECODABLE
         raw, time = bytes(block.raw), self._frames.time
@@ -346,11 +362,30 @@ class Reader:
 
     def _reset(self, stream: int, error: str | None) -> None:
         """RFC 9113, 6.4: both directions of the stream end here."""
+        request = self.connection.answered(stream)
         for reader in (self, self.other):
             if stream in reader._open:
                 reader._open[stream].draft.note(RESET)
-                self._out.append(reader._close(stream, error))
-        self.connection.answered(stream)
+                message = reader._close(stream, error)
+                self._out.append(message)
+                if message.head.type == RESPONSE:
+                    request = None
+        if request is not None:
+            self._never_answered(request, stream, self._frames.time, RESET, error, self._out)
+
+    @property
+    def _answering(self) -> Reader:
+        """The direction of responses."""
+        return self.other if self.connection.requests == self._direction else self
+
+    def _never_answered(
+        self, request: Request, stream: int, time: int, reason: str, error: str | None,
+        out: list[Output],
+    ) -> None:  # fmt: skip
+        """Report a request, unless its response may be among bytes that were not read."""
+        answering = self._answering
+        if request.origin.time > answering._since:
+            out.append(no_response(request, answering._direction, time, reason, stream, error))
 
     def _give_up(self, reason: str, error: str | None = None) -> None:
         self._end_block(reason)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Final, Literal, NamedTuple, Union
 
-from profiler.ingest.http.fields import Fields
+from profiler.ingest.http.fields import Fields, fields_of
 from profiler.ingest.wire import Chunk
 
 REQUEST: Final = "request"
@@ -23,32 +23,35 @@ MEMORY_LIMIT = "memory_limit"
 UNDECODABLE = "undecodable"
 STREAM_LIMIT = "stream_limit"
 UNKNOWN_HEADER_STATE = "unknown_header_state"
+NO_RESPONSE = "no_response"
 
 
 class Request(NamedTuple):
     """What is remembered of a request for its responses.
 
     ``number`` counts the requests of the connection from 1, in HTTP/2 it is that
-    of the stream; ``host`` is what ``:authority`` or Host names; ``time`` is that
-    of the first byte. What is not known is ``None`` (HTTP/2 whose header state is not).
+    of the stream; ``host`` is what ``:authority`` or Host names. What is not known is
+    ``None`` (HTTP/2 whose header state is not). ``origin`` is the chunk of its first byte;
+    a long payload has been dropped.
     """
 
     number: int
     method: str | None
     target: str | None
     host: str | None
-    time: int
+    origin: Chunk
 
 
 class Head(NamedTuple):
     """The start line and the fields of a message.
 
     ``request`` is, on a request, itself, and on a response the one that it
-    answers, if that was seen. ``stream`` is the number of the HTTP/2 stream.
+    answers, if that was seen. ``stream`` is the number of the HTTP/2 stream. A
+    response that never came has neither ``version`` nor ``status``.
     """
 
     type: Type
-    version: str
+    version: str | None
     method: str | None
     target: str | None
     status: int | None
@@ -87,6 +90,22 @@ class Message(NamedTuple):
     last_time: int
     trailers: Fields | None = None
     error_code: str | None = None
+
+
+def no_response(
+    request: Request, direction: int, time: int, reason: str,
+    stream: int | None = None, error_code: str | None = None,
+) -> Message:  # fmt: skip
+    """Return what stands for the response to ``request``: at ``time`` none could come any more.
+
+    ``direction`` is that of responses; ``reason`` is what ended it, or the stream.
+    """
+    # Who asked would have got it; no call moved it, so there is no syscall and no sequence.
+    origin = request.origin._replace(
+        direction=direction, time=time, syscall=-1, sequence=0, payload=b""
+    )
+    head = Head(RESPONSE, None, None, None, None, None, fields_of(()), request, stream)
+    return Message(origin, head, b"", b"", 0, (NO_RESPONSE, reason), time, None, error_code)
 
 
 class NotHttp(NamedTuple):

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from profiler.ingest.http.connection import request_size
 from profiler.ingest.http.message import Request
+from profiler.ingest.wire import Chunk
 
-# Streams of one direction that are open at once, and requests that wait for their response:
+# Streams of one direction that are open at once, and requests in flight:
 # endpoints permit a hundred or a few (RFC 9113, 5.1.2).
 STREAMS_MAX = 1000
 
@@ -26,7 +27,9 @@ class Connection:
     said was wrong.
     """
 
-    __slots__ = ("_asked", "_first_number", "error", "held", "proven", "requests")
+    __slots__ = (
+        "_first_number", "_inflight", "_last", "_unasked", "error", "held", "proven", "requests",
+    )  # fmt: skip
 
     def __init__(self, requests: int | None, upgraded: Request | None) -> None:
         """``upgraded`` is the HTTP/1 request that is answered on stream 1 (RFC 7540, 3.2)."""
@@ -35,33 +38,49 @@ class Connection:
         self.error: str | None = None
         self.held = _READERS_SIZE
         # By stream: the requests that have no final response yet.
-        self._asked: dict[int, Request] = {}
+        self._inflight: dict[int, Request] = {}
+        self._last = [0, 0]  # the streams that were opened last by the server and by the client
+        self._unasked = 0  # the last stream whose response found no request in flight
         self._first_number = 0
         if upgraded is not None:
             self._first_number = upgraded.number - 1
             self._remember(1, upgraded)
 
     def ask(
-        self, stream: int, method: str | None, target: str | None, host: str | None, time: int
+        self, stream: int, method: str | None, target: str | None, host: str | None, origin: Chunk
     ) -> Request:
-        """A request's head was read; ``time`` is that of its first byte."""
-        request = Request(self._first_number + stream, method, target, host, time)
-        self._remember(stream, request)
-        if len(self._asked) > STREAMS_MAX:
-            self.answered(next(iter(self._asked)))
+        """A request's head was read; ``origin`` is the chunk of its first byte."""
+        request = Request(self._first_number + stream, method, target, host, origin)
+        # RFC 9113, 5.1.1: each new stream has a greater number. What is damaged may look like the
+        # head of an old one, or have taken so long to read that the response has gone by.
+        if stream > self._last[stream % 2] and stream != self._unasked:
+            self._last[stream % 2] = stream
+            self._remember(stream, request)
+        if len(self._inflight) > STREAMS_MAX:
+            self.answered(next(iter(self._inflight)))
         return request
 
     def asked(self, stream: int) -> Request | None:
         """Return the request that a response on ``stream`` answers."""
-        return self._asked.get(stream)
+        request = self._inflight.get(stream)
+        if request is None:
+            self._unasked = stream
+        return request
 
-    def answered(self, stream: int) -> None:
-        """The final response has ended, or none will come."""
-        request = self._asked.pop(stream, None)
+    def answered(self, stream: int) -> Request | None:
+        """The final response has ended, or none will come: forget the request, and return it."""
+        request = self._inflight.pop(stream, None)
         if request is not None:
             self.held -= request_size(request)
+        return request
+
+    def unanswered(self) -> list[tuple[int, Request]]:
+        """Return the requests in flight by stream, and forget them: no response comes any more."""
+        requests = [*self._inflight.items()]
+        for stream, _ in requests:
+            self.answered(stream)
+        return requests
 
     def _remember(self, stream: int, request: Request) -> None:
-        self.answered(stream)
-        self._asked[stream] = request
+        self._inflight[stream] = request
         self.held += request_size(request)
