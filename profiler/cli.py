@@ -49,7 +49,7 @@ COMMANDS = (
     Command("", "", capture.add_arguments, "profiler.commands.capture:run"),
     Command(
         "replay",
-        "run a recorded capture through the same pipeline, without a kernel",
+        "run a recording through the same pipeline, without a kernel",
         replay.add_arguments,
         "profiler.commands.replay:run",
     ),

@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--record",
         type=Path,
         metavar="PATH",
-        help="also write the raw capture to PATH, for `http-profiler replay`",
+        help="also record the raw wire to PATH, for `http-profiler replay`",
     )
     how.add_argument(
         "--ring-size",

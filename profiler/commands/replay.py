@@ -10,8 +10,8 @@ from profiler.commands.options import add_filters, add_limits, add_output, setti
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the arguments."""
-    parser.description = "Writes the JSON lines of a capture that --record wrote."
-    parser.add_argument("capture", type=Path, metavar="CAPTURE")
+    parser.description = "Writes the JSON lines of a recording, which --record wrote."
+    parser.add_argument("capture", type=Path, metavar="RECORDING")
     add_filters(parser)
     add_limits(parser, live=False)
     add_output(parser)

@@ -102,7 +102,7 @@ def capture(
 
 
 def replay(path: Path, settings: Settings) -> None:
-    """Run a recorded capture through the pipeline. Raises ProfilerError, after what is whole."""
+    """Run a recording through the pipeline. Raises ProfilerError, after what is whole."""
     recording = Recording(path)
     sink, redactor = choose(settings)
     _say(described(redactor))

@@ -86,7 +86,7 @@ def test_output_that_cannot_be_written(guest: Guest, path: str, reason: str) -> 
 
 def test_capture_files(guest: Guest, token: str) -> None:
     guest.exec(f"echo hello > /tmp/{token}")
-    assert "is not a capture" in fails(guest, f"http-profiler replay /tmp/{token}")
+    assert "is not a recording" in fails(guest, f"http-profiler replay /tmp/{token}")
     assert "No such file" in fails(guest, "http-profiler replay /no/such/file")
 
 

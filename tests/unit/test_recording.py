@@ -55,11 +55,11 @@ def test_damage_is_told_from_a_cut(path: Path) -> None:
 @pytest.mark.parametrize(
     ("first_line", "said"),
     [
-        (b"hello\n", "is not a capture"),
-        (b"", "is not a capture"),
-        (b"\x00" * 10_000, "is not a capture"),
-        (b"[]\n", "is not a capture"),
-        (b'{"format": "pcap", "version": 1}\n', "is not a capture"),
+        (b"hello\n", "is not a recording"),
+        (b"", "is not a recording"),
+        (b"\x00" * 10_000, "is not a recording"),
+        (b"[]\n", "is not a recording"),
+        (b'{"format": "pcap", "version": 1}\n', "is not a recording"),
         (b'{"format": "http-profiler capture", "version": 1}\n', "version 1"),
         (b'{"format": "http-profiler capture", "version": 3, "x": 1}\n', "first line"),
     ],

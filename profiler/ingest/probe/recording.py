@@ -1,6 +1,6 @@
-"""Engine: a capture recorded earlier; and the writer of one.
+"""Recordings: the raw wire in a file, written and read.
 
-A capture file is one line of JSON that says what it is and where it was made,
+A recording is one line of JSON that says what it is and where it was made,
 then records as they were on the wire, each after its length (32 bits, in the
 byte order that the first line names). A file that was cut off is read up to
 the cut.
@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from profiler.errors import CaptureFileError, OutputError
+from profiler.schema import RECORDING_FORMAT
 
-FORMAT = "http-profiler capture"
 VERSION = 3
 _HEADER_MAX = 4096
 # Far above the largest record; a length beyond it means that the file is damaged.
@@ -29,7 +29,7 @@ _LENGTH = struct.Struct("=I")
 
 @dataclass(frozen=True)
 class Origin:
-    """Where and how a capture was made."""
+    """Where and how a recording was made."""
 
     machine: str
     """Architecture as ``uname -m`` says it: it decides what syscall numbers mean."""
@@ -40,11 +40,11 @@ class Origin:
 
 
 class Recorder:
-    """Writes a capture file, mode 0600, in place of one that was there."""
+    """Writes a recording, mode 0600, in place of a file that was there."""
 
     def __init__(self, path: Path, origin: Origin) -> None:
         self._path = path
-        header = {"format": FORMAT, "version": VERSION, **asdict(origin)}
+        header = {"format": RECORDING_FORMAT, "version": VERSION, **asdict(origin)}
         try:
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             self._file = os.fdopen(fd, "wb")
@@ -69,7 +69,7 @@ class Recorder:
 
     def _error(self, error: OSError) -> OutputError:
         return OutputError(
-            f"cannot write the capture {self._path}: {error.strerror}; "
+            f"cannot write the recording {self._path}: {error.strerror}; "
             "free space or permissions there, or choose another --record"
         )
 
@@ -82,7 +82,7 @@ class Recording:
         try:
             self._file: BinaryIO = path.open("rb")
         except OSError as error:
-            raise CaptureFileError(f"cannot read the capture {path}: {error.strerror}") from error
+            raise CaptureFileError(f"cannot read the recording {path}: {error.strerror}") from error
         try:
             self.origin = self._read_header()
         except BaseException:
@@ -98,7 +98,7 @@ class Recording:
                     (length,) = _LENGTH.unpack(length_bytes)
                     if length > _RECORD_MAX:
                         raise CaptureFileError(
-                            f"the capture {self._path} is damaged at byte {position}: "
+                            f"the recording {self._path} is damaged at byte {position}: "
                             f"a record of {length} bytes; what stood before it was read"
                         )
                     record = self._file.read(length)
@@ -106,7 +106,7 @@ class Recording:
                         yield record
                         continue
                 raise CaptureFileError(
-                    f"the capture {self._path} is cut off in the record at byte {position}; "
+                    f"the recording {self._path} is cut off in the record at byte {position}; "
                     "what stood before it was read"
                 )
 
@@ -114,17 +114,17 @@ class Recording:
         line = self._file.readline(_HEADER_MAX)
         try:
             header = json.loads(line)
-            if header.pop("format") != FORMAT:
+            if header.pop("format") != RECORDING_FORMAT:
                 raise ValueError
             version = header.pop("version")
         except (ValueError, KeyError, TypeError, AttributeError):
             raise CaptureFileError(
-                f"{self._path} is not a capture of http-profiler "
-                "(they are written by `http-profiler --record`)"
+                f"{self._path} is not a recording of http-profiler, which `--record` writes"
+                + ("; it is a capture file, which needs no replay" if line[:1] == b"{" else "")
             ) from None
         if version != VERSION:
             raise CaptureFileError(
-                f"the capture {self._path} is of version {version}; "
+                f"the recording {self._path} is of version {version}; "
                 f"this http-profiler reads version {VERSION}"
             )
         try:
@@ -133,7 +133,7 @@ class Recording:
             raise CaptureFileError(f"the first line of {self._path} is damaged") from None
         if origin.byteorder != sys.byteorder:
             raise CaptureFileError(
-                f"the capture {self._path} comes from a {origin.byteorder}-endian machine, "
+                f"the recording {self._path} comes from a {origin.byteorder}-endian machine, "
                 f"this one is {sys.byteorder}-endian"
             )
         return origin
