@@ -44,7 +44,7 @@ FLEET = ("fleet.yml", "roles/service/")
 
 PYPROJECT = REPOSITORY / "pyproject.toml"
 
-WHEEL_SOURCES = ("pyproject.toml", "LICENSE", "docs/record.schema.json", "profiler", "bpf")
+WHEEL_SOURCES = ("pyproject.toml", "LICENSES", "docs/record.schema.json", "profiler", "bpf")
 
 DEMO_SOURCES = ("demo", "loadtest")
 
