@@ -202,17 +202,22 @@ def _share(tree: Path) -> None:
 
 def _copyright(tree: Path) -> Iterator[str]:
     yield "Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/"
-    yield f"\nFiles: *\nCopyright: the authors of {NAME}\nLicense: GPL-2.0-only"
-    yield " On Debian systems the text is in /usr/share/common-licenses/GPL-2."
+    yield f"\nFiles: *\nCopyright: the authors of {NAME}\nLicense: Apache-2.0"
+    yield " On Debian systems the text is in /usr/share/common-licenses/Apache-2.0."
     for target in sorted((tree / HOME / "lib").iterdir()):
         for one in vendored.installed(target / "site-packages"):
             about = one.metadata
             name = about["Name"]
             license = about["License-Expression"] or about["License"] or "see its files"
             if name != PROJECT:
-                yield f"\nFiles: {HOME}/lib/{target.name}/site-packages/*"
+                directory = HOME / "lib" / target.name / "site-packages"
+                yield "\nFiles:"
+                yield from (f" {directory / place}" for place in vendored.places(one))
                 yield f"Copyright: the authors of {name} {one.version}"
                 yield f"License: {license.splitlines()[0]}"
+    yield f"\nFiles: {HOME}/lib/*/profiler/bpf/*\nCopyright: the authors of {NAME}"
+    yield "License: GPL-2.0-only"
+    yield " On Debian systems the text is in /usr/share/common-licenses/GPL-2."
 
 
 def _changelog() -> str:

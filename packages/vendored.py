@@ -50,6 +50,12 @@ def installed(target: Path) -> list[Distribution]:
     return sorted(found, key=lambda one: canonicalize_name(one.metadata["Name"]))
 
 
+def places(one: Distribution) -> list[str]:
+    """Return patterns of the files of a distribution, below the directory it is in."""
+    files = (file for file in one.files or () if file.parts[0] != "..")
+    return sorted({f"{file.parts[0]}/*" if file.parts[1:] else str(file) for file in files})
+
+
 def applying(requires: Sequence[str], python: str) -> list[Requirement]:
     """Return the requirements whose markers hold for that Python."""
     environment = {"python_version": python, "python_full_version": f"{python}.0", "extra": ""}

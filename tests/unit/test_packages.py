@@ -6,6 +6,8 @@ import argparse
 import re
 import subprocess
 from collections.abc import Iterator
+from email import message_from_string
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -131,6 +133,31 @@ def test_the_package_is_the_same_each_time(tmp_path: Path, monkeypatch: pytest.M
     first, second = (deb.build(tmp_path / name) for name in ("first", "second"))
     assert first.name == second.name
     assert first.read_bytes() == second.read_bytes()
+
+
+def test_the_licence_of_each_file(tmp_path: Path) -> None:
+    directory = deb.HOME / "lib/python3.9/site-packages"
+    for name, text in {
+        "other-1.dist-info/METADATA": "Name: other\nVersion: 1\nLicense-Expression: MIT\n",
+        "other-1.dist-info/RECORD": "other/code.py,,\nother.py,,\n../../bin/other,,\n",
+        "other/code.py": "",
+        "other.py": "",
+    }.items():
+        file = tmp_path / directory / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    _, *stanzas = map(message_from_string, "\n".join(deb._copyright(tmp_path)).split("\n\n"))
+
+    def licence(path: Path) -> str:
+        # The last that matches holds; `*` matches slashes too.
+        patterns = [(one["Files"].split(), one["License"].split()[0]) for one in stanzas]
+        return [name for files, name in patterns if any(fnmatch(str(path), p) for p in files)][-1]
+
+    assert licence(Path("usr/bin/http-profiler")) == "Apache-2.0"
+    assert licence(directory / "profiler/cli.py") == "Apache-2.0"
+    assert licence(directory / "profiler/bpf/call.h") == "GPL-2.0-only"
+    assert licence(directory / "other/code.py") == "MIT"
+    assert licence(directory / "other.py") == "MIT"
 
 
 def test_the_log_is_rotated_and_goes_on(tmp_path: Path) -> None:
