@@ -44,13 +44,13 @@ Progress = Callable[[str, float], None]
 """Is told what is being read and what share of it has been, from 0 to 1."""
 
 
-def read(*paths: str | os.PathLike[str]) -> Iterator[Record]:
+def read(path: str | os.PathLike[str], *more: str | os.PathLike[str]) -> Iterator[Record]:
     """Yield the records of capture files, which may be compressed; ``-`` is standard input.
 
     Damaged lines are left out, with a warning at the end. Raises CaptureFileError for a file that
     cannot be read or has no record at all.
     """
-    capture = Capture(*map(Path, paths))
+    capture = Capture(*map(Path, (path, *more)))
     yield from capture.records()
     if capture.damaged:
         warnings.warn(capture.damaged, stacklevel=2)
