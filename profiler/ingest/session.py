@@ -63,7 +63,9 @@ def capture(
     """
     started = time.monotonic()
     with _signals() as received, contextlib.ExitStack() as stack:
-        sink, redactor = choice or choose(settings, time.time_ns)
+        sink, redactor = choice or choose(
+            settings.output, settings.format, settings.redact, time.time_ns
+        )
         stack.callback(sink.close)
         _say(described(redactor))
         _say("loading the probe ...")
@@ -104,7 +106,7 @@ def capture(
 def replay(path: Path, settings: Settings) -> None:
     """Run a recording through the pipeline. Raises ProfilerError, after what is whole."""
     recording = Recording(path)
-    sink, redactor = choose(settings)
+    sink, redactor = choose(settings.output, settings.format, settings.redact)
     _say(described(redactor))
     pipeline = Pipeline(settings, sink, Processes(proc=None), recording.origin.machine)
     damage = None

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from profiler.exchanges.read import Capture
-from profiler.ingest.settings import Settings
 from profiler.outputs.choice import choose
 from profiler.outputs.pretty import Pretty
 from tests import sample_capture
@@ -128,7 +127,7 @@ def test_who_hides_secrets_unless_told(tmp_path: Path) -> None:
         ("jsonl", True, True),
     ):
         path = tmp_path / f"{form}-{redact}"
-        sink, redactor = choose(Settings(output=path, format=form, redact=redact))
+        sink, redactor = choose(path, form, redact)
         sink.write(message("request"))
         sink.write(message("response"))
         sink.flush()
