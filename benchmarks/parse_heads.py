@@ -4,7 +4,7 @@
     python -m benchmarks.parse_heads --instructions   # counted by valgrind, a few minutes
 
 It wants h11, httptools and llhttp: ``tox -e bench-replay`` has them.
-``docs/parser-choice.md`` holds the answer and what follows from it.
+``docs/notes/parser-choice.md`` holds the answer and what follows from it.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ SINCE = {
 }
 
 
-# From here on the kernel may skip the probe (docs/architecture.md), and then says so.
+# From here on the kernel may skip the probe (docs/notes/probe.md), and then says so.
 SKIPS_SINCE = (7, 0)
 
 

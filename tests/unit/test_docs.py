@@ -28,7 +28,7 @@ else:
 
 REPOSITORY = Path(__file__).parents[2]
 RECORDED = REPOSITORY / "tests" / "replay" / "cases" / "demo" / "capture"
-DOCUMENTS = sorted((REPOSITORY / "docs").glob("*.md"))
+DOCUMENTS = sorted((REPOSITORY / "docs").rglob("*.md"))
 
 # They read what is there; `top` wants a terminal (tests/unit and tests/e2e have one for it).
 READERS = ("report", "export", "query", "check", "replay", "probe", "schema", "config")
