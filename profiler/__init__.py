@@ -1,4 +1,4 @@
-"""http-profiler: every HTTP message of a Linux machine, read at the socket syscalls with eBPF.
+"""http-profiler: every HTTP message of a Linux machine, read at the kernel's sockets by eBPF.
 
 The layers, and imports go one way::
 

@@ -136,7 +136,7 @@ def page(seen: Iterable[Seen]) -> str:
             parts.append(f"Failed on {guest.guest}:\n\n{names}")
     parts.append(
         "What follows is said by the doctor's canary: two HTTP exchanges or more over each path\n"
-        "and kind of socket, judged at the end that sends and the end that receives. *captured*:\n"
+        "and kind of socket, checked at the end that sends and the end that receives. *captured*:\n"
         "every message, whole, once, byte for byte, with the right process and addresses.\n"
         "*partial*: the line says what it lacks, and what comes after it is right. *missed*: a\n"
         "message has no line. *wrong*: a line contradicts what was said."

@@ -3,7 +3,7 @@
 :class:`Messages` is the stage. It keeps two readers for each connection: of
 HTTP/1 (``http1.py``), with what they must know of each other
 (``connection.py``), or of HTTP/2 (``http2.py``), on frames (``frames.py``) and
-HPACK (``header_state.py``). ``opening.py`` tells which. ``classify.py`` judges
+HPACK (``header_state.py``). ``opening.py`` tells which. ``classify.py`` decides
 whether bytes are HTTP/1 at all, ``fields.py`` reads the fields of a head,
 ``content.py`` removes content codings, ``charset.py`` makes text.
 

@@ -1,7 +1,7 @@
 """Is this the start of an HTTP/1 message?
 
 The kernel forwards streams whose first bytes look like HTTP (a token, a space,
-then a likely target); here is the strict judge. Its rule: a stream is HTTP
+then a likely target); the strict rule is here: a stream is HTTP
 only when a whole start line says so, a request line by ending in ``HTTP/1.x``
 and a status line by beginning with it. Everything else about a start line is
 taken as lightly as RFC 9112, 3 allows: any token as method, any target, several

@@ -1,9 +1,9 @@
 """Which version of HTTP does a connection begin with?
 
 HTTP/2 begins with the client's preface (RFC 9113, 3.4), or, since a server need
-not wait for that, with the server's SETTINGS. Both are told by their first
-bytes, and those may come one by one: so what begins like either waits here until
-it is told. Everything else is HTTP/1, or is judged there.
+not wait for that, with the server's SETTINGS. Their first bytes identify both, and
+may come one by one: so bytes that begin like either wait here until it is decided.
+Everything else goes to HTTP/1, which decides whether it is that (``classify.py``).
 """
 
 from __future__ import annotations
