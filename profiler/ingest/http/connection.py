@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from profiler.ingest.http.draft import without_payload
 from profiler.ingest.http.message import REQUEST, RESPONSE, Request, Type
-from profiler.ingest.wire import Chunk
+from profiler.ingest.wire import Chunk, construct
 
 # More requests than any client sends ahead: if as many are in flight, no responses are seen.
 INFLIGHT_MAX = 1000
@@ -66,7 +66,7 @@ class Connection:
         self.count += 1
         if len(origin.payload) > _PAYLOAD_MAX:
             origin = without_payload(origin)
-        request = _new(Request, (self.count, method, target, host, origin))
+        request = construct(Request, (self.count, method, target, host, origin))
         inflight = self._inflight
         time = origin.time
         if time < self._unasked_time:
@@ -135,10 +135,6 @@ class Connection:
     def _clear(self) -> None:
         self._inflight.clear()
         self.held = 0
-
-
-# NamedTuple's own way goes through Python.
-_new = tuple.__new__
 
 
 def request_size(request: Request) -> int:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from profiler.ingest.http.fields import parse_fields
 from profiler.ingest.http.message import Head, Message
 from profiler.ingest.stream import BODY_LIMIT
-from profiler.ingest.wire import Chunk
+from profiler.ingest.wire import Chunk, construct
 
 # What a draft takes besides its bytes: itself, its origin, and for each line of its head a name,
 # a value, and their place in a table. Measured: see tests/unit/test_memory.py.
@@ -23,7 +23,7 @@ _LINE_SIZE = 150
 def without_payload(chunk: Chunk) -> Chunk:
     """Return ``chunk`` as an origin that is kept while its message is being read."""
     # The last of its fields; ``_replace`` goes through each of them.
-    return tuple.__new__(Chunk, (*chunk[:-1], b""))
+    return construct(Chunk, (*chunk[:-1], b""))
 
 
 class Draft:

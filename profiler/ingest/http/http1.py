@@ -46,7 +46,7 @@ from profiler.ingest.http.message import (
 )
 from profiler.ingest.settings import Settings
 from profiler.ingest.stream import CLOSED_EARLY, Finish, Gap
-from profiler.ingest.wire import FLAG_CONTINUED, Chunk
+from profiler.ingest.wire import FLAG_CONTINUED, Chunk, construct
 
 # The LF of a line and the empty line behind it; RFC 9112, 2.2 allows a bare LF.
 _END_OF_HEAD = re.compile(rb"\n\r?\n")
@@ -62,9 +62,6 @@ _SHORT_LINE = 64
 
 # What is kept of the chunk with which a head began that is cut off.
 _ORIGIN_SIZE = 500
-
-# NamedTuple's own way goes through Python.
-_new = tuple.__new__
 
 Step = Callable[["Reader", bytes, int], Optional[int]]
 
@@ -242,7 +239,7 @@ class Reader:
         else:
             assert start.status is not None
             request = self.connection.answer(start.status, origin.time)
-        return _new(Head, (*start, fields, request, None))
+        return construct(Head, (*start, fields, request, None))
 
     def _begin(self, head: Head, origin: Chunk, data: bytes, at: int, body: int) -> int:
         """A head stands in ``data`` from ``at`` to ``body``: make the message, or its draft."""
@@ -254,7 +251,9 @@ class Reader:
         if length == 0 or (0 < length <= self._max_body and end <= len(data) and not doubtful):
             raw, content = data[at:end], data[body:end]
             self._out.append(
-                _new(Message, (origin, head, raw, content, end - at, (), self._time, None, None))
+                construct(
+                    Message, (origin, head, raw, content, end - at, (), self._time, None, None)
+                )
             )
             if head.type == RESPONSE:
                 self.over = switches_to(head)
