@@ -109,7 +109,7 @@ def add_redact(
             const=value,
             default=default,
             help=f"{verb} credentials, cookies and token parameters"
-            + (" by tokens: unreadable, and equal values still equal" if value else "")
+            + (" by placeholders: unreadable, and equal values still equal" if value else "")
             + (f" (default{where and ' ' + where})" if is_default else ""),
         )
 

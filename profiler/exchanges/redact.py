@@ -1,11 +1,11 @@
-"""Secrets become tokens: unreadable, and equal values still equal.
+"""Secrets become placeholders: unreadable, and equal values still equal.
 
 The rule: what *names* a secret stays, its value goes. Names are those of headers
 (``Authorization``, ``Cookie`` ...) and of parameters (``access_token``,
 ``password`` ...), and the same parameter names count in a query, in a form, in JSON,
 as a header of that name and on a command line. A value becomes
 ``redacted-`` and the beginning of its HMAC under a key that is made anew for each
-run and kept nowhere: who reads two tokens sees whether the values were the same, and
+run and kept nowhere: who reads two placeholders sees whether the values were the same, and
 nothing else - not even by trying all short passwords.
 
 What looks like nothing but a token (a JSON Web Token, the keys of well-known services) is
@@ -143,13 +143,13 @@ _WHOLE = re.compile(r"redacted-[0-9a-f]{16}")
 
 
 class Redactor:
-    """Replaces the secrets of records; the tokens of two redactors have nothing in common."""
+    """Replaces the secrets of records; the placeholders of two redactors have nothing in common."""
 
     def __init__(self, key: bytes | None = None) -> None:
-        """``key`` is for tests; without it the tokens cannot be made again."""
+        """``key`` is for tests; without it the placeholders cannot be made again."""
         self._key = key or secrets.token_bytes(32)
 
-    def token(self, value: str) -> str:
+    def placeholder(self, value: str) -> str:
         """Return what stands for ``value``; the same for the same."""
         if not value or _WHOLE.fullmatch(value):
             return value
@@ -193,7 +193,7 @@ class Redactor:
         plain = _plain(name)
         if plain in _CREDENTIALS:
             scheme, blank, rest = value.partition(" ")
-            return scheme + blank + self.token(rest) if rest else self.token(value)
+            return scheme + blank + self.placeholder(rest) if rest else self.placeholder(value)
         if plain == "cookie":
             return "; ".join(self._cookie(pair) for pair in value.split("; "))
         if plain == "setcookie":
@@ -201,12 +201,14 @@ class Redactor:
             return ";".join(
                 [self._cookie(first)]
                 + [
-                    one if one.partition("=")[0].strip().lower() in _ATTRIBUTES else self.token(one)
+                    one
+                    if one.partition("=")[0].strip().lower() in _ATTRIBUTES
+                    else self.placeholder(one)
                     for one in attributes
                 ]
             )
         if plain in _SECRET_NAMES:
-            return self.token(value)
+            return self.placeholder(value)
         return self.url(value) if plain in _URL_HEADERS else self._tokens(value)
 
     def url(self, url: str) -> str:
@@ -214,7 +216,7 @@ class Redactor:
         if "=" in url:
             url = self._parameters(url)
         if "@" in url:
-            url = _USERINFO.sub(lambda m: self.token(m[0]), url)
+            url = _USERINFO.sub(lambda m: self.placeholder(m[0]), url)
         return self._tokens(url)
 
     def command_line(self, text: str) -> str:
@@ -229,7 +231,7 @@ class Redactor:
         return self.url(text) + rest
 
     def text(self, text: str, content_type: str = "") -> str:
-        """Return a body's text without secret members of JSON, secret fields of forms, tokens."""
+        """Return a body's text without secret members of JSON, secret fields of forms, known tokens."""
         return self._tokens(self._fields(text, content_type))
 
     def _fields(self, text: str, content_type: str) -> str:
@@ -246,14 +248,16 @@ class Redactor:
     def _scheme(self, value: str) -> str:
         scheme, blank, rest = value.partition(" ")
         known = scheme.lower() in ("basic", "bearer", "digest", "negotiate", "token")
-        return scheme + blank + self.token(rest) if known and rest else self.token(value)
+        return (
+            scheme + blank + self.placeholder(rest) if known and rest else self.placeholder(value)
+        )
 
     def _cookie(self, pair: str) -> str:
         name, equals, value = pair.partition("=")
-        return name + equals + self.token(value) if equals else self.token(pair)
+        return name + equals + self.placeholder(value) if equals else self.placeholder(pair)
 
     def _tokens(self, text: str) -> str:
-        return _TOKEN.sub(lambda m: self.token(m[0]), text)
+        return _TOKEN.sub(lambda m: self.placeholder(m[0]), text)
 
     def _parameters(self, text: str) -> str:
         return _PARAMETER.sub(self._parameter, text)
@@ -261,7 +265,7 @@ class Redactor:
     def _parameter(self, match: re.Match[str]) -> str:
         name, value = match.groups()
         if _is_secret(name) or (_plain(name) == "key" and _KEY.fullmatch(value)):
-            return f"{name}={self.token(value)}"
+            return f"{name}={self.placeholder(value)}"
         return match[0]
 
     def _member(self, match: re.Match[str]) -> str:
@@ -269,17 +273,17 @@ class Redactor:
         if not _is_secret(name):
             return match[0]
         if number is not None:
-            return f'"{name}"{between}"{self.token(number)}"'
-        return f'"{name}"{between}"{self.token(string)}{end}'
+            return f'"{name}"{between}"{self.placeholder(number)}"'
+        return f'"{name}"{between}"{self.placeholder(string)}{end}'
 
     def _part(self, part: str) -> str:
         head, end, value = part.partition("\r\n\r\n")
         name = _PART_NAME.search(head[:4096])
-        return head + end + self.token(value) if name and _is_secret(name[1]) else part
+        return head + end + self.placeholder(value) if name and _is_secret(name[1]) else part
 
     def _named(self, match: re.Match[str]) -> str:
         name, between, value = match.groups()
-        return name + between + self.token(value) if _is_secret(name) else match[0]
+        return name + between + self.placeholder(value) if _is_secret(name) else match[0]
 
     def _raw(self, redacted: Record, record: Record) -> None:
         raw = record["raw_payload"]

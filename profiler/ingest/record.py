@@ -27,6 +27,7 @@ from profiler.ingest.wire import AF_INET, AF_UNIX, SEND, Chunk, Names
 if TYPE_CHECKING:
     from profiler.schema import Record, RequestSummary
 
+_NO_TEXT = ("", None)
 _TCP = 6  # IPPROTO_TCP
 _COMMUNITY = struct.Struct("!BBHH")  # protocol, padding, ports
 _MAPPED = bytes(10) + b"\xff\xff"  # RFC 4291, 2.5.5.2
@@ -83,15 +84,17 @@ def record_of(
         upgrade = switches_to(head)
         if upgrade:
             record["upgrade"] = upgrade
-    content_type = fields.get("content-type")
+    body_text: tuple[str, str | None] | None = _NO_TEXT
     if codings:
         # The charset, and characters, are those of the content, not of its coded form.
         body_text = text_of(body)
-    elif body and content_type is not None and content_type.startswith("application/grpc"):
-        # Length-prefixed messages: short ones happen to be UTF-8.
-        body_text = None
-    else:
-        body_text = text_of(body, content_type, cut=bool(incomplete))
+    elif body:
+        content_type = fields.get("content-type")
+        if content_type is not None and content_type.startswith("application/grpc"):
+            # Length-prefixed messages: short ones happen to be UTF-8.
+            body_text = None
+        else:
+            body_text = text_of(body, content_type, cut=bool(incomplete))
     raw_text = text_of(raw)
     record["body"] = _base64(body) if body_text is None else body_text[0]
     record["raw_payload"] = _base64(raw) if raw_text is None else raw_text[0]

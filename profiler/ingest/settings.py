@@ -35,7 +35,7 @@ class Settings:
     """``pretty`` or ``jsonl``; ``None``: ``pretty`` if standard output is a terminal."""
 
     redact: bool | None = None
-    """Whether secrets become tokens; ``None``: they do in ``pretty``, not in ``jsonl``."""
+    """Whether secrets become placeholders; ``None``: they do in ``pretty``, not in ``jsonl``."""
 
     where: Conditions = ALL
     """Which calls, messages and exchanges are wanted."""

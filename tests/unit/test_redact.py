@@ -12,12 +12,12 @@ R = Redactor(KEY)
 
 
 def t(value: str) -> str:
-    return R.token(value)
+    return R.placeholder(value)
 
 
 def test_tokens_are_equal_for_equal_values_of_one_run_only() -> None:
     assert t("a") == t("a") != t("b")
-    assert Redactor().token("a") != Redactor().token("a")
+    assert Redactor().placeholder("a") != Redactor().placeholder("a")
     assert t("") == ""
     assert t(t("a")) == t("a")  # what is redacted stays as it is
 

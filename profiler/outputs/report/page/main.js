@@ -45,7 +45,7 @@ class Report {
       ? `${day}, ${clock(capture.start, 0)} to ${clock(capture.start + span, 0)} UTC \u00b7 ${many(capture.count, "exchange")} in ${many(capture.lines - capture.damaged, "message")}`
       : "No messages in this capture.";
     byId("made").textContent = `Made by http-profiler ${capture.version} at ${capture.made}. ${capture.redacted
-      ? "Credentials, cookies and token parameters are redacted: equal tokens stand for equal values."
+      ? "Credentials, cookies and token parameters are redacted: equal placeholders stand for equal values."
       : "Nothing is redacted: passwords and tokens stand here as they were sent."} Bodies are cut after ${count(capture.maxBody)} characters.`;
     if (capture.damaged) {
       byId("notice").hidden = false;
