@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # Thin on purpose: prepares a bare machine, then calls tox. See tox.ini for what runs.
 
 VENV := .venv

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Does twice the input cost twice the work? Counts the pipeline's instructions.
 
     python -m benchmarks.growth              # a table

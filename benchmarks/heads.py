@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Heads to parse: some as software sends them, some as only an observer must take them."""
 
 from __future__ import annotations

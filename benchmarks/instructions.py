@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Counts instructions, which do not depend on what else the machine is doing.
 
 ``valgrind --tool=callgrind`` counts those of user space. A program is run twice,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which parser of heads: what one costs, and what it refuses.
 
     python -m benchmarks.parse_heads                  # times, and what is refused

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Parsers of heads, each made to give the same: for every head a start line and its fields.
 
 Those that can be told to be lenient are.

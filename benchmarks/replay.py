@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a message costs from the ring to the line: the stages behind the probe, replayed.
 
     python -m benchmarks.replay                  # µs a message

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The replay of ``replay.py`` by pytest-benchmark: ``tox -e bench-replay``."""
 
 from __future__ import annotations

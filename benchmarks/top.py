@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``python -m benchmarks.top``: how many messages a second ``http-profiler top`` takes.
 
 A capture of small messages is shown in a real pseudo-terminal, as fast as it is read; what is

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A small Flask application whose traffic the profiler is shown on.
 
 ======================  =====================================================

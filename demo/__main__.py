@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``make demo``: the whole thing at work, start to end.
 
 Boots a guest, starts the profiler in it, lets Locust talk to the Flask demo

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The application factory and its four views."""
 
 from __future__ import annotations

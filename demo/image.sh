@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
 # Makes the image of compose.yaml of what this machine has; nothing is downloaded.
 # It holds demo and load test, and the links that / has, such as /lib. What they
 # lead to, and Python's packages, compose.yaml mounts from the machine, read-only.

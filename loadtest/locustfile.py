@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The demo's four endpoints in a loop, GET and POST.
 
 ``locust -f loadtest/`` shows Locust's page; with ``--headless`` it runs until

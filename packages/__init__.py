@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Packages of the profiler for distributions, and what belongs into one.
 
 ``python -m packages.deb`` makes a package for Debian and Ubuntu; ``packages.man`` prints

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Completion in a shell, made of the argument parser: ``python -m packages.completion bash``."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A package for Debian and Ubuntu: ``python -m packages.deb`` leaves it in ``dist/``.
 
 Why one package does for all releases: the directory it installs is a virtual

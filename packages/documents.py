@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the documents have of the schema; ``python -m packages.documents`` renews it.
 
 It is ``docs/record.schema.json``, and in Markdown each table of fields between its two comments.

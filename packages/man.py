@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The manual page, made of the argument parser: ``python -m packages.man > http-profiler.1``."""
 
 from __future__ import annotations

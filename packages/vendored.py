@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the profiler needs from PyPI, for a Python that is not the one that runs here.
 
 The rule: a wheel for each, as a distribution's Python of that version takes it; nothing

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """http-profiler: every HTTP message of a Linux machine, read at the kernel's sockets by eBPF.
 
 The layers, and imports go one way::

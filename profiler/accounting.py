@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The account of a capture: what was seen, forwarded, filtered and lost, and what was written.
 
 ``seen = forwarded + filtered + lost`` holds for calls and for bytes in each direction. ``seen`` is

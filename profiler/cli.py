@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The table of commands. Errors become one line and an exit code.
 
 Exit codes: 0 done; 1 it could not be done, with the reason on standard error;

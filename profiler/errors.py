@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The errors a user can cause: each says what happened, to what, and what to do.
 
 The command line prints the text of a :class:`ProfilerError` as one line and

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The fixture ``http_messages``: what was said on this machine while a test ran.
 
 It is asked for in the root ``conftest.py``, so that nothing changes for who has the profiler

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The record: one line of output, one HTTP message, as a typed dictionary.
 
 This is the only place that lists the fields. The JSON Schema (``http-profiler schema``,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """provisioning: machines with real kernels, made from nothing and thrown away again.
 
 Why it exists: a BPF program is only known to work on kernels it ran on. This

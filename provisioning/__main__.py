@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``python -m provisioning``: the harness by hand.
 
 Why it exists: what tests do with guests, a person wants to do too. Its rules:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What differs between the processors a guest can have, computed once from the host's.
 
 Why it exists: so that no other module, role or table spells an architecture.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Turns an image of ours into a Vagrant box for libvirt, so that none has to be downloaded.
 
 Why it exists: ``vagrant up`` should work where no registry of boxes is reached,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where made things are kept, and how they come to be there: whole, once, or not at all.
 
 Why it exists: an image takes a minute to make and a second to reuse, and test

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How many guests this host can run side by side.
 
 Why it exists: tests want as many as possible, and a host that runs out of memory

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The product at work in a guest: started, waited for, read, stopped.
 
 Why it exists: demo and end-to-end tests need the same four steps. Its rule: a

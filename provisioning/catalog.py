@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """guests.toml as frozen values, and which of its guests to take when none is named.
 
 Why it exists: the table is data that people edit, and a typing mistake in it

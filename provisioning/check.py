@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Would a rebuild of a guest give something else? Asked without building anything.
 
 Why it exists: an image is good for as long as a new one would be the same. Its

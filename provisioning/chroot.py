@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs programs that work in a tree, in namespaces of their own.
 
 Why it exists: packages that are installed into a tree want ``/proc`` there,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What can go wrong with a machine, kept apart from a test that fails.
 
 A guest that dies is a fault of the harness and must never look like a fault of

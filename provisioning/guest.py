@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One running guest, reached over ssh, whoever started it.
 
 Tests and the demo need not know whether QEMU, Vagrant or Lima runs a guest: a

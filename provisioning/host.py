@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs programs of the host: finds them, logs them, and ends them with all their children.
 
 A build is a chain of long programs that start others. A missing program is an error

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Makes the disk a guest boots from, in two layers, each made once for its inputs.
 
 Why it exists: a guest must be made from nothing by anyone, and a change of one

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is installed in a guest's tree: packages of its distribution, and those from PyPI.
 
 Why it exists: a lock file and the record beside an image both say it. Its rule:

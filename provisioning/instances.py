@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is known of a machine between two runs of ours: a directory per instance.
 
 Why it exists: ``up`` ends and the machine goes on; ``ssh`` and ``down`` come

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The ssh key that opens every guest of this user, made once.
 
 Why it exists: an image carries the public half from the day it is built, so

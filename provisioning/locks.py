@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Lock files: the exact versions of all that a guest was last made of, in the repository.
 
 Why it exists: the same sources give another guest when the archive has moved on.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A machine from first to last: built, booted, used, gone.
 
 Why it exists: it is the one place that knows the order of things; command

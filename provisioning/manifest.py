@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What an image was made of and which versions came of that, written down beside its disk.
 
 Why it exists: an image's name says that it is not the one wanted now; its manifest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The playbook and its variables for a guest: the same for an image and a running machine.
 
 Why it exists: Vagrant and Lima bring machines of their own, which become what

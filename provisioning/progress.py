@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Says what is being done and how long it has taken, so that nobody waits in the dark.
 
 Why it exists: building and booting take from seconds to minutes. Its rule: on

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Makes a guest's lock: its system built of the newest there is, and the versions written down.
 
 Why it exists: what is pinned stays as it is until somebody says otherwise. Its

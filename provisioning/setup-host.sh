@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
 # Installs what a host needs to build and boot guests, and nothing that is
 # there already: silent and quick when there is nothing to do.
 #

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What an image is made of, and the copies of it that go into one.
 
 Why it exists: an image is named by the hash of its inputs, so the list of

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Options and groups that the whole suite knows."""
 
 from __future__ import annotations

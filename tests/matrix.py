@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The matrix: the end-to-end tests on every guest, and the page that says what they saw.
 
 ``python -m tests.matrix`` (``tox -e matrix``) runs the suite, keeps what the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The lines that tests read, held against the JSON Schema that the profiler publishes."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A made-up capture of a shop: lines as the profiler writes them, as many as are asked for.
 
 Customers and a monitor call nginx; nginx calls the shop, which calls a catalog, a payment

@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
 """A stand-in for limactl 2, where Lima cannot run: it starts no machine.
 
 It knows the commands that provisioning/providers/lima.py gives and answers in the

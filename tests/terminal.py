@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A real pseudo-terminal with a program in it, and an emulator that shows what it drew."""
 
 from __future__ import annotations

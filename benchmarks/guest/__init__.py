@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the profiler costs, counted in instructions, beside what people use instead.
 
 A guest's clock counts instructions (``machine(icount=True)``), so an elapsed nanosecond

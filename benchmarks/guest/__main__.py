@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``tox -e bench``: boots a guest whose clock counts instructions, and measures in it.
 
 What was measured is kept in ``output/bench``, by the version of the product, so parts of

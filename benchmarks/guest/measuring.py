@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Measuring in one guest: it is booted or attached to, prepared, and asked for each run."""
 
 from __future__ import annotations

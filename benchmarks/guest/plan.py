@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is measured: which workload under which capture, and what is asked of it.
 
 The tables are the guest's own, so that host and guest cannot differ.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What was measured, kept by the version of what was measured: a file for each.
 
 Figures of different versions never stand in one table.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the command line does: one module or package for each command of ``cli.py``.
 
 Each has ``add_arguments``, which describes its arguments to a parser, and a function that takes

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What ``check`` does, and what ``run`` does of the same: say and write whether assertions hold."""
 
 from __future__ import annotations

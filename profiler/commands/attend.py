@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``http-profiler attend``: the profiler as the child of a program that asserts on traffic.
 
 Records go to standard output as JSON lines. Between them stand *marks*, ``{"mark": N}``: 0 when

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Captures beside one's own program: ``with profiler.capture(port=8080) as messages:``.
 
 The capture is a child process (``attend.py``), so that its probe, its root and its trouble

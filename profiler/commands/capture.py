@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The command line without a command: capture on this machine."""
 
 from __future__ import annotations

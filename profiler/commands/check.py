@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The arguments of ``http-profiler check``, and those that ``run`` shares with it.
 
 What the command does, and the language of its options, is loaded when it is needed.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``http-profiler export``: the exchanges of a capture in another format."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The capture that ``report``, ``export`` and ``query`` read."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The options that several commands share, and the settings that are made of them.
 
 What is not given is left out of the parsed options, so that an option before a command

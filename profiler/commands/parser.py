@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The argument parser, and what is wrong with arguments that it refuses, in one line."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``http-profiler probe``: the program that would be loaded."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How far a command is, on a terminal, when it takes longer than a second."""
 
 from __future__ import annotations

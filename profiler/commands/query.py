@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``http-profiler query``: a capture, asked in SQL."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``http-profiler replay``: a recording through the same pipeline."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``http-profiler report``: a page of a capture."""
 
 from __future__ import annotations

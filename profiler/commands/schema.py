@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``http-profiler schema``: the JSON Schema of a record."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Everything that works on records alone, wherever they came from.
 
 ``model`` says what an exchange is and when it failed, ``pair`` puts records together, ``query``

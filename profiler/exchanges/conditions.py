@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is wanted: the conditions that options are short for, and what of them the kernel decides.
 
 A start loads this and not the language (``query.py``), which it needs only if something is asked

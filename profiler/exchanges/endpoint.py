@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What kind of thing was asked: a method, a host, and a path in which ids are ``{id}``."""
 
 from __future__ import annotations

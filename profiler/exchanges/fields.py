@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a condition can ask of an exchange: the names of its fields, and where their values are.
 
 A new field is one row of the table at the end. A field may have no value (no response was seen) or

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which records are wanted: conditions, applied to records while they come.
 
 A condition about an exchange keeps or drops request and responses together, as one process saw

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What an exchange is, and what can be said of one: when it failed, its host, path and service.
 
 An exchange is a request with its responses, as its client, its server or both saw it. Every

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Puts records together: a request, its responses, and what both ends saw of them.
 
 This is the only place that does so. Three things decide it:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The language of conditions: ``status>=500 and path~/api/*``, ``GET /orders*``, ``failed``.
 
 ::

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads capture files: whole lines are records, what is none is counted and remembered.
 
 A line is damaged if it is no JSON object, if it is no message, or if a field is of another type

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Secrets become placeholders: unreadable, and equal values still equal.
 
 The rule: what *names* a secret stays, its value goes. Names are those of headers
@@ -231,7 +232,7 @@ class Redactor:
         return self.url(text) + rest
 
     def text(self, text: str, content_type: str = "") -> str:
-        """Return a body's text without secret members of JSON, secret fields of forms, known tokens."""
+        """Return a body's text without secret members, secret fields of forms and known tokens."""
         return self._tokens(self._fields(text, content_type))
 
     def _fields(self, text: str, content_type: str) -> str:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An exchange in a few words: the columns of a line, and one line for people."""
 
 from __future__ import annotations

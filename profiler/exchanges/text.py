@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Captured text, made safe to show.
 
 What would act on a terminal, or hide, or turn the text around it (controls of C0 and C1, marks of

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How the values of conditions and options are written: times, statuses, addresses, patterns.
 
 Each function takes the text of one value and returns the value. It raises ValueError, with a text

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Verifies assertions: which exchanges violate a ``--fail-if``, which ``--expect`` is missing.
 
 What was not seen does not show that an assertion holds. So where messages were lost, one that

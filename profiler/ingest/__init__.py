@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From the kernel's bytes to records, one module or package per stage.
 
 ``probe``, ``wire``, ``stream``, ``http``, ``process``, ``record``, ``pipeline``, ``session``: data

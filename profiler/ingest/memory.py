@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How much memory the open connections take, and which of them is given up for it.
 
 The stages say what a connection holds (``Messages.held``, ``Streams.held``);

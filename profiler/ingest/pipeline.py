@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The stages, wired in their order: records of the wire in, JSON records into a sink.
 
 The same pipeline serves a live capture and a replay. It asks the machine for

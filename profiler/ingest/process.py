@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Who a process is: command line, user, cgroup.
 
 The kernel says who a process is before the first record that names it, and

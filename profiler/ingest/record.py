@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A message becomes the public record: exactly the fields of ``docs/output-format.md``.
 
 Rules: a value that is not known is absent, never empty and never zero. Text is

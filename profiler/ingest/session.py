@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One run of the profiler: a live capture until it is told to stop, or a replay.
 
 The rule for ending, whatever the reason - a signal, a full disk, a reader that

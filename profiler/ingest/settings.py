@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every default of the profiler, in one frozen dataclass."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Appends the account of a running capture to the ``--stats`` file at an interval."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Records become streams: bytes in order, with every hole named.
 
 The kernel hands over pieces of a stream with their positions. This stage

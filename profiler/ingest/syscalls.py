@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The names of the syscalls that move a socket's bytes, by machine and number.
 
 Numbers are from the kernel's ``arch/x86/entry/syscalls/syscall_64.tbl`` and

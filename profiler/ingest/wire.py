@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One record of the wire, as bytes and as a value.
 
 The *wire* is the sequence of records that leaves the kernel, to which user

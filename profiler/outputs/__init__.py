@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where records go: each sink takes records and does the output that it is named for."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Rows of an answer as text: aligned columns for a terminal, JSON lines for programs."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which sink: by the options, and by whether standard output is a terminal."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An exchange as a row (``schema.Row``): of CSV, Parquet and the table ``exchanges``."""
 
 from __future__ import annotations

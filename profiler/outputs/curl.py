@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """curl commands that send a request again: a POSIX shell script, a command for each.
 
 The rule: what arrives is what arrived the first time - method, target, version, headers,

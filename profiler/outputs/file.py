@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where a report or an export goes: a file that is whole or not there, or standard output.
 
 The file is written aside and renamed, and is its owner's alone (mode 0600): it holds

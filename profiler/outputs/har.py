@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """HTTP Archive 1.2 (http://www.softwareishard.com/blog/har-12-spec/), which browsers open.
 
 An entry is an exchange, as its client saw it where that was seen. What HAR has no

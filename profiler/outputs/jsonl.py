@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Lines, to a file or to standard output: of JSON, or such as another sink makes.
 
 The rule: whoever reads the file finds whole lines only. Lines are collected and

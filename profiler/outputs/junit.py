@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Verdicts as JUnit XML, a test case for each assertion.
 
 There is no standard. This is what the strictest of the schemas in use asks for (all

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A line for each exchange, for people: time, process, method, URL, status, size, latency.
 
 On a terminal a line has its width and, unless ``NO_COLOR`` says otherwise, colours; elsewhere

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A sink before another: what that one gets has no secrets."""
 
 from __future__ import annotations

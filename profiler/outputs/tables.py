@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Captures in DuckDB, an extra: Parquet files, and SQL on two tables.
 
 ``exchanges`` has a row for each exchange (``schema.Row``), ``messages`` one for each

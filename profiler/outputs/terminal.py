@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Text on a terminal: cut and padded to cells, with sizes and times that people read.
 
 A cell is the width of one letter; East Asian characters take two. Text from outside has to be made

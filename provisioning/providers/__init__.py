@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Who starts and stops a machine.
 
 Why it exists: a :class:`~provisioning.guest.Guest` is the same whoever started

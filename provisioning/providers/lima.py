@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Machines that ``limactl start`` brings up from the templates in ``lima/``.
 
 Why it exists: who has Lima keeps a machine up and runs the tests against it. Its

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The address of a machine, from the configuration that its tool writes for ssh.
 
 Why it exists: Vagrant and Lima both say how a machine is reached in the

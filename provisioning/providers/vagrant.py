@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Machines that ``vagrant up`` brings up, as the Vagrantfile of this repository says.
 
 Why it exists: who has Vagrant keeps a machine up for days and runs the tests

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A real headless Chromium, which has no network, and pages that it opens from files.
 
 ``tox -e browser -- --pictures`` also writes the pictures of the documentation.

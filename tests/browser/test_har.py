@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An exported HAR file in the developer tools of a real browser."""
 
 from __future__ import annotations

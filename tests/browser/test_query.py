@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The query language in JavaScript; ``tests/unit/test_query.py`` runs the same cases in Python."""
 
 from __future__ import annotations

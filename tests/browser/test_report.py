@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The report in a real browser: what it shows, by mouse, keyboard and screen reader."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The screen of `top`, as an emulator has it, photographed: it is looked at, and in the docs."""
 
 from __future__ import annotations

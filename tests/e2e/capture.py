@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The capture of an end-to-end test: its lines are validated, and its losses can excuse a failure.
 
 A preemptible kernel now and then skips the probe, in an emulated guest fifty times as often as

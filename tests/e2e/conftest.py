@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A guest for each worker, and the traffic script in it.
 
 Tests of one guest form one xdist group: with ``--dist loadgroup`` they run in

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A WSGI application that writes down what it was asked and what it answered; runs in the guest.
 
 Served by pre-forked gunicorn workers in test_load.py. One JSON line a request

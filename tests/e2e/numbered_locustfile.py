@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Twenty users that number their requests and write down what they got; runs in the guest."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The light engine: what it captures is right, what it cannot says so, and both engines agree.
 
 Starting it takes bpftrace half a minute in an emulated guest, so most tests share one.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every message of real traffic on a real kernel becomes the right line, on both routes."""
 
 from __future__ import annotations

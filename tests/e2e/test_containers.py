@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Demo and load test in containers, watched from outside: demo/compose.yaml."""
 
 from __future__ import annotations

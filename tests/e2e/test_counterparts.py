@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Real software at both ends: what it says to each other comes out, from either side."""
 
 from __future__ import annotations

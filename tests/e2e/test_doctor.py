@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the doctor finds on a real kernel is what this table says, case by case.
 
 The doctor knows by itself what is right (profiler/commands/doctor/cases.py); here it is

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How a capture ends: in order, with every byte accounted for, and replayable."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Filters on a real kernel: what each one turns away is not written, and counted."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Who moved the bytes, and when: also of processes that are gone, and of clocks that were set."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The package, installed and removed; its service; and the playbook that brings it to a fleet."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What somebody sees who looks on: lines for people, and `top`, in a terminal over ssh."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Under load nothing is missing, nothing comes twice, nothing is mixed up - or it says so.
 
 Client and server each write down every request; the captured lines are held

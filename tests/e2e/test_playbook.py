@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The playbook describes a state: run on a machine that is in it, it changes nothing."""
 
 from __future__ import annotations

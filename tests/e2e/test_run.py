@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A command traced, asserted on, and let go; and the Python API, as the docs show it.
 
 One guest: which kernel it is makes no difference here.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Guests of one snapshot: each is a machine of its own, as if it had booted."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a start leaves for the next one."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The traps that others fell into, one test each.
 
 Many are cases of the doctor's canary, which runs through both routes

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What goes wrong on a user's machine: one clear line, the right exit code, no traceback."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The tutorial, word by word, as far as it needs no terminal."""
 
 from __future__ import annotations

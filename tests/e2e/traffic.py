@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Traffic for the end-to-end tests: runs in the guest, with nothing but the standard library.
 
 ``python3 traffic.py SCENARIO [ARGUMENTS]``. What a test has to know - process

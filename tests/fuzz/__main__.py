@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Fuzzes each target for a while: ``python -m tests.fuzz [SECONDS] [TARGET ...]``.
 
 Starts from the cases of ``tests/cases``. What it finds worth keeping stays in

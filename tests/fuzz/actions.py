@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Any bytes are a script: what two ends say, and what becomes of it on its way to the profiler.
 
 An action is a byte, two bytes of a length, and for a piece of a stream so many

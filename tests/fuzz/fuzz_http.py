@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Streams and HTTP: no bytes raise, every line is sound, and memory stays within its bound."""
 
 from __future__ import annotations

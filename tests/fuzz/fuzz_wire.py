@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Records of the wire, as from a damaged capture: read, or refused with the one error for that."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Twice the input gives at most twice the work, whatever grows.
 
 The work is instructions as valgrind counts them, so a busy machine changes

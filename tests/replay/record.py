@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Makes the cases: ``python -m tests.replay.record GUEST [CASE ...]``.
 
 Boots the guest, records while a scenario of ``tests/e2e/traffic.py`` runs (or

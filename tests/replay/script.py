@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads the cases of ``tests/cases`` (its README.md has the format), and plays them.
 
 ``python -m tests.replay.script NAME ...`` writes what comes out today as

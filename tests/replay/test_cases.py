@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The cases of ``tests/cases``, each replayed in every way in which bytes may reach an observer.
 
 Whole and in any cut a case gives its expected lines. With holes, or joined

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Captures recorded on real kernels give the lines that were read and found right.
 
 A case is a folder: ``capture`` and ``expected.jsonl``. Adding one is adding

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Hypothesis without a deadline: machines that run tests may be slow and busy.
 
 In CI the examples are the same every time: a change is not to fail for a case

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Real HTTP/2 for the tests: what a client and a server of the ``h2`` library say to each other."""
 
 from __future__ import annotations

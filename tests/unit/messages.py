@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Messages for the stages behind the HTTP stage."""
 
 from __future__ import annotations

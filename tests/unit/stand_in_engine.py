@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The command line with an engine that needs no kernel: it hands over a recorded capture.
 
 ``python -m tests.unit.stand_in_engine CAPTURE ARGUMENT ...`` is ``http-profiler ARGUMENT ...``.

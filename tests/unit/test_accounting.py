@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The account of a capture, its words, and the file of ``--stats``."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Conditions: what they say of an exchange, and where one is not understood."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Programs that wait for a protocol above TCP; the test stands in for the kernel."""
 
 from __future__ import annotations

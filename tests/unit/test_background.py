@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Captures beside a program, with an engine that hands over a recorded capture."""
 
 from __future__ import annotations

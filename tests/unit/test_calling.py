@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The calling convention, as the C code has it too."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """check as it is typed: exit code, what is said, and the JUnit XML that CI reads."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """report, export and query as they are typed: output, exit code, and one line for each trouble."""
 
 from __future__ import annotations

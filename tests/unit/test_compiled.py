@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The compiler is a stand-in that counts how often it is asked; the files are real."""
 
 from __future__ import annotations

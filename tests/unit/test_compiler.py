@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What surrounds BCC's compiler, with a stand-in for the compiler itself."""
 
 from __future__ import annotations

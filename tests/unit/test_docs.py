@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every command in the documents: those that need no kernel are run, the others are parsed."""
 
 from __future__ import annotations

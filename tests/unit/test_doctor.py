@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The doctor without a kernel: comparing lines with the script, and the report."""
 
 from __future__ import annotations

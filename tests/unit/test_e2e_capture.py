@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """When an end-to-end test is run again, and what its capture accepts: with a stand-in profiler."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Endpoints: what is an id, and what names a kind of thing."""
 
 from __future__ import annotations

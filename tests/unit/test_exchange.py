@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A response and its request: the id that they share, and the time between them."""
 
 from __future__ import annotations

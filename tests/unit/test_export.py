@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Exports, by what others make of them: a schema, a shell with curl, csv, DuckDB."""
 
 from __future__ import annotations

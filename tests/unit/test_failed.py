@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One definition of *failed*: check, pretty lines, top, report, CSV and SQL count the same."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The fields of a head, and what they say of the body."""
 
 from __future__ import annotations

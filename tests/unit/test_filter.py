@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which lines a filter lets through: each test says what comes in, and what goes out, in order."""
 
 from __future__ import annotations

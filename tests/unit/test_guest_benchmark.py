@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The benchmark in a guest: what is asked, what is read, and what is told of it."""
 
 from __future__ import annotations

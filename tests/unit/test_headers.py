@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The offsets of the headers route, as far as no compiler is needed."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The HTTP stage, as scripts: what the two sides say, and the messages that must come out.
 
 A script is a list of turns. Each is replayed whole (a turn is a chunk), byte by

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """HTTP/2, as the ``h2`` library speaks it: what both sides say, and the messages that come out.
 
 A talk is replayed whole (a turn is a chunk), byte by byte, and in any split.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Threads that really block, on this machine; only the probe's map is a stand-in."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the kernel's interface has in common, as far as it needs no kernel that loads."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Looking names up in BTF; what is found is for guests to show (``tests/e2e``)."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The provider lima, against tests/stand_in_limactl.py: no real limactl ran here."""
 
 from __future__ import annotations

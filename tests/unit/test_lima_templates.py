@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The templates in lima/: against Lima's schema where there is one, and against guests.toml."""
 
 from __future__ import annotations

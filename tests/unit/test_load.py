@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What can be tested of loading without a kernel that loads."""
 
 from __future__ import annotations

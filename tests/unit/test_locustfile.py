@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How the load test ends, without Locust: users are simulated by calls inside calls."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What can be tested of the maps and buffers without a kernel that makes them."""
 
 from __future__ import annotations

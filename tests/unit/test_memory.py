@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The bounds of memory: what is counted is what is taken, and the oldest idle connection goes."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The manual page, completion and files of the package, with the programs that use them."""
 
 from __future__ import annotations

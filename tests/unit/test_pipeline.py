@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the pipeline does with records that are damaged."""
 
 from __future__ import annotations

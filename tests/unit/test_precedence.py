@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Precedence of the ring's reader: taken while it is behind, and given back."""
 
 from __future__ import annotations

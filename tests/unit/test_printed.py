@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What bpftrace prints becomes the records that it stands for, whatever bytes they hold."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the command line says when something cannot be had: one line, and an exit code."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The guest, against a stand-in for ssh: what it asks for and what it makes of the answer."""
 
 from __future__ import annotations

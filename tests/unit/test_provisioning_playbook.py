@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the playbook is told, the wheel that is kept, and the disk of a box."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which provider is taken, and what is made of what Vagrant says.
 
 Vagrant stands in here as a script that answers as the real one does;

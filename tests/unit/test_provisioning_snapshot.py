@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Snapshots of guests, without a guest: what is kept, what is loaded, and what becomes of one
 that is of no use.
 """

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What goes wrong around a machine of ours: one clear line each, and nothing half-made is left.
 
 QEMU, ssh and qemu-img stand in as scripts; the rest is what a user runs.

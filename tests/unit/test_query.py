@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The query language in Python; ``tests/browser/test_query.py`` runs the same cases in Chromium."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Capture files as they are left behind: compressed, several, in any order, not whole."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """run as it is typed, with an engine that needs no kernel, and a directory for a cgroup.
 
 The real ones are in tests/e2e/test_run.py.

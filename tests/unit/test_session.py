@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How a capture ends by itself, and what it says of filters; the engine is a recording."""
 
 from __future__ import annotations

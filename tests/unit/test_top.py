@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`top` in a real pseudo-terminal: keys, another size, hostile bytes, a flood, and how it ends."""
 
 from __future__ import annotations

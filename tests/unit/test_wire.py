@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """wire.py mirrors bpf/event.h: compared by parsing the header, so no compiler is needed."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What two sides say in turn, and how that is replayed through the stream and HTTP stages."""
 
 from __future__ import annotations

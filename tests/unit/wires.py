@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Writes the kernel's side of a test: chunks and ends of one socket, in order."""
 
 from __future__ import annotations

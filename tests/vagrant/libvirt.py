@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A host of its own: libvirt, its network and its guests in namespaces that vanish with it.
 
 What libvirt changes on a host (bridges, firewall rules, files below /var/lib)

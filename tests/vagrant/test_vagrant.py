@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Vagrant for real: a box of ours under libvirt, with QEMU's emulation, and the same tests in it.
 
 The tests stand in the order of a machine's life and share one machine. Nothing

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Prints what was measured, as JSON.
 
 ``python3 -m benchmarks.guest.inside ASKED CAPTURE WORKLOAD ...``

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An HTTP server that receives one byte at a time.
 
 ``python3 -m benchmarks.guest.inside.byte_server PORT``

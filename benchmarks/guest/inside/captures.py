@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What captures: a table of commands, of how each says that it began, and of what it counted."""
 
 from __future__ import annotations

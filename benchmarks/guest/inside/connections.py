@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Opens connections, asks once on each, says ``open``, and keeps them until its input ends.
 
 ``python3 -m benchmarks.guest.inside.connections PORT NUMBER``

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Measures a workload under a capture, in nanoseconds, which are instructions (see ``..``).
 
 Only time in which the processor was busy counts: an idle guest's clock jumps.

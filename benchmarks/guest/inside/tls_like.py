@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What TLS looks like from below: records of a type, a version, a length, and noise.
 
 ``python3 -m benchmarks.guest.inside.tls_like server PORT``, ``... client PORT EXCHANGES``.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is captured: a table of servers, and of clients that load them.
 
 A client does a number of rounds and ends. What a round costs is the difference between

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Options that are written down: configuration files and environment variables.
 
 The rule: no option is named here. Keys, variables and the checks of their values are

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What may be written down: the options of the argument parser, by their long names.
 
 A key is written as it would be given: its value goes through the option's own type

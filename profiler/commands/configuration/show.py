@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Prints options as a configuration file: what is in force and whence, and every default."""
 
 from __future__ import annotations

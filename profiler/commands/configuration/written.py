@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads what is written down: files in TOML, and environment variables.
 
 The rule: a name that is no option's is an error, which names the nearest that is one.

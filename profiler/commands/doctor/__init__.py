@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``http-profiler doctor``: what this machine has, and what the profiler captures on it.
 
 "My request is missing" has a hundred causes, and a list of supported kernels proves only

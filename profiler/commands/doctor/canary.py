@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The canary: a process that sends known HTTP messages in every way there is.
 
 ``python -m profiler.commands.doctor.canary TOKEN`` opens what must be open before the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every case: what it does, the first kernel that supports it, and the expected result.
 
 By default every message must be captured at both ends. Where that is impossible, a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Compares the profiler's lines with the script: the result of every message at either end.
 
 A message is *captured* if exactly one line matches it: the bytes, the process and both

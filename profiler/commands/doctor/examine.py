@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The examination: facts about the machine, then a profiler and a canary for each route.
 
 Both run as child processes, so the program is examined as a user runs it. The order

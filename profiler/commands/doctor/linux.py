@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the cases need of Linux and Python 3.9's standard library does not reach.
 
 Numbers are from the kernel's ``include/uapi``; the calls are libc's own wrappers.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What this machine has for the profiler: facts only, read and never changed.
 
 A fact that cannot be read is ``None``, and shown as unknown: without root the

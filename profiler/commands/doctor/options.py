@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The arguments of ``http-profiler doctor``; ``examine.py`` has what it does."""
 
 from __future__ import annotations

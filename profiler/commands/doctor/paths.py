@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The ways bytes get into a socket and out of it, each a case over loopback TCP.
 
 Most are a pair of calls, used for two exchanges on one connection. The others

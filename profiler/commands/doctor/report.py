@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The findings as a table for people and as JSON for programs. Plain text, no colour.
 
 A row that is worse than what this kernel should give is marked with ``!``.

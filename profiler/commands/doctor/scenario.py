@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One case while it is played: both ends of a connection, and a list of what was sent.
 
 An exchange ends before the next one begins, and the bytes received are compared

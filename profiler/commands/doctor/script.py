@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The canary's messages: each can be generated again from its name alone.
 
 Canary and doctor generate the same bytes. The canary reports only what is known at run

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The kinds of sockets, and of processes that hold them, each a case with two exchanges.
 
 The calls are plain ones: what differs is whose socket it is and how the process

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The smallest io_uring: one request at a time, through the raw system calls.
 
 Layouts are those of ``include/uapi/linux/io_uring.h`` (Linux 5.1; the four

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``http-profiler run -- CMD``: a command and its children are traced, and nothing else.
 
 ``cgroup`` makes the cgroup that they are known by; ``command`` starts the command in it once

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A cgroup of one's own for a command: what is in it, and only that, is traced.
 
 A child is in the cgroup of its parent, whatever it does with sessions and process groups, so

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The traced command: started once the probe is attached, waited for, told of signals.
 
 It is a child like any other of a shell's: same session, same process group, same terminal, its

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What ``http-profiler run`` does with what was typed, and the exit code that comes of it.
 
 The command's own failure wins; then that of the profiler (125), then that of an assertion.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A live view of the whole screen: who asks what, how often, how slow, what fails.
 
 ``top`` is a sink like any other, so it sees what the lines say and nothing else, and takes

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``http-profiler top``: of what this machine says now, or of lines that were captured."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One exchange as a text: what both ends said of it, its headers and its bodies."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Percentiles of any number of latencies, in bounded memory.
 
 A histogram whose bounds grow by a factor: each octave has 32 bins, so a value is given

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a frame is made of: lines of spans, and tables that become such."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What ``top`` knows: groups of exchanges with their figures, and the latest of each.
 
 Everything is bounded. Of each kind ``GROUPS_MAX`` groups are kept, those that were last

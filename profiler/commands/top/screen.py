@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The terminal: takes the whole screen, draws frames, tells keys, and gives the screen back."""
 
 from __future__ import annotations

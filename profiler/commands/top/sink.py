@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The sink: records go into the model, and now and then the view is drawn."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Lines of a file or a pipe, read in a thread: whoever looks on must not wait for them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The columns of the two tables: of groups, and of exchanges."""
 
 from __future__ import annotations

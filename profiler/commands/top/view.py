@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is on the screen, and what a key does: without a terminal.
 
 There are three levels: groups, the exchanges of one group, one exchange. While it is paused

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Streams become messages: bytes in, HTTP messages out, no I/O.
 
 :class:`Messages` is the stage. It keeps two readers for each connection: of

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A header block on its way: a frame that begins it, and its CONTINUATIONs (RFC 9113, 4.3)."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The charset of a body (RFC 9110, 8.3.2): which bytes are text, and what text.
 
 The rule: what ``Content-Type`` says, else UTF-8; if the bytes disagree they are

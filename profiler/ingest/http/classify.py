@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Is this the start of an HTTP/1 message?
 
 The kernel forwards streams whose first bytes look like HTTP (a token, a space,

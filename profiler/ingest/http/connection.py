@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the two directions of a connection must know of each other.
 
 A response can only be framed by who knows its request (HEAD, CONNECT), and

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Content codings (RFC 9110, 8.4.1): one table, one loop.
 
 Whoever sends a coded body decides how much it grows, so both are bounded: the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A message while it is being read.
 
 Only a message that does not lie whole in one chunk needs a draft. It keeps

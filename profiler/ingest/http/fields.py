@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The fields of a head, and what they say about the body behind it.
 
 A passive observer shows what was sent: it takes what endpoints must refuse

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """HTTP/2 frames from the observer's side (RFC 9113, 4): bytes of one direction in, frames out.
 
 :class:`FrameReader` cuts one direction into frames and hands them to a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How long the body behind a head is, and whether HTTP/1 goes on behind it.
 
 RFC 9112, 6.3, from the observer's side: there is an answer for every head.

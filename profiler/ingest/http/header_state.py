@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """HPACK from the observer's side (RFC 7541): header blocks of one direction in, fields out.
 
 A field may be sent as the number of an entry of a table that both ends have

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """HTTP/1.0 and 1.1 from the observer's side (RFC 9112): bytes of one direction in, messages out.
 
 A :class:`Reader` reads one direction. Its state is the function that reads

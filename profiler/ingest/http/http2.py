@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """HTTP/2 without TLS from the observer's side (RFC 9113): frames of one direction in, messages out.
 
 A :class:`Reader` reads one direction. Flow control, priorities and settings

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the HTTP stage hands on: whole messages, and sockets that are not HTTP.
 
 A :class:`Message` holds a *prefix*: ``raw`` is its first ``captured`` bytes,

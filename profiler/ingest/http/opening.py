@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which version of HTTP does a connection begin with?
 
 HTTP/2 begins with the client's preface (RFC 9113, 3.4), or, since a server need

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the two directions of an HTTP/2 connection must know of each other.
 
 Each stream carries one request and its responses (RFC 9113, 8.1), so a response

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The only package that talks to the kernel: hooks and struct offsets in, records out."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is attached to the kernel: a descriptor keeps its program attached until it is closed."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Engine: compile the probe with BCC, load, attach and read it.
 
 An engine yields batches of records as they are on the wire; a batch is what was

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Engine: the distribution's bpftrace as a child process, its output as records of the wire.
 
 The light engine: for machines without BCC, and an independent witness in tests.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The calling convention of a hooked kernel function, as the probe's program needs it.
 
 One program, ``leave_function`` of ``bpf/route_socket.h``, serves all functions that move

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Control groups: the directories of the cgroup2 hierarchy, and which one a process is in."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the compiler made, kept for the next start.
 
 The compiler takes most of the time and of the memory of a start, and the same text

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """C in, BPF instructions out. The only module that imports bcc.
 
 Of BCC only the compiler is used: it makes no maps, loads nothing

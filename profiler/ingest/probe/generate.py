@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Generates the source of a probe from the hooks and the kernel's layout.
 
 The logic is C, in ``bpf/``. What differs between kernels and settings precedes it as

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Hooks, layout and a version of bpftrace in, the text of its program out.
 
 The program is ``bpf/probe.bt.j2``, rendered: the syscall route, with the same

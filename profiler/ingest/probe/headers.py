@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where the kernel keeps what the probe reads, from the kernel's headers: for kernels without BTF.
 
 The same table of fields as for BTF (:data:`profiler.ingest.probe.layout.FIELDS`), answered

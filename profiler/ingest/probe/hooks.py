@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The table of hooks: ``bpf/hooks.toml`` as values.
 
 A key that is not known is an error, so that a misspelt one cannot silently

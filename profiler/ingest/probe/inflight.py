@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Calls in flight when the probe is attached: blocked in read or recv, waiting for data.
 
 Many servers spend most of their time in such a call. It entered before the probe was

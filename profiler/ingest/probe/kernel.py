@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the kernel's interface for BPF has in common, wherever it is used.
 
 The two system calls that Python lacks, bpf(2) and perf_event_open(2), the form of

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The offsets of the fields that the probe reads in the running kernel, from its own BTF.
 
 BTF (``/sys/kernel/btf/vmlinux``, Linux 5.4 with CONFIG_DEBUG_INFO_BTF) describes

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Loading compiled programs into the kernel and attaching them, by the kernel's own interface.
 
 BCC could do both, but it compiles a program again for each function that it is

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What differs between kernels and settings, as macros that precede the C code.
 
 Also the predicates that they come from, which other modules use: a kernel's abilities.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The probe's maps: made and read through bpf(2).
 
 The C code numbers its maps in the order of :data:`MAPS` and describes each by a

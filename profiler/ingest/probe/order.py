@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Records of several CPUs, put into one order.
 
 A ring buffer keeps the order in which records were written. The perf buffer,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The perf buffer, for kernels without a BPF ring buffer (before Linux 5.8).
 
 Each processor has a part of its own: a ring of pages after a page with two

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Who goes first while the ring fills: the reader, before those whose calls fill it.
 
 A processor that is busy is shared out evenly, but a message costs more to write down than

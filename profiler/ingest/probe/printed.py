@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the bpftrace program prints, back to records of the wire. No I/O.
 
 Each line is a JSON object of bpftrace's (``-f json``). Those with our text hold

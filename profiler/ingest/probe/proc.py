@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Who a process is, from ``/proc``: for an engine that cannot read it in the process itself.
 
 A process that is gone by then stays without an introduction, never with that of

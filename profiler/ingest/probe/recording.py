@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Recordings: the raw wire in a file, written and read.
 
 A recording is one line of JSON that says what it is and where it was made,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The BPF ring buffer, read through its memory (Documentation/bpf/ringbuf.rst, Linux 5.8).
 
 The kernel's part of the agreement: it writes a record's length last, and until

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One HTML page of a capture, for a browser and no network.
 
 ``data`` makes columns of what a page computes with, and compressed blocks of what it shows

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a page knows of a capture: columns of numbers for all exchanges, details in blocks.
 
 A column has a value an exchange, in the order of time; texts are numbers of an entry in a

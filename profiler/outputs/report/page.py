@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Puts style, scripts and data into one page that asks the network for nothing.
 
 What was captured is compressed and in base64, so no byte of it is markup; the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The embedded provider: a QEMU process per machine, nothing installed, nothing configured.
 
 Why it exists: it works wherever QEMU runs, without root, services or bridges.

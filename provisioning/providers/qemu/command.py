@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """QEMU's command line for a machine: what the guest sees, and what backs it on this host.
 
 Why it exists: a snapshot of a guest is good for a machine that looks the same to

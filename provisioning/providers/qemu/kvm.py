@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whether KVM can be used here, tested by a boot.
 
 Why it exists: ``/dev/kvm`` can exist and hang. Its rule: only a kernel that came to

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """QEMU's monitor (QMP): one JSON object a line, a command and its answer.
 
 Why it exists: a machine can be told to write down its state only there. Its rule:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Gives a guest that resumed from a snapshot its own random numbers and the right time.
 
 Every guest resumed from one snapshot has the same memory. Two parts of it matter: the

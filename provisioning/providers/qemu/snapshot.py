@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Snapshots of a booted guest, from which later guests resume.
 
 An emulated boot takes half a minute, and a second run of the tests should be quick. A

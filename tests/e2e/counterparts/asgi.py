@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An ASGI application that answers with what it was sent."""
 
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Servers and clients that are libraries: ``pairs.py FUNCTION ARGUMENT...``."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Answers with what it was sent, in chunks and with a trailer.
 const http = require("http");
 

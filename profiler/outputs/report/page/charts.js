@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Rate over time, latency, the slowest. Each draws into its place what it is given.
 
 const WIDTH = 1180;

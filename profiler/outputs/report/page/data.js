@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The capture: columns of all exchanges, and the details of one, out of its compressed block.
 
 // What became of an exchange: it failed, or else the class of its status.

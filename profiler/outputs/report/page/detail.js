@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // One exchange: what was said, header by header, as each end saw it.
 
 const REASONS = {

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Elements, and text as it may be shown. Nothing here, nor elsewhere, makes markup of text.
 
 const byId = (id) => document.getElementById(id);

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What a condition can ask of an exchange: the names of fields, and where their values are. The
 // twin of exchanges/fields.py. A field is in the columns, or else in the details of the exchange.
 

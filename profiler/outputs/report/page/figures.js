@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Figures of a set of rows.
 
 /** The smallest value that at least the share `q` of all are not above (nearest rank). */

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Draws everything for what the filter lets through, and hears what the reader chooses.
 
 class Report {

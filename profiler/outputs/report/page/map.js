@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Who calls whom: callers on the left, what they call to the right of them.
 
 const BOX = { width: 176, height: 46, across: 330, down: 66 };

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The language of the search field: `status>=500 and path~/api/*`, `GET /orders*`, `failed`, words.
 // The twin of exchanges/query.py, which has its grammar; tests/queries has the cases of both.
 

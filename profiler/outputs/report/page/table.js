@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // All exchanges that are looked at, as a grid: only the rows in sight are elements.
 
 const ROW = 30;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // How the values of conditions are written: the twin of exchanges/values.py.
 
 /** A text in quotes, as Python's repr() writes it. */
