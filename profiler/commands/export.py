@@ -31,6 +31,7 @@ def run(options: argparse.Namespace) -> int:
     if options.kind == "parquet":
         return _parquet(options)
     from profiler.commands.opened import Opened, say
+    from profiler.commands.progress import writing
     from profiler.exchanges.pair import Exchanges
     from profiler.outputs.csv import csv_lines
     from profiler.outputs.curl import curl
@@ -40,10 +41,11 @@ def run(options: argparse.Namespace) -> int:
     opened = Opened(options)
     exchanges = Exchanges(opened.records())
     with output(options.output) as file:
+        written = writing(exchanges, options.output)
         if options.kind == "har":
-            file.writelines(har(exchanges))
+            file.writelines(har(written))
         else:
-            lines = curl(exchanges) if options.kind == "curl" else csv_lines(exchanges)
+            lines = curl(written) if options.kind == "curl" else csv_lines(written)
             file.writelines(line.encode("utf-8", "replace") for line in lines)
     if options.kind == "har":
         unknown = sum(not is_known(exchange) for exchange in exchanges)

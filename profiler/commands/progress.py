@@ -7,28 +7,32 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
+from profiler.commands.options import STDOUT
+from profiler.exchanges.model import Exchange
+from profiler.exchanges.pair import Exchanges
 from profiler.exchanges.read import Progress
 
-_PATIENCE = 1.0
 _INTERVAL = 0.2
+_STEP = 1000
 
 
 @contextmanager
-def progress() -> Iterator[Progress | None]:
-    """Give what reports the progress of reading; ``None`` if standard error is no terminal."""
+def progress(verb: str = "reading", patience: float = 1.0) -> Iterator[Progress | None]:
+    """Give what reports progress after ``patience`` seconds; ``None`` without a terminal."""
     if not sys.stderr.isatty():
         yield None
         return
-    due = time.monotonic() + _PATIENCE
+    due = time.monotonic() + patience
     is_shown = False
 
-    def report(name: str, share: float) -> None:
+    def report(what: str, share: float) -> None:
         nonlocal due, is_shown
         now = time.monotonic()
         if now >= due:
             due, is_shown = now + _INTERVAL, True
-            line = f"\rhttp-profiler: reading {name}: {100 * share:.0f} %\x1b[K"
+            line = f"\rhttp-profiler: {verb} {what}: {100 * share:.0f} %\x1b[K"
             print(line, end="", file=sys.stderr, flush=True)
 
     try:
@@ -36,3 +40,17 @@ def progress() -> Iterator[Progress | None]:
     finally:
         if is_shown:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+def writing(exchanges: Exchanges, to: Path) -> Iterator[Exchange]:
+    """Yield exchanges that are written ``to`` a file; report how many were."""
+    if to == STDOUT:
+        # Whoever looks on sees them.
+        yield from exchanges
+        return
+    total = len(exchanges)
+    with progress("writing") as report:
+        for number, exchange in enumerate(exchanges):
+            if report and number % _STEP == 0:
+                report(f"{total} exchanges", number / total)
+            yield exchange

@@ -41,6 +41,7 @@ def run(options: argparse.Namespace) -> int:
     """Write the page; return the exit code."""
     from profiler import accounting
     from profiler.commands.opened import Opened
+    from profiler.commands.progress import writing
     from profiler.exchanges.pair import Exchanges
     from profiler.outputs.file import output
     from profiler.outputs.report.page import page
@@ -50,5 +51,6 @@ def run(options: argparse.Namespace) -> int:
     exchanges = Exchanges(opened.records())
     with output(options.output) as file:
         redacted = opened.redactor is not None
-        file.writelines(page(exchanges, opened.capture, options.max_body, redacted, account))
+        written = writing(exchanges, options.output)
+        file.writelines(page(written, opened.capture, options.max_body, redacted, account))
     return opened.ended(exchanges)

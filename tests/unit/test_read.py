@@ -6,6 +6,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 
 import profiler
 from profiler import cli
+from profiler.commands.progress import progress
 from profiler.errors import CaptureFileError
 from profiler.exchanges.read import Capture
 
@@ -128,3 +130,29 @@ def test_progress(tmp_path: Path) -> None:
     assert [name for name, _ in told] == ["a"] * 5
     shares = [share for _, share in told]
     assert shares == sorted(shares) and 0 < shares[0] < shares[-1] <= 1
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_on_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = file(tmp_path / "a", *[line(1, number=number) for number in range(5000)])
+    monkeypatch.setattr("sys.stderr", Terminal())
+    with progress(patience=0.0) as report:
+        list(Capture(path).records(report))
+        shown = sys.stderr.getvalue()  # type: ignore[attr-defined]
+    assert re.fullmatch(r"(\rhttp-profiler: reading a: \d+ %\x1b\[K)+", shown)
+    # Nothing of it is left behind.
+    assert sys.stderr.getvalue() == shown + "\r\x1b[K"  # type: ignore[attr-defined]
+    monkeypatch.setattr("sys.stderr", Terminal())
+    with progress(patience=1e6) as report:
+        list(Capture(path).records(report))
+    assert sys.stderr.getvalue() == ""  # type: ignore[attr-defined]
+
+
+def test_no_progress_without_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stderr", io.StringIO())
+    with progress() as report:
+        assert report is None

@@ -9,7 +9,7 @@ the one script and the one style that it has, by their hashes, and nothing else.
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime, timezone
 from hashlib import sha256
 from pathlib import Path
@@ -18,7 +18,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from profiler import __version__
 from profiler.accounting import Account
-from profiler.exchanges.pair import Exchanges
+from profiler.exchanges.model import Exchange
 from profiler.exchanges.read import Capture
 from profiler.outputs.report.data import Data
 
@@ -41,7 +41,7 @@ _MARK = "@data@"
 
 
 def page(
-    exchanges: Exchanges,
+    exchanges: Iterable[Exchange],
     capture: Capture,
     max_body: int,
     redacted: bool,
