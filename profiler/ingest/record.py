@@ -90,7 +90,7 @@ def record_of(
         # The charset, and characters, are those of the content, not of its coded form.
         body_text = text_of(body)
     elif body:
-        content_type = fields.get("content-type")
+        content_type = fields.content_type
         if content_type is not None and content_type.startswith("application/grpc"):
             # Length-prefixed messages: short ones happen to be UTF-8.
             body_text = None
@@ -111,15 +111,16 @@ def record_of(
     record["role"] = "client" if sent == asks else "server"
     if request is not None:
         # The response brings along what is known of its request: either may complete first.
-        record["exchange"] = f"{origin.socket}-{request.number}"
+        number, method, target, host, asked_origin = request
+        record["exchange"] = f"{origin.socket}-{number}"
         if not is_request:
             asked = record["request"] = {}
-            _add_request(asked, request.method, request.target)
-            if request.host is not None:
-                asked["host"] = request.host
+            _add_request(asked, method, target)
+            if host is not None:
+                asked["host"] = host
             # A response that never came has no bytes, and took no time.
             if size:
-                asked_time = request.origin.time
+                asked_time = asked_origin.time
                 record["latency_ms"] = (origin.time - asked_time) / 1e6
                 record["duration_ms"] = (last_time - asked_time) / 1e6
     if stream is not None:

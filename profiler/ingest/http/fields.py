@@ -41,16 +41,18 @@ class Fields(NamedTuple):
     ``headers`` has their values by lower-case name (RFC 9110, 5.1), a list if a field is
     repeated. ``codings`` were applied to the content, in this order. ``length`` is the stated
     length of the body, or one of the constants above, or ``None`` if nothing is said of a body.
+    ``host`` is what ``:authority`` or Host names.
     """
 
     headers: dict[str, str | list[str]]
     codings: tuple[str, ...]
     length: int | None
+    content_type: str | None
+    host: str | None
 
     def get(self, name: str) -> str | None:
         """Return the value of a field, a repeated one's joined with commas (RFC 9110, 5.3)."""
-        value = self.headers.get(name)
-        return ", ".join(value) if isinstance(value, list) else value
+        return _joined(self.headers.get(name))
 
 
 def parse_fields(block: bytes) -> Fields:
@@ -81,11 +83,19 @@ def fields_of(pairs: Iterable[tuple[str, str]]) -> Fields:
         values.setdefault(name.lower(), []).append(value)
     transfer = _codings(values.get("transfer-encoding", ()))
     content = _codings(values.get("content-encoding", ()))
+    # RFC 9113, 8.3.1: a request that was converted from HTTP/1 may have Host instead.
+    host = values.get(":authority") or values.get("host")
     return Fields(
         {name: given if len(given) > 1 else given[0] for name, given in values.items()},
         content + tuple(coding for coding in transfer if coding != "chunked"),
         _length(transfer, values.get("content-length")),
+        _joined(values.get("content-type")),
+        _joined(host),
     )
+
+
+def _joined(value: str | list[str] | None) -> str | None:
+    return ", ".join(value) if isinstance(value, list) else value
 
 
 _remembered = lru_cache(maxsize=_REMEMBERED)(_parse)

@@ -236,7 +236,7 @@ class Reader:
         request: Request | None
         fields = parse_fields(block)
         if start.method is not None and start.target is not None:
-            request = self.connection.ask(start.method, start.target, fields.get("host"), origin)
+            request = self.connection.ask(start.method, start.target, fields.host, origin)
         else:
             assert start.status is not None
             request = self.connection.answer(start.status, origin.time)

@@ -319,9 +319,7 @@ class Reader:
             # RFC 9113, 8.5: CONNECT has an authority instead of a path.
             if target is None and method == "CONNECT":
                 target = fields.get(":authority")
-            # RFC 9113, 8.3.1: a request that comes from HTTP/1 may have Host instead.
-            host = fields.get(":authority") or fields.get("host")
-            request = connection.ask(stream, method, target, host, block.origin)
+            request = connection.ask(stream, method, target, fields.host, block.origin)
             head = Head(REQUEST, "2", method, target, None, None, fields, request, stream)
             is_sound = method is not None and target is not None
         else:
