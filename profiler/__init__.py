@@ -18,6 +18,9 @@ from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
+RECORDING_FORMAT = "http-profiler capture"
+"""What the first line of a recording (``--record``) calls its format."""
+
 __all__ = ["Messages", "Record", "__version__", "capture", "read"]
 
 _HOMES = {

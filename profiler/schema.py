@@ -26,9 +26,6 @@ from typing import (
     get_type_hints,
 )
 
-RECORDING_FORMAT = "http-profiler capture"
-"""What the first line of a recording (``--record``) calls its format."""
-
 REQUIRED = ("timestamp", "type")
 """Fields that every record has."""
 

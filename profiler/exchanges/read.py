@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import orjson
 
-from profiler import schema
+from profiler import RECORDING_FORMAT, schema
 from profiler.errors import CaptureFileError
 from profiler.exchanges.model import nanoseconds
 
@@ -177,7 +177,7 @@ class _File:
                     progress(self.name, self._raw.tell() / size)
 
     def _refuse_recording(self, record: object) -> None:
-        if isinstance(record, dict) and record.get("format") == schema.RECORDING_FORMAT:
+        if isinstance(record, dict) and record.get("format") == RECORDING_FORMAT:
             raise CaptureFileError(
                 f"{self._path} is a recording, not a capture file: "
                 f"make one of it with `http-profiler replay {self._path}`"

@@ -52,17 +52,20 @@ class Pipeline:
         machine: str,
         recorder: RecordWriter | None = None,
         applied: Collection[str] = (),
+        *,
+        route: str = "socket",
     ) -> None:
         """Read syscall numbers as those of ``machine``; ``recorder`` takes a copy of the wire.
 
-        ``applied`` are the filters that the kernel has applied.
+        ``applied`` are the filters that the kernel has applied; ``route`` is where the probe is.
         """
         self._settings = settings
         self._sink = sink
         self._processes = processes
         self._syscalls = syscalls.names(machine)
         self._recorder = recorder
-        self._streams = Streams()
+        # What io_uring moves passes no system call.
+        self._streams = Streams(sees_all=route == "socket")
         self._messages = Messages(settings)
         self.memory = Memory(settings.connection_memory, settings.max_memory)
         self._names: OrderedDict[int, wire.Names] = OrderedDict()

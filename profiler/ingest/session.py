@@ -80,7 +80,13 @@ def capture(
             recorder = Recorder(settings.record, origin)
             stack.callback(recorder.close)
         pipeline = Pipeline(
-            settings, sink, Processes(), platform.machine(), recorder, engine.applied
+            settings,
+            sink,
+            Processes(),
+            platform.machine(),
+            recorder,
+            engine.applied,
+            route=engine.route,
         )
         if engine.fallback:
             _say(f"not taken: {engine.fallback}")
@@ -109,7 +115,8 @@ def replay(path: Path, settings: Settings) -> None:
     recording = Recording(path)
     sink, redactor = choose(settings.output, settings.format, settings.redact)
     _say(described(redactor))
-    pipeline = Pipeline(settings, sink, Processes(proc=None), recording.origin.machine)
+    origin = recording.origin
+    pipeline = Pipeline(settings, sink, Processes(proc=None), origin.machine, route=origin.route)
     damage = None
     with contextlib.closing(sink):
         try:

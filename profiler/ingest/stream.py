@@ -69,7 +69,8 @@ class Finish(NamedTuple):
     """This direction carries no more bytes.
 
     ``reason`` is what befalls a message that is open: :data:`CLOSED_EARLY`,
-    :data:`RESET` or :data:`EXITED`. ``unseen``: it carried bytes, but no chunk came.
+    :data:`RESET` or :data:`EXITED`. ``unseen``: it carried bytes, or may have, of which no chunk
+    came.
     """
 
     socket: int
@@ -85,7 +86,9 @@ Event = Union[Chunk, Gap, Finish]
 class Streams:
     """The expected position of every direction that is open."""
 
-    def __init__(self) -> None:
+    def __init__(self, sees_all: bool = True) -> None:
+        """Without ``sees_all`` bytes may be moved that the probe does not count."""
+        self._sees_all = sees_all
         # One integer names a direction (see _key): this table is used for every chunk.
         self._expected: dict[int, int] = {}
         # Chunks that came too early, by direction; hardly ever any.
@@ -188,7 +191,7 @@ class Streams:
             reason = RESET
         elif end.flags & FLAG_EXIT:
             reason = EXITED
-        unseen = expected is None and end.position > 0
+        unseen = not self._sees_all or (expected is None and end.position > 0)
         events.append(Finish(end.socket, end.direction, end.time, reason, unseen))
         return events
 

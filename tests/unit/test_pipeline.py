@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the pipeline does with records that are damaged."""
+"""The pipeline: damaged records, and what its route cannot see."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from profiler.ingest import wire
 from profiler.ingest.pipeline import Pipeline
 from profiler.ingest.process import Processes
 from profiler.ingest.settings import Settings
+from profiler.ingest.wire import RECV, SEND
+from profiler.schema import Record
+from tests.unit.wires import Wire
 
 
 @pytest.mark.parametrize(
@@ -31,3 +34,23 @@ def test_counts_that_are_damaged_are_refused(document: bytes) -> None:
     pipeline = Pipeline(Settings(), Sink(), Processes(None), "x86_64")
     with pytest.raises(CaptureFileError, match="counts are damaged"):
         pipeline.feed(wire.encode(wire.Counters(document)))
+
+
+@pytest.mark.parametrize(("route", "reported"), [("socket", ["no_response"]), ("syscall", [])])
+def test_a_response_is_missing_only_where_it_would_have_been_seen(
+    route: str, reported: list[str]
+) -> None:
+    """The syscall route does not see what io_uring sends."""
+    records: list[Record] = []
+
+    class Sink:
+        def write(self, record: Record) -> None:
+            records.append(record)
+
+    pipeline = Pipeline(Settings(), Sink(), Processes(None), "x86_64", route=route)
+    client = Wire(socket=1)
+    for item in (client.send(b"GET / HTTP/1.1\r\n\r\n"), client.end(RECV), client.end(SEND)):
+        pipeline.feed(wire.encode(item))
+    pipeline.finish()
+    assert records[0]["type"] == "request"
+    assert [record["incomplete"][0] for record in records[1:]] == reported

@@ -18,8 +18,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from profiler import RECORDING_FORMAT
 from profiler.errors import CaptureFileError, OutputError
-from profiler.schema import RECORDING_FORMAT
 
 VERSION = 3
 _HEADER_MAX = 4096
