@@ -15,6 +15,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from profiler.exchanges import values
+from profiler.exchanges.headers import values as header_values
 from profiler.exchanges.model import (
     Exchange,
     Side,
@@ -26,7 +27,6 @@ from profiler.exchanges.model import (
     told,
     without_port,
 )
-from profiler.exchanges.model import values as header_values
 
 if TYPE_CHECKING:
     from profiler.schema import Record

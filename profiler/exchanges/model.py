@@ -15,6 +15,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Literal, cast
 from urllib.parse import urlsplit
 
+from profiler.exchanges.headers import header, values
+
 if TYPE_CHECKING:
     from profiler.schema import Record
 
@@ -165,20 +167,6 @@ def grpc_status(response: Record) -> int | None:
 
 def _is_grpc(record: Record) -> bool:
     return (header(record, "content-type") or "").startswith("application/grpc")
-
-
-def values(record: Record, name: str) -> Iterator[str]:
-    """Yield the values of a header, and of a trailer, of that name in lower case."""
-    for fields in (record.get("headers"), record.get("trailers")):
-        value = fields.get(name) if fields else None
-        if value is not None:
-            yield from value if isinstance(value, list) else (value,)
-
-
-def header(record: Record, name: str) -> str | None:
-    """Return the first value of a header, by its name in lower case; ``None`` without one."""
-    value = record.get("headers", {}).get(name)
-    return next(iter(value), None) if isinstance(value, list) else value
 
 
 # host [ ":" port ] (RFC 9110, 7.2; RFC 3986, 3.2.2), of the characters that names have in practice.

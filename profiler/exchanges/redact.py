@@ -25,7 +25,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, cast
 from urllib.parse import unquote_plus
 
-from profiler.exchanges.model import header
+from profiler.exchanges.headers import header
 
 if TYPE_CHECKING:
     from profiler.schema import Headers, Record

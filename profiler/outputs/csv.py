@@ -9,11 +9,11 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from profiler.exchanges.endpoint import endpoint
+from profiler.exchanges.headers import header
 from profiler.exchanges.model import (
     Exchange,
     Side,
     grpc_status,
-    header,
     host,
     local,
     outcome,

@@ -15,7 +15,8 @@ from urllib.parse import parse_qsl, urlsplit
 import orjson
 
 from profiler import __version__
-from profiler.exchanges.model import Exchange, absolute_url, header, program, remote
+from profiler.exchanges.headers import header
+from profiler.exchanges.model import Exchange, absolute_url, program, remote
 from profiler.exchanges.read import body_bytes, header_fields
 
 if TYPE_CHECKING:
