@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 else:
 
     def __getattr__(name: str) -> object:
-        # Loaded when it is asked for: the command line, and each stage, do without.
+        # Loaded on first use: the command line, and each stage, do without.
         if name in _HOMES:
             from importlib import import_module
 

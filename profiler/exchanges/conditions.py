@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is wanted: the conditions that options are short for, and what of them the kernel decides.
 
-A start loads this and not the language (``query.py``), which it needs only if something is asked
-for.
+A start loads this and not the language (``query.py``), which only a condition needs.
 """
 
 from __future__ import annotations
@@ -108,7 +107,7 @@ class Option(NamedTuple):
     field: str
     sign: str = "="
     other: str = ""
-    """Another field, of which the same will do."""
+    """Another field that may match instead."""
 
 
 OPTIONS = {

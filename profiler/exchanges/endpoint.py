@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What kind of thing was asked: a method, a host, and a path in which ids are ``{id}``."""
+"""Endpoints: method, host and path, with ids in the path as ``{id}``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from profiler.exchanges.model import Exchange, host, path_of
 
 
 def endpoint(exchange: Exchange) -> str:
-    """Return what was asked, with ids in the path as ``{id}``: ``GET shop.example/orders/{id}``."""
+    """Return the endpoint of an exchange, such as ``GET shop.example/orders/{id}``."""
     asked = exchange.asked
     path = template(asked.get("url", ""))
     # The target of CONNECT, or one in absolute form, is not below the host.

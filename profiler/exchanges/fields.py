@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 class View:
     """An exchange as one end saw it; what this end did not see is taken from the other.
 
-    ``records`` are the messages that are asked for their process and addresses: all of this end,
+    ``records`` are the messages whose process and addresses count: all of this end,
     or the one that a filter decides on. ``over``: nothing more comes of the exchange.
     """
 

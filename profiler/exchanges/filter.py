@@ -51,7 +51,7 @@ class _Open(End["Record"]):
         """Those of its records that wait, in the order of their lines."""
         self.size = 0
         self.dropped = ""
-        """The option because of which it was left out before it was over."""
+        """The option that dropped it before it was over."""
 
     def exchange(self) -> Exchange:
         side = Side(self.request, self.interim, self.response)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an exchange is, and what can be said of one: when it failed, its host, path and service.
+"""An exchange: its messages, when it failed, its host, path and service.
 
 An exchange is a request with its responses, as its client, its server or both saw it. Every
-command and output asks here, so that one question has one answer.
+command and output uses these functions, so that one question has one answer.
 """
 
 from __future__ import annotations
@@ -194,7 +194,7 @@ def authority(request: Record, seen: Record) -> str:
 
 
 def host(exchange: Exchange) -> str:
-    """Return the host that was asked, with its port if one was named; else the server's address."""
+    """Return host and port that the request names, else the server's address."""
     return named_host(exchange.asked) or remote(exchange.first) or ""
 
 
@@ -236,7 +236,7 @@ def _address(ip: str | None, port: int | None) -> str | None:
 
 
 def url(exchange: Exchange) -> str:
-    """Return the URL that was asked, as absolute as target, Host and addresses make it."""
+    """Return the request's URL, as absolute as target, Host and addresses make it."""
     return absolute_url(exchange.asked, exchange.first)
 
 
