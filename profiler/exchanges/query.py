@@ -213,6 +213,8 @@ _TOKEN = re.compile(
 _METHOD = re.compile(r"\*|[A-Z][A-Z0-9!#$%&*+.^_`|-]*")
 _FLAGS = {"failed": Comparison(FIELDS["outcome"], "=", "failed")}
 _KEYWORDS = ("and", "or", "not")
+# Far less than Python's own limit of nested calls.
+_DEPTH_MAX = 50
 
 
 class _Parser:
@@ -220,7 +222,7 @@ class _Parser:
         self._text = text
         self._is_search = is_search
         self._tokens = self._scan()
-        self._at = 0
+        self._at = self._depth = 0
 
     def whole(self) -> Condition:
         condition = self._either()
@@ -261,6 +263,15 @@ class _Parser:
         return self._is_search and token.kind in ("word", "quoted", "(") and token.text != "or"
 
     def _one(self) -> Condition:
+        self._depth += 1
+        if self._depth > _DEPTH_MAX:
+            what = f"`not` and parentheses are nested more than {_DEPTH_MAX} deep"
+            raise self._error(what, self._next)
+        condition = self._term()
+        self._depth -= 1
+        return condition
+
+    def _term(self) -> Condition:
         token = self._next
         if self._take_word("not"):
             return Not(self._one())

@@ -66,11 +66,12 @@ const TOKEN = /(?<word>[^\s"'()=<>!~]+)|(?<sign>[=<>!~]+)|(?<paren>[()])|"(?<dou
 // A method is a token (RFC 9110, 5.6.2), and all in use are upper case; fields are lower case.
 const METHOD = /^(?:\*|[A-Z][A-Z0-9!#$%&*+.^_`|-]*)$/;
 const FLAGS = new Map([["failed", comparison(FIELDS.get("outcome"), "=", "failed")]]);
+const DEPTH_MAX = 50;
 const SIGNS = [...EQUAL, ...ORDER, "~"];
 
 class Parser {
   constructor(text, isSearch, deep) {
-    Object.assign(this, { text, isSearch, deep, at: 0 });
+    Object.assign(this, { text, isSearch, deep, at: 0, depth: 0 });
     this.tokens = this.scan();
   }
 
@@ -100,6 +101,14 @@ class Parser {
   }
 
   one() {
+    this.depth += 1;
+    if (this.depth > DEPTH_MAX) throw this.error(`\`not\` and parentheses are nested more than ${DEPTH_MAX} deep`, this.next);
+    const condition = this.term();
+    this.depth -= 1;
+    return condition;
+  }
+
+  term() {
     const token = this.next, following = this.tokens[this.at + 1] ?? token;
     if (this.take("not")) return not(this.one());
     if (token.kind === "(") {
