@@ -49,6 +49,7 @@ _COUNT: dict[str, Callable[[Any, Any], bool]] = {
     **_ORDER,
 }
 _SIGNS = (*_COUNT, "~")
+_SHOWN_MAX = 200
 
 
 class ConditionError(ProfilerError):
@@ -57,7 +58,8 @@ class ConditionError(ProfilerError):
     exit_code = 2
 
     def __init__(self, text: str, position: int, what: str) -> None:
-        super().__init__(f"{text!r}, column {position + 1}: {what}")
+        shown = text if len(text) <= _SHOWN_MAX else f"{text[:_SHOWN_MAX]}…"
+        super().__init__(f"{shown!r}, column {position + 1}: {what}")
         self.column = position + 1
         self.what = what
 

@@ -208,6 +208,12 @@ def test_what_is_not_understood(text: str, column: int, words: str) -> None:
         assert words in str(raised.value)
 
 
+def test_an_error_of_a_long_condition_is_short() -> None:
+    with pytest.raises(ConditionError, match=r"…', column 6001: a value is missing") as raised:
+        parse("path=".rjust(6000))
+    assert len(str(raised.value)) < 300
+
+
 def test_a_number_of_exchanges_is_for_expectations() -> None:
     for text, words in (
         ("GET /x ~ 3", "column 8: a number of exchanges cannot be compared with ~"),
