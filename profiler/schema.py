@@ -341,8 +341,10 @@ def _check(hint: Any) -> Check:
         return lambda value: isinstance(value, str)
     if hint in (int, float):
         numbers = (int, float) if hint is float else (int,)
-        # To Python, true is an integer.
-        return lambda value: isinstance(value, numbers) and not isinstance(value, bool)
+        # To Python, true is an integer; SQL's BIGINT has 64 bits.
+        return lambda value: (
+            isinstance(value, numbers) and not isinstance(value, bool) and -(2**63) <= value < 2**63
+        )
     if _is_typed_dict(hint):
         inner = {name: _check(one) for name, one in get_type_hints(hint).items()}
         return lambda value: (

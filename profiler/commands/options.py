@@ -11,7 +11,7 @@ import argparse
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from profiler.errors import ProfilerError
 from profiler.exchanges import values
@@ -253,7 +253,7 @@ def conditions_of(options: argparse.Namespace) -> Conditions:
     given = {name: getattr(options, name, ()) for name in OPTIONS}
     if "min_latency" in options:
         given["min_latency"] = [options.min_latency]
-    return conditions(getattr(options, "where", ()), **given)
+    return conditions([one.condition for one in getattr(options, "where", ())], **given)
 
 
 def _add(
@@ -280,10 +280,20 @@ def _add_choice(
     )
 
 
-def _where(text: str) -> Condition:
+class Where(NamedTuple):
+    """A condition; as text what was typed, which ``config`` prints."""
+
+    text: str
+    condition: Condition
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def _where(text: str) -> Where:
     from profiler.exchanges.query import parse
 
-    return parse(text)
+    return Where(text, parse(text))
 
 
 def typed(read: Callable[[str], Any]) -> Callable[[str], Any]:

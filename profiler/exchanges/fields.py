@@ -224,8 +224,9 @@ def _interim(view: View) -> Iterator[int]:
 
 def _outcome(view: View) -> Iterator[str]:
     found = outcome(view.exchange)
-    # A failure stays one; anything else may still become one.
-    if found == "failed" or view.is_whole:
+    # A failure stays one, unless a response may still follow its request's end.
+    is_sure = view.final is not None or "exited" not in view.exchange.incomplete
+    if view.is_whole or (found == "failed" and is_sure):
         yield found
 
 

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 # What may still come of exchanges that were decided gets this share of the memory.
 _DECIDED_SHARE = 4
+# Each record asks for all of them; they are bounded, or a peer could make that take forever.
+_INTERIM_MAX = 20
 
 
 class _Open(End["Record"]):
@@ -53,8 +55,13 @@ class _Open(End["Record"]):
         self.dropped = ""
         """The option that dropped it before it was over."""
 
+    def put(self, record: Record, kept: Record) -> None:
+        """Take a record. Of more interim responses than any server sends the oldest count."""
+        super().put(record, kept)
+        del self.interim[_INTERIM_MAX:]
+
     def exchange(self) -> Exchange:
-        side = Side(self.request, self.interim, self.response)
+        side = Side(self.request, tuple(self.interim), self.response)
         return Exchange(side, None) if self.role == "client" else Exchange(None, side)
 
 
@@ -147,7 +154,7 @@ class Filter:
             end.held = []
             if end.request is not None:
                 end.request = without_payload(end.request, 0)
-            end.interim = tuple(without_payload(record, 0) for record in end.interim)
+            end.interim = [without_payload(record, 0) for record in end.interim]
             if end.response is not None:
                 end.response = without_payload(end.response, 0)
             end.size = sum(map(size_of, end.exchange().side.records))
@@ -158,9 +165,12 @@ class Filter:
     def _decide(self, end: _Open, records: list[Record], over: bool) -> list[Record] | None:
         """Return those of an end's records that are wanted; ``None`` while that is not known."""
         exchange = end.exchange()
-        decided = [(record, self._dropped_by(end, exchange, record, over)) for record in records]
-        if any(option is None for _, option in decided):
-            return None
+        decided: list[tuple[Record, str]] = []
+        for record in records:
+            option = self._dropped_by(end, exchange, record, over)
+            if option is None:
+                return None
+            decided.append((record, option))
         for _, option in decided:
             if option:
                 self.dropped[option] = self.dropped.get(option, 0) + 1

@@ -99,7 +99,11 @@ def told(side: Side) -> Record | None:
     summary = next((one["request"] for one in side.responses if "request" in one), None)
     if summary is None:
         return None
-    record = cast("Record", dict(summary))
+    record: Record = {}
+    if "method" in summary:
+        record["method"] = summary["method"]
+    if "url" in summary:
+        record["url"] = summary["url"]
     if "host" in summary:
         record["headers"] = {"host": summary["host"]}
     return record
@@ -300,7 +304,8 @@ _TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?Z", re.ASCII
 
 def nanoseconds(timestamp: str) -> int:
     """Return the nanoseconds since 1970 of a record's time. Raises ValueError."""
-    if _TIMESTAMP.fullmatch(timestamp) is None:
+    # What nanoseconds since 1970 can be in 64 bits, in databases too.
+    if _TIMESTAMP.fullmatch(timestamp) is None or not "1970" <= timestamp[:4] < "2262":
         raise ValueError(timestamp)
     return _second(timestamp[:19]) * 1_000_000_000 + int(timestamp[20:-1].ljust(9, "0") or 0)
 

@@ -79,14 +79,14 @@ class End(Generic[Kept]):
 
     def __init__(self) -> None:
         self.request: Kept | None = None
-        self.interim: tuple[Kept, ...] = ()
+        self.interim: list[Kept] = []
         self.response: Kept | None = None
 
     def takes(self, record: Record) -> bool:
         """Whether a record can be of this exchange: its place is not taken."""
         if record["type"] == "request":
             return self.request is None
-        return self.response is None
+        return self.response is None or not is_final(record)
 
     def put(self, record: Record, kept: Kept) -> None:
         """Take a record."""
@@ -95,7 +95,7 @@ class End(Generic[Kept]):
         elif is_final(record):
             self.response = kept
         else:
-            self.interim += (kept,)
+            self.interim.append(kept)
 
     @property
     def is_whole(self) -> bool:
@@ -318,7 +318,7 @@ class Pairing:
             self._remember(one.key, one.request is not None)
             # The queues hold it for a while.
             one.request = one.response = None
-            one.interim = ()
+            one.interim = []
             if end.other is None:
                 for shared in one.shared:
                     self._remember(other_key(shared), True)
@@ -348,7 +348,7 @@ def without_payload(record: Record, max_body: int) -> CutRecord:
 
 def _exchange(end: _Open[Record]) -> Exchange:
     sides = {
-        one.role: Side(one.request, one.interim, one.response)
+        one.role: Side(one.request, tuple(one.interim), one.response)
         for one in (end, end.other)
         if one is not None
     }
@@ -358,7 +358,7 @@ def _exchange(end: _Open[Record]) -> Exchange:
 def _alone(role: str, record: Record, state: State) -> Paired:
     end: End[Record] = End()
     end.put(record, record)
-    side = Side(end.request, end.interim, end.response)
+    side = Side(end.request, tuple(end.interim), end.response)
     return Paired(Exchange(side, None) if role == "client" else Exchange(None, side), state)
 
 

@@ -35,7 +35,7 @@ from typing import Any, NamedTuple, Union
 from profiler.errors import ProfilerError
 from profiler.exchanges.fields import EQUAL, FIELDS, ORDER, Field, View, field_named, views
 from profiler.exchanges.model import Exchange, host, program
-from profiler.exchanges.values import pattern
+from profiler.exchanges.values import is_pattern, pattern
 
 _ORDER: dict[str, Callable[[Any, Any], bool]] = {
     "<": operator.lt,
@@ -240,6 +240,8 @@ class _Parser:
         if token.kind != "sign":
             self._expect_end()
             return Expectation(condition)
+        if token.position == self._tokens[self._at - 1].end:
+            raise self._error("put a blank before a number of exchanges", token)
         sign = self._sign(tuple(_COUNT), "a number of exchanges")
         number = self._value()
         if not re.fullmatch("[0-9]{1,18}", number.text):
@@ -336,6 +338,8 @@ class _Parser:
                 value = field.kind.read(token.text)
             except ValueError as error:
                 raise self._error(str(error), token) from None
+            if sign == "~" and not is_pattern(value):
+                raise self._error(f"{value!r} is not a pattern", token)
             if isinstance(value, tuple) and value[0] != value[1] and sign in ORDER:
                 raise self._error(f"{token.text} can be compared with = and != only", token)
         if sign == "!=":

@@ -9,6 +9,7 @@ first bytes say, and several are read in the order of their first records.
 
 from __future__ import annotations
 
+import codecs
 import io
 import os
 import re
@@ -171,6 +172,8 @@ class _File:
                 if not line:
                     return
                 number += 1
+                if number == 1:
+                    line = line[3:] if line.startswith(codecs.BOM_UTF8) else line
                 if line.strip():
                     yield number, line
                 if progress and size and number % _PROGRESS_LINES == 0:
@@ -228,16 +231,28 @@ def fault(record: object) -> str | None:
         check = checks.get(name)
         if check is not None and not check(value):
             return f"`{name}` is of another type"
+        if isinstance(value, (dict, list)) and not _can_be_written(value):
+            return f"`{name}` is nested too deeply"
     if record.get("body_encoding") == "base64":
         try:
             b64decode(record.get("body", ""), validate=True)
         except ValueError:
             return "`body` is no base64"
-    try:
-        nanoseconds(record["timestamp"])
-    except ValueError:
-        return "`timestamp` is no time"
+    for name in ("timestamp", "process_start"):
+        try:
+            nanoseconds(str(record.get(name, record["timestamp"])))
+        except ValueError:
+            return f"`{name}` is no time"
     return None
+
+
+def _can_be_written(value: object) -> bool:
+    # orjson reads what is nested deeper than what it writes.
+    try:
+        orjson.dumps(value)
+    except (TypeError, orjson.JSONEncodeError):
+        return False
+    return True
 
 
 def normalized(record: Record) -> Record:
@@ -270,7 +285,7 @@ def body_bytes(record: Record) -> bytes:
         return b64decode(body)
     try:
         return body.encode(record.get("body_charset", "utf-8"))
-    except (LookupError, UnicodeEncodeError):
+    except (LookupError, ValueError):
         return body.encode()
 
 

@@ -50,6 +50,15 @@ def pattern(glob: str) -> re.Pattern[str]:
     return re.compile(translate(glob))
 
 
+def is_pattern(glob: str) -> bool:
+    """Whether a pattern can be compiled: Python 3.9 has no empty range such as ``[z-a]``."""
+    try:
+        pattern(glob)
+    except re.error:
+        return False
+    return True
+
+
 def number(text: str) -> int:
     """Read a number of bytes or the like."""
     if not (text.isascii() and text.isdigit() and len(text) <= 18):
@@ -146,6 +155,8 @@ def glob(text: str) -> str:
     """Read a pattern."""
     if not text:
         raise ValueError("the pattern is empty: it would fit nothing")
+    if not is_pattern(text):
+        raise ValueError(f"{text!r} is not a pattern")
     return text
 
 

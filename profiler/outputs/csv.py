@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 # Not in CSV, which people read.
 CONTENT_COLUMNS = ("request_headers", "request_body", "response_headers", "response_body")
 # What a spreadsheet would take for a formula.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
 def row(exchange: Exchange) -> Row:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from xml.etree import ElementTree as ET
 
+from profiler.exchanges.text import visible
 from profiler.exchanges.verify import Verdict
 
 _SUITE = "http-profiler"
@@ -48,7 +49,11 @@ def junit(verdicts: Sequence[Verdict], notes: Sequence[str], seconds: float) -> 
         case = ET.SubElement(
             suite,
             "testcase",
-            {"name": _text(verdict.text), "classname": f"{_SUITE}.{verdict.kind}", "time": "0"},
+            {
+                "name": _text(visible(verdict.text)),
+                "classname": f"{_SUITE}.{verdict.kind}",
+                "time": "0",
+            },
         )
         if verdict.failure is not None:
             kind = "unproven" if verdict.unproven else "assertion"

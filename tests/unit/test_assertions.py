@@ -221,6 +221,8 @@ def test_a_number_of_exchanges_is_for_expectations() -> None:
         ("GET /x > 3 and pid=1", "column 12: `and` or `or` is missing before 'and'"),
         ("GET /x >", "column 9: a value is missing"),
         ("GET /x=3", "column 7: '=' in a value"),
+        ("failed=1", "column 7: put a blank before a number of exchanges"),
+        ("(failed)=1", "column 9: put a blank before a number of exchanges"),
         ("path=/x>3", "column 8: '>' in a value"),
     ):
         with pytest.raises(ConditionError) as raised:

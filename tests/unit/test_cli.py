@@ -244,3 +244,17 @@ def test_lines_wait_for_nothing_that_other_commands_need(tmp_path: Path) -> None
     assert "profiler.outputs.jsonl" in loaded.split()
     assert not others & set(loaded.split())
     assert all(map(find_spec, others))
+
+
+def test_a_condition_is_shown_as_it_was_written(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A variable holds one, with its blanks and quotes; `config` prints what can be read again."""
+    condition = 'failed and path="/a b"'
+    monkeypatch.setenv("HTTP_PROFILER_WHERE", condition)
+    assert cli.main(["config"]) == 0
+    written = 'where = ["failed and path=\\"/a b\\""]'
+    assert f"{written}  # $HTTP_PROFILER_WHERE" in capsys.readouterr().out
+    monkeypatch.delenv("HTTP_PROFILER_WHERE")
+    assert cli.main(["--where", condition, "config"]) == 0
+    assert written in capsys.readouterr().out

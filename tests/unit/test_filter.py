@@ -9,9 +9,10 @@ import pytest
 
 from profiler.exchanges import values
 from profiler.exchanges.conditions import conditions
+from profiler.exchanges.fields import FIELDS, View
 from profiler.exchanges.filter import Filter, filtered
 from profiler.exchanges.pair import size_of
-from profiler.exchanges.query import parse
+from profiler.exchanges.query import Comparison, parse
 
 Record = dict[str, Any]
 
@@ -284,3 +285,32 @@ def test_what_was_left_out_is_counted() -> None:
     records = [*EXCHANGE, request(2), response(2, 500, latency_ms=1.0)]
     assert list(filtered(records, wanted)) == []
     assert (wanted.dropped, wanted.given_up) == ({"status": 2, "min_latency": 2}, 0)
+
+
+def test_interim_responses_without_end() -> None:
+    """A peer that sends thousands of them makes each cost no more than the first."""
+    evaluated = 0
+
+    class Counting(Comparison):
+        def evaluate(self, view: View) -> bool | None:
+            nonlocal evaluated
+            evaluated += 1 + len(view.responses)
+            return super().evaluate(view)
+
+    condition = Counting(FIELDS["status"], "=", (200, 200))
+    wanted = Filter(conditions([condition]))
+    number = 2000
+    records = [request(), *(response(1, 103) for _ in range(number)), response(1, 200)]
+    assert len(list(filtered(records, wanted))) == number + 2
+    assert evaluated < 60 * number
+    assert wanted.held == 0
+
+
+def test_a_process_that_exits_in_its_request_and_is_answered_all_the_same() -> None:
+    records = [request(incomplete=["exited"]), response(1, 200)]
+    assert lines_where("failed", records) == NOTHING
+    assert lines_where("failed", records[:1]) == ["GET1"]
+
+
+def lines_where(text: str, records: list[Record]) -> list[str]:
+    return [short(one) for one in filtered(records, Filter(conditions([parse(text)])))]

@@ -261,3 +261,11 @@ def test_a_switch_to_http2_is_three_exchanges(is_live: bool) -> None:
     }
     assert len(found) == 3
     assert answers == {"/before": [204], "/up": [101, 200], "/next": [200]}
+
+
+def test_an_interim_response_after_the_final_one_is_of_the_same_exchange() -> None:
+    """Lines of several files need not come in order."""
+    kinds = ("request", 103), ("response", 200), ("response", 103)
+    records = [message(kind, "client", status_code=status) for kind, status in kinds]
+    (one,) = Exchanges(records)
+    assert one.client and [len(one.client.interim), len(one.client.records)] == [1, 3]

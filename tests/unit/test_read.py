@@ -156,3 +156,48 @@ def test_no_progress_without_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr("sys.stderr", io.StringIO())
     with progress() as report:
         assert report is None
+
+
+DEEP = b"[" * 300 + b"]" * 300
+
+
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        (b'"later": ' + DEEP, "`later` is nested too deeply"),
+        (b'"request": {"later": ' + DEEP + b"}", "`request` is nested too deeply"),
+        (b'"pid": 18446744073709551615', "`pid` is of another type"),
+        (b'"timestamp": "0001-01-01T00:00:00Z"', "`timestamp` is no time"),
+        (b'"timestamp": "9999-01-01T00:00:00Z"', "`timestamp` is no time"),
+        (b'"process_start": "yesterday"', "`process_start` is no time"),
+    ],
+)
+def test_a_hostile_line_is_damaged(more: bytes, why: str, tmp_path: Path) -> None:
+    good = line(1)
+    path = file(tmp_path / "a", good, good[:-2] + b", " + more + b"}\n")
+    capture = Capture(path)
+    assert len(list(capture.records())) == 1
+    assert capture.damage.examples == [(2, why)]
+    for arguments in (["check", "--fail-if", "failed"], ["query", "select count(*) from messages"]):
+        assert cli.main([*arguments, str(path)]) == 3
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"type": "response", "request": {"method": "GET", "url": "/", "headers": 5}},
+        {"body": "a", "body_charset": "\0"},
+        {"body": "a..b", "body_charset": "idna"},
+        {"body": "\u20ac", "body_charset": "latin-1"},
+    ],
+)
+@pytest.mark.parametrize("kind", ["har", "curl", "csv"])
+def test_what_a_line_claims_is_no_trouble(more: Any, kind: str, tmp_path: Path) -> None:
+    record = {"method": "GET", "url": "/", "http_version": "1.1", "headers": {"host": "a"}}
+    path = file(tmp_path / "a", line(1, **{**record, **more}))
+    assert cli.main(["export", f"--{kind}", str(path), "-o", str(tmp_path / "out")]) == 0
+
+
+def test_a_byte_order_mark_is_passed_over(tmp_path: Path) -> None:
+    path = file(tmp_path / "a", b"\xef\xbb\xbf" + line(1))
+    assert len(list(profiler.read(path))) == 1

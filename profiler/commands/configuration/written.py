@@ -122,12 +122,16 @@ def _of_toml(key: Key, value: object, where: str) -> Value:
     return [str(each) for each in values]
 
 
+# Their blanks and quotes are their own: one in a variable.
+_CONDITIONS = ("CONDITION", "EXPECTATION")
+
+
 def _of_text(key: Key, text: str) -> Value:
     if key.is_switch:
         if text.lower() in _SWITCH:
             return _SWITCH[text.lower()]
         raise ConfigurationError(f"${key.variable}: true or false is wanted, not {text!r}")
-    if not key.is_repeatable:
+    if not key.is_repeatable or key.action.metavar in _CONDITIONS:
         return [text]
     try:
         return shlex.split(text)
