@@ -87,7 +87,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Capture until it is told to stop. Raises ProfilerError."""
+    """Capture until a signal or a limit ends it. Raises ProfilerError."""
     from profiler.ingest.session import capture
 
     capture(settings_of(options))

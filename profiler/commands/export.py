@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Write the exchanges in the format that is asked for; return the exit code."""
+    """Write the exchanges in the chosen format; return the exit code."""
     if options.kind == "parquet":
         return _parquet(options)
     from profiler.commands.opened import Opened, say
