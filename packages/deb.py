@@ -170,8 +170,9 @@ def _add_files(tree: Path) -> None:
     documents = tree / "usr/share/doc" / NAME
     _write(documents / "copyright", "\n".join(_copyright(tree)) + "\n")
     _write_gzip(documents / "changelog.gz", _changelog())
-    for document in (REPOSITORY / "docs").glob("*.md"):
-        _write_gzip(documents / f"{document.name}.gz", document.read_text("utf-8"))
+    pages = REPOSITORY / "docs"
+    for page_ in pages.rglob("*.md"):
+        _write_gzip(documents / f"{page_.relative_to(pages)}.gz", page_.read_text("utf-8"))
 
 
 def _describe(tree: Path, architecture: str) -> None:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the documents have of the schema; ``python -m packages.documents`` renews it.
 
-It is ``docs/record.schema.json``, and in Markdown each table of fields between its two comments.
+These are ``docs/reference/record.schema.json`` and, in Markdown, each table of fields between its
+two comments.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from profiler.commands.schema import document
 from profiler.schema import Record, Row, markdown
 
 DOCS = Path(__file__).parents[1] / "docs"
-SCHEMA = DOCS / "record.schema.json"
-TABLES = {DOCS / "output-format.md": Record, DOCS / "reports.md": Row}
+SCHEMA = DOCS / "reference" / "record.schema.json"
+TABLES = {DOCS / "reference" / "record.md": Record, DOCS / "how-to" / "reports.md": Row}
 
 
 def renewed() -> dict[Path, str]:

@@ -6,10 +6,10 @@ The layers, and imports go one way::
     schema, accounting < exchanges < outputs < ingest < commands < cli
 
 ``ingest`` makes records of the kernel's bytes; everything else works on records, wherever they
-came from. ``docs/architecture.md`` is the guided tour.
+came from. ``docs/explanation/architecture.md`` is the guided tour.
 
 For programs: :func:`profiler.read` yields the records of capture files, and
-:func:`profiler.capture` asserts on traffic (``docs/assertions.md``).
+:func:`profiler.capture` asserts on traffic (``docs/how-to/assertions.md``).
 """
 
 from __future__ import annotations

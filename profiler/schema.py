@@ -2,9 +2,9 @@
 """The record: one line of output, one HTTP message, as a typed dictionary.
 
 This is the only place that lists the fields. The JSON Schema (``http-profiler schema``,
-``docs/record.schema.json``), the SQL types of ``query`` and Parquet, the checks of a reader and
-the tables of the documents are made from the two dictionaries below: a new field is one line here
-and one place that fills it.
+``docs/reference/record.schema.json``), the SQL types of ``query`` and Parquet, the checks of a
+reader and the tables of the documents are generated from the two dictionaries below. A new field is
+one line here and one place that fills it.
 
 A value that is not known is absent: never invented, never zero, never empty.
 """

@@ -45,7 +45,7 @@ need e2fsprogs mke2fs
 need openssh-client ssh
 need gpg gpg
 need valgrind valgrind
-# The lines of docs/recipes.md.
+# The lines of docs/how-to/recipes.md.
 need jq jq
 # The manual page, completion and rotation are tried with what will use them.
 need groff-base groff

@@ -45,7 +45,13 @@ FLEET = ("fleet.yml", "roles/service/")
 
 PYPROJECT = REPOSITORY / "pyproject.toml"
 
-WHEEL_SOURCES = ("pyproject.toml", "LICENSES", "docs/record.schema.json", "profiler", "bpf")
+WHEEL_SOURCES = (
+    "pyproject.toml",
+    "LICENSES",
+    "docs/reference/record.schema.json",
+    "profiler",
+    "bpf",
+)
 
 DEMO_SOURCES = ("demo", "loadtest")
 

@@ -3,7 +3,7 @@
 
 ``python -m tests.matrix`` (``tox -e matrix``) runs the suite, keeps what the
 doctor said of each guest in ``output/matrix/``, and writes
-``docs/supported-kernels.md`` from it. The rule: nothing stands on that page that
+``docs/reference/supported-kernels.md`` from it. The rule: nothing stands on that page that
 no test saw. Arguments go to pytest; of guests that were not run this time the
 page shows what was seen the last time.
 """
@@ -28,7 +28,7 @@ from provisioning.catalog import load_catalog
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SEEN = REPOSITORY / "output" / "matrix"
-PAGE = REPOSITORY / "docs" / "supported-kernels.md"
+PAGE = REPOSITORY / "docs" / "reference" / "supported-kernels.md"
 
 # The range of kernels; guests of other distributions can be named with --guest.
 DISTRIBUTION = "debian"

@@ -4,7 +4,7 @@
 What was measured is kept in ``output/bench``, by the version of the product, so parts of
 the whole can be run one after the other: ``tox -e bench -- --workload small --capture
 base,socket``. The tables are printed; when everything has been measured of one
-version they go into ``docs/performance.md``.
+version they go into ``docs/explanation/performance.md``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from provisioning.catalog import find_guest
 from provisioning.progress import say
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
-PAGE = REPOSITORY / "docs" / "performance.md"
+PAGE = REPOSITORY / "docs" / "explanation" / "performance.md"
 
 # It is interrupted as well when this process is killed, and then puts its guest away.
 BOUND = ("setpriv", "--pdeathsig", "INT", "--")

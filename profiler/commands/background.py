@@ -62,7 +62,7 @@ def capture(
 
 
 class Messages(Sequence["Record"]):
-    """The messages so far, as records (``docs/output-format.md``); they grow as others come."""
+    """The messages so far, as records (``docs/reference/record.md``); they grow as others come."""
 
     def __init__(self, feed: _Feed, start: int = 0) -> None:
         self._feed = feed
@@ -129,7 +129,7 @@ class Messages(Sequence["Record"]):
     def fail_if(self, condition: str) -> None:
         """Settle, and raise AssertionError if an exchange fulfils ``condition``.
 
-        ``docs/assertions.md`` has the language. Raises ConditionError, which is a ProfilerError.
+        ``docs/reference/query.md`` describes the language. Raises ConditionError, a ProfilerError.
         """
         self._assert(fail_if(condition))
 

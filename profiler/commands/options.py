@@ -242,9 +242,8 @@ def _add_of_exchanges(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=argparse.SUPPRESS,
         metavar="CONDITION",
-        help="a condition, which the options above are short forms of: 'failed and not "
-        "path=/healthz', 'latency>100ms or service=cart' (docs/query.md); all that are given "
-        "have to hold",
+        help="a condition of the query language, such as 'failed and not path=/healthz' or "
+        "'latency>100ms or service=cart' (docs/reference/query.md); several must all hold",
     )
 
 

@@ -18,7 +18,7 @@ def run(_options: argparse.Namespace) -> int:
 
 
 def document() -> str:
-    """Return the text of ``docs/record.schema.json``."""
+    """Return the text of ``docs/reference/record.schema.json``."""
     import json
 
     from profiler.schema import json_schema

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A message becomes the public record: exactly the fields of ``docs/output-format.md``.
+"""A message becomes the public record: exactly the fields of ``docs/reference/record.md``.
 
 Rules: a value that is not known is absent, never empty and never zero. Text is
 text where the bytes are such, and base64 where they are not, with a field

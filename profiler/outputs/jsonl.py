@@ -42,7 +42,8 @@ class Lines:
         self._option = option
         self._name = "standard output" if path is None else str(path)
         self._path = path
-        # Not a list of lines: that was memory from the kernel for each (docs/performance.md).
+        # A list of lines would take memory from the kernel for each
+        # (docs/explanation/performance.md).
         self._batch = bytearray()
         try:
             self._fd = _STDOUT if path is None else _open(path)

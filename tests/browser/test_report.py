@@ -60,7 +60,7 @@ def test_it_is_drawn(
     background = "getComputedStyle(document.body).backgroundColor"
     assert browser.run(background) == ("rgb(18, 22, 28)" if dark else "rgb(246, 247, 249)")
     if request.config.getoption("--pictures"):
-        browser.picture(ROOT / "docs" / f"report-{name}.png", height=1180)
+        browser.picture(ROOT / "docs" / "pictures" / f"report-{name}.png", height=1180)
 
 
 def test_figures_are_those_of_the_capture(
@@ -237,7 +237,7 @@ def test_one_exchange(browser: Browser, page: Path, request: pytest.FixtureReque
     assert sample_capture.SECRET not in shown
     browser.picture(ROOT / "output" / "browser" / "exchange.png", height=900)
     if request.config.getoption("--pictures"):
-        browser.picture(ROOT / "docs" / "report-exchange.png", height=900)
+        browser.picture(ROOT / "docs" / "pictures" / "report-exchange.png", height=900)
 
 
 def test_what_the_serving_thread_asked_is_told(browser: Browser, page: Path) -> None:

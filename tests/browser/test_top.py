@@ -33,7 +33,7 @@ def test_a_picture_of_each_level(
         assert width > terminal.screen.columns * 8 and height > terminal.screen.lines * 15
         directories = [ROOT / "output" / "browser"]
         if request.config.getoption("--pictures"):
-            directories.append(ROOT / "docs")
+            directories.append(ROOT / "docs" / "pictures")
         for directory in directories:
             browser.picture(directory / f"{name}.png", height, width)
 

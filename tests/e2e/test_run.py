@@ -18,7 +18,7 @@ from provisioning import Guest
 from tests.e2e.conftest import TRAFFIC, background, traffic
 from tests.records import read_records
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "assertions.md"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "how-to" / "assertions.md"
 PYTHON = "/opt/http-profiler/bin/python3"
 
 pytestmark = pytest.mark.one_guest("debian-13")

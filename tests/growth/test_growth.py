@@ -2,7 +2,7 @@
 """Twice the input gives at most twice the work, whatever grows.
 
 The work is instructions as valgrind counts them, so a busy machine changes
-nothing (``benchmarks/growth.py``; docs/performance.md has the figures).
+nothing (``benchmarks/growth.py``; docs/explanation/performance.md has the figures).
 """
 
 from __future__ import annotations

@@ -150,7 +150,7 @@ def test_junit_says_what_could_not_be_shown() -> None:
     assert failure is not None and failure.get("type") == "unproven"
 
 
-DOCUMENT = (Path(__file__).parents[2] / "docs" / "query.md").read_text()
+DOCUMENT = (Path(__file__).parents[2] / "docs" / "reference" / "query.md").read_text()
 
 
 def rows(header: str) -> list[str]:

@@ -122,7 +122,7 @@ def test_a_command_of_the_documents(call: str, tmp_path: Path) -> None:
 def test_the_fields_are_those_of_the_schema(path: Path) -> None:
     renew = "python -m packages.documents"
     if path == documents.SCHEMA:
-        renew += ", or http-profiler schema > docs/record.schema.json"
+        renew += ", or http-profiler schema > docs/reference/record.schema.json"
     assert path.read_text("utf-8") == documents.renewed()[path], f"to renew it: {renew}"
 
 
@@ -139,14 +139,14 @@ def test_the_figures_of_the_readme_are_those_that_were_measured() -> None:
     (small,) = re.findall(
         r"^### Instructions added.*?(^\| `small`.*?$).*?^### Instructions of the capture itself.*?"
         r"(^\| `small`.*?$)",
-        (REPOSITORY / "docs" / "performance.md").read_text(),
+        (REPOSITORY / "docs" / "explanation" / "performance.md").read_text(),
         re.M | re.S,
     )
     assert figures
     assert set(figures) <= set(re.findall(r"\d+(?:,\d{3})+", " ".join(small)))
 
 
-RECIPES = (REPOSITORY / "docs" / "recipes.md").read_text()
+RECIPES = (REPOSITORY / "docs" / "how-to" / "recipes.md").read_text()
 
 
 @pytest.fixture

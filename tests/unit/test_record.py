@@ -48,7 +48,7 @@ OFFSET = 1_795_363_200 * SECOND
 POST = b"POST /p?q=1 HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
-# The keys in the order of the table in docs/output-format.md.
+# The keys in the order of the table in docs/reference/record.md.
 KEYS = [
     *("timestamp", "pid", "comm", "cmdline", "direction"),
     *("source_ip", "source_port", "dest_ip", "dest_port", "bytes"),
@@ -275,9 +275,9 @@ def test_the_keys_come_in_the_order_of_the_table() -> None:
 
 
 def test_the_keys_are_those_of_the_documentation() -> None:
-    document = Path(__file__).parents[2] / "docs" / "output-format.md"
+    document = Path(__file__).parents[2] / "docs" / "reference" / "record.md"
     if not document.exists():
-        pytest.skip("docs/output-format.md is not written yet")
+        pytest.skip("docs/reference/record.md is not written yet")
     text = document.read_text()
     assert [key for key in KEYS if f"`{key}`" not in text] == []
 
