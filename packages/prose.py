@@ -66,7 +66,8 @@ def _phrases(text: str, first: int, rules: dict[str, Any]) -> Iterator[Finding]:
     for rule in rules["rules"]:
         for found in re.finditer(rule["pattern"].replace(" ", r"[\s#]+"), text, re.IGNORECASE):
             line = first + text.count("\n", 0, found.start())
-            yield Finding(line, f"{' '.join(found[0].split())!r}: {rule['instead']}")
+            phrase = " ".join(found[0].replace("#", " ").split())
+            yield Finding(line, f"{phrase!r}: {rule['instead']}")
 
 
 def _sentences(text: str, rules: dict[str, Any]) -> Iterator[Finding]:

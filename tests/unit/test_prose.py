@@ -19,7 +19,7 @@ def found(name: str, text: str) -> list[tuple[int, str]]:
 
 
 def test_a_phrase_over_two_lines_of_markdown() -> None:
-    text = "# A page\n\nIt stops, and then it goes\non.\n"
+    text = "# A page\n\nIt stops, then it goes\non.\n"
     assert found("a.md", text) == [(3, "'goes on': continues")]
 
 
