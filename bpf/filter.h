@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * What the user did not ask for, and by which option. profiler/ingest/probe/macros.py defines
- * WANTED_* for the options that are given; without one, its test is not compiled. Their
- * values are FILTER_VALUE(0) and so on.
+ * Which option turns a call away. One program serves all filters: profiler/ingest/probe/macros.py
+ * defines GIVEN_* and WANTED_*, whose values are written when the program is loaded. The verifier
+ * knows them then, and removes the tests of options that are not given. FILTER_SLOTS is how many
+ * values of one option the program holds.
  */
 #ifndef HTTP_PROFILER_FILTER_H
 #define HTTP_PROFILER_FILTER_H
@@ -12,15 +13,12 @@
 
 #define FILTER_VALUE(number) written_over(FILTER_PLACEHOLDER + (number))
 
-#ifdef WANTED_CGROUP
-/* Of each group its directory; profiler/ingest/probe/bcc.py writes them. */
-DEFINE_MAP(cgroups, MAP_TYPE_CGROUP_ARRAY, u32, u32, CGROUPS_MAX)
+/* The directory of each group; profiler/ingest/probe/bcc.py writes them. */
+DEFINE_MAP(cgroups, MAP_TYPE_CGROUP_ARRAY, u32, u32, FILTER_SLOTS)
 
 /* Is the current task in this group, or in one below it? */
 #define IN_CGROUP(index) (current_task_under_cgroup(MAP(cgroups), index) == 1)
-#endif
 
-#ifdef WANTED_ADDRESS
 /* Bytes 8 to 15 of an IPv4 address in its IPv4-mapped form (RFC 4291, 2.5.5.2). */
 #define MAPPED(address) ((u64)(address) << 32 | 0xffff0000)
 
@@ -44,44 +42,37 @@ static __always_inline int has_wanted_address(u64 sk)
 	}
 	return 0;
 }
-#endif
 
 /* Which option the current task's call on a socket does not satisfy; FILTERED_REASONS: none. */
 static __always_inline u32 why_not_asked_for(u64 sk, u32 pid)
 {
-#ifdef WANTED_PID
-	if (!WANTED_PID(pid))
+	if (GIVEN_PID && !WANTED_PID(pid))
 		return FILTERED_PID;
-#endif
-#ifdef WANTED_COMM
-	u64 comm[COMM_SIZE / sizeof(u64)] = {};
+	if (GIVEN_COMM) {
+		u64 comm[COMM_SIZE / sizeof(u64)] = {};
 
-	get_current_comm(comm, sizeof(comm));
-	if (!WANTED_COMM(comm[0], comm[1]))
-		return FILTERED_COMM;
-#endif
-#ifdef WANTED_USER
-	u32 user = get_current_uid_gid();
+		get_current_comm(comm, sizeof(comm));
+		if (!WANTED_COMM(comm[0], comm[1]))
+			return FILTERED_COMM;
+	}
+	if (GIVEN_USER) {
+		u32 user = get_current_uid_gid();
 
-	if (!WANTED_USER(user))
-		return FILTERED_USER;
-#endif
-#ifdef WANTED_CGROUP
-	if (!WANTED_CGROUP)
+		if (!WANTED_USER(user))
+			return FILTERED_USER;
+	}
+	if (GIVEN_CGROUP && !WANTED_CGROUP)
 		return FILTERED_CGROUP;
-#endif
-#ifdef WANTED_PORT
-	u16 local = local_port(sk), remote = remote_port(sk);
+	if (GIVEN_PORT) {
+		u16 local = local_port(sk), remote = remote_port(sk);
 
-	/* A Unix socket has none. */
-	if (FIELD(u16, sk, sock___sk_common_skc_family) == AF_UNIX ||
-	    !(WANTED_PORT(local) || WANTED_PORT(remote)))
-		return FILTERED_PORT;
-#endif
-#ifdef WANTED_ADDRESS
-	if (!has_wanted_address(sk))
+		/* A Unix socket has none. */
+		if (FIELD(u16, sk, sock___sk_common_skc_family) == AF_UNIX ||
+		    !(WANTED_PORT(local) || WANTED_PORT(remote)))
+			return FILTERED_PORT;
+	}
+	if (GIVEN_ADDRESS && !has_wanted_address(sk))
 		return FILTERED_ADDRESS;
-#endif
 	return FILTERED_REASONS;
 }
 

@@ -9,7 +9,7 @@ import pytest
 from profiler.errors import UnsupportedError
 from profiler.exchanges.conditions import conditions
 from profiler.exchanges.values import address
-from profiler.ingest.probe.generate import Program, generate, maps_of
+from profiler.ingest.probe.generate import Program, generate
 from profiler.ingest.probe.hooks import BPF_DIRECTORY, load_hooks
 from profiler.ingest.probe.layout import FIELDS, OPTIONAL_FIELDS, Layout
 from profiler.ingest.probe.macros import FILTER_PLACEHOLDER, SETTING_PLACEHOLDER, can_fetch_and_add
@@ -286,12 +286,25 @@ def test_a_batch_is_the_same_on_both_sides(ring: int, batch: int) -> None:
     assert batch_bytes(ring) == batch
 
 
+def filter_macros(given: Program) -> dict[str, str]:
+    """Each of bpf/filter.h's macros, its values written into it."""
+    values = filter_values(given)
+    return {
+        name: re.sub(r"FILTER_VALUE\((\d+)\)", lambda found: str(values[int(found[1])]), text)
+        for name, text in re.findall(
+            r"^#define ((?:GIVEN|WANTED)_\w+|FILTER_SLOTS)\S*(?: \w+\))? (.*)$", given.source, re.M
+        )
+    }
+
+
 def test_settings_reach_the_program() -> None:
     given = program("socket", Settings(where=conditions(port=(80, 8080), pid=(7,)), max_body=1000))
-    assert "#define WANTED_PID(pid) ((pid) == FILTER_VALUE(0))" in given.source
-    ports = "(port) == FILTER_VALUE(1) || (port) == FILTER_VALUE(2)"
-    assert f"#define WANTED_PORT(port) ({ports})" in given.source
-    assert filter_values(given) == (7, 80, 8080)
+    macros = filter_macros(given)
+    assert (macros["GIVEN_PID"], macros["GIVEN_PORT"], macros["GIVEN_USER"]) == ("1", "1", "0")
+    # The last value fills the slots that are left.
+    assert macros["WANTED_PID"] == "(" + " || ".join(["(pid) == 7"] * 4) + ")"
+    ports = (80, 8080, 8080, 8080)
+    assert macros["WANTED_PORT"] == "(" + " || ".join(f"(port) == {port}" for port in ports) + ")"
     assert written_over(given, "CALL_LIMIT") == 64 * 1024 + 1000
     assert written_over(given, "MAX_BODY") == 1000
 
@@ -301,6 +314,7 @@ def test_settings_reach_the_program() -> None:
     "asked",
     [
         [Settings(where=conditions(pid=(pid,))) for pid in (7, 8)],
+        [Settings(), Settings(where=conditions(port=(80, 81, 82, 83), cgroup=("/a",)))],
         [Settings(max_body=size) for size in (0, 1000)],
         [Settings(ring_bytes=size) for size in (65536, 1 << 24)],
     ],
@@ -311,41 +325,44 @@ def test_another_number_needs_no_other_program(route: str, asked: list[Settings]
     assert one.values != other.values
 
 
-def test_filters_that_are_given_are_compiled_and_no_others() -> None:
-    assert "#define WANTED_" not in program("socket").source
+def test_each_filter_has_its_test_and_its_values() -> None:
     where = conditions(
         comm=("nginx", "0123456789abcde"),
         user=(0, 33),
         cgroup=("/a", "/b/c"),
         address=(address("10.0.0.0/8"), address("fd00::/8")),
     )
-    given = program("syscall", Settings(where=where))
-    macros = dict(
-        line.removeprefix("#define ").split(" (", 1)
-        for line in given.source.splitlines()
-        if line.startswith("#define WANTED_")
-    )
-    assert macros == {
-        "WANTED_COMM(low, high)": "((low) == FILTER_VALUE(0) && (high) == FILTER_VALUE(1)) || "
-        "((low) == FILTER_VALUE(2) && (high) == FILTER_VALUE(3)))",
-        "WANTED_USER(user)": "(user) == FILTER_VALUE(4) || (user) == FILTER_VALUE(5))",
-        "WANTED_CGROUP": "IN_CGROUP(0) || IN_CGROUP(1))",
-        "WANTED_ADDRESS(low, high)": "((((low) & FILTER_VALUE(6)) == FILTER_VALUE(7)) && "
-        "(((high) & FILTER_VALUE(8)) == FILTER_VALUE(9))) || "
-        "((((low) & FILTER_VALUE(10)) == FILTER_VALUE(11)) && "
-        "(((high) & FILTER_VALUE(12)) == FILTER_VALUE(13))))",
+    macros = filter_macros(program("syscall", Settings(where=where)))
+    assert {name: macros[name] for name in macros if name.startswith("GIVEN")} == {
+        "GIVEN_PID": "0",
+        "GIVEN_COMM": "1",
+        "GIVEN_USER": "1",
+        "GIVEN_PORT": "0",
+        "GIVEN_ADDRESS": "1",
+        "GIVEN_CGROUP": "1",
     }
-    assert filter_values(given) == (
-        *(0x786E69676E, 0, 0x3736353433323130, 0x65646362613938),
-        *(0, 33),
-        # 10.0.0.0/8 is ::ffff:10.0.0.0/104, and the first byte in memory is the lowest.
-        *(0xFFFFFFFFFFFFFFFF, 0, 0xFFFFFFFFFF, 0xAFFFF0000),
-        *(0xFF, 0xFD, 0, 0),
+    nginx = f"((low) == {0x786E69676E} && (high) == 0)"
+    digits = f"((low) == {0x3736353433323130} && (high) == {0x65646362613938})"
+    # 10.0.0.0/8 is ::ffff:10.0.0.0/104, and the first byte in memory is the lowest.
+    ipv4 = (0xFFFFFFFFFFFFFFFF, 0, 0xFFFFFFFFFF, 0xAFFFF0000)
+    ipv6 = (0xFF, 0xFD, 0, 0)
+    addresses = [
+        "((((low) & {}) == {}) && (((high) & {}) == {}))".format(*words) for words in (ipv4, ipv6)
+    ]
+    assert macros["WANTED_COMM"] == f"({' || '.join((nginx, digits, digits, digits))})"
+    assert (
+        macros["WANTED_USER"] == "(" + " || ".join(f"(user) == {u}" for u in (0, 33, 33, 33)) + ")"
     )
-    assert "#define CGROUPS_MAX 2" in given.source
-    number = maps_of("syscall", Settings(where=where)).index("cgroups")
-    assert f"#define MAP_NUMBER_cgroups {number}" in given.source
-    assert "cgroups" not in maps_of("syscall", Settings())
+    assert macros["WANTED_ADDRESS"] == f"({' || '.join((*addresses, *addresses[1:] * 2))})"
+    assert macros["WANTED_CGROUP"] == f"({' || '.join(f'IN_CGROUP({n})' for n in range(4))})"
+
+
+@pytest.mark.parametrize(("given", "slots"), [(0, 4), (1, 4), (4, 4), (5, 16), (17, 64)])
+def test_a_program_has_slots_for_the_longest_option(given: int, slots: int) -> None:
+    where = conditions(port=tuple(range(1, given + 1)))
+    macros = filter_macros(program("socket", Settings(where=where)))
+    assert macros["FILTER_SLOTS"] == str(slots)
+    assert macros["WANTED_PORT"].count("==") == macros["WANTED_PID"].count("==") == slots
 
 
 def test_a_call_that_moves_data_either_way_is_tried_both_ways() -> None:

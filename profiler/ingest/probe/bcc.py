@@ -183,9 +183,7 @@ class BccEngine:
         lift_memory_limit()
         # First, since it shows at once whether BPF is permitted here.
         self._open_buffer(uses_ring_buffer(layout, settings), settings.ring_bytes)
-        described_by = {
-            f"describe_{name}": name for name in maps_of(route, settings) if name != "events"
-        }
+        described_by = {f"describe_{name}": name for name in maps_of(route) if name != "events"}
         functions = {attachment.function for attachment in program.attachments}
         code = compiled_functions(
             program.source,
@@ -197,7 +195,7 @@ class BccEngine:
         self._name_cgroups()
         # Before the probe is attached, so that none of them is one that it saw begin.
         self._inflight = InflightCalls(platform.machine())
-        self._attach_all(program, code, layout, maps_of(route, settings))
+        self._attach_all(program, code, layout, maps_of(route))
         if self._inflight:
             self._hand_over(self._inflight, program, code, layout)
 

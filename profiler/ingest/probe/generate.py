@@ -100,7 +100,7 @@ def generate(
         f"#define ROUTE_{route.upper()} 1",
         f"#define SLOTS {max(slots) + 1}",
         f"#define SLOT_ENTER {_SLOT_ENTER}",
-        *(f"#define MAP_NUMBER_{name} {i}" for i, name in enumerate(maps_of(route, settings))),
+        *(f"#define MAP_NUMBER_{name} {i}" for i, name in enumerate(maps_of(route))),
         *macros(layout, settings, machine),
         *tests,
         *(_call_macros(hooks, machine) if route == "syscall" else []),
@@ -112,10 +112,9 @@ def generate(
     return Program(route, "\n".join(lines) + "\n", lasting, values, inflight)
 
 
-def maps_of(route: str, settings: Settings) -> tuple[str, ...]:
-    """The names of the maps that the program of ``route`` has, in the order of their numbers."""
-    maps = SYSCALL_ROUTE_MAPS if route == "syscall" else MAPS
-    return (*maps, "cgroups") if settings.filters.cgroup else maps
+def maps_of(route: str) -> tuple[str, ...]:
+    """Return the names of the maps of a route's program, in the order of their numbers."""
+    return SYSCALL_ROUTE_MAPS if route == "syscall" else MAPS
 
 
 def _with_includes(name: str, seen: set[str]) -> list[str]:

@@ -146,32 +146,50 @@ def _settings_macros(settings: Settings, layout: Layout) -> list[str]:
     ]
 
 
+# Values of one filter option that a program holds; with more values the number is multiplied.
+_FILTER_SLOTS = 4
+
+
 def filter_tests(filters: Filters) -> tuple[list[str], list[int]]:
-    """What ``bpf/filter.h`` tests, of the options that are given, and the values it tests for."""
+    """Return the macros that ``bpf/filter.h`` uses, and the numbers of its FILTER_VALUEs.
+
+    The macros depend only on how many values the longest option has, in steps of four times as
+    many: the same program serves other filters, and capturing without any.
+    """
+    words_of = {
+        "PID(pid)": ("(pid) == {}", [(pid,) for pid in filters.pid]),
+        "COMM(low, high)": (
+            "((low) == {} && (high) == {})",
+            [_WORDS.unpack(_padded(comm)) for comm in filters.comm],
+        ),
+        "USER(user)": ("(user) == {}", [(user,) for user in filters.user]),
+        "PORT(port)": ("(port) == {}", [(port,) for port in filters.port]),
+        "ADDRESS(low, high)": (
+            "((((low) & {}) == {}) && (((high) & {}) == {}))",
+            [_range(address) for address in filters.address],
+        ),
+    }
+    longest = max(len(filters.cgroup), *(len(given) for _, given in words_of.values()))
+    slots = _FILTER_SLOTS
+    while slots < longest:
+        slots *= _FILTER_SLOTS
     values: list[int] = []
 
     def value(number: int) -> str:
         values.append(number)
         return f"FILTER_VALUE({len(values) - 1})"
 
-    tests = {
-        "PID(pid)": [f"(pid) == {value(pid)}" for pid in filters.pid],
-        "COMM(low, high)": [
-            "((low) == {} && (high) == {})".format(*map(value, _WORDS.unpack(_padded(comm))))
-            for comm in filters.comm
-        ],
-        "USER(user)": [f"(user) == {value(user)}" for user in filters.user],
-        "CGROUP": [f"IN_CGROUP({index})" for index in range(len(filters.cgroup))],
-        "PORT(port)": [f"(port) == {value(port)}" for port in filters.port],
-        "ADDRESS(low, high)": [
-            "((((low) & {}) == {}) && (((high) & {}) == {}))".format(*map(value, _range(address)))
-            for address in filters.address
-        ],
-    }
-    macros = [
-        f"#define WANTED_{name} ({' || '.join(each)})" for name, each in tests.items() if each
-    ]
-    return [*macros, f"#define CGROUPS_MAX {len(filters.cgroup)}"], values
+    macros = [f"#define FILTER_SLOTS {slots}"]
+    for name, (test, given) in words_of.items():
+        macros.append(f"#define GIVEN_{name.partition('(')[0]} {value(int(bool(given)))}")
+        nothing = (0,) * test.count("{}")
+        padded = [*given, *[given[-1] if given else nothing] * (slots - len(given))]
+        tests = " || ".join(test.format(*map(value, words)) for words in padded)
+        macros.append(f"#define WANTED_{name} ({tests})")
+    groups = " || ".join(f"IN_CGROUP({index})" for index in range(slots))
+    macros.append(f"#define GIVEN_CGROUP {value(int(bool(filters.cgroup)))}")
+    macros.append(f"#define WANTED_CGROUP ({groups})")
+    return macros, values
 
 
 # As the kernel side reads 16 bytes of memory.
