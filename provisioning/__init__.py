@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""provisioning: machines with real kernels, made from nothing and thrown away again.
+"""Disposable machines with real kernels, for tests.
 
-Why it exists: a BPF program is only known to work on kernels it ran on. This
-package builds a disk image for each guest of ``guests.toml`` (the
-distribution's own packages, then the Ansible playbook through a chroot), boots
-it and hands out a :class:`Guest`. Its rule: whatever way a run ends, it leaves
-no process, no mount and no half-made file, and nothing half-made is ever
-reused.
+A BPF program is only known to work on the kernels it has run on. This package builds
+a disk image for each guest of ``guests.toml`` (the distribution's own packages, then
+the Ansible playbook through a chroot), boots it and returns a :class:`Guest`. However
+a run ends, it leaves no process, no mount and no partial file; nothing partial is
+ever reused.
 
 The API for tests and for the demo::
 
@@ -15,8 +14,8 @@ The API for tests and for the demo::
     with machine("debian-12") as guest:
         print(guest.exec(["uname", "-r"]).stdout)
 
-Builds what is missing, boots, yields, and always takes the machine down. A
-pytest-xdist worker owns its machine by giving it a name of its own, such as
+It builds what is missing, boots, yields, and always takes the machine down. Each
+pytest-xdist worker gets its own machine by giving it a name, such as
 ``machine("debian-12", instance="debian-12@gw0")``.
 """
 

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m provisioning``: the harness by hand.
+"""``python -m provisioning``: build, boot and use guests from the command line.
 
-Why it exists: what tests do with guests, a person wants to do too. Its rules:
-an error is one line, after whatever console or log explains it; the exit
-status is 0, 2 for a wrong question, 125 for a failure of the harness, 130 for
-Ctrl-C, and for ``ssh`` that of the command in the guest.
+An error is printed as one line, after the console or log that explains it. The exit
+status is 0 for success, 2 for wrong usage, 125 for a failure of the harness, 130 for
+Ctrl-C; ``ssh`` returns the status of the command in the guest.
 """
 
 from __future__ import annotations
@@ -40,8 +39,8 @@ INTERRUPTED = 130
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status."""
     arguments = parser().parse_args(argv)
-    # A polite end is an interrupt: the same cleaning up, by the same way. A shell
-    # starts what runs in the background with interrupts ignored; not so here.
+    # SIGTERM is handled like Ctrl-C, so the cleanup is the same. A shell starts background
+    # jobs with SIGINT ignored; this restores it.
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, _interrupt)
     try:
@@ -53,13 +52,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(f"provisioning: {error}")
         return error.exit_code
     except KeyboardInterrupt:
-        say("provisioning: interrupted, nothing is left behind")
+        say("provisioning: interrupted, everything is cleaned up")
         return INTERRUPTED
     return status
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:
-    # Once: what is being cleaned up is not to be interrupted again.
+    # Only once: the cleanup must not be interrupted again.
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, signal.SIG_IGN)
     raise KeyboardInterrupt
@@ -73,14 +72,14 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument(
         "--provider",
         metavar="PROVIDER",
-        help=f"who starts machines: {', '.join((DEFAULT, *TOOLS))}"
-        f" (default: $GUEST_PROVIDER, else who has the guest up, else {DEFAULT})",
+        help=f"what starts machines: {', '.join((DEFAULT, *TOOLS))}"
+        f" (default: $GUEST_PROVIDER, else the one that has the guest up, else {DEFAULT})",
     )
     commands = top.add_subparsers(required=True, metavar="COMMAND")
-    guest = "a guest of guests.toml, or GUEST@NAME for another machine of the same"
+    guest = "a guest of guests.toml, or GUEST@NAME for another machine of the same kind"
 
-    command = commands.add_parser("list", help="show the guests, and what is built and up")
-    command.add_argument("--json", action="store_true", help="the guests as JSON, and no more")
+    command = commands.add_parser("list", help="show the guests, which are built and which are up")
+    command.add_argument("--json", action="store_true", help="print the guests as JSON only")
     command.set_defaults(run=_list)
 
     command = commands.add_parser("build", help="build the image of a guest")
@@ -89,11 +88,11 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument(
         "--check",
         action="store_true",
-        help="build nothing; say whether a rebuild would differ, and in what:"
-        " exit code 0 if not, 1 if so, 125 if that cannot be told",
+        help="build nothing; report whether a rebuild would differ, and how:"
+        " exit code 0 if not, 1 if so, 125 if that cannot be determined",
     )
     how.add_argument(
-        "--strict", action="store_true", help="exit with 1 if what was built is not as locked"
+        "--strict", action="store_true", help="exit with 1 if what was built differs from the lock"
     )
     command.set_defaults(run=_build)
 
@@ -107,18 +106,18 @@ def parser() -> argparse.ArgumentParser:
     command.set_defaults(run=_play)
 
     command = commands.add_parser(
-        "lock", help="build guests of the newest versions, and lock these in provisioning/locks"
+        "lock", help="build guests with the newest versions, and lock these in provisioning/locks"
     )
     command.add_argument("guest", nargs="+", metavar="GUEST", help="a guest of guests.toml")
     command.set_defaults(run=_lock)
 
     command = commands.add_parser("up", help="boot a guest, building its image if needed")
     command.add_argument("guest", nargs="?", metavar="GUEST", help=guest)
-    command.add_argument("--append", default="", help="more arguments for the guest's kernel")
+    command.add_argument("--append", default="", help="additional arguments for the guest's kernel")
     command.add_argument(
         "--icount",
         action="store_true",
-        help="have the guest's clock count instructions, one a nanosecond; needs cpus = 1",
+        help="advance the guest's clock one nanosecond per instruction; needs cpus = 1",
     )
     command.set_defaults(run=_up)
 
@@ -139,7 +138,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("local", metavar="LOCAL")
     command.set_defaults(run=_pull)
 
-    command = commands.add_parser("down", help="end guests and forget them")
+    command = commands.add_parser("down", help="stop guests and remove their disks")
     which = command.add_mutually_exclusive_group(required=True)
     which.add_argument("guests", nargs="*", default=[], metavar="GUEST", help=guest)
     which.add_argument("--all", action="store_true", help="every machine of this repository")
@@ -185,7 +184,7 @@ def _build(arguments: argparse.Namespace) -> int:
             raise ProvisioningError(
                 f"{spec.name} has no lock: run `python -m provisioning lock {spec.name}`"
             )
-        trouble = read_manifest(image.directory).not_as_locked(lock)
+        trouble = read_manifest(image.directory).lock_differences(lock)
         if trouble is not None:
             say(f"{spec.name}: {trouble}")
             return DIFFERS
@@ -193,7 +192,7 @@ def _build(arguments: argparse.Namespace) -> int:
 
 
 def _lock(arguments: argparse.Namespace) -> int:
-    # All of them known before the first is built.
+    # Validate all names before the first build.
     for spec in [find_guest(name) for name in arguments.guest]:
         print(relock(spec))
     return 0
@@ -207,7 +206,7 @@ def _box(arguments: argparse.Namespace) -> int:
 
 def _play(arguments: argparse.Namespace) -> int:
     spec = find_guest(arguments.guest)
-    return play_on_machine(spec, _behind_dashes(arguments.arguments))
+    return play_on_machine(spec, _after_dashes(arguments.arguments))
 
 
 def _up(arguments: argparse.Namespace) -> int:
@@ -225,7 +224,7 @@ def _up(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _behind_dashes(arguments: list[str]) -> list[str]:
+def _after_dashes(arguments: list[str]) -> list[str]:
     return arguments[1:] if arguments[:1] == ["--"] else arguments
 
 
@@ -235,10 +234,10 @@ def _attached(arguments: argparse.Namespace) -> Guest:
 
 def _ssh(arguments: argparse.Namespace) -> int:
     guest = _attached(arguments)
-    command = _behind_dashes(arguments.command)
+    command = _after_dashes(arguments.command)
     argv = guest.ssh()
-    # One argument is a line for the guest's shell, as with ssh itself; several
-    # are one command with its arguments, whatever is in them.
+    # One argument is a line for the guest's shell, as with ssh itself. Several are one
+    # command with its arguments, passed unchanged.
     if command:
         argv.append(command[0] if len(command) == 1 else command_line(command))
     sys.stdout.flush()

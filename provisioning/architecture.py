@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What differs between the processors a guest can have, computed once from the host's.
+"""What differs between processor architectures; the host's is detected once.
 
-Why it exists: so that no other module, role or table spells an architecture.
-Its rule: a guest has the host's architecture, because the image is made by
-running the guest's own programs in a chroot. ``proven`` says on which of them
-that was really done; the other is written from the documentation.
+No other module, role or table names an architecture. A guest has the host's
+architecture, because building its image runs the guest's own programs in a chroot.
+``proven`` marks the architecture this was really run on; the other one is written
+from the documentation.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ KNOWN = {
 
 
 def host_architecture(machine: str | None = None) -> Architecture:
-    """Return the architecture of this host, which is also that of its guests."""
+    """Return the architecture of this host, which its guests share."""
     machine = machine or platform.machine()
     try:
         return KNOWN[machine]

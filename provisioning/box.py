@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Turns an image of ours into a Vagrant box for libvirt, so that none has to be downloaded.
+"""Turns one of our images into a Vagrant box for libvirt, so that none is downloaded.
 
-Why it exists: ``vagrant up`` should work where no registry of boxes is reached,
-and end in a machine that needs nothing from outside. Its rules: the box is made of
-the same two layers as the image, plus the role ``box``; its disk boots by itself,
-since who unpacks a box need not be who runs QEMU, and then a kernel beside the disk
-cannot be read. Boot loader and partition are put together in a file, without a
-loop device: the first sector loads GRUB from the gap before the partition.
+``vagrant up`` then works without a box registry, and the machine needs nothing from
+outside. The box has the same two layers as the image, plus the role ``box``. Its disk
+boots on its own: the user who unpacks a box may not be the user who runs QEMU, so QEMU
+could not read a kernel stored beside the disk. The boot loader and the partition are
+written into a file without a loop device. The first sector loads GRUB from the gap
+before the partition.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from provisioning.progress import step
 from provisioning.sources import box_inputs, copy_product
 
 SECTOR = 512
-# The usual place of a first partition leaves room for the boot loader.
+# The conventional start of a first partition, which leaves room for the boot loader.
 FIRST_SECTOR = 2048
 DISK_GIB = 8
 
 GRUB = Path("/usr/lib/grub/i386-pc")
 GRUB_MODULES = ("biosdisk", "part_msdos", "ext2", "linux", "boot")
 
-# What the first sector may hold of code: the table of partitions follows.
+# Code in the first sector ends here: the partition table follows.
 BOOT_CODE = 440
 
 # As with the embedded provider, see kernel_arguments() in providers/qemu/command.py.
 KERNEL_ARGUMENTS = "rw panic=-1 no_timer_check mitigations=off net.ifnames=0"
 
-# Vagrant's own, which opens every fresh box and is replaced at the first `vagrant up`.
+# Vagrant's own public key, which every fresh box accepts until the first `vagrant up` replaces it.
 INSECURE_KEY = (
     "ssh-rsa AAAAB3NzaC1yc2EAAAABIwAAAQEA6NF8iallvQVp22WDkTkyrtvp9eWW6A8YVr+kz4TjGYe7gHzIw+niNltG"
     "EFHzD8+v1I2YJ6oXevct1YeS0o9HZyN1Q9qgCgzUFtdOKLv6IedplqoPkcmF0aYet2PkEDo3MlTBckFXPITAMzF8dJSI"
@@ -51,7 +51,7 @@ INSECURE_KEY = (
 
 METADATA = {"provider": "libvirt", "format": "qcow2", "virtual_size": DISK_GIB}
 
-# Nothing in it serves a shared folder, and one is not needed.
+# A box has no server for shared folders and needs none.
 VAGRANTFILE = """\
 Vagrant.configure("2") do |config|
   config.vm.synced_folder ".", "/vagrant", disabled: true
@@ -60,7 +60,7 @@ end
 
 
 def ensure_box(spec: GuestSpec) -> Path:
-    """Return the box of a guest for the sources as they are now, making it if it is missing."""
+    """Return the box of a guest for the current sources, making it if missing."""
     _check_tools()
     if os.geteuid() != 0:
         return image.made_as_root(spec, "box")
@@ -128,18 +128,18 @@ def write_boot_sectors(disk: Path, core: bytes, sectors: int) -> None:
     if len(core) > (FIRST_SECTOR - 1) * SECTOR:
         raise ProvisioningError("the boot loader does not fit before the first partition")
     first = (GRUB / "boot.img").read_bytes()[:BOOT_CODE].ljust(BOOT_CODE + 6, b"\0")
-    # Active, Linux; the old way to count sectors is filled with its largest values.
+    # Active, Linux; the CHS fields hold their maximum, which means "use LBA".
     active, linux, unused = b"\x80", b"\x83", b"\xfe\xff\xff"
     place = FIRST_SECTOR.to_bytes(4, "little") + sectors.to_bytes(4, "little")
     partitions = (active + unused + linux + unused + place).ljust(64, b"\0")
     with disk.open("r+b") as file:
-        # boot.img loads the sector after it; core.img goes on from there by itself.
+        # boot.img loads the next sector; core.img then loads the rest of itself.
         file.write(first + partitions + b"\x55\xaa" + core)
 
 
 def _pack(spec: GuestSpec, disk: Path, scratch: Path, box: Path, log: Path) -> None:
     image_file = scratch / "box.img"
-    # Quickly unpacked again, and there is no other compression around it.
+    # Fast to unpack; a box has no other compression around it.
     convert = ["convert", "-c", "-O", "qcow2", "-o", "compression_type=zstd"]
     command = [find_tool("qemu-img", "qemu-utils"), *convert, str(disk), str(image_file)]
     run(command, doing=f"{spec.name}: packing the box", log=log)

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where made things are kept, and how they come to be there: whole, once, or not at all.
+"""Keeps built artifacts: each is made whole and once, or not at all.
 
-Why it exists: an image takes a minute to make and a second to reuse, and test
-workers want it at the same time. Its rules: a thing is named by the hash of
-what made it; it is written beside its place under another name and renamed
-when it is whole, so what has its name is whole; a lock makes the second worker
-wait and then find the first one's result.
+An image takes a minute to build and a second to reuse, and several test workers want
+it at the same time. An artifact is named by the hash of its inputs. It is written
+under a temporary name and renamed when it is complete, so a final name means a
+complete artifact. A lock makes the second worker wait and then use the first one's
+result.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import Any
 
 HASH_DIGITS = 16
-# A pattern: one guest's name may be the beginning of another's.
+# A regular expression, because one guest's name can be a prefix of another's.
 _HASH = "[0-9a-f]" * HASH_DIGITS
 
 
 def cache_directory() -> Path:
-    """Return the directory of everything that is kept between runs."""
+    """Return the directory that holds everything kept between runs."""
     chosen = os.environ.get("HTTP_PROFILER_CACHE")
     if chosen:
         return Path(chosen).expanduser().resolve()
@@ -35,7 +35,7 @@ def cache_directory() -> Path:
 
 
 def digest(recipe: Any) -> str:
-    """Return the name of what ``recipe``, any JSON value, makes."""
+    """Return the hash that names what ``recipe``, any JSON value, makes."""
     text = json.dumps(recipe, sort_keys=True, ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()[:HASH_DIGITS]
 
@@ -68,8 +68,8 @@ def source_files(path: Path) -> list[Path]:
 def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
     """Hold the lock file ``path``; with ``wait=False`` raise BlockingIOError when it is taken.
 
-    The file is removed on the way out, so whoever gets the lock checks that the
-    file it locked is still the one of that name.
+    The file is removed on release, so whoever gets the lock checks that the file it
+    locked still has that name.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
@@ -98,7 +98,7 @@ def _is_file(descriptor: int, path: Path) -> bool:
 
 @contextmanager
 def made_aside(final: Path) -> Iterator[Path]:
-    """Yield a new directory that becomes ``final`` when the block ends well, else vanishes."""
+    """Yield a new directory that becomes ``final`` if the block succeeds, and is removed if not."""
     final.parent.mkdir(parents=True, exist_ok=True)
     aside = final.with_name(f".{final.name}.{os.getpid()}.tmp")
     remove_tree(aside)
@@ -112,22 +112,22 @@ def made_aside(final: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(directory: Path, prefix: str) -> None:
-    """Remove what a killed run left aside. Call it under the lock that ``prefix`` belongs to."""
+    """Remove what a killed run left. Call this while holding the lock of ``prefix``."""
     for leftover in directory.glob(f".{prefix}-{_HASH}.*.tmp"):
         remove_tree(leftover)
 
 
 def made(directory: Path, prefix: str) -> list[Path]:
-    """Return the things of that prefix, the one that was used last first."""
+    """Return the artifacts with that prefix, most recently used first."""
     found = directory.glob(f"{prefix}-{_HASH}")
     return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
 
 
 def prune(directory: Path, prefix: str, keep: int) -> list[Path]:
-    """Remove all but the ``keep`` newest things of that prefix; return what was removed."""
+    """Remove all but the ``keep`` newest artifacts of a prefix; return what was removed."""
     removed = made(directory, prefix)[keep:]
     for old in removed:
-        # Renamed first: a removal that is interrupted must not leave half of it by its name.
+        # Renamed first: an interrupted removal must not leave half of it under its name.
         aside = old.with_name(f".{old.name}.{os.getpid()}.tmp")
         old.rename(aside)
         remove_tree(aside)
@@ -135,12 +135,12 @@ def prune(directory: Path, prefix: str, keep: int) -> list[Path]:
 
 
 def free_space(place: Path) -> float:
-    """Return how many GiB can be written below a directory."""
+    """Return how many GiB are free below a directory."""
     return shutil.disk_usage(place).free / 2**30
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a small file so that a reader sees the old text or the new, never a part."""
+    """Write a small file so that a reader sees the old text or the new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -157,7 +157,7 @@ def remove_tree(path: Path) -> None:
 
 
 def give_to_caller(thing: Path) -> None:
-    """Hand what was made through sudo, a file or a flat directory, to the user who asked."""
+    """Give a file or flat directory made through sudo to the user who called sudo."""
     uid, gid = os.environ.get("SUDO_UID"), os.environ.get("SUDO_GID")
     for path in (thing, *(thing.iterdir() if thing.is_dir() else ())):
         path.chmod(0o755 if path.is_dir() else 0o644)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many guests this host can run side by side.
+"""Computes how many guests this host can run side by side.
 
-Why it exists: tests want as many as possible, and a host that runs out of memory
-ends guests at random. Its rule: a guest needs a processor of its own, which an
-emulated one keeps busy, and all of its memory, which it comes to use.
+Tests want as many as possible, but a host that runs out of memory kills guests at
+random. Each guest needs a processor of its own, which an emulated one keeps busy, and
+all of its memory, which it comes to use.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from provisioning.catalog import GuestSpec
 
-# MiB that a machine takes beyond its guest's memory: QEMU, and its cache of translated code.
+# MiB of a machine on top of its guest's memory: QEMU and its cache of translated code.
 OVERHEAD = 512
 
 

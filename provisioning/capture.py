@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The product at work in a guest: started, waited for, read, stopped.
+"""Runs the profiler in a guest: start, wait, read, stop.
 
-Why it exists: demo and end-to-end tests need the same four steps. Its rule: a
-condition is waited for, never a time; and when the profiler does not do what is
-waited for, what it said is in the error.
+The demo and the end-to-end tests share these four steps. They wait for a condition,
+never for a fixed time. When the profiler does not meet the condition, the error
+contains its messages.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import Any, Callable
 from provisioning.errors import GuestError
 from provisioning.guest import Guest, Running
 
-# Compiling the probe takes 10 s in an emulated guest that has the host for itself; reading
-# the kernel's headers took 181 s in one on a busy host.
+# Compiling the probe takes 10 s in an emulated guest on an idle host; reading the
+# kernel's headers took 181 s in one on a busy host.
 START_TIMEOUT = 400.0
 STOP_TIMEOUT = 60.0
 POLL_SECONDS = 0.3
@@ -28,7 +28,7 @@ Record = dict[str, Any]
 
 
 class Capture:
-    """``http-profiler`` in a guest, writing to a file there; a context manager.
+    """``http-profiler`` in a guest, writing to a file there, as a context manager.
 
     ``exit_code`` and ``said`` (its standard error) are final after :meth:`stop` or :meth:`wait`.
     """
@@ -38,7 +38,7 @@ class Capture:
         self.output = output
         self.exit_code: int | None = None
         self._options = options
-        # Open as long as the capture is: __exit__ closes it.
+        # Open as long as the capture is; __exit__ closes it.
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115
         self._said = ""
         self._running: Running | None = None
@@ -47,7 +47,7 @@ class Capture:
 
     @property
     def said(self) -> str:
-        """What the profiler has printed to standard error so far."""
+        """The profiler's standard error so far."""
         if not self._errors.closed:
             self._errors.seek(0)
             self._said = self._errors.read().decode(errors="replace")
@@ -63,7 +63,7 @@ class Capture:
         deadline = time.monotonic() + START_TIMEOUT
         while "capturing" not in self.said:
             if self._running.poll() is not None:
-                # If it is the machine that ended, this says so, with its console.
+                # If the machine ended, this raises that error, with its console.
                 self.guest.exec(["true"], timeout=60)
                 raise GuestError(f"{self.guest.name}: http-profiler ended: {self.said.strip()}")
             if time.monotonic() > deadline:
@@ -80,11 +80,11 @@ class Capture:
     ) -> None:
         assert self._running is not None
         self._running.__exit__(kind, error, traceback)
-        _ = self.said  # It can be asked for afterwards.
+        _ = self.said  # Read it now: callers may want it after the file is closed.
         self._errors.close()
 
     def stop(self, signal: str = "INT") -> str:
-        """Stop the profiler; return all its messages."""
+        """Stop the profiler; return everything it printed to standard error."""
         assert self._running is not None
         self._running.signal(signal)
         self.wait()
@@ -123,14 +123,14 @@ class Capture:
                 raise GuestError(
                     f"{len(found)} of {count} records after {timeout:.0f} s, among "
                     f"{len(self._records)}: {[_short(record) for record in self._records[-20:]]}; "
-                    f"the profiler said: {self.said}"
+                    f"the profiler's messages: {self.said}"
                 )
             time.sleep(POLL_SECONDS)
 
     def account(self) -> str:
-        """Have the profiler say what it has seen and what it has lost; return that.
+        """Request the profiler's account, what it has seen and lost, and return it.
 
-        After its end, its last messages.
+        After the profiler has ended, return its last messages.
         """
         assert self._running is not None
         if self._errors.closed or self._running.poll() is not None:
@@ -138,7 +138,7 @@ class Capture:
         before = len(self.said)
         self._running.signal("USR1")
         deadline = time.monotonic() + STOP_TIMEOUT
-        # The last thing that is said.
+        # The last line of the account.
         while "resident memory" not in self.said[before:] and time.monotonic() < deadline:
             time.sleep(POLL_SECONDS)
         return self.said[before:]

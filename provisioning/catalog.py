@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""guests.toml as frozen values, and which of its guests to take when none is named.
+"""Reads guests.toml into frozen values, and chooses the guest to use when none is named.
 
-Why it exists: the table is data that people edit, and a typing mistake in it
-must not become a strange guest. Its rule: every key is known, present and of
-its type, or the error names the key and the guest. The default guest is
-``ubuntu-24.04`` where its archive answers, else ``debian-12``; whoever asks
-gets the reason with it.
+People edit the table, and a typo in it must not become a strange guest: every key
+must be known, present and of its type, or the error names the key and the guest. The
+default guest is ``ubuntu-24.04`` if its archive answers, else ``debian-12``; the
+choice comes with its reason.
 """
 
 from __future__ import annotations
@@ -35,16 +34,16 @@ CATALOG = Path(__file__).with_name("guests.toml")
 PREFERRED, FALLBACK = "ubuntu-24.04", "debian-12"
 
 ARCHIVE_TIMEOUTS = (8.0, 20.0)
-"""Seconds for an archive to answer, and, since a busy host is slow too, to answer once more.
+"""Seconds an archive has to answer, and, since a busy host is slow too, has at a second try.
 
 A person is waiting for the answer.
 """
 
-# Kept in the tree, where Ansible has apt read the lists again.
+# Kept in the tree, where Ansible makes apt read the lists again.
 EXPIRED_ARCHIVE = '--aptopt=Acquire::Check-Valid-Until "false"'
 
-# mmdebstrap writes the lines of all archives of a suite before this hook, and reads
-# the archives after it.
+# mmdebstrap writes the lines for all archives of a suite before this hook runs, and
+# reads the archives after it.
 WITHOUT_SECURITY = '--setup-hook=sed -i /-security/d "$1/etc/apt/sources.list"'
 
 
@@ -71,7 +70,7 @@ class GuestSpec:
 
     @property
     def venv_python(self) -> str:
-        """The program that makes virtual environments, and the name of its package."""
+        """The program that makes virtual environments; its package has the same name."""
         return f"python{self.product_python}" if self.product_python else "python3"
 
     @property
@@ -81,7 +80,7 @@ class GuestSpec:
 
     @property
     def hooks(self) -> tuple[str, ...]:
-        """What mmdebstrap must do to the list of archives; without effect in a simulation."""
+        """How mmdebstrap must change the list of archives; no effect in a simulation."""
         return (WITHOUT_SECURITY,) if self.without_security else ()
 
 
@@ -105,13 +104,13 @@ OPTIONAL_KEYS: Mapping[str, type] = {
     "box": str,
 }
 
-# Of each distribution the smallest component: what stands for the whole archive
-# when it is only asked whether it answers.
+# The smallest component of each distribution: enough to test whether the whole archive
+# answers.
 DISTRIBUTIONS = {"debian": "contrib", "ubuntu": "multiverse"}
 
 
 def parse_catalog(text: str, architecture: Architecture) -> dict[str, GuestSpec]:
-    """Turn the text of guests.toml into guests, in the order of the file."""
+    """Parse guests.toml; the guests keep the order of the file."""
     try:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -128,7 +127,7 @@ def _parse_guest(name: str, row: Any, architecture: Architecture) -> GuestSpec:
             raise CatalogError(
                 f"guests.toml: unknown key {key!r} of guest {name}: known are {', '.join(known)}"
             )
-        # Exactly, for in Python a bool is an int too.
+        # The exact type, because a bool is also an int in Python.
         if type(value) is not known[key]:
             raise CatalogError(
                 f"guests.toml: {key} of guest {name} is {value!r}, not a {known[key].__name__}"
@@ -143,7 +142,7 @@ def _parse_guest(name: str, row: Any, architecture: Architecture) -> GuestSpec:
         )
     for key in ("memory", "cpus"):
         if row[key] < 1:
-            raise CatalogError(f"guests.toml: {key} of guest {name} is {row[key]}, not above 0")
+            raise CatalogError(f"guests.toml: {key} of guest {name} is {row[key]}, below 1")
     values = dict(row)
     values["components"] = tuple(row["components"])
     values["kernel_package"] = row["kernel_package"].replace("{arch}", architecture.debian)
@@ -157,7 +156,7 @@ def load_catalog() -> dict[str, GuestSpec]:
 
 
 def find_guest(name: str) -> GuestSpec:
-    """Return the guest of that name; an instance such as ``debian-12@gw0`` is its guest's."""
+    """Return the guest of that name; ``debian-12@gw0`` is an instance of debian-12."""
     catalog = load_catalog()
     try:
         return catalog[name.partition("@")[0]]
@@ -167,28 +166,28 @@ def find_guest(name: str) -> GuestSpec:
 
 @dataclass(frozen=True)
 class Choice:
-    """A guest and the sentence that says why it was taken."""
+    """A guest, and the sentence that explains why it was chosen."""
 
     spec: GuestSpec
     reason: str
 
 
 def default_guest() -> Choice:
-    """Choose the guest to take when none is named, and say why."""
+    """Choose the guest to use when none is named, with the reason."""
     preferred = find_guest(PREFERRED)
     trouble = archive_trouble(preferred)
     if trouble is None:
-        return Choice(preferred, f"taking {PREFERRED}: the default guest, its archive answers")
-    reason = f"taking {FALLBACK}: {PREFERRED} is unreachable ({trouble})"
+        return Choice(preferred, f"using {PREFERRED}: the default guest, its archive answers")
+    reason = f"using {FALLBACK}: {PREFERRED} is unreachable ({trouble})"
     return Choice(find_guest(FALLBACK), reason)
 
 
 @functools.cache
 def archive_trouble(spec: GuestSpec) -> str | None:
-    """Say why the archive of a guest cannot be used from here; ``None`` when it can.
+    """Return why the archive of a guest cannot be used from here; ``None`` if it can.
 
-    mmdebstrap itself is asked, with the mirror and keys that a build would take. One that
-    gives no answer is asked twice.
+    This runs mmdebstrap itself, with the mirror and keys that a build would use. If it
+    does not answer, it is run once more.
     """
     mmdebstrap = shutil.which("mmdebstrap")
     if mmdebstrap is None:
@@ -216,13 +215,13 @@ def archive_trouble(spec: GuestSpec) -> str | None:
     if status == 0:
         return None
     if "NO_PUBKEY" in output or "is not signed" in output:
-        return f"the key of the {spec.distribution} archive is not installed on this host"
+        return f"this host lacks the key of the {spec.distribution} archive"
     lines = [line for line in output.splitlines() if line.startswith(("E:", "Err:", "W:"))]
     return lines[0].split(":", 1)[1].strip() if lines else "mmdebstrap cannot read its archive"
 
 
 def _answer(command: list[str], timeout: float) -> tuple[int, str] | None:
-    """Return the status and the output of a program; ``None`` if it does not end in time."""
+    """Return the status and the output of a program; ``None`` after a timeout."""
     process = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
@@ -242,9 +241,10 @@ def _answer(command: list[str], timeout: float) -> tuple[int, str] | None:
 
 
 def recipe(spec: GuestSpec) -> dict[str, Any]:
-    """Return what of a guest shapes its image; memory and processors do not.
+    """Return the part of a guest that shapes its image.
 
-    Nor is here what only shapes the command that installs the base system.
+    This excludes memory, processors, and what only shapes the command that installs the
+    base system.
     """
     values = dataclasses.asdict(spec)
     for key in ("memory", "cpus", "without_security", "archive_expired", "box"):

@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Would a rebuild of a guest give something else? Asked without building anything.
+"""Reports whether a rebuild of a guest would differ, without building anything.
 
-Why it exists: an image is good for as long as a new one would be the same. Its
-rule: each question is answered by who knows. What an image was made of stands
-beside it, and is compared with what there is now; what the archive would install
-is asked of the guest's own archive, by apt, in a simulation; what pip would
-install is pinned by the lock. One difference is an answer, whatever else cannot
-be told.
+An image stays valid as long as a new one would be the same. Three sources answer:
+the manifest beside the image lists its inputs, to compare with the current ones; apt,
+in a simulation, lists what the guest's archive would install; the lock pins what pip
+would install. One difference is enough for an answer, even if other questions stay
+open.
 """
 
 from __future__ import annotations
@@ -32,8 +31,8 @@ from provisioning.progress import step
 
 SAME, DIFFERS, CANNOT_TELL = 0, 1, ProvisioningError.exit_code
 
-# What the archive no longer has is not asked for, and so is missed in the answer.
-# The package of headers is named after the kernel that the first simulation takes.
+# Packages that the archive no longer has are left out of the request, so the answer lacks
+# them. The package of headers is named after the kernel that the first simulation selects.
 SIMULATE = r"""
 set -e
 export APT_CONFIG="$MMDEBSTRAP_APT_CONFIG"
@@ -49,21 +48,22 @@ KERNEL = re.compile(r"linux-image-(?:unsigned-)?\d")
 
 
 def check(spec: GuestSpec, tell: Callable[[str], None]) -> int:
-    """Tell, a line each, what a rebuild of a guest would change; return SAME, DIFFERS or
-    CANNOT_TELL, which are exit codes.
+    """Print what a rebuild of a guest would change, one line each, with ``tell``.
+
+    Return SAME, DIFFERS or CANNOT_TELL, which are exit codes.
     """
     manifest = latest_manifest(image_of(spec).directory, spec.name)
     lock = read_lock(spec.name)
     built = None
     found = []
     if manifest is None:
-        tell("no image is built here: only the lock is looked at")
+        tell("no image is built here: only the lock is checked")
     else:
         built = manifest.installed
         found += changes(manifest.inputs, image_inputs_of(spec))
         if lock is not None:
             found += [
-                f"the image is not as locked: {one}"
+                f"the image differs from the lock: {one}"
                 for one in differences(lock.versions, built.versions)
             ]
     reference, word = (lock, "locked") if lock is not None else (built, "built")
@@ -73,21 +73,21 @@ def check(spec: GuestSpec, tell: Callable[[str], None]) -> int:
     tell(f"kernel {word}: {kernel_of(reference.packages)}")
     trouble = None
     try:
-        offered = ask_archive(spec, reference)
+        offered = query_archive(spec, reference)
     except ProvisioningError as error:
         trouble = str(error)
     else:
         tell(f"kernel in the archive: {kernel_of(offered)}")
         found += [
-            f"the archive has not what is {word}: {one}"
+            f"the archive does not have what is {word}: {one}"
             for one in differences(reference.packages, offered)
         ]
     for line in found:
         tell(line)
     if trouble is not None:
-        tell(f"cannot tell what the archive would give: {trouble}")
+        tell(f"cannot tell what the archive would install: {trouble}")
     if found:
-        tell(f"a rebuild would differ: {len(found)} of the lines above say in what")
+        tell(f"a rebuild would differ: see {len(found)} of the lines above")
         return DIFFERS
     if trouble is not None:
         return CANNOT_TELL
@@ -96,8 +96,8 @@ def check(spec: GuestSpec, tell: Callable[[str], None]) -> int:
 
 
 def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """Name the inputs that are not what they were, such as ``ansible roles/bcc/tasks/main.yml``."""
-    # Through JSON, for what was read from a manifest has no tuples.
+    """Name the inputs that changed, such as ``ansible roles/bcc/tasks/main.yml``."""
+    # Through JSON, because values read from a manifest have no tuples.
     old, new = (dict(_flat(json.loads(json.dumps(one)))) for one in (before, after))
     lines = []
     for name in sorted(old.keys() | new.keys()):
@@ -119,36 +119,36 @@ def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def kernel_of(packages: Mapping[str, str]) -> str:
-    """Say which kernel is among ``packages``, and its version."""
+    """Name the kernel among ``packages``, with its version."""
     found = [f"{name} {version}" for name, version in packages.items() if KERNEL.match(name)]
     return ", ".join(found) or "none"
 
 
-def ask_archive(spec: GuestSpec, reference: Installed) -> dict[str, str]:
-    """Return what the archive of a guest would install now for what ``reference`` asked for.
+def query_archive(spec: GuestSpec, reference: Installed) -> dict[str, str]:
+    """Return what a guest's archive would install now for the packages ``reference`` requested.
 
-    Raises ArchiveUnreachable if it does not answer, BuildFailed if apt finds no solution.
+    Raises ArchiveUnreachable if the archive does not answer, BuildFailed if apt finds no solution.
     """
     check_archive(spec)
     asked = [name for name in reference.asked if name != f"linux-headers-{reference.kernel}"]
-    with tempfile.TemporaryDirectory() as name, step(f"{spec.name}: asking its archive"):
-        # mmdebstrap runs apt as a user of its own.
+    with tempfile.TemporaryDirectory() as name, step(f"{spec.name}: querying its archive"):
+        # mmdebstrap runs apt as another user.
         directory = Path(name)
         answer, log = directory / "answer", directory / "log"
         hook = SIMULATE.format(names=shlex.join(asked), answer=shlex.quote(str(answer)))
         try:
-            run(simulation(spec, hook), doing=f"{spec.name}: asking its archive", log=log)
+            run(simulation(spec, hook), doing=f"{spec.name}: querying its archive", log=log)
         except BuildFailed as error:
-            # The log is gone in a moment.
+            # The log is about to be removed.
             last = error.details.strip().splitlines()[-1:]
             raise BuildFailed(f"{spec.name}: apt finds no solution: {''.join(last)}") from None
         return dict(INSTALLS.findall(answer.read_text("utf-8")))
 
 
 def simulation(spec: GuestSpec, hook: str) -> list[str]:
-    """Return the command that runs ``hook`` with the package lists of a guest, in no system.
+    """Return the command that runs ``hook`` with the package lists of a guest, without a system.
 
-    Root is not needed; without it mmdebstrap is to try nothing that needs it.
+    It does not need root. In the mode for users mmdebstrap tries nothing that does.
     """
     root = os.geteuid() == 0
     command = [

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs programs that work in a tree, in namespaces of their own.
+"""Runs programs inside a guest's tree, in namespaces of their own.
 
-Why it exists: packages that are installed into a tree want ``/proc`` there,
-and may start programs that stay. Its rule: mounts and processes live in a
-private mount and pid namespace, so they end with it on every path, SIGKILL
-included; nobody has to remember to unmount.
+Packages that are installed into a tree need ``/proc`` there, and may start programs
+that keep running. Mounts and processes live in a private mount and pid namespace and
+end with it on every path, SIGKILL included. No code has to unmount anything.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from pathlib import Path
 
 from provisioning.host import find_tool
 
-# The name servers of the host are lent to the tree, not written into it.
+# The host's resolv.conf is mounted into the tree, not copied.
 IN_TREE = """
 set -e
 tree=$1; shift

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What can go wrong with a machine, kept apart from a test that fails.
+"""The errors of the harness, separate from the failure of a test.
 
-A guest that dies is a fault of the harness and must never look like a fault of
-the product. Every error is one line: what happened, to what, and what to do.
-``details`` holds a console or a log if there is one. The command line exits with
-``exit_code``: 125 for the harness, which no command run in a guest is likely to
-return.
+A guest that dies is a fault of the harness and must never look like a fault of the
+product. Every error is one line: what happened, to what, and what to do. ``details``
+holds a console or a log if there is one. The command line exits with ``exit_code``:
+125 for the harness, a status that a command in a guest is unlikely to return.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ class ProvisioningError(Exception):
 
 
 class CatalogError(ProvisioningError):
-    """guests.toml says something that cannot be."""
+    """guests.toml is invalid."""
 
     exit_code = 2
 
@@ -35,7 +34,7 @@ class UnknownGuest(CatalogError):
 
 
 class ToolMissing(ProvisioningError):
-    """A program of the host is needed and is not there."""
+    """The host lacks a program that is needed."""
 
     def __init__(self, tool: str, remedy: str) -> None:
         super().__init__(f"{tool} is not installed: {remedy}")
@@ -46,15 +45,15 @@ class ProviderUnavailable(ProvisioningError):
 
 
 class ArchiveUnreachable(ProvisioningError):
-    """A guest cannot be made here because the archive of its packages cannot be used."""
+    """A guest cannot be built because its package archive cannot be used."""
 
 
 class BuildFailed(ProvisioningError):
-    """A step on the way to an image failed; ``details`` is the end of its log."""
+    """A step of a build failed; ``details`` is the end of its log."""
 
 
 class GuestError(ProvisioningError):
-    """Something about a running guest: not up, busy, or a file that cannot be moved."""
+    """A problem with a running guest: not up, busy, or a file that cannot be copied."""
 
 
 class CommandTimeout(GuestError):

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """One running guest, reached over ssh, whoever started it.
 
-Tests and the demo need not know whether QEMU, Vagrant or Lima runs a guest: a
-:class:`Guest` has an ssh address and ``console``, which returns the end of the
-machine's console. All commands share one master connection, because a handshake
-costs a second under emulation. A machine that is gone raises
-:class:`MachineLost`, never :class:`CommandFailed`.
+A :class:`Guest` has an ssh address and ``console``, which returns the end of the
+machine's console, so tests and the demo need not know whether QEMU, Vagrant or Lima
+runs it. All commands share one master connection, because a handshake costs a second
+under emulation. A lost machine raises :class:`MachineLost`, never
+:class:`CommandFailed`.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from provisioning.host import find_tool
 
 Command = Union[str, Sequence[str]]
 
-# What ssh itself exits with when the connection fails.
+# ssh's own exit status when the connection fails.
 SSH_FAILED = 255
 
-# What ssh calls no path at all: each command opens a connection of its own.
+# ssh's word for "no control path": each command opens a connection of its own.
 UNSHARED = Path("none")
 
 
@@ -88,8 +88,8 @@ class Guest:
         """Run a command to its end: an argument list, or a line for the guest's shell.
 
         With ``check`` a status other than 0 raises :class:`CommandFailed`. After
-        ``timeout`` seconds :class:`CommandTimeout` is raised; what the command
-        started in the guest may go on.
+        ``timeout`` seconds it raises :class:`CommandTimeout`; what the command started
+        in the guest may continue to run.
         """
         line = command_line(command)
         given = stdin.encode() if isinstance(stdin, str) else stdin
@@ -102,7 +102,7 @@ class Guest:
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            raise CommandTimeout(f"{self.name}: no end within {timeout:.0f} s: {line}") from None
+            raise CommandTimeout(f"{self.name}: not done in {timeout:.0f} s: {line}") from None
         result = Result(
             done.returncode,
             done.stdout.decode("utf-8", "backslashreplace"),
@@ -122,7 +122,7 @@ class Guest:
         stdout: int | IO[bytes] | None = subprocess.PIPE,
         stderr: int | IO[bytes] | None = subprocess.PIPE,
     ) -> Running:
-        """Start a command that goes on; see :class:`Running` for how it is signalled."""
+        """Start a command in the background; :class:`Running` can signal it."""
         return Running(self, command, stdin, stdout, stderr)
 
     def push(self, local: Path | str, remote: str) -> None:
@@ -136,14 +136,14 @@ class Guest:
         self._copy(self._remote(remote), str(local), f"pull {self.name}:{remote} to {local}")
 
     def wait(self, deadline: float, alive: Callable[[], None] = lambda: None) -> None:
-        """Wait until commands can be run, at most until ``deadline`` on the monotonic clock.
+        """Wait until the guest accepts commands, at most until ``deadline`` (monotonic clock).
 
-        ``alive`` is called between attempts and raises when waiting is in vain.
+        ``alive`` is called between attempts and raises if waiting is pointless.
         """
         while True:
             left = deadline - time.monotonic()
             if left <= 0:
-                raise MachineLost(f"{self.name}: ssh lets nobody in", self.console())
+                raise MachineLost(f"{self.name}: ssh accepts no login", self.console())
             with suppress(CommandTimeout, MachineLost):
                 self.connect(timeout=left)
                 self.exec(["true"], timeout=left)
@@ -155,8 +155,8 @@ class Guest:
         """Open the connection that all commands share, if it is not open."""
         if self._master("check") == 0:
             return
-        # Not left to the first command: that one would hand the lasting
-        # connection its standard error, and a pipe there would never end.
+        # Opened here, not by the first command: the master would keep that command's
+        # standard error open, and a pipe there would never reach its end.
         try:
             opened = subprocess.run(
                 [
@@ -181,13 +181,13 @@ class Guest:
             self._master("exit")
 
     def ssh(self, *options: str) -> list[str]:
-        """Return the ssh command line up to and with the host, for any use."""
+        """Return the ssh command line up to and including the host."""
         command = [find_tool("ssh", "openssh-client"), *self._options("-p"), *_pairs(options)]
         return [*command, f"{self.address.user}@{self.address.host}"]
 
     def _options(self, port_flag: str) -> list[str]:
         address = self.address
-        # "none" for the config: what a user set for their hosts is not for guests.
+        # No config file: a user's settings for their own hosts must not apply to guests.
         return [
             "-F",
             "none",
@@ -199,16 +199,16 @@ class Guest:
                     f"ControlPath={address.control}",
                     "IdentitiesOnly=yes",
                     "BatchMode=yes",
-                    # The quickest to compute: a guest is emulated, and its host the only listener.
+                    # The cheapest to compute: a guest is emulated, and only its host can listen.
                     "KexAlgorithms=curve25519-sha256",
                     "HostKeyAlgorithms=ssh-ed25519",
-                    # Covers the greeting: QEMU accepts for a guest that does not listen yet.
+                    # Covers the greeting: QEMU accepts before the guest listens.
                     "ConnectTimeout=20",
-                    # A guest is made anew from an image; its key says nothing.
+                    # Every guest is new, so its host key proves nothing.
                     "StrictHostKeyChecking=no",
                     "UserKnownHostsFile=/dev/null",
                     "LogLevel=ERROR",
-                    # An emulated guest that compiles can be silent for long.
+                    # An emulated guest that compiles can be silent for a long time.
                     "ServerAliveInterval=20",
                     "ServerAliveCountMax=6",
                 )
@@ -241,8 +241,8 @@ class Guest:
 
     def answers(self, timeout: float) -> bool:
         """Whether the guest's ssh server answers."""
-        # QEMU accepts on behalf of a guest that does not listen yet: only the
-        # server's greeting says that it does.
+        # QEMU accepts connections before the guest listens: only the server's greeting
+        # proves that it does.
         try:
             with socket.create_connection(
                 (self.address.host, self.address.port), timeout=max(timeout, 0.1)
@@ -265,8 +265,8 @@ class Guest:
 class Running:
     """A command that runs in a guest.
 
-    Ending the local ssh would not end the command, so its process id in the
-    guest is written down there and signals are sent to that.
+    Ending the local ssh would not end the command. So its process id is written to a
+    file in the guest, and signals go to that process.
     """
 
     def __init__(
@@ -280,7 +280,7 @@ class Running:
         self.guest = guest
         self.line = command_line(command)
         self._pid_file = f"/tmp/.running-{time.monotonic_ns():x}"
-        # The shell that writes its own id becomes the command.
+        # The shell writes its own id, then becomes the command.
         inner = self.line if isinstance(command, str) else f"exec {self.line}"
         self.process = subprocess.Popen(
             [*guest.ssh(), f"echo $$ > {self._pid_file}; {inner}"],
@@ -306,7 +306,7 @@ class Running:
         return self.process.poll()
 
     def signal(self, name: str) -> None:
-        """Send a signal such as ``INT`` to the command; to ``sudo``, which hands it on."""
+        """Send a signal such as ``INT`` to the command; to ``sudo``, which forwards it."""
         self.guest.exec(f"sudo kill -{shlex.quote(name)} $(cat {self._pid_file})", check=False)
 
     def wait(self, timeout: float | None = None) -> int:
@@ -315,7 +315,7 @@ class Running:
             return self.process.wait(timeout)
         except subprocess.TimeoutExpired:
             raise CommandTimeout(
-                f"{self.guest.name}: no end within {timeout:.0f} s: {self.line}"
+                f"{self.guest.name}: not done in {timeout:.0f} s: {self.line}"
             ) from None
 
     def communicate(self, timeout: float | None = None) -> Result:
@@ -324,7 +324,7 @@ class Running:
             stdout, stderr = self.process.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:
             raise CommandTimeout(
-                f"{self.guest.name}: no end within {timeout:.0f} s: {self.line}"
+                f"{self.guest.name}: not done in {timeout:.0f} s: {self.line}"
             ) from None
         return Result(
             self.process.returncode,
@@ -345,7 +345,7 @@ class Running:
             self.process.wait()
         for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
             if pipe is not None:
-                # What was still to be sent to it, nobody wants any more.
+                # Unsent input is no longer needed.
                 with suppress(BrokenPipeError):
                     pipe.close()
 

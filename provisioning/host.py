@@ -2,8 +2,8 @@
 """Runs programs of the host: finds them, logs them, and ends them with all their children.
 
 A build is a chain of long programs that start others. A missing program is an error
-that names its package. Output goes to a log, and a failure shows the end of it. After
-any interruption the program's whole process group is gone before we continue.
+that names its package. Output goes to a log, and a failure shows its last lines. After
+an interruption, the program's whole process group has ended before we continue.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def find_tool(name: str, package: str, part: str = "") -> str:
 
     ``part`` is setup-host.sh's argument that installs it, if not all hosts need it.
     """
-    # mke2fs and its like are in sbin, which an ordinary user's PATH may lack.
+    # mke2fs and similar tools are in sbin, which an ordinary user's PATH may lack.
     found = shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin")
     if found is None:
         raise ToolMissing(name, SETUP_HOST.format(package=package, part=part and f" {part}"))
@@ -38,7 +38,7 @@ def find_tool(name: str, package: str, part: str = "") -> str:
 
 
 def find_ansible() -> str:
-    """Return ansible-playbook: beside this Python, in the repository's .venv, or on PATH."""
+    """Return ansible-playbook from beside this Python, the repository's .venv, or PATH."""
     for folder in (Path(sys.executable).parent, REPOSITORY / ".venv" / "bin"):
         candidate = folder / "ansible-playbook"
         if os.access(candidate, os.X_OK):
@@ -57,7 +57,7 @@ def run(
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
 ) -> None:
-    """Run a program to its end, its output appended to ``log``; raise when it fails."""
+    """Run a program, append its output to ``log``, and raise if it fails."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
         output.write(f"\n$ {' '.join(command)}\n".encode())
@@ -77,13 +77,13 @@ def run(
             end_group(process)
     if status != 0:
         raise BuildFailed(
-            f"{doing}: {Path(command[0]).name} failed with status {status}; all of it is in {log}",
+            f"{doing}: {Path(command[0]).name} failed with status {status}; see {log}",
             tail(log),
         )
 
 
 def end_group(process: subprocess.Popen[bytes], grace: float = 10.0) -> None:
-    """End a process that leads a group, and the group: politely, then surely."""
+    """End a process that leads a group, and its group: SIGTERM first, then SIGKILL."""
     if process.poll() is not None:
         return
     for signum in (signal.SIGTERM, signal.SIGKILL):
@@ -99,7 +99,7 @@ def end_group(process: subprocess.Popen[bytes], grace: float = 10.0) -> None:
 
 
 def tail(path: Path, lines: int = LOG_TAIL) -> str:
-    """Return the last lines of a text file that may hold anything, or may not exist."""
+    """Return the last lines of a file that may hold any bytes, or may not exist."""
     try:
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)

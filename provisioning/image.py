@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Makes the disk a guest boots from, in two layers, each made once for its inputs.
+"""Builds the disk a guest boots from, in two layers, each cached by its inputs.
 
-Why it exists: a guest must be made from nothing by anyone, and a change of one
-line of the product must not cost a whole installation. Its rules: the *system*
-is a directory tree, the distribution's packages and the playbook's tag
-``system``; the *image* is a copy of it on which the tag ``product`` ran, as a
-disk with kernel and initial RAM disk beside it. Both are named by the hash of
-what made them, so a name that exists needs no work. Installing packages into a
-tree needs root; a user who is not is asked by ``sudo``, for the build only.
+Anyone can build a guest from nothing, and changing one line of the product must not
+cost a whole installation. The *system* is a directory tree: the distribution's
+packages and the playbook's tag ``system``. The *image* is a copy of the system on
+which the tag ``product`` ran, as a disk with its kernel and initial RAM disk. Both are
+named by the hash of their inputs, so a name that exists needs no work. Installing
+packages into a tree needs root; an ordinary user needs ``sudo``, for the build only.
 """
 
 from __future__ import annotations
@@ -45,9 +44,9 @@ from provisioning.playbook import SITE, command, product_variables, system_varia
 from provisioning.progress import say, step
 from provisioning.sources import ANSIBLE, copy_product, product_inputs, system_inputs
 
-# What must be there before Ansible can work in the tree, and what makes it boot.
+# What Ansible needs in the tree, and what makes it boot.
 BASE_PACKAGES = (
-    # Of itself in Debian, not in Ubuntu.
+    # Debian has it by default, Ubuntu does not.
     "apt",
     "systemd-sysv",
     "udev",
@@ -59,7 +58,7 @@ BASE_PACKAGES = (
     "iproute2",
 )
 
-# Nobody reads manuals in a guest, and a tree of fewer files is copied sooner.
+# Nobody reads manuals in a guest, and a tree with fewer files is copied faster.
 DPKG_OPTIONS = (
     "force-unsafe-io",
     "path-exclude=/usr/share/man/*",
@@ -70,10 +69,10 @@ DPKG_OPTIONS = (
 
 DISK_SIZE = "6G"
 
-# A disk that is thrown away needs no journal.
+# A throw-away disk needs no journal.
 FILE_SYSTEM = ("-t", "ext4", "-O", "^has_journal", "-m", "0", "-L", "root", "-E", "root_owner=0:0")
 
-# GiB: the system's tree, a copy of it, and the disk made of that.
+# GiB: the system's tree, a copy of it, and the disk made from that copy.
 SPACE_NEEDED = 5
 
 KEPT = 2
@@ -84,9 +83,9 @@ KINDS = ("systems", "images", "boxes")
 
 @dataclass(frozen=True)
 class Image:
-    """A disk with the kernel that boots it. None of these files is ever written again.
+    """A disk with the kernel that boots it. None of these files is ever rewritten.
 
-    What is added later is a snapshot of a guest that has booted from it.
+    Only a snapshot of a guest that booted from it is added later.
     """
 
     directory: Path
@@ -112,17 +111,17 @@ class Image:
         return self.directory.is_dir()
 
     def snapshot(self, name: str) -> Path:
-        """Return where the snapshot of that name is, or will be."""
+        """Return the path of the snapshot with that name, which need not exist."""
         return self.directory / f"snapshot-{name}.qcow2"
 
     @property
     def snapshots(self) -> list[Path]:
-        """The snapshots that there are."""
+        """The snapshots that exist."""
         return list(self.directory.glob("snapshot-*.qcow2"))
 
 
 def system_inputs_of(spec: GuestSpec) -> dict[str, Any]:
-    """Return all that shapes the system layer of a guest."""
+    """Return all inputs of a guest's system layer."""
     return {
         "guest": recipe(spec),
         "mmdebstrap": _mmdebstrap(spec, Path("TREE")),
@@ -133,7 +132,7 @@ def system_inputs_of(spec: GuestSpec) -> dict[str, Any]:
 
 
 def image_inputs_of(spec: GuestSpec, sources: Path = REPOSITORY) -> dict[str, Any]:
-    """Return all that shapes the image of a guest."""
+    """Return all inputs of a guest's image."""
     return {
         **system_inputs_of(spec),
         "product": product_inputs(sources),
@@ -142,43 +141,43 @@ def image_inputs_of(spec: GuestSpec, sources: Path = REPOSITORY) -> dict[str, An
 
 
 def system_tree(spec: GuestSpec) -> Path:
-    """Return where the system layer of a guest is, or will be."""
+    """Return the path of a guest's system layer, which need not exist."""
     return cache_directory() / "systems" / f"{spec.name}-{digest(system_inputs_of(spec))}"
 
 
 def image_of(spec: GuestSpec, sources: Path = REPOSITORY) -> Image:
-    """Return the image of a guest for the sources as they are now, built or not."""
+    """Return the image of a guest for the current sources, built or not."""
     name = digest(image_inputs_of(spec, sources))
     return Image(cache_directory() / "images" / f"{spec.name}-{name}")
 
 
 def ensure_image(spec: GuestSpec) -> Image:
-    """Return the image of a guest, building what of it is missing."""
+    """Return the image of a guest, building what is missing."""
     image = image_of(spec)
     if not image.exists:
         image = build(spec) if os.geteuid() == 0 else Image(made_as_root(spec, "build"))
     for used in (image.directory, system_tree(spec)):
         if used.exists() and os.access(used, os.W_OK):
-            # prune() keeps what was used last.
+            # Mark it as used: prune() keeps the most recently used.
             os.utime(used)
     return image
 
 
 def made_as_root(spec: GuestSpec, what: str) -> Path:
     """Run ``python -m provisioning WHAT GUEST`` through sudo; return the path that it prints."""
-    # Here, for of what fails through sudo no more is known than its status.
+    # Checked here, because only the exit status comes back from sudo.
     if not system_tree(spec).is_dir():
         check_archive(spec)
     path = Path(as_root(spec, what))
     if not path.exists():
-        raise BuildFailed(f"{spec.name}: its {what} as root left nothing")
+        raise BuildFailed(f"{spec.name}: {what} as root made nothing")
     return path
 
 
 def as_root(spec: GuestSpec, command: str) -> str:
     """Run a command of this package on one guest through sudo; return what it printed."""
     sudo = find_tool("sudo", "sudo")
-    say(f"{spec.name}: installing packages into a tree needs root: asking sudo for the {command}")
+    say(f"{spec.name}: installing packages into a tree needs root: running {command} through sudo")
     cache = cache_directory()
     for name in (*KINDS, "wheels", "logs", "locks"):
         (cache / name).mkdir(parents=True, exist_ok=True)
@@ -205,7 +204,7 @@ def as_root(spec: GuestSpec, command: str) -> str:
 
 @contextmanager
 def building(spec: GuestSpec) -> Iterator[Path]:
-    """Be the only one to build a guest, and clear away what a killed build left; yield the log."""
+    """Hold the build lock of a guest, remove what a killed build left, and yield the log."""
     cache = cache_directory()
     log = cache / "logs" / f"{spec.name}.log"
     with ExitStack() as stack:
@@ -213,7 +212,7 @@ def building(spec: GuestSpec) -> Iterator[Path]:
         try:
             stack.enter_context(locked(lock, wait=False))
         except BlockingIOError:
-            with step(f"{spec.name}: waiting for another process that builds it"):
+            with step(f"{spec.name}: waiting for another process to build it"):
                 stack.enter_context(locked(lock))
         for kind in KINDS:
             remove_leftovers(cache / kind, spec.name)
@@ -228,11 +227,11 @@ def building(spec: GuestSpec) -> Iterator[Path]:
 
 
 def _check_space(spec: GuestSpec, cache: Path) -> None:
-    # A program that fills the disk names a file of its own in the middle of a log.
+    # Checked first: a program that fills the disk reports a file of its own deep in a log.
     free = free_space(cache)
     if free < SPACE_NEEDED:
         raise BuildFailed(
-            f"{spec.name}: {free:.1f} GiB are free in {cache}, and a build takes {SPACE_NEEDED}:"
+            f"{spec.name}: {free:.1f} GiB are free in {cache}, but a build needs {SPACE_NEEDED}:"
             " free some, or set HTTP_PROFILER_CACHE to another place"
         )
 
@@ -242,14 +241,14 @@ def build(spec: GuestSpec) -> Image:
     with building(spec) as log, tempfile.TemporaryDirectory() as scratch:
         sources = copy_product(Path(scratch))
         image = image_of(spec, sources)
-        # Another process may have built it while this one waited.
+        # Another process may have built it while this one waited for the lock.
         if not image.exists:
             _build_image(spec, ensure_system(spec, log), sources, image, log)
         return image
 
 
 def ensure_system(spec: GuestSpec, log: Path) -> Path:
-    """Return the system layer of a guest, building it if it is missing. Be in :func:`building`."""
+    """Return the system layer of a guest, built if missing. Call this in :func:`building`."""
     tree = system_tree(spec)
     if not tree.is_dir():
         build_system(spec, tree, log, pins(read_lock(spec.name)))
@@ -264,30 +263,30 @@ def check_archive(spec: GuestSpec) -> None:
 
 
 def build_system(spec: GuestSpec, tree: Path, log: Path, pinned: Mapping[str, list[str]]) -> None:
-    """Make the system layer of a guest, whole or not at all; pip takes what is ``pinned``."""
+    """Make the system layer of a guest, whole or not at all; pip installs what is ``pinned``."""
     check_archive(spec)
-    # Missed now rather than after a minute.
+    # Fail now rather than after a minute.
     find_ansible()
     inputs = system_inputs_of(spec)
     with made_aside(tree) as aside:
-        # Whoever runs programs of the tree enters it as somebody, root or not.
+        # Any user may run programs of the tree, so everybody can enter it.
         aside.chmod(0o755)
         with step(f"{spec.name}: installing the base system ({spec.distribution} {spec.suite})"):
             run(isolated(_mmdebstrap(spec, aside)), doing=f"{spec.name}: base system", log=log)
-            # A mount point for the host's own, see chroot.py.
+            # The mount point for the host's file, see chroot.py.
             resolv = aside / "etc" / "resolv.conf"
             resolv.unlink(missing_ok=True)
             resolv.touch()
         with step(f"{spec.name}: kernel, BCC, bpftrace and Python packages (Ansible)"):
             play(spec, aside, "system", {}, log, pinned)
         if system_inputs_of(spec) != inputs:
-            raise BuildFailed(f"{spec.name}: the playbook was changed while it ran: build again")
+            raise BuildFailed(f"{spec.name}: the playbook changed while it ran: build again")
 
 
 def _build_image(spec: GuestSpec, tree: Path, sources: Path, image: Image, log: Path) -> None:
     mke2fs = find_tool("mke2fs", "e2fsprogs")
     manifest = Manifest(image_inputs_of(spec, sources), installed_in(tree))
-    trouble = manifest.not_as_locked(read_lock(spec.name))
+    trouble = manifest.lock_differences(read_lock(spec.name))
     if trouble is not None:
         say(f"{spec.name}: {trouble}")
     with made_aside(image.directory) as aside:
@@ -331,7 +330,7 @@ def boot_file(spec: GuestSpec, root: Path, kind: str) -> Path:
     """Return the one kernel (``vmlinuz``) or RAM disk (``initrd.img``) of a tree."""
     found = sorted((root / "boot").glob(f"{kind}-*"))
     if len(found) != 1:
-        raise BuildFailed(f"{spec.name}: {len(found)} files {kind}-* in its /boot, not one")
+        raise BuildFailed(f"{spec.name}: expected one {kind}-* in its /boot, found {len(found)}")
     return found[0]
 
 
@@ -340,7 +339,7 @@ def _mmdebstrap(spec: GuestSpec, tree: Path) -> list[str]:
         find_tool("mmdebstrap", "mmdebstrap"),
         "--mode=root",
         "--variant=minbase",
-        # Ansible goes on with the package lists that were just fetched.
+        # Ansible then uses the package lists that were just fetched.
         "--skip=cleanup/apt/lists",
         f"--architectures={spec.architecture}",
         f"--components={','.join(spec.components)}",
@@ -364,7 +363,7 @@ def play(
 ) -> None:
     """Run the playbook's part ``tag`` in a tree, through a chroot.
 
-    ``pinned`` says what versions pip takes, for each virtual environment; by
+    ``pinned`` lists the versions pip installs, for each virtual environment; by
     default those of the guest's lock.
     """
     variables = {**system_variables(spec, pinned), **_embedded_variables(spec), **extra}
@@ -386,7 +385,7 @@ def play(
 
 def _embedded_variables(spec: GuestSpec) -> dict[str, Any]:
     return {
-        # We are root in the tree: becoming root once more for each task is only slow.
+        # We are already root in the tree: `become` for each task would only be slow.
         "ansible_become": False,
         "embedded_image": True,
         "embedded_hostname": spec.name.replace(".", "-"),

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is installed in a guest's tree: packages of its distribution, and those from PyPI.
+"""Lists what is installed in a guest's tree: its distribution's packages and those from PyPI.
 
-Why it exists: a lock file and the record beside an image both say it. Its rule:
-the tree is read, nothing in it is run, so it can be a tree of any release.
+A lock file and the manifest beside an image both record it. The tree is only read:
+no program of it runs, so the tree can be of any release.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from provisioning.errors import BuildFailed
 
 DPKG_STATUS = "var/lib/dpkg/status"
 
-# Where the roles make their virtual environments.
+# Where the roles create their virtual environments.
 ENVIRONMENTS = "opt/*"
 
 
 @dataclass(frozen=True)
 class Installed:
-    """Exact versions: of the kernel's release, of packages by name, and of those by environment.
+    """Exact versions: the kernel's release, packages by name, and Python packages by environment.
 
-    ``asked`` names the packages that somebody asked for: the others came with them.
+    ``asked`` names the packages that were requested; the others are their dependencies.
     """
 
     kernel: str
@@ -34,12 +34,12 @@ class Installed:
     python: Mapping[str, Mapping[str, str]]
 
     def document(self) -> dict[str, Any]:
-        """Return it as a JSON value."""
+        """Return this as a JSON value."""
         return {**asdict(self), "asked": list(self.asked)}
 
     @staticmethod
     def of_document(document: Mapping[str, Any]) -> Installed:
-        """Turn what :meth:`document` returned into the value again."""
+        """Restore the value from what :meth:`document` returned."""
         return Installed(
             kernel=document["kernel"],
             asked=tuple(document["asked"]),
@@ -49,7 +49,7 @@ class Installed:
 
     @property
     def versions(self) -> dict[str, str]:
-        """All versions, by names that say which environment a Python package is in."""
+        """All versions, with a Python package's name prefixed by its environment."""
         python = {
             f"{home}: {name}": version
             for home, found in self.python.items()
@@ -59,10 +59,10 @@ class Installed:
 
 
 def installed_in(tree: Path) -> Installed:
-    """Read what is installed in ``tree``; BuildFailed if it has not exactly one kernel."""
+    """Read what is installed in ``tree``; BuildFailed unless it has exactly one kernel."""
     kernels = sorted(path.name.partition("-")[2] for path in (tree / "boot").glob("vmlinuz-*"))
     if len(kernels) != 1:
-        raise BuildFailed(f"{tree}: {len(kernels)} kernels in its /boot, not one")
+        raise BuildFailed(f"{tree}: expected one kernel in its /boot, found {len(kernels)}")
     automatic = {
         name
         for name, fields in _stanzas(tree / "var/lib/apt/extended_states")
@@ -89,12 +89,12 @@ def _python_packages(home: Path) -> dict[str, str]:
 
 
 def _stanzas(path: Path) -> list[tuple[str, dict[str, str]]]:
-    """Return name and fields of each paragraph of a file of dpkg's or apt's; none if missing."""
+    """Return the name and fields of each paragraph in a dpkg or apt file; none if it is missing."""
     if not path.exists():
         return []
     found = []
     for paragraph in path.read_text("utf-8").split("\n\n"):
-        # A line that begins with a blank goes on with the field before it.
+        # A line that begins with a blank continues the field before it.
         lines = (line for line in paragraph.splitlines() if line and not line[0].isspace())
         fields = {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
         if fields:

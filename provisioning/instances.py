@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is known of a machine between two runs of ours: a directory per instance.
+"""The state of a machine between two commands: one directory per instance.
 
-Why it exists: ``up`` ends and the machine goes on; ``ssh`` and ``down`` come
-later, in other processes. Its rules: what runs is what ``/proc`` says runs,
-never what a file says; a process is ours only if its command line names our
-instance, so a reused process id is never ended; and one process at a time
+The machine outlives ``up``; ``ssh`` and ``down`` find it later, from other processes.
+``/proc`` decides what runs, never a file. A process is ours only if its command line
+names our instance, so a reused process id is never killed. Only one process at a time
 changes an instance.
 """
 
@@ -33,7 +32,7 @@ NAME = re.compile(r"[a-z0-9.-]+(@[A-Za-z0-9_.-]+)?")
 
 @dataclass(frozen=True)
 class Access:
-    """How to reach an instance that is up: the part of its state that ssh needs."""
+    """How ssh reaches an instance that is up."""
 
     host: str
     port: int
@@ -41,16 +40,16 @@ class Access:
     key: str
     control: str
     ready: bool = False
-    """Whether it took a command since it was started."""
+    """Whether it has accepted a command since its start."""
 
     def address(self) -> Address:
-        """Return it as the guest wants it."""
+        """Return the address for a :class:`Guest`."""
         return Address(self.host, self.port, self.user, (Path(self.key),), Path(self.control))
 
 
 @dataclass(frozen=True)
 class Instance:
-    """One machine by name: a guest's name, or ``guest@anything`` for another of the same."""
+    """One machine by name: a guest's name, or ``guest@anything`` for another of the same kind."""
 
     name: str
 
@@ -60,7 +59,7 @@ class Instance:
 
     @property
     def directory(self) -> Path:
-        """Where everything about it is kept."""
+        """The directory of all its files."""
         return STATE / self.name
 
     @property
@@ -70,17 +69,17 @@ class Instance:
 
     @property
     def pid_file(self) -> Path:
-        """Written by QEMU itself, so there is no moment at which it runs unrecorded."""
+        """Written by QEMU itself, so it never runs unrecorded."""
         return self.directory / "pid"
 
     @property
     def console(self) -> Path:
-        """All that the kernel and the boot wrote to the serial line."""
+        """The output of the kernel and the boot on the serial line."""
         return self.directory / "console.log"
 
     @property
     def log(self) -> Path:
-        """What QEMU itself had to say."""
+        """QEMU's own output."""
         return self.directory / "qemu.log"
 
     @property
@@ -89,7 +88,7 @@ class Instance:
         return self.directory / "access.json"
 
     def pid(self) -> int | None:
-        """Return the process that is this machine, if it runs."""
+        """Return the id of this machine's process, if it runs."""
         with suppress(FileNotFoundError, ValueError):
             pid = int(self.pid_file.read_text("ascii"))
             if self.is_process(pid):
@@ -112,12 +111,12 @@ class Instance:
             return None
 
     def record(self, access: Access) -> None:
-        """Note how it is reached, and whether it is up."""
+        """Store how to reach it, and whether it is up."""
         write_whole(self.access_file, json.dumps(asdict(access)))
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Be the only one to change it."""
+        """Hold the lock that permits changing it."""
         try:
             with locked(STATE / f"{self.name}.lock", wait=False):
                 yield
@@ -136,13 +135,13 @@ class Instance:
                 os.kill(pid, signum)
             if self._ended(pid, grace):
                 return True
-        raise GuestError(f"{self.name}: process {pid} does not end, not even by SIGKILL")
+        raise GuestError(f"{self.name}: process {pid} survived SIGKILL")
 
     def _ended(self, pid: int, grace: float) -> bool:
         deadline = time.monotonic() + grace
         while time.monotonic() < deadline:
             if not self.is_process(pid):
-                # A child of ours stays as a zombie until it is waited for.
+                # Our own child stays a zombie until it is waited for.
                 with suppress(ChildProcessError):
                     os.waitpid(pid, 0)
                 return True
@@ -150,7 +149,7 @@ class Instance:
         return False
 
     def forget(self) -> None:
-        """Remove all that is known of it. Its process must have ended."""
+        """Remove all its files. Its process must have ended."""
         access = self.access()
         if access is not None:
             shutil.rmtree(Path(access.control).parent, ignore_errors=True)

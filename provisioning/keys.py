@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ssh key that opens every guest of this user, made once.
+"""The ssh key for every guest of this user, made once.
 
-Why it exists: an image carries the public half from the day it is built, so
-the key must outlive images. Its rule: it is used for nothing but guests, which
-listen on loopback only.
+An image contains the public half, so the key must outlive images. It is used only for
+guests, which listen on loopback only.
 """
 
 from __future__ import annotations
@@ -15,12 +14,12 @@ from provisioning.cache import cache_directory, locked
 from provisioning.errors import ProvisioningError
 from provisioning.host import find_tool
 
-# No passphrase: tests use it, with nobody to ask.
+# No passphrase: tests use it unattended.
 OPTIONS = ("-q", "-t", "ed25519", "-N", "", "-C", "http-profiler guests")
 
 
 def private_key() -> Path:
-    """Return the private key's file, which is made if there is none."""
+    """Return the private key's file, making the key if there is none."""
     key = cache_directory() / "ssh" / "id_ed25519"
     if key.exists():
         return key
@@ -40,7 +39,7 @@ def private_key() -> Path:
         )
         if made.returncode != 0:
             raise ProvisioningError(f"ssh-keygen cannot make {key}: {made.stderr.strip()}")
-        # The private half last: it is what says that the pair is there.
+        # The private half last: its presence means that the pair is complete.
         aside.with_name(aside.name + ".pub").rename(key.with_name(key.name + ".pub"))
         aside.rename(key)
     return key

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lock files: the exact versions of all that a guest was last made of, in the repository.
+"""Lock files in the repository: the exact versions each guest was last built from.
 
-Why it exists: the same sources give another guest when the archive has moved on.
-Its rule: what can be had again is pinned, and what cannot is compared. PyPI keeps
-every version, so a build takes the locked ones; a distribution's archive keeps
-only the newest, so a build takes those, and says how many are not as locked.
+The same sources build a different guest once the archive has moved on. PyPI keeps
+every version, so a build installs the locked ones. A distribution's archive keeps
+only the newest, so a build installs those and reports how many differ from the lock.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ SHOWN = 3
 
 @dataclass(frozen=True)
 class Difference:
-    """One package that is not as locked; a version is ``None`` where it is not there at all."""
+    """One package that differs from the lock; ``None`` is the version of a missing package."""
 
     name: str
     locked: str | None
@@ -36,12 +35,12 @@ class Difference:
 
 
 def lock_file(name: str) -> Path:
-    """Return where the lock of the guest ``name`` is, or would be."""
+    """Return the path of the lock of the guest ``name``, which need not exist."""
     return LOCKS / f"{name}.json"
 
 
 def read_lock(name: str) -> Installed | None:
-    """Return the lock of a guest; ``None`` if it has none. CatalogError if it is no lock."""
+    """Return the lock of a guest; ``None`` if it has none. CatalogError if it is invalid."""
     try:
         text = lock_file(name).read_text("utf-8")
     except FileNotFoundError:
@@ -56,13 +55,13 @@ def read_lock(name: str) -> Installed | None:
 
 
 def write_lock(name: str, installed: Installed) -> Path:
-    """Make ``installed`` the lock of a guest; return its file."""
+    """Write ``installed`` as the lock of a guest; return its file."""
     write_whole(lock_file(name), json.dumps(installed.document(), indent=1) + "\n")
     return lock_file(name)
 
 
 def pins(lock: Installed | None) -> dict[str, list[str]]:
-    """Return for each virtual environment the requirements that pin it; none without a lock."""
+    """Return the requirements that pin each virtual environment; none without a lock."""
     if lock is None:
         return {}
     return {
@@ -72,7 +71,7 @@ def pins(lock: Installed | None) -> dict[str, list[str]]:
 
 
 def differences(locked: Mapping[str, str], found: Mapping[str, str]) -> list[Difference]:
-    """Compare versions by name; return what is not the same, in the order of names."""
+    """Compare versions by name; return what differs, sorted by name."""
     return [
         Difference(name, locked.get(name), found.get(name))
         for name in sorted(locked.keys() | found.keys())
@@ -80,8 +79,8 @@ def differences(locked: Mapping[str, str], found: Mapping[str, str]) -> list[Dif
     ]
 
 
-def in_short(found: list[Difference]) -> str:
-    """Say in one line how many there are, and which come first."""
+def summary(found: list[Difference]) -> str:
+    """Summarize in one line: how many, and the first of them."""
     first = ", ".join(str(one) for one in found[:SHOWN])
     more = ", ..." if len(found) > SHOWN else ""
-    return f"not as locked, {len(found)} of the versions: {first}{more}"
+    return f"versions that differ from the lock ({len(found)}): {first}{more}"

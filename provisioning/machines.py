@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A machine from first to last: built, booted, used, gone.
+"""The life of a machine: build, boot, use, take down.
 
-Why it exists: it is the one place that knows the order of things; command
-line, tests and demo all go through it. Its rules: ``up`` leaves a machine that
-is up or nothing; :func:`machine` always takes down again what it started, and
-leaves what Vagrant or Lima brought up as it is; when the machine itself was lost,
-its console is shown, and only then.
+This module alone knows the order; the command line, tests and demo all use it.
+``up`` leaves a machine that is up, or nothing. :func:`machine` always takes down what
+it started, and leaves alone what Vagrant or Lima brought up. The console is shown
+only if the machine itself was lost.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from provisioning.providers import DEFAULT, choose_provider, named_provider, qem
 
 
 def resolve(name: str | None) -> tuple[GuestSpec, Instance]:
-    """Return guest and instance for a name; no name is the default guest, and it is said why."""
+    """Return the guest and instance of a name; without one choose the default and print why."""
     if name is None:
         choice = default_guest()
         say(choice.reason)
@@ -36,7 +35,7 @@ def resolve(name: str | None) -> tuple[GuestSpec, Instance]:
 
 
 def build(name: str | None = None) -> Image:
-    """Return the image of a guest, building what of it is missing."""
+    """Return the image of a guest, building what is missing."""
     spec, _ = resolve(name)
     return ensure_image(spec)
 
@@ -49,7 +48,7 @@ def up(
     timeout: float = qemu.BOOT_TIMEOUT,
     icount: bool = False,
 ) -> tuple[Guest, bool]:
-    """Bring a guest up; return it and whether it was not up before. See :func:`machine`."""
+    """Bring a guest up; return it, and whether this call started it. See :func:`machine`."""
     chosen = choose_provider(provider, name)
     if chosen != DEFAULT:
         _check_icount(chosen, icount)
@@ -83,7 +82,7 @@ def attach(name: str, *, provider: str | None = None) -> Guest:
 def down(name: str, *, provider: str | None = None) -> bool:
     """Take a guest down and forget it; return whether it ran.
 
-    What a tool of the user's brought up is ended only if that provider is named.
+    A machine of Vagrant or Lima is ended only if that provider is named.
     """
     find_guest(name)
     named = named_provider(provider) or DEFAULT
@@ -104,18 +103,18 @@ def machine(
     timeout: float = qemu.BOOT_TIMEOUT,
     icount: bool = False,
 ) -> Iterator[Guest]:
-    """Yield a guest of one's own: fresh, and gone when the block ends.
+    """Yield a guest for the caller alone: fresh, and gone when the block ends.
 
-    ``instance`` names it (``debian-12@gw0``); without one it gets a name that
-    no other process has. It dies with this process, even if that is killed. A
-    guest that was brought up by hand is never touched. When the machine is lost,
-    the :class:`~provisioning.errors.MachineLost` carries its console.
+    ``instance`` names it (``debian-12@gw0``); without one it gets a name that no other
+    process has. It dies with this process, even if that is killed. A guest that the
+    user brought up is never touched. When the machine is lost, the
+    :class:`~provisioning.errors.MachineLost` carries its console.
 
-    With the providers vagrant and lima it is the machine that is up there, whatever
-    ``instance`` is, for one process at a time, and it stays up.
+    The providers vagrant and lima yield the machine that is up, whatever ``instance``
+    is, to one process at a time, and leave it up.
 
-    With ``icount``, which the provider qemu has alone, a nanosecond of the guest's
-    clock is one instruction.
+    With ``icount``, which only the provider qemu supports, each instruction advances the
+    guest's clock by a nanosecond.
     """
     if instance is not None and name is None:
         name = instance.partition("@")[0]
@@ -152,7 +151,7 @@ def machine(
 
 def _check_icount(tool: str, icount: bool) -> None:
     if icount:
-        raise GuestError(f"provider {tool} cannot count instructions: use {DEFAULT}")
+        raise GuestError(f"provider {tool} does not support icount: use {DEFAULT}")
 
 
 def _running(instance: Instance) -> Guest | None:
@@ -177,7 +176,7 @@ def _borrowed(tool: str, name: str | None, append: str) -> Iterator[Guest]:
     name = _name_with(tool, name, append)
     with Instance(f"{name}@{tool}").lock(), tempfile.TemporaryDirectory(dir="/tmp") as control:
         guest = using.attach(name)
-        # Now there is somebody to close a connection that all commands share.
+        # Only here is there a caller that will close the shared connection.
         guest.address = replace(guest.address, control=Path(control) / "ssh")
         try:
             guest.connect()
@@ -188,13 +187,13 @@ def _borrowed(tool: str, name: str | None, append: str) -> Iterator[Guest]:
 
 def _name_with(tool: str, name: str | None, append: str) -> str:
     if append:
-        raise GuestError(f"provider {tool} takes no arguments for a guest's kernel: use {DEFAULT}")
+        raise GuestError(f"provider {tool} does not support kernel arguments: use {DEFAULT}")
     if name is None:
         up_there = running(tool)
         name = up_there[0] if up_there else resolve(None)[0].name
     find_guest(name)
     if "@" in name:
-        raise GuestError(f"provider {tool} has one machine of each guest: {name} is another one")
+        raise GuestError(f"provider {tool} has one machine of each guest, so it cannot have {name}")
     return name
 
 
@@ -205,7 +204,7 @@ def _check_qemu() -> None:
 
 
 def _sweep() -> None:
-    """Remove what killed runs left: machines of a run that no longer run and that nobody holds."""
+    """Remove what killed runs left: their machines that neither run nor are locked."""
     for instance in known_instances():
         if "@" in instance.name and instance.pid() is None:
             with suppress(GuestError), instance.lock():

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an image was made of and which versions came of that, written down beside its disk.
+"""The record beside an image's disk: its inputs, and the versions it got from them.
 
-Why it exists: an image's name says that it is not the one wanted now; its manifest
-says why not. Its rule: it is written with the image, and never again.
+An image's name shows only that its inputs differ from the current ones; its manifest
+shows which. It is written with the image and never rewritten.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 from provisioning.cache import made
 from provisioning.installed import Installed
-from provisioning.locks import differences, in_short
+from provisioning.locks import differences, summary
 
 NAME = "manifest.json"
 
@@ -28,16 +28,16 @@ class Manifest:
     installed: Installed
 
     def write(self, directory: Path) -> None:
-        """Write it into the directory of an image."""
+        """Write this into the directory of an image."""
         document = {"inputs": self.inputs, "installed": self.installed.document()}
         (directory / NAME).write_text(json.dumps(document, indent=1), "utf-8")
 
-    def not_as_locked(self, lock: Installed | None) -> str | None:
-        """Say in one line what is not as locked; ``None`` if all is, or there is no lock."""
+    def lock_differences(self, lock: Installed | None) -> str | None:
+        """Summarize the differences from the lock; ``None`` without any, or without a lock."""
         if lock is None:
             return None
         found = differences(lock.versions, self.installed.versions)
-        return in_short(found) if found else None
+        return summary(found) if found else None
 
 
 def read_manifest(directory: Path) -> Manifest:
@@ -47,8 +47,8 @@ def read_manifest(directory: Path) -> Manifest:
 
 
 def latest_manifest(wanted: Path, guest: str) -> Manifest | None:
-    """Return that of the image ``wanted``, if it is built, else of the guest's used last."""
+    """Return the manifest of the image ``wanted`` if built, else of the guest's last used image."""
     directories = [wanted, *made(wanted.parent, guest)]
-    # Before there were manifests, images had none.
+    # Images built before manifests were introduced have none.
     found = (one for one in directories if (one / NAME).exists())
     return next((read_manifest(one) for one in found), None)

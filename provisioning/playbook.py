@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The playbook and its variables for a guest: the same for an image and a running machine.
+"""Runs the playbook, with the same variables for an image and for a running machine.
 
-Why it exists: Vagrant and Lima bring machines of their own, which become what
-an image of ours is by the same playbook. Its rules: what a guest is told comes
-from here alone; the product comes from a copy of the sources, so it does not change
-while the playbook runs.
+Vagrant and Lima start from their own images, which the same playbook turns into the
+equivalent of ours. All variables come from this module. The product is installed from
+a copy of the sources, so it does not change while the playbook runs.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ def system_variables(
 ) -> dict[str, Any]:
     """Return the variables of the playbook's part ``system``, for any guest.
 
-    ``pinned`` says what versions pip takes, for each virtual environment; by
+    ``pinned`` lists the versions pip installs, for each virtual environment; by
     default those of the guest's lock.
     """
     return {

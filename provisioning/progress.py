@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Says what is being done and how long it has taken, so that nobody waits in the dark.
+"""Prints each step and the time it takes, so that no user waits without knowing why.
 
-Why it exists: building and booting take from seconds to minutes. Its rule: on
-a terminal one line is kept up to date; anywhere else (a CI log, a pipe) a line
-at the start, one every 15 s, and one at the end. Everything goes to standard
-error: standard output belongs to what the user asked for.
+Building and booting take from seconds to minutes. On a terminal, one line is kept up
+to date. Elsewhere (a CI log, a pipe) a step prints a line at its start, one every
+15 s, and one at its end. Everything goes to standard error: standard output is for
+what the user requested.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Makes a guest's lock: its system built of the newest there is, and the versions written down.
+"""Locks a guest: builds its system from the newest versions and writes these down.
 
-Why it exists: what is pinned stays as it is until somebody says otherwise. Its
-rule: the lock is of what was really built, and what was built for it is kept: with
-the new lock a build would make the same.
+Pinned versions change only on request. The lock describes what was really built, and
+that build is kept, because a build with the new lock would give the same.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from provisioning.locks import lock_file, pins, write_lock
 
 
 def relock(spec: GuestSpec) -> Path:
-    """Build the system of a guest anew, of the newest there is, and lock that; return the lock."""
+    """Rebuild the system of a guest from the newest versions, lock these, and return the lock."""
     if os.geteuid() == 0:
         with building(spec) as log:
             build_and_lock(spec, log)
@@ -37,14 +36,14 @@ def relock(spec: GuestSpec) -> Path:
 
 
 def build_and_lock(spec: GuestSpec, log: Path) -> None:
-    """Do so as root, within :func:`building`."""
-    # A name that no digest has: it is never reused, should this process be killed.
+    """Build and lock as root; call this within :func:`building`."""
+    # No digest has this name, so a partial tree is never reused if this process is killed.
     newest = cache_directory() / "systems" / f"{spec.name}-newest"
     remove_tree(newest)
     try:
         build_system(spec, newest, log, {})
         installed = installed_in(newest)
-        # As if they had been pinned: pip took just these.
+        # Store it as the pinned build would be: pip installed exactly these versions.
         play(spec, newest, "pins", {}, log, pins(installed))
         give_to_caller(write_lock(spec.name, installed))
         tree = system_tree(spec)

@@ -1,18 +1,18 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# Installs what a host needs to build and boot guests, and nothing that is
-# there already: silent and quick when there is nothing to do.
+# Installs what a host needs to build and boot guests, and only what is missing: silent
+# and quick when there is nothing to do.
 #
 #   setup-host.sh           for the embedded guests
-#   setup-host.sh vagrant   and Vagrant with libvirt, and what makes boxes
-#   setup-host.sh browser   and Chromium, for the tests of the report
+#   setup-host.sh vagrant   in addition: Vagrant with libvirt, and tools that build boxes
+#   setup-host.sh browser   in addition: Chromium, for the tests of the report
 set -eu
 
 part=${1:-}
 case $part in
 '' | vagrant | browser) ;;
 *)
-    echo "setup-host: unknown part '$part': there are vagrant and browser" >&2
+    echo "setup-host: unknown part '$part': known are vagrant and browser" >&2
     exit 2
     ;;
 esac
@@ -27,7 +27,7 @@ aarch64) qemu=qemu-system-aarch64 qemu_package=qemu-system-arm ;;
     ;;
 esac
 
-# Programs of the system administrator, which an ordinary user's PATH may lack.
+# System programs, which an ordinary user's PATH may lack.
 PATH=$PATH:/usr/sbin:/sbin
 missing=
 
@@ -45,9 +45,9 @@ need e2fsprogs mke2fs
 need openssh-client ssh
 need gpg gpg
 need valgrind valgrind
-# The lines of docs/how-to/recipes.md.
+# The commands of docs/how-to/recipes.md.
 need jq jq
-# The manual page, completion and rotation are tried with what will use them.
+# The tests run the manual page, the completion and the log rotation with these.
 need groff-base groff
 need man-db man
 need zsh zsh
@@ -68,15 +68,15 @@ fi
 if [ "$part" = browser ]; then
     need chromium /usr/bin/chromium
     need chromium-driver /usr/bin/chromedriver
-    # Letters for the pictures.
+    # A font for the screenshots.
     need fonts-dejavu-core /usr/share/fonts/truetype/dejavu/DejaVuSans.ttf
 fi
 python3 -c 'import ensurepip, venv' 2>/dev/null || missing="$missing python3-venv"
 
-# Guests of Ubuntu need its key, which not every release of Debian has as a package.
+# Ubuntu guests need the key of Ubuntu's archive; not every Debian release packages it.
 ubuntu=
 if [ ! -e /usr/share/keyrings/ubuntu-archive-keyring.gpg ] && command -v apt-cache >/dev/null; then
-    # `show` says nothing about a package that the archive does not have.
+    # `show` prints nothing for a package that the archive does not have.
     ubuntu=$(apt-cache show ubuntu-keyring 2>/dev/null | sed -n '/^Package:/{s/^Package: *//p;q}')
 fi
 
@@ -107,7 +107,7 @@ install() {
 echo "setup-host: installing$missing${ubuntu:+ $ubuntu}" >&2
 # shellcheck disable=SC2086 # package names are words
 if ! install $missing $ubuntu; then
-    # Only now: lists that are fresh enough need no minute of fetching.
+    # Only if it failed: fetching the lists takes a minute.
     $as_root apt-get update --quiet
     # shellcheck disable=SC2086 # package names are words
     install $missing $ubuntu

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an image is made of, and the copies of it that go into one.
+"""The inputs of an image, and the copies of them that are installed in it.
 
-Why it exists: an image is named by the hash of its inputs, so the list of
-inputs must be the truth. Its rule: a build takes the product from a copy and names
-its image after that copy, so a file that is edited meanwhile is in the next
-image. The wheel is built from it too, with fixed times, and kept by the hash of its
-sources: the same sources give the same wheel, and the repository is left as it was.
+An image is named by the hash of its inputs, so their list must be complete. A build
+copies the product and names the image after that copy: a file edited meanwhile goes
+into the next image. The wheel is built from the copy too, with fixed times, and cached
+by the hash of its sources. The same sources give the same wheel, and the build leaves
+the repository unchanged.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ ANSIBLE = Path(__file__).with_name("ansible")
 
 BOX = "roles/box/"
 
-# What brings the product to other machines.
+# What installs the product on other machines.
 FLEET = ("fleet.yml", "roles/service/")
 
 PYPROJECT = REPOSITORY / "pyproject.toml"
@@ -61,23 +61,23 @@ DEMO_REQUIREMENTS = tuple(f"{folder}/requirements.txt" for folder in DEMO_SOURCE
 
 HOST_CERTIFICATES = Path("/usr/local/share/ca-certificates")
 
-# 1980-01-01, the earliest time a zip file, and so a wheel, can hold.
+# 1980-01-01, the earliest time that a zip file, and so a wheel, can hold.
 SOURCE_DATE_EPOCH = "315532800"
 
 KEPT_WHEELS = 4
 
 
 def profiler_dependencies() -> list[str]:
-    """Return what the profiler needs from PyPI, as pyproject.toml says."""
+    """Return the profiler's dependencies from PyPI, as in pyproject.toml."""
     project = tomllib.loads(PYPROJECT.read_text("utf-8"))["project"]
     return [str(requirement) for requirement in project.get("dependencies", [])]
 
 
 def system_inputs() -> dict[str, object]:
-    """Return what of the repository and the host shapes a guest's system."""
+    """Return the inputs of a guest's system from the repository and the host."""
     playbook = digest_files(ANSIBLE, [ANSIBLE])
     return {
-        # Of what makes a box of it, and of what is not for guests, an image knows nothing.
+        # The role that makes boxes, and what is not for guests, do not affect an image.
         "ansible": {
             name: content
             for name, content in playbook.items()
@@ -92,17 +92,17 @@ def system_inputs() -> dict[str, object]:
 
 
 def box_inputs() -> dict[str, str]:
-    """Return what of the playbook makes a box of an image."""
+    """Return the part of the playbook that turns an image into a box."""
     return digest_files(ANSIBLE, [ANSIBLE / BOX])
 
 
 def product_inputs(root: Path = REPOSITORY) -> dict[str, str]:
-    """Return what below ``root`` is the product, its demo and its load test."""
+    """Return the files below ``root`` of the product, its demo and its load test."""
     return digest_files(root, [root / name for name in PRODUCT_SOURCES])
 
 
 def copy_product(target: Path) -> Path:
-    """Copy the product's sources to ``target``, for which product_inputs() says the same."""
+    """Copy the product's sources to ``target``; product_inputs() of the copy is the same."""
     for name in PRODUCT_SOURCES:
         for file in source_files(REPOSITORY / name):
             copy = target / file.relative_to(REPOSITORY)
@@ -112,7 +112,7 @@ def copy_product(target: Path) -> Path:
 
 
 def wheel_of(sources: Path, log: Path) -> Path:
-    """Return the wheel of the profiler for a copy of the sources, building it if it is not kept."""
+    """Return the wheel of the profiler for a copy of the sources, built if not cached."""
     inputs = digest_files(sources, [sources / name for name in WHEEL_SOURCES])
     wheels = cache_directory() / "wheels"
     kept = wheels / f"profiler-{digest(inputs)}"
@@ -127,14 +127,14 @@ def wheel_of(sources: Path, log: Path) -> Path:
 
 
 def build_wheel(sources: Path, scratch: Path, wheels: Path, log: Path) -> None:
-    """Build the wheel of a copy of the product, in ``wheels``."""
+    """Build the wheel of a copy of the product into ``wheels``."""
     for name in WHEEL_SOURCES:
         if (sources / name).is_dir():
             shutil.copytree(sources / name, scratch / name)
         elif (sources / name).exists():
             (scratch / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(sources / name, scratch / name)
-    # The project names its README, and a build must not need the text of it.
+    # pyproject.toml names the README, but a build must not depend on its text.
     (scratch / "README.md").touch()
     run(
         [*_pip(), "wheel", "--quiet", "--no-deps", "--wheel-dir", str(wheels), str(scratch)],
@@ -144,7 +144,7 @@ def build_wheel(sources: Path, scratch: Path, wheels: Path, log: Path) -> None:
     )
     built = len(list(wheels.glob("*.whl")))
     if built != 1:
-        raise BuildFailed(f"building the wheel: {built} wheels were built, not one")
+        raise BuildFailed(f"building the wheel: expected one wheel, found {built}")
 
 
 def _pip() -> list[str]:

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who starts and stops a machine.
+"""The providers, which start and stop machines.
 
-Why it exists: a :class:`~provisioning.guest.Guest` is the same whoever started
-it. Its rules: ``qemu`` makes machines of its own and throws them away;
-``vagrant`` and ``lima`` bring up machines that are the user's, with modules that
-keep the :class:`Tool` protocol. Such a machine is used as it is, and ended
-only by who names its provider.
+A :class:`~provisioning.guest.Guest` is the same with every provider. ``qemu`` makes
+machines and throws them away. ``vagrant`` and ``lima``, modules that implement the
+:class:`Tool` protocol, manage machines that belong to the user. Such a machine is
+used as it is, and ended only if its provider is named.
 """
 
 from __future__ import annotations
@@ -28,44 +27,44 @@ DEFAULT = "qemu"
 
 
 class Tool(Protocol):
-    """What a module offers whose machines are the user's, for those of this repository."""
+    """What a module for a tool with the user's own machines implements."""
 
     def unavailable(self) -> str | None:
-        """Say why it cannot be used here; ``None`` when it can."""
+        """Return why the tool cannot be used here; ``None`` if it can."""
 
     def running(self) -> list[str]:
-        """Return the guests of guests.toml that are up. Starts nothing if there can be none."""
+        """Return the guests of guests.toml that are up. Runs nothing if there can be none."""
 
     def attach(self, name: str) -> Guest:
-        """Return a guest that is up; GuestError says how to bring it up."""
+        """Return a guest that is up, else raise a GuestError that explains how to bring it up."""
 
     def start(self, spec: GuestSpec) -> None:
-        """Bring a guest up and provision it; the tool's own output goes to standard error."""
+        """Bring a guest up and provision it; the tool's output goes to standard error."""
 
     def stop(self, name: str) -> bool:
-        """End a guest and remove its disk; return whether there was one."""
+        """Stop a guest and remove its disk; return whether there was one."""
 
 
-# In the order in which they are asked for a machine that is up.
+# The order in which they are searched for a machine that is up.
 TOOLS: dict[str, Tool] = {"vagrant": vagrant, "lima": lima}
 
 
-def named_provider(asked: str | None = None) -> str | None:
+def named_provider(requested: str | None = None) -> str | None:
     """Return the provider chosen by argument or GUEST_PROVIDER, if any."""
-    name = asked or os.environ.get("GUEST_PROVIDER") or None
+    name = requested or os.environ.get("GUEST_PROVIDER") or None
     if name not in (None, DEFAULT, *TOOLS):
         raise ProviderUnavailable(
-            f"unknown provider {name!r}: there are {', '.join((DEFAULT, *TOOLS))}"
+            f"unknown provider {name!r}: known are {', '.join((DEFAULT, *TOOLS))}"
         )
     return name
 
 
-def choose_provider(asked: str | None = None, guest: str | None = None) -> str:
+def choose_provider(requested: str | None = None, guest: str | None = None) -> str:
     """Return the provider to use for a guest, or for any if none is named.
 
-    The chosen one; else the tool that has it up; else qemu.
+    The chosen one; else the tool that has the guest up; else qemu.
     """
-    name = named_provider(asked)
+    name = named_provider(requested)
     if name is not None:
         return name
     for tool in TOOLS:
@@ -76,23 +75,23 @@ def choose_provider(asked: str | None = None, guest: str | None = None) -> str:
 
 
 def running(tool: str) -> list[str]:
-    """Return the guests that a tool has up; none, and a line that says why, if it does not work."""
+    """Return the guests that a tool has up; none, with a printed reason, if the tool fails."""
     try:
         return TOOLS[tool].running()
     except CatalogError:
-        # A mistake of ours, not of the tool.
+        # A mistake of the caller, not of the tool.
         raise
     except ProvisioningError as error:
-        say(f"provider {tool} is left out: {error}")
+        say(f"provider {tool} is ignored: {error}")
         return []
 
 
-def guests_up(asked: str | None = None) -> list[str]:
-    """Return the guests that a tool has up, of the tool to use; none if that is qemu.
+def guests_up(requested: str | None = None) -> list[str]:
+    """Return the guests that are up with the tool to use; none if that is qemu.
 
     Raises GuestError if the chosen tool has none up.
     """
-    name = named_provider(asked)
+    name = named_provider(requested)
     if name is None:
         return next((up for up in map(running, TOOLS) if up), [])
     if name == DEFAULT:
@@ -107,7 +106,7 @@ def guests_up(asked: str | None = None) -> list[str]:
 
 
 def usable(name: str) -> Tool:
-    """Return a tool that works here, or say why it does not."""
+    """Return a tool that works here, else raise ProviderUnavailable."""
     trouble = TOOLS[name].unavailable()
     if trouble is not None:
         raise ProviderUnavailable(f"provider {name} cannot be used: {trouble}")

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Machines that ``limactl start`` brings up from the templates in ``lima/``.
 
-Why it exists: who has Lima keeps a machine up and runs the tests against it. Its
-rules: limactl is asked, never its files; an instance is one of ours if the
-parameter ``guest`` of its template says so, whatever its name is; a machine is the
-user's and is left as it is, but what was created here and did not come up goes.
+A user of Lima keeps a machine up and runs the tests against it. This module queries
+limactl, never its files. An instance is one of ours if the parameter ``guest`` of its
+template identifies it, whatever its name is. A machine belongs to the user and is left
+as it is, except one that was created here and did not come up, which is deleted.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from provisioning.providers.sshconfig import address_of
 TEMPLATES = REPOSITORY / "lima"
 
 OLDEST = (2, 0, 0)
-"""What the templates ask for, as their ``minimumLimaVersion``."""
+"""The version the templates require, as their ``minimumLimaVersion``."""
 
 ANSWER_TIMEOUT = 60.0
-"""Seconds for limactl to say something."""
+"""Seconds limactl has to answer."""
 
 START_OPTIONS = ("--tty=false", "--timeout=30m")
-"""Nobody is asked anything, and a guest may take longer to provision than Lima's ten minutes."""
+"""No prompts, and more time to provision a guest than Lima's default of ten minutes."""
 
 PROVISIONED = "/usr/bin/http-profiler"
 
@@ -52,7 +52,7 @@ class LimaInstance:
 
     @classmethod
     def parse(cls, said: dict[str, Any]) -> LimaInstance:
-        """Read one; an instance that is broken has no configuration."""
+        """Parse one; a broken instance has no configuration."""
         config = said.get("config") or {}
         return cls(
             name=said["name"],
@@ -70,14 +70,14 @@ class LimaInstance:
 
 
 def unavailable() -> str | None:
-    """Say why it cannot be used here; ``None`` when it can."""
+    """Return why Lima cannot be used here; ``None`` if it can."""
     try:
         said = _ask("--version").strip()
         version = re.search(r"(\d+)\.(\d+)\.(\d+)", said)
-        # A version without numbers is a build from Lima's sources, which Lima takes for the newest.
+        # A version without numbers is a build from source, which Lima treats as the newest.
         if version and tuple(map(int, version.groups())) < OLDEST:
             oldest = ".".join(map(str, OLDEST))
-            return f"this is {said}, and the templates need {oldest}: install a newer Lima"
+            return f"this is {said}, but the templates need {oldest}: install a newer Lima"
         _instances()
     except (ToolMissing, ProviderUnavailable) as error:
         return str(error)
@@ -101,10 +101,10 @@ def attach(name: str) -> Guest:
         raise _not_running(instance)
     address = address_of(instance.ssh_config, instance.hostname)
     guest = Guest(name, address, console=instance.console)
-    # Lima calls an instance running from when it boots.
+    # Lima reports an instance as running from the start of its boot.
     if guest.exec(["test", "-x", PROVISIONED], check=False, timeout=120).returncode != 0:
         raise GuestError(
-            f"{name} is up with Lima, but not provisioned: wait until `limactl start` says"
+            f"{name} is up with Lima, but not provisioned: wait until `limactl start` prints"
             f" READY, or see /var/log/cloud-init-output.log in `limactl shell {instance.name}`"
         )
     return guest
@@ -123,7 +123,7 @@ def start(spec: GuestSpec) -> None:
 
 
 def stop(name: str) -> bool:
-    """End a guest and remove its disk; return whether there was one."""
+    """Stop a guest and remove its disk; return whether there was one."""
     instance = _find(name)
     if instance is None:
         return False
@@ -135,11 +135,11 @@ def _create(name: str) -> None:
     template = TEMPLATES / f"{name}.yaml"
     if not template.exists():
         there = ", ".join(sorted(path.stem for path in TEMPLATES.glob("*-*.yaml")))
-        raise GuestError(f"Lima has no template of {name}: lima/ has {there}")
+        raise GuestError(f"there is no Lima template of {name}: lima/ has {there}")
     if any(one.name == name for one in _instances()):
         raise GuestError(
             f"Lima has an instance {name} that is not from lima/{name}.yaml:"
-            f" `limactl rename {name} OTHER` lets it be"
+            f" `limactl rename {name} OTHER` keeps it"
         )
     try:
         _run(
@@ -165,14 +165,14 @@ def _not_running(instance: LimaInstance) -> GuestError:
         )
     why = f" ({'; '.join(instance.errors)})" if instance.errors else ""
     return GuestError(
-        f"Lima says that its instance {instance.name} is {instance.status.lower()}{why}:"
+        f"Lima reports that its instance {instance.name} is {instance.status.lower()}{why}:"
         f" `limactl delete --force {instance.name}` removes it"
     )
 
 
 def _find(name: str) -> LimaInstance | None:
-    """Return the instance that is a guest, of several one that runs, else that of its name."""
-    # Of a broken one the configuration, and so its template, may not be known.
+    """Return a guest's instance: of several, a running one, else the one with its name."""
+    # The configuration of a broken instance, and so its template, may be unknown.
     ours = [
         one
         for one in _instances()
@@ -187,7 +187,7 @@ def _instances() -> list[LimaInstance]:
         return [LimaInstance.parse(json.loads(line)) for line in said.splitlines() if line.strip()]
     except (ValueError, KeyError) as error:
         raise ProviderUnavailable(
-            f"`limactl list --json` says what is not understood: {error!r}"
+            f"`limactl list --json` printed something unexpected: {error!r}"
         ) from None
 
 
@@ -228,7 +228,7 @@ def _last(said: subprocess.CompletedProcess[str]) -> str:
 
 
 def _run(*arguments: str) -> None:
-    # What it says is for a person; standard output is not ours to fill.
+    # Its output is for a person; standard output is reserved for our own.
     done = subprocess.run([_limactl(), *arguments], stdin=subprocess.DEVNULL, stdout=2, check=False)
     if done.returncode != 0:
         raise GuestError(

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Machines that ``vagrant up`` brings up, as the Vagrantfile of this repository says.
+"""Machines that ``vagrant up`` brings up with this repository's Vagrantfile.
 
-Why it exists: who has Vagrant keeps a machine up for days and runs the tests
-against it. Its rules: Vagrant is asked, never its files, but where it has made
-no machine it is not even started, because that takes seconds; a machine is the
-user's and is left as it is.
+A user of Vagrant keeps a machine up for days and runs the tests against it. This
+module queries Vagrant rather than its files. Only where Vagrant has made no machine it
+is not run at all, because that takes seconds. A machine belongs to the user and is
+left as it is.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from provisioning.host import REPOSITORY, find_tool
 from provisioning.providers.sshconfig import address_of
 
 ANSWER_TIMEOUT = 120.0
-"""Seconds for Vagrant to say something; it is slow on a busy machine, and can hang on libvirt."""
+"""Seconds Vagrant has to answer; it is slow on a busy machine, and can hang on libvirt."""
 
 
 def unavailable() -> str | None:
-    """Say why it cannot be used here; ``None`` when it can."""
-    # Whether it works is told by the first question: each takes it seconds.
+    """Return why Vagrant cannot be used here; ``None`` if it can."""
+    # The first query shows whether it works: each one takes seconds.
     try:
         _find()
     except ToolMissing as error:
@@ -39,7 +39,7 @@ def running() -> list[str]:
     made = [name for name in load_catalog() if _is_made(name)]
     if not made:
         return []
-    # Time, machine, what it is about, and what is said of it.
+    # The fields are: time, machine, kind, value.
     said = [line.split(",") for line in _ask("status", "--machine-readable", *made)]
     states = {fields[1]: fields[3] for fields in said if fields[2:3] == ["state"]}
     return [name for name in made if states.get(name) == "running"]
@@ -66,7 +66,7 @@ def start(spec: GuestSpec) -> None:
 
 
 def stop(name: str) -> bool:
-    """End a guest and remove its disk; return whether there was one."""
+    """Stop a guest and remove its disk; return whether there was one."""
     if not _is_made(name):
         return False
     _run("destroy", "--force", name)
@@ -74,7 +74,7 @@ def stop(name: str) -> bool:
 
 
 def _is_made(name: str) -> bool:
-    # What Vagrant's own library looks at: it writes the id when a machine is made.
+    # The same file that Vagrant's library checks: it holds the id of a machine that exists.
     kept = REPOSITORY / os.environ.get("VAGRANT_DOTFILE_PATH", ".vagrant")
     return any(kept.glob(f"machines/{name}/*/id"))
 
@@ -107,7 +107,7 @@ def _ask(*arguments: str) -> list[str]:
 
 
 def _run(*arguments: str) -> None:
-    # What it says is for a person; standard output is not ours to fill.
+    # Its output is for a person; standard output is reserved for our own.
     done = subprocess.run([_find(), *arguments], cwd=REPOSITORY, stdout=2, check=False)
     if done.returncode != 0:
         raise GuestError(

@@ -114,7 +114,7 @@ def test_a_lima_that_the_templates_work_with(installed, place, version):
 def test_a_lima_that_is_too_old(installed, place, version):
     (place / "version").write_text(version)
     assert lima.unavailable() == (
-        f"this is limactl version {version}, and the templates need 2.0.0: install a newer Lima"
+        f"this is limactl version {version}, but the templates need 2.0.0: install a newer Lima"
     )
 
 
@@ -130,7 +130,7 @@ def test_a_lima_that_refuses_to_work_says_why(installed, place):
     [
         ("#!/bin/sh\nexit 126\n", "`limactl --version` ended with status 126"),
         ("#!/no/such/interpreter\n", "`limactl --version` cannot be run"),
-        ("#!/bin/sh\necho not JSON\n", "`limactl list --json` says what is not understood"),
+        ("#!/bin/sh\necho not JSON\n", "`limactl list --json` printed something unexpected"),
         ("#!/bin/sh\nexec /bin/sleep 60\n", "`limactl --version` gave no answer within 0 s"),
     ],
 )
@@ -257,7 +257,7 @@ def test_two_runs_do_not_create_the_same_guest(installed, place):
 
 def test_a_guest_without_a_template(installed):
     with pytest.raises(
-        GuestError, match=r"no template of debian-11: lima/ has debian-12, debian-13"
+        GuestError, match=r"no Lima template of debian-11: lima/ has debian-12, debian-13"
     ):
         lima.start(find_guest("debian-11"))
 

@@ -221,7 +221,7 @@ def test_a_full_disk_is_told_before_anything_is_begun(repository, monkeypatch, t
     monkeypatch.setattr(cache.shutil, "disk_usage", lambda path: free)
     with pytest.raises(
         image.BuildFailed,
-        match=r"^debian-12: 1\.5 GiB are free in .*/cache, and a build takes 5: free some, or",
+        match=r"^debian-12: 1\.5 GiB are free in .*/cache, but a build needs 5: free some, or",
     ):
         image.build(find_guest("debian-12"))
 
@@ -279,7 +279,7 @@ def test_a_lock_that_fails_leaves_the_old_one_and_no_tree(repository, monkeypatc
 
 @pytest.mark.parametrize(
     ("found", "says"),
-    [("3.1", ""), ("3.2", "debian-12: not as locked, 1 of the versions: /opt/tool: flask")],
+    [("3.1", ""), ("3.2", "debian-12: versions that differ from the lock (1): /opt/tool: flask")],
 )
 def test_a_build_that_is_not_as_locked_says_so_and_goes_on(
     repository, monkeypatch, tmp_path, capsys, found, says
@@ -296,7 +296,7 @@ def test_a_build_that_is_not_as_locked_says_so_and_goes_on(
     manifest = read_manifest(made.directory)
     assert manifest.installed.python == {"/opt/tool": {"flask": found}}
     assert manifest.inputs["locked Python packages"] == {"/opt/tool": ["flask==3.1"]}
-    said = [line for line in capsys.readouterr().err.splitlines() if "locked" in line]
+    said = [line for line in capsys.readouterr().err.splitlines() if "lock" in line]
     assert len(said) == bool(says)
     assert all(line.startswith(says) for line in said)
 

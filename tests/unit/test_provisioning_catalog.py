@@ -118,7 +118,7 @@ def test_without_security_leaves_the_other_archives(tmp_path):
         (("cpus = 2", "cpus = 2\ncores = 2"), "unknown key 'cores' of guest debian-12"),
         (("cpus = 2", 'cpus = "2"'), "cpus of guest debian-12 is '2', not a int"),
         (("cpus = 2", "cpus = true"), "cpus of guest debian-12 is True"),
-        (("cpus = 2", "cpus = 0"), "cpus of guest debian-12 is 0, not above 0"),
+        (("cpus = 2", "cpus = 0"), "cpus of guest debian-12 is 0, below 1"),
         (("cpus = 2", ""), "guest debian-12 has no cpus"),
         (
             ("cpus = 2", "cpus = 2\narchive_expired = 1"),
@@ -161,7 +161,7 @@ def test_debian_is_the_default_elsewhere_and_it_is_said_why(monkeypatch):
     monkeypatch.setattr(catalog, "archive_trouble", lambda spec: "no answer within 8 s")
     choice = default_guest()
     assert choice.spec.name == "debian-12"
-    assert choice.reason == "taking debian-12: ubuntu-24.04 is unreachable (no answer within 8 s)"
+    assert choice.reason == "using debian-12: ubuntu-24.04 is unreachable (no answer within 8 s)"
 
 
 def stand_in(monkeypatch, tmp_path, script):
@@ -179,7 +179,7 @@ def test_an_archive_that_answers(monkeypatch, tmp_path):
 def test_an_archive_without_its_key(monkeypatch, tmp_path):
     stand_in(monkeypatch, tmp_path, "echo 'E: The repository ... is not signed.'; exit 1")
     trouble = catalog.archive_trouble(find_guest("ubuntu-24.04"))
-    assert trouble == "the key of the ubuntu archive is not installed on this host"
+    assert trouble == "this host lacks the key of the ubuntu archive"
 
 
 def test_an_archive_that_says_no(monkeypatch, tmp_path):

@@ -11,7 +11,7 @@ from provisioning import check as check_module
 from provisioning import image, locks
 from provisioning.__main__ import main
 from provisioning.catalog import find_guest
-from provisioning.check import CANNOT_TELL, DIFFERS, SAME, ask_archive, changes, check
+from provisioning.check import CANNOT_TELL, DIFFERS, SAME, changes, check, query_archive
 from provisioning.errors import ArchiveUnreachable
 from provisioning.image import Image
 from provisioning.installed import Installed
@@ -41,7 +41,7 @@ def world(tmp_path, monkeypatch):
             raise state["archive"]
         return state["archive"]
 
-    monkeypatch.setattr(check_module, "ask_archive", ask)
+    monkeypatch.setattr(check_module, "query_archive", ask)
     return state
 
 
@@ -66,8 +66,8 @@ def test_a_newer_kernel_in_the_archive_is_said_plainly(world):
     status, lines = answer()
     assert status == DIFFERS == 1
     assert "kernel in the archive: linux-image-6.1.0-10-cloud-amd64 6.1.30-1" in lines
-    assert f"the archive has not what is locked: {KERNEL} 6.1.27-1 -> not there" in lines
-    assert lines[-1].startswith("a rebuild would differ: 2 of the lines")
+    assert f"the archive does not have what is locked: {KERNEL} 6.1.27-1 -> not there" in lines
+    assert lines[-1].startswith("a rebuild would differ: see 2 of the lines")
 
 
 def test_inputs_that_changed_are_listed(world):
@@ -96,7 +96,7 @@ def test_an_image_that_is_not_as_locked(world):
     Manifest(INPUTS, other).write(world["image"].directory)
     status, lines = answer()
     assert status == DIFFERS
-    assert "the image is not as locked: /opt/tool: flask 3.1 -> 3.2" in lines
+    assert "the image differs from the lock: /opt/tool: flask 3.1 -> 3.2" in lines
 
 
 def test_an_archive_that_cannot_be_reached_leaves_it_open(world):
@@ -104,7 +104,7 @@ def test_an_archive_that_cannot_be_reached_leaves_it_open(world):
     status, lines = answer()
     assert status == CANNOT_TELL == 125
     assert lines[-1] == (
-        "cannot tell what the archive would give: debian-12 is unreachable: no answer within 8 s"
+        "cannot tell what the archive would install: debian-12 is unreachable: no answer within 8 s"
     )
 
 
@@ -118,7 +118,7 @@ def test_a_guest_that_is_not_built_is_compared_by_its_lock(world, tmp_path):
     world["image"] = Image(tmp_path / "nothing" / "built")
     status, lines = answer()
     assert status == SAME
-    assert lines[0] == "no image is built here: only the lock is looked at"
+    assert lines[0] == "no image is built here: only the lock is checked"
 
 
 def test_without_a_lock_the_image_is_what_counts(world):
@@ -126,7 +126,7 @@ def test_without_a_lock_the_image_is_what_counts(world):
     world["archive"]["bash"] = "5.3-1"
     status, lines = answer()
     assert status == DIFFERS
-    assert "the archive has not what is built: bash 5.2-1 -> 5.3-1" in lines
+    assert "the archive does not have what is built: bash 5.2-1 -> 5.3-1" in lines
 
 
 def test_without_either_nothing_can_be_told(world, tmp_path):
@@ -135,7 +135,7 @@ def test_without_either_nothing_can_be_told(world, tmp_path):
     assert answer() == (
         CANNOT_TELL,
         [
-            "no image is built here: only the lock is looked at",
+            "no image is built here: only the lock is checked",
             "cannot tell: there is no lock either",
         ],
     )
@@ -155,7 +155,11 @@ def test_the_command_exits_with_the_answer(world, capsys):
     ("version", "status", "says"),
     [
         ("3.1", 0, ""),
-        ("3.2", 1, "debian-12: not as locked, 1 of the versions: /opt/tool: flask 3.1 -> 3.2"),
+        (
+            "3.2",
+            1,
+            "debian-12: versions that differ from the lock (1): /opt/tool: flask 3.1 -> 3.2",
+        ),
     ],
 )
 def test_strict_refuses_what_is_not_as_locked(world, monkeypatch, capsys, version, status, says):
@@ -224,7 +228,7 @@ def test_the_archive_is_asked_for_the_headers_of_the_kernel_that_it_has(tmp_path
     monkeypatch.setattr(check_module, "isolated", list)
     asked = ("bash", "linux-image-cloud-amd64", "linux-headers-6.1.0-9-cloud-amd64", "renamed")
     reference = Installed("6.1.0-9-cloud-amd64", asked, {}, {})
-    assert ask_archive(find_guest("debian-12"), reference) == {
+    assert query_archive(find_guest("debian-12"), reference) == {
         "bash": "5.3-1",
         "linux-image-6.1.0-10-cloud-amd64": "6.1.30-1",
         "linux-image-cloud-amd64": "6.1.30-1",
@@ -238,4 +242,4 @@ def test_an_unreachable_archive_is_not_asked(monkeypatch):
     monkeypatch.setattr(image, "archive_trouble", lambda spec: "no answer within 8 s")
     monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: pytest.fail("something was run"))
     with pytest.raises(ArchiveUnreachable, match=r"ubuntu-20\.04 is unreachable: no answer"):
-        ask_archive(find_guest("ubuntu-20.04"), INSTALLED)
+        query_archive(find_guest("ubuntu-20.04"), INSTALLED)

@@ -39,7 +39,7 @@ def test_a_guest_whose_archive_cannot_be_reached_is_unreachable(
 def test_a_check_of_it_cannot_tell(unreachable, capsys, guest):
     assert main(["build", "--check", guest]) == 125
     assert capsys.readouterr().out.splitlines() == [
-        f"{guest}: no image is built here: only the lock is looked at",
+        f"{guest}: no image is built here: only the lock is checked",
         f"{guest}: cannot tell: there is no lock either",
     ]
 

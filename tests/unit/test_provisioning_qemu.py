@@ -106,7 +106,7 @@ def test_a_clock_that_counts_instructions_takes_one_thread_and_one_processor():
 
 
 def test_a_guest_with_more_processors_is_refused_before_it_hangs(state):
-    with pytest.raises(GuestError, match="on one processor only, and it has 2: take a guest with"):
+    with pytest.raises(GuestError, match="with one processor only, and it has 2: use a guest with"):
         qemu.start(find_guest("debian-12"), IMAGE, Instance("debian-12"), icount=True)
     assert not Instance("debian-12").directory.exists()
 

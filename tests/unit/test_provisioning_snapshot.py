@@ -259,7 +259,7 @@ def test_a_snapshot_that_does_not_load_is_removed_and_the_guest_boots(
     monkeypatch.setattr(qemu, where, fails)
     assert up(machine)
     assert said(capsys)[0] == (
-        "debian-12: its snapshot is removed, and it boots:"
+        "debian-12: booting, and removing its snapshot:"
         " QEMU ended with status 1 before the guest was up"
     )
     assert runs[-4:] == ["boots", "is kept", "is back", "is resumed"]
@@ -274,7 +274,7 @@ def test_a_snapshot_that_cannot_be_copied_stays(machine, runs, monkeypatch, caps
     monkeypatch.setattr(qemu.snapshot, "copy", full)
     assert up(machine)
     assert said(capsys)[0] == (
-        "debian-12: its snapshot cannot be copied, so it boots:"
+        "debian-12: booting, because its snapshot cannot be copied:"
         " cp: error writing: No space left on device"
     )
     assert machine.snapshot.read_text() == "kept"
@@ -288,7 +288,7 @@ def test_a_guest_that_cannot_be_resumed_is_up_and_has_no_snapshot(
 
     monkeypatch.setattr(qemu, "complete_resume", fails)
     assert up(machine)
-    assert "debian-12: no snapshot is kept: its clock cannot be set: no answer" in said(capsys)
+    assert "debian-12: no snapshot was taken: its clock cannot be set: no answer" in said(capsys)
     assert contents(machine) == []
 
 

@@ -116,7 +116,7 @@ def test_no_space_for_what_a_machine_writes(programs, monkeypatch, capsys):
     monkeypatch.setattr(cache.shutil, "disk_usage", lambda path: free)
     assert trouble(capsys, "up", "debian-12") == (
         f"provisioning: debian-12: 0.5 GiB are free in {instances.STATE},"
-        " and a machine takes 1: free some"
+        " but a machine needs 1: free some"
     )
     assert left() == []
 
@@ -128,7 +128,7 @@ def test_a_guest_that_nobody_can_enter(programs, monkeypatch, capsys):
     assert command_line.main(["up", "debian-12"]) == 125
     assert capsys.readouterr().err.splitlines()[-2:] == [
         "http-profiler guest: ready",
-        "provisioning: debian-12: ssh lets nobody in",
+        "provisioning: debian-12: ssh accepts no login",
     ]
     assert left() == []
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The embedded provider: a QEMU process per machine, nothing installed, nothing configured.
+"""The embedded provider: one QEMU process per machine; nothing to install or configure.
 
-Why it exists: it works wherever QEMU runs, without root, services or bridges.
-Its rules: each machine writes to a disk that is thrown away; KVM is used only
-where a short boot has shown that it works; an emulated guest boots once for its
-image, and later ones go on from a snapshot of that.
+It works wherever QEMU runs, without root, services or bridges. Each machine writes to
+a disk that is thrown away. KVM is used only where a short boot has shown that it
+works. An emulated guest boots once for its image; later guests resume from a snapshot
+of that boot.
 """
 
 from __future__ import annotations
@@ -32,36 +32,36 @@ from provisioning.providers.qemu.command import (
     KVM,
     TCG,
     Accelerator,
-    behind_it,
+    host_side,
     seen_by_guest,
 )
 from provisioning.providers.qemu.resume import complete_resume
 
 USER = "tester"
 
-# Emulation on a busy machine of two cores, with a margin.
+# Emulation on a busy machine with two cores, with a margin.
 BOOT_TIMEOUT = 180.0
 
-# Seconds on an idle host; half a minute was seen on a very busy one.
+# Seconds to resume on an idle host; half a minute was seen on a very busy one.
 LOAD_TIMEOUT = 120.0
 
-# One thread emulates all of it, and each instruction is counted.
+# One thread emulates the whole machine and counts each instruction.
 ICOUNT_BOOT_TIMEOUT = 1800.0
 
 ATTEMPTS = 5
 
-# GiB: what a guest writes. QEMU would stop one that finds no space, and say nothing.
+# GiB that a guest may write. QEMU pauses a guest silently when the disk is full.
 SPACE_NEEDED = 1
 
 PORT_TAKEN = "Could not set up host forwarding"
 PANIC = "Kernel panic - not syncing"
 
-# The role `embedded` has the guest's console say this.
+# The role `embedded` prints this on the guest's console.
 READY = b"http-profiler guest: ready"
 
 
 def unavailable() -> str | None:
-    """Say why no machine can be started here; ``None`` when one can."""
+    """Return why no machine can be started here; ``None`` if one can."""
     try:
         hardware = host_architecture()
         find_tool(hardware.qemu, hardware.qemu_package)
@@ -81,24 +81,23 @@ def start(
     bound: bool = False,
     icount: bool = False,
 ) -> Guest:
-    """Start a machine and wait until it takes commands; on any failure nothing is left of it.
+    """Start a machine and wait until it accepts commands; a failure leaves nothing of it.
 
-    ``append`` is added to the kernel's command line. A machine that is ``bound``
-    dies with the process that started it, even if that is killed. With ``icount``
-    a nanosecond of its clock is one instruction. ``timeout`` is how many seconds it
-    may take to boot.
+    ``append`` is added to the kernel's command line. A ``bound`` machine dies with the
+    process that started it, even if that is killed. With ``icount`` each instruction
+    advances the guest's clock by a nanosecond. ``timeout`` limits the boot, in seconds.
     """
     hardware = host_architecture()
     qemu = find_tool(hardware.qemu, hardware.qemu_package)
     accelerator = _accelerator(spec, qemu, hardware, image, icount)
-    # One that was killed while it started a machine may have left that.
+    # A process that was killed while it started this machine may have left files.
     stop(instance)
     instance.directory.mkdir(parents=True)
     try:
         _check_space(instance)
-        # In /tmp, for a Unix socket's path has room for 108 bytes.
+        # In /tmp, because the path of a Unix socket has at most 108 bytes.
         control = Path(tempfile.mkdtemp(prefix="http-profiler-", dir="/tmp"))
-        # Recorded before there is anything in it, so that it is never lost.
+        # Recorded while it is still empty, so that it is never lost.
         access = Access("127.0.0.1", 0, USER, str(private_key()), str(control / "ssh"))
         instance.record(access)
         machine = Machine(spec, image, instance, access, qemu, hardware, accelerator, append, bound)
@@ -116,10 +115,10 @@ def _accelerator(
 ) -> Accelerator:
     if icount:
         if spec.cpus != 1:
-            # QEMU would start it, and it would never come up.
+            # QEMU would accept it, but the guest would never come up.
             raise GuestError(
-                f"{spec.name}: instructions are counted on one processor only, and it has"
-                f" {spec.cpus}: take a guest with cpus = 1 in guests.toml"
+                f"{spec.name}: icount works with one processor only, and it has"
+                f" {spec.cpus}: use a guest with cpus = 1 in guests.toml"
             )
         return ICOUNT[hardware.machine]
     return KVM if kvm.trouble(qemu, hardware, image) is None else TCG[hardware.machine]
@@ -130,13 +129,13 @@ def _check_space(instance: Instance) -> None:
     if free < SPACE_NEEDED:
         raise GuestError(
             f"{instance.name}: {free:.1f} GiB are free in {instance.directory.parent},"
-            f" and a machine takes {SPACE_NEEDED}: free some"
+            f" but a machine needs {SPACE_NEEDED}: free some"
         )
 
 
 @dataclass(frozen=True)
 class Machine:
-    """All that is decided about a machine before its port is."""
+    """All decisions about a machine, except its port."""
 
     spec: GuestSpec
     image: Image
@@ -148,14 +147,14 @@ class Machine:
     append: str
     bound: bool
     loads: bool = False
-    """Whether it goes on from its snapshot instead of booting."""
+    """Whether it resumes from its snapshot instead of booting."""
 
     @property
     def snapshot(self) -> Path | None:
-        """Where its snapshot is, or will be, if it is to have one.
+        """The path of its snapshot, if it is to have one.
 
-        Not on KVM, where a boot takes seconds; not where instructions are counted, which
-        begins with the boot; and who gives the kernel arguments wants to see what they do.
+        It has none with KVM, where a boot takes seconds; with icount, where counting
+        begins at the boot; and with kernel arguments, whose effect the user wants to see.
         """
         if self.accelerator is not TCG[self.hardware.machine] or self.append:
             return None
@@ -163,18 +162,18 @@ class Machine:
 
     @property
     def monitor(self) -> Path:
-        """Where it listens for commands of QEMU's, if it is to have a snapshot."""
+        """The socket of QEMU's monitor, if the machine is to have a snapshot."""
         return Path(self.access.control).with_name("monitor")
 
     @property
     def how(self) -> str:
-        """What runs it, for a person."""
+        """What runs it, for messages."""
         name = self.accelerator.name
         return name if self.hardware.proven else f"{name}, untried: {self.hardware.machine}"
 
     def command(self, port: int) -> list[str]:
-        """Return the command that is the machine."""
-        command = [self.qemu, *self._seen_by_guest, *behind_it(self.instance, port)]
+        """Return the QEMU command of the machine."""
+        command = [self.qemu, *self._seen_by_guest, *host_side(self.instance, port)]
         if self.loads:
             command += ["-loadvm", snapshot.TAG]
         elif self.snapshot is not None:
@@ -189,14 +188,14 @@ class Machine:
 
 
 def load(machine: Machine) -> Guest | None:
-    """Return a guest that goes on from its snapshot; ``None`` if there is none that does."""
+    """Return a guest resumed from its snapshot; ``None`` if there is none that works."""
     kept, name = machine.snapshot, machine.instance.name
     if kept is None or not kept.exists():
         return None
     try:
         snapshot.copy(kept, machine.instance.overlay)
     except ProvisioningError as error:
-        say(f"{name}: its snapshot cannot be copied, so it boots: {error}")
+        say(f"{name}: booting, because its snapshot cannot be copied: {error}")
         return None
     try:
         with step(f"{name}: loading a snapshot of Linux {machine.spec.kernel}x ({machine.how})"):
@@ -206,46 +205,47 @@ def load(machine: Machine) -> Guest | None:
     except (GuestError, MachineLost) as error:
         kept.unlink(missing_ok=True)
         reason = str(error).removeprefix(f"{name}: ")
-        say(f"{name}: its snapshot is removed, and it boots: {reason}")
+        say(f"{name}: booting, and removing its snapshot: {reason}")
         _end(machine.instance)
         return None
 
 
 def boot(machine: Machine, timeout: float) -> Guest:
-    """Return a guest that has booted; the first of its kind leaves a snapshot."""
+    """Return a guest that has booted; the first one of an image leaves a snapshot."""
     kept, name = machine.snapshot, machine.instance.name
     deadline = time.monotonic() + timeout
     with step(f"{name}: booting Linux {machine.spec.kernel}x ({machine.how})"):
         guest = try_boot(machine, deadline)
     if kept is not None:
         try:
-            with step(f"{name}: keeping a snapshot of it"):
+            with step(f"{name}: taking a snapshot"):
                 snapshot.take(kept, guest, machine.instance, machine.monitor, machine.spec.memory)
                 wait_again(guest, machine.instance)
-                # Its clock stood still meanwhile. And what cannot be done here is not kept.
+                # Its clock stood still meanwhile. And a snapshot that cannot be completed
+                # here is not kept.
                 complete_resume(guest)
         except ProvisioningError as error:
             kept.unlink(missing_ok=True)
             reason = str(error).removeprefix(f"{name}: ")
-            say(f"{name}: no snapshot is kept: {reason}")
+            say(f"{name}: no snapshot was taken: {reason}")
             wait_again(guest, machine.instance)
     return guest
 
 
 def try_boot(machine: Machine, deadline: float) -> Guest:
-    """Boot, and boot again after a panic that is the emulator's fault. Raises BootFailed."""
+    """Boot, and retry after a panic that the emulator caused. Raises BootFailed."""
     for attempt in range(ATTEMPTS):
         make_overlay(machine.image, machine.instance)
         try:
             return _run(machine, deadline)
         except BootFailed as error:
-            # A processor of the emulator may still run an instruction that another one has
-            # just replaced, as Linux does with its static keys while it boots: now and then
+            # An emulated processor may still run an instruction that another processor has
+            # just replaced, as Linux does with its static keys during the boot. Now and then
             # that ends in a panic ("int3").
             panicked = PANIC in error.details and machine.accelerator is not KVM
             if not panicked or attempt == ATTEMPTS - 1:
                 raise
-            say(f"{machine.instance.name}: its kernel panicked while it booted; again")
+            say(f"{machine.instance.name}: its kernel panicked during the boot; retrying")
     raise AssertionError("unreachable")
 
 
@@ -254,14 +254,14 @@ def _run(machine: Machine, deadline: float) -> Guest:
         try:
             return run_once(machine, _free_port(), deadline)
         except BootFailed as error:
-            # Another process may have taken the port since it was found free.
+            # Another process may have taken the port since it was free.
             if PORT_TAKEN not in error.details or attempt == ATTEMPTS - 1:
                 raise
     raise AssertionError("unreachable")
 
 
 def run_once(machine: Machine, port: int, deadline: float) -> Guest:
-    """Run QEMU and wait until the guest takes commands. Raises BootFailed."""
+    """Run QEMU and wait until the guest accepts commands. Raises BootFailed."""
     instance = machine.instance
     access = replace(machine.access, port=port)
     instance.record(access)
@@ -280,7 +280,7 @@ def run_once(machine: Machine, port: int, deadline: float) -> Guest:
         guest = guest_of(instance, access)
         guest.wait(deadline, alive=lambda: _check_running(instance, process))
     except BaseException:
-        # Its pid file may not be written yet, and then stop() would not know it.
+        # Its pid file may not be written yet, and then stop() would not find it.
         if process.poll() is None:
             process.kill()
             process.wait()
@@ -294,16 +294,16 @@ def _wait_until_ready(
     while not (instance.console.exists() and READY in instance.console.read_bytes()):
         _check_running(instance, process)
         if time.monotonic() > deadline:
-            raise BootFailed(f"{instance.name}: not up in time", last_words(instance))
+            raise BootFailed(f"{instance.name}: not up in time", console_and_log(instance))
         time.sleep(0.1)
 
 
 def wait_again(guest: Guest, instance: Instance) -> None:
-    """Wait until a guest that was paused takes commands again. Raises MachineLost."""
+    """Wait until a paused guest accepts commands again. Raises MachineLost."""
 
     def alive() -> None:
         if instance.pid() is None:
-            raise MachineLost(f"{guest.name}: QEMU has ended", last_words(instance))
+            raise MachineLost(f"{guest.name}: QEMU has ended", console_and_log(instance))
 
     guest.wait(time.monotonic() + LOAD_TIMEOUT, alive)
 
@@ -313,12 +313,12 @@ def _check_running(instance: Instance, process: subprocess.Popen[bytes]) -> None
     if status is not None:
         raise BootFailed(
             f"{instance.name}: QEMU ended with status {status} before the guest was up",
-            last_words(instance),
+            console_and_log(instance),
         )
 
 
 def counts_instructions(instance: Instance) -> bool:
-    """Whether the machine was started with ``icount``, and runs."""
+    """Whether the machine runs and was started with ``icount``."""
     pid = instance.pid()
     if pid is None:
         return False
@@ -326,7 +326,7 @@ def counts_instructions(instance: Instance) -> bool:
 
 
 def stop(instance: Instance) -> bool:
-    """End a machine and forget it; return whether it ran."""
+    """Stop a machine and remove its files; return whether it ran."""
     ran = _end(instance)
     instance.forget()
     return ran
@@ -340,17 +340,17 @@ def _end(instance: Instance) -> bool:
 
 
 def guest_of(instance: Instance, access: Access) -> Guest:
-    """Return the guest that an instance is."""
-    return Guest(instance.name, access.address(), console=lambda: last_words(instance))
+    """Return the guest of an instance."""
+    return Guest(instance.name, access.address(), console=lambda: console_and_log(instance))
 
 
-def last_words(instance: Instance) -> str:
+def console_and_log(instance: Instance) -> str:
     """Return the end of the machine's console and of QEMU's output."""
     return "\n".join(text for text in (tail(instance.console), tail(instance.log)) if text)
 
 
 def make_overlay(image: Image, instance: Instance) -> None:
-    """Make the disk that takes what a guest writes to its image."""
+    """Make the overlay disk, which receives the guest's writes to its image."""
     made = subprocess.run(
         [
             find_tool("qemu-img", "qemu-utils"),

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """QEMU's command line for a machine: what the guest sees, and what backs it on this host.
 
-Why it exists: a snapshot of a guest is good for a machine that looks the same to
-it, so what it looks like is one list, apart from paths and ports. Its rules: no
-device that no test uses; the image is only read, writes go to the overlay; the
-guest sees nobody but this host, which reaches its ssh on a loopback port.
+A snapshot only fits a machine that looks the same to its guest. So all that the guest
+sees is one list, separate from paths and ports. A machine has no device that no test
+uses. The image is only read; writes go to the overlay. The guest's network contains
+only this host, which reaches its ssh server on a loopback port.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from provisioning.instances import Instance
 
 @dataclass(frozen=True)
 class Accelerator:
-    """How instructions of the guest are run."""
+    """How the guest's instructions run."""
 
     name: str
     arguments: tuple[str, ...]
@@ -28,12 +28,12 @@ class Accelerator:
 
 KVM = Accelerator("KVM", ("-accel", "kvm", "-cpu", "host"))
 
-# Without la57: each memory access that misses would walk one table more, and
-# five levels are of no use below 128 TiB. Without svm: the guest would load KVM.
+# Without la57: each TLB miss would walk one table more, and five levels are useless
+# below 128 TiB. Without svm: the guest would load KVM.
 PROCESSORS = {"x86_64": "max,la57=off,svm=off", "aarch64": "max"}
 
-# Without the instructions that copy and clear a string of bytes fast: the emulator does a byte
-# at a time, where the kernel would move eight.
+# Without the instructions for fast string copy and clear: the emulator runs them a byte
+# at a time, where the kernel's own code moves eight.
 FASTER = {"x86_64": ",erms=off,fsrm=off", "aarch64": ""}
 
 TCG = {
@@ -41,9 +41,9 @@ TCG = {
     for machine, processor in PROCESSORS.items()
 }
 
-# The guest's clock counts instructions, one a nanosecond, however busy the host is. While
+# The guest's clock counts instructions, one per nanosecond, however busy the host is. When
 # the guest is idle its clock does not wait for the host's: it jumps to the next timer.
-# (The processor is as it was: figures of other processors would not compare.)
+# (The processor is unchanged: figures from different processors do not compare.)
 ICOUNT = {
     machine: Accelerator(
         "TCG, counting instructions",
@@ -60,7 +60,7 @@ def seen_by_guest(
     accelerator: Accelerator,
     append: str = "",
 ) -> list[str]:
-    """Return the arguments that say what the machine is to its guest."""
+    """Return the arguments that define what the guest sees."""
     return [
         "-nodefaults",
         "-no-user-config",
@@ -83,7 +83,7 @@ def seen_by_guest(
         "chardev:console",
         "-device",
         "virtio-blk-pci,drive=disk",
-        # No boot ROM: the guest never boots from the network.
+        # No boot ROM: no guest boots from the network.
         "-device",
         "virtio-net-pci,netdev=net,romfile=",
         "-device",
@@ -91,8 +91,8 @@ def seen_by_guest(
     ]
 
 
-def behind_it(instance: Instance, port: int) -> list[str]:
-    """Return the arguments that say what of this host the machine's devices stand for."""
+def host_side(instance: Instance, port: int) -> list[str]:
+    """Return the arguments that define what backs the machine's devices on this host."""
     return [
         "-name",
         f"http-profiler-{instance.name}",
@@ -114,22 +114,22 @@ def kernel_arguments(hardware: Architecture, append: str = "") -> str:
         "root=/dev/vda",
         "rw",
         f"console={hardware.console}",
-        # With -no-reboot a panic ends QEMU, and is noticed at once.
+        # With -no-reboot a panic ends QEMU, which is noticed at once.
         "panic=-1",
         *hardware.kernel_arguments,
-        # No guest of ours runs code of a stranger.
+        # No guest runs untrusted code.
         "mitigations=off",
-        # The network is configured for eth0, whatever the bus calls it.
+        # The network is configured for eth0, whatever the name on its bus.
         "net.ifnames=0",
-        # Without "bpf", for which systemd loads programs of its own: two seconds
-        # of emulation, and the product's are to be the only ones.
+        # Without "bpf": systemd would load programs of its own, which takes two seconds
+        # under emulation, and only the product's programs should be loaded.
         "lsm=lockdown,capability,landlock,yama,apparmor",
-        # A boot is told by units that fail, not by those that start.
+        # Failed units are enough to debug a boot; started ones need no line.
         "systemd.show_status=auto",
     ]
     return " ".join([*arguments, *append.split()])
 
 
 def escaped(path: Path) -> str:
-    """Return a path as it stands within an option, where a comma would start the next one."""
+    """Return a path escaped for use in an option, where a comma separates values."""
     return str(path).replace(",", ",,")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether KVM can be used here, tested by a boot.
+"""Tests whether KVM works here, with a boot.
 
-Why it exists: ``/dev/kvm`` can exist and hang. Its rule: only a kernel that came to
-its end on it is proof, and the answer is kept until the host is booted again.
+``/dev/kvm`` can exist and hang. Only a kernel that ran to its end proves that it
+works. The result is kept until the host is rebooted.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ DEVICE = Path("/dev/kvm")
 
 TIMEOUT = 10.0
 
-# The last thing a kernel without a disk does. One that only says hello may
-# hang a moment later: seen with a /dev/kvm that lacks what the kernel asks for.
+# The last message of a kernel without a disk. A kernel that only printed its first lines
+# may hang a moment later: seen with a /dev/kvm that lacks a feature the kernel needs.
 PROOF = b"Unable to mount root fs"
 
 
 def trouble(qemu: str, hardware: Architecture, image: Image) -> str | None:
-    """Say why KVM cannot be used; ``None`` when a boot has shown that it works.
+    """Return why KVM cannot be used; ``None`` if a boot has shown that it works.
 
-    The answer holds for one QEMU until the host is booted again.
+    The result is kept per QEMU until the host is rebooted.
     """
     if not os.access(DEVICE, os.R_OK | os.W_OK):
         return f"{DEVICE} cannot be used by this user"
@@ -42,7 +42,7 @@ def trouble(qemu: str, hardware: Architecture, image: Image) -> str | None:
     answer = cache_directory() / "kvm" / digest([boot, *build_of(qemu)])
     with suppress(FileNotFoundError):
         return answer.read_text("utf-8") or None
-    with step("trying whether KVM works here"):
+    with step("testing whether KVM works here"):
         found = _try(qemu, hardware, image)
     shutil.rmtree(answer.parent, ignore_errors=True)
     write_whole(answer, found or "")
@@ -87,6 +87,6 @@ def _try(qemu: str, hardware: Architecture, image: Image) -> str | None:
         finally:
             if process.poll() is None:
                 os.kill(process.pid, signal.SIGKILL)
-                # Stuck in the kernel it may stay; waiting for it must not.
+                # It may be stuck in the kernel; do not wait for it.
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(timeout=5.0)

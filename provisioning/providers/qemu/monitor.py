@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""QEMU's monitor (QMP): one JSON object a line, a command and its answer.
+"""QEMU's monitor (QMP): commands and answers, one JSON object per line.
 
-Why it exists: a machine can be told to write down its state only there. Its rule:
-what QEMU reports as it pleases is passed over; an answer that is an error is raised.
+Only the monitor can make a machine save its state. Events are ignored; an answer that
+is an error is raised.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from typing import Any
 
 from provisioning.errors import ProvisioningError
 
-# To write gigabytes on a busy host; who waits longer waits for a QEMU that hangs.
+# Enough to write gigabytes on a busy host; a slower QEMU hangs.
 TIMEOUT = 120.0
 
 
 class Monitor:
-    """A connection to a machine's monitor."""
+    """A connection to a machine's QEMU monitor."""
 
     def __init__(self, lines: BufferedRWPair) -> None:
         self._lines = lines
 
     def execute(self, command: str, **arguments: Any) -> Any:
-        """Run a command; return what it returns. Raises ProvisioningError with QEMU's message."""
+        """Run a command and return its result. Raises ProvisioningError with QEMU's message."""
         request = {"execute": command, "arguments": arguments}
         self._lines.write(json.dumps(request).encode() + b"\n")
         self._lines.flush()
@@ -41,7 +41,7 @@ class Monitor:
         raise ProvisioningError(f"QEMU's {command}: it ended without an answer")
 
     def execute_line(self, line: str) -> None:
-        """Run a command that is for a person, and says something only when it fails."""
+        """Run a command of the human monitor that prints something only if it fails."""
         said = self.execute("human-monitor-command", **{"command-line": line}).strip()
         if said:
             raise ProvisioningError(f"QEMU's {line}: {said}")

@@ -2,10 +2,10 @@
 """Snapshots of a booted guest, from which later guests resume.
 
 An emulated boot takes half a minute, and a second run of the tests should be quick. A
-snapshot is taken before anybody has used the guest. It is stored beside its image, one
-at most, and is removed with it. Its name is the hash of QEMU and of all that the guest
-sees of its machine. A copy is loaded, so it is never written again. Without a snapshot,
-or with one that does not load, a guest boots.
+snapshot is taken before anybody has used the guest. It is stored beside its image, at
+most one per image, and is removed with it. Its name is the hash of QEMU and of all that
+the guest sees of its machine. Machines load a copy, so a snapshot is never rewritten.
+Without a snapshot, or with one that does not load, a guest boots.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from provisioning.instances import Instance
 from provisioning.providers.qemu.kvm import build_of
 from provisioning.providers.qemu.monitor import monitor_at
 
-# What it is called within the disk.
+# The name of the saved state within the disk.
 TAG = "settled"
 
 SETTLED = b"http-profiler guest: settled"
 
-# Run as root in the guest, detached from the connection that started it, of which nothing
-# may remain. A few units of the boot still start when ssh already works.
+# Run as root in the guest, detached from the connection that started it, because nothing
+# of that connection may remain. Some units of the boot still start when ssh already works.
 SETTLE = f"""
 exec < /dev/null > /dev/null 2>&1
 systemctl is-system-running --wait
@@ -42,17 +42,18 @@ SETTLE_TIMEOUT = 120.0
 
 
 def path_of(image: Image, qemu: str, seen_by_guest: list[str]) -> Path | None:
-    """Return where the snapshot of such a machine is, or will be; ``None`` if it cannot be kept."""
+    """Return the path of such a machine's snapshot; ``None`` if it cannot have one."""
     if not os.access(image.directory, os.W_OK):
         return None
     return image.snapshot(digest([build_of(qemu), seen_by_guest, SETTLE]))
 
 
 def take(snapshot: Path, guest: Guest, instance: Instance, monitor: Path, memory: int) -> None:
-    """Keep a guest of ``memory`` MiB, which has just booted; it is disconnected, and goes on.
+    """Take a snapshot of a guest with ``memory`` MiB that has just booted.
 
-    Nothing is done if another process is at it. ProvisioningError says why there is
-    no snapshot; the guest goes on all the same.
+    This disconnects the guest, which then continues to run, even if no snapshot could
+    be taken: ProvisioningError gives the reason. Nothing happens if another process is
+    already taking one.
     """
     try:
         with locked(cache_directory() / "locks" / snapshot.name, wait=False):
@@ -67,12 +68,12 @@ def take(snapshot: Path, guest: Guest, instance: Instance, monitor: Path, memory
 
 
 def copy(snapshot: Path, overlay: Path) -> None:
-    """Make a copy of a snapshot the disk of a machine; ProvisioningError says why that failed."""
+    """Copy a snapshot to the disk of a machine; raises ProvisioningError."""
     _run(["cp", "--reflink=auto", str(snapshot), str(overlay)])
 
 
 def _check_space(memory: int, *places: Path) -> None:
-    # The state is written to the disk of the machine, and that is copied.
+    # The state is written to the machine's disk, and the disk is copied.
     needed = memory / 2**10
     for place in places:
         free = free_space(place)
@@ -89,7 +90,7 @@ def settle(guest: Guest, instance: Instance) -> None:
     deadline = time.monotonic() + SETTLE_TIMEOUT
     while SETTLED not in instance.console.read_bytes():
         if instance.pid() is None or time.monotonic() > deadline:
-            raise GuestError(f"it does not settle within {SETTLE_TIMEOUT:.0f} s")
+            raise GuestError(f"it did not settle within {SETTLE_TIMEOUT:.0f} s")
         time.sleep(0.1)
 
 
@@ -100,11 +101,12 @@ def _take(snapshot: Path, overlay: Path, monitor: Path) -> None:
     aside = directory / f".{snapshot.name}.{os.getpid()}.tmp"
     try:
         with monitor_at(monitor) as machine:
-            # It stands still until the copy is made, too.
+            # It stays paused until the copy is made, too.
             machine.execute("stop")
             try:
                 machine.execute_line(f"savevm {TAG}")
-                # What it has written is then in the file, but for counts that it still holds.
+                # The flush writes everything to the file, except reference counts that QEMU
+                # still holds.
                 machine.execute_line("qemu-io disk flush")
                 copy(overlay, aside)
             finally:
