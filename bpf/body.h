@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Bodies of which no more is wanted (MAX_BODY, of --max-body): their bytes are passed over
- * here, instead of being copied for user space to count.
+ * Skips the rest of bodies beyond MAX_BODY (--max-body): their bytes are counted here instead
+ * of being copied for user space to count.
  *
- * For that the kernel has to know where the next message begins. It does so only where that
- * is beyond doubt: HTTP/1 from the connection's first byte on, one message after the other,
- * each at the beginning of a call, with a Content-Length, or a request with neither that nor a
- * Transfer-Encoding (RFC 9112, 6.3). Whatever else it meets - HEAD, which has an answer
- * without the body that it tells of; statuses that have none; Expect; chunks; messages behind
- * each other in one call; a head in several segments - ends this for the connection, and
- * everything is forwarded from there on.
+ * For that the kernel must know where the next message begins. It only does so in the certain
+ * cases: HTTP/1 from the connection's first byte on, one message after the other, each at the
+ * beginning of a call, with a Content-Length, or a request with neither that nor a
+ * Transfer-Encoding (RFC 9112, 6.3). Anything else ends this for the connection, and
+ * everything from there on is forwarded: HEAD, whose response announces a body that it does
+ * not have; statuses without a body; Expect; HTTP chunks; several messages in one call; a head
+ * in several segments.
  */
 #ifndef HTTP_PROFILER_BODY_H
 #define HTTP_PROFILER_BODY_H
@@ -20,7 +20,7 @@
 #ifdef MAX_BODY
 #define LENGTH_DIGITS 12
 
-/* The first bytes of fields' names in lower case, as little-endian numbers. */
+/* The first bytes of field names in lower case, as little-endian numbers. */
 #define CONTENT_     0x2d746e65746e6f63ULL /* content- */
 #define LENGTH_COLON 0x3a6874676e656cULL   /* length: */
 #define TRANSFER     0x726566736e617274ULL /* transfer */
@@ -38,17 +38,17 @@ static __always_inline u64 eight_bytes(const u8 *bytes, u64 at)
 	return *(const u64 *)(bytes + at);
 }
 
-/* Each byte of a word, and of one the lowest that is zero, by its highest bit. */
+/* A byte repeated to a word. A mark, the high bit, at zero bytes; only the lowest mark is reliable. */
 #define EACH_BYTE(byte)  ((byte) * 0x0101010101010101ULL)
 #define ZERO_BYTES(word) (((word) - EACH_BYTE(1ULL)) & ~(word) & EACH_BYTE(0x80ULL))
-/* The number of the lowest byte that is marked so: 1 << 8 * n, times this, has n on top. */
+/* The index of the lowest marked byte: 1 << 8 * n, times this, has n in its top bits. */
 #define NUMBER_OF_LOWEST(marked) \
 	((((marked) & -(marked)) >> 7) * 0x0001020304050607ULL >> 56)
 
-/* A turn of look_through() looks at so many bytes at most, from where it stands. */
+/* One iteration of look_through() examines at most this many bytes. */
 #define LOOKED_AT 24
 
-/* Copy the bytes of a head that are to be known. Returns -1 if they cannot be read. */
+/* Copy the bytes of a head to examine. Returns -1 if they cannot be read. */
 static __always_inline int copy_head(volatile struct head *head, u8 *bytes, u64 data)
 {
 	u64 known = head->known & HEAD_MAX;
@@ -57,10 +57,10 @@ static __always_inline int copy_head(volatile struct head *head, u8 *bytes, u64 
 }
 
 /*
- * Find the end of a head, and what it says of its body: line by line, and to the end of a
- * line word by word. Where the search has come is kept in the map, so that for the verifier
- * one turn is like another. (Behind what is known there may be bytes of an earlier call; see
- * begin_message().)
+ * Find the end of a head and what it declares about its body: line by line, and word by word
+ * to the end of a line. The progress of the search is kept in the map, so that every
+ * iteration looks the same to the verifier. (The bytes after `known` may be those of an
+ * earlier call; see begin_message().)
  */
 static __always_inline void look_through(volatile struct head *head, u8 *bytes, u64 data)
 {
@@ -97,12 +97,12 @@ static __always_inline void look_through(volatile struct head *head, u8 *bytes, 
 		head->is_odd |= is_zero(name ^ TRANSFER) | is_zero(FIRST(name ^ EXPECT, 6));
 		if (!is_zero((name ^ CONTENT_) | FIRST(rest ^ LENGTH_COLON, 7)))
 			continue;
-		head->is_odd |= head->value; /* there is another */
+		head->is_odd |= head->value; /* a second one */
 		head->value = at + 15;
 	}
 }
 
-/* The number that is written at `at`; -1 if it is none, or a long one. */
+/* Parse the number at `at`; -1 if there is none, or it is too long. */
 static __always_inline s64 number_at(const u8 *bytes, u64 at)
 {
 	u64 number = 0;
@@ -141,7 +141,7 @@ static __always_inline s64 length_of_body(volatile struct head *head, const u8 *
 	return head->value ? number_at(bytes, head->value) : 0;
 }
 
-/* Whether the bytes of a call are all of a body, and none of them is wanted. */
+/* Whether all bytes of a call belong to a body, and none of them is wanted. */
 static __always_inline int
 is_beyond_limit(struct connection *connection, u64 direction, u64 position, u32 size)
 {
@@ -149,7 +149,7 @@ is_beyond_limit(struct connection *connection, u64 direction, u64 position, u32 
 	       position + size <= connection->next[direction];
 }
 
-/* A message begins with a call: find out where it ends. Returns -1 if that is not certain. */
+/* A call begins a message: find its end. Returns -1 if that is not certain. */
 static __always_inline int begin_message(struct connection *connection, struct workspace *work,
 					 struct call *call, u64 direction, u64 position)
 {
@@ -167,12 +167,12 @@ static __always_inline int begin_message(struct connection *connection, struct w
 	head->moved = call->size;
 	look_through(head, bytes, walk->data);
 	s64 length = length_of_body(head, bytes);
-	/* The end of the head may be one that an earlier call left. */
+	/* The end of the head may be a leftover of an earlier call. */
 	if (length < 0 || head->size > head->known)
 		return -1;
 	connection->wanted[direction] = position + head->size + MAX_BODY;
 	connection->next[direction] = position + head->size + length;
-	/* From the map: what the verifier learns of the call's size it would keep apart to the end. */
+	/* From the map: the verifier would otherwise track each range of the call's size to the end. */
 	u64 ready = (u64)head->size + MAX_BODY;
 	u64 moved = head->moved;
 	if (ready > moved)
@@ -183,8 +183,8 @@ static __always_inline int begin_message(struct connection *connection, struct w
 }
 
 /*
- * A call is forwarded: keep in mind where the next message begins. What is uncertain once
- * stays so, for both directions: a request that was not seen may have been HEAD.
+ * A call is forwarded: remember where the next message begins. Once uncertain, this stays
+ * uncertain, in both directions: an unseen request may have been HEAD.
  */
 static __always_inline void follow_messages(struct connection *connection, struct workspace *work,
 					    struct call *call, u64 direction, u64 position)
@@ -202,7 +202,7 @@ static __always_inline void follow_messages(struct connection *connection, struc
 	}
 }
 
-/* Deliver what is in the event already; the call's other bytes are of a body, and not wanted. */
+/* Deliver what is already in the event; the call's other bytes are unwanted body. */
 static __always_inline void forward_ready(struct connection *connection, struct workspace *work,
 					  struct call *call, u64 direction,
 					  struct counters *counters)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * One finished call, where it is worked on, and the way to user space.
+ * One finished call, the memory it is processed in, and the way to user space.
  */
 #ifndef HTTP_PROFILER_CALL_H
 #define HTTP_PROFILER_CALL_H
@@ -9,29 +9,29 @@
 #include "kernel.h"
 #include "payload.h"
 
-/* The most bytes of a head that are looked through; a mask as well. */
+/* The most bytes of a head that are examined; also a mask. */
 #define HEAD_MAX  2047
-/* So many are copied for that at first: most heads end before. */
+/* The first copy has this many: most heads are shorter. */
 #define HEAD_FIRST 511
-/* Of looking through it: a step is eight bytes, or to the end of one of 64 lines. */
+/* Steps of the search: a step is eight bytes, or to the end of one of 64 lines. */
 #define STEPS_MAX ((HEAD_MAX + 1) / 8 + 64)
 
-/* What a head says of its body (body.h); in a map, for the reason that payload.h has for a walk. */
+/* The body that a head declares (body.h); in a map for the same reason as a walk (payload.h). */
 struct head {
 	u32 moved;  /* bytes of the call */
-	u32 most;   /* of these: may be looked through */
+	u32 most;   /* of these: may be examined */
 	u32 known;  /* of these: copied */
-	u32 size;   /* bytes, with the empty line; 0: its end was not found */
-	u32 value;  /* where the value of Content-Length begins; 0: there is none */
-	u32 is_odd; /* there is something that makes its length uncertain */
-	u32 ready;  /* bytes of the call that are in the event already, and all that is wanted; or 0 */
-	u32 at;     /* how far it has been looked through */
+	u32 size;   /* bytes of the head, with the empty line; 0: its end was not found */
+	u32 value;  /* where the value of Content-Length begins; 0: none */
+	u32 is_odd; /* something makes the length uncertain */
+	u32 ready;  /* bytes of the call already in the event, if these are all wanted bytes; else 0 */
+	u32 at;     /* bytes examined so far */
 };
 
 /*
- * Where a call is worked on. A program never runs twice at once on a CPU, but another
- * may run there while it is preempted: so each that may has a slot of its own, here
- * and in the account. (SLOTS, and which is whose, is up to profiler/ingest/probe/generate.py.)
+ * Where a call is processed. A program never runs twice at once on a CPU, but another
+ * program may preempt it there. So each program has a slot of its own, here and in the
+ * account. (profiler/ingest/probe/generate.py assigns the slots and defines SLOTS.)
  */
 struct workspace {
 	struct walk walk;
@@ -50,21 +50,21 @@ struct call {
 	u64 tcp;      /* its struct tcp_sock, if it is plain TCP, or 0 */
 	u64 memory;   /* socket route: struct msghdr of the kernel; syscall route: the pointer argument; 0: not readable */
 	u64 flat;     /* socket route: the data, where there is no msghdr to read (struct inflight), or 0 */
-	u64 inode;    /* the socket's when the call began, or 0: take it now */
+	u64 inode;    /* the socket's inode when the call began; 0: read it now */
 	s32 syscall;  /* syscall route: its number */
 	u32 size;     /* bytes moved */
 	u32 slot;     /* the program's */
 	u32 msg_flags;
 	u8 direction;
 	u8 payload;   /* syscall route: what `memory` is */
-	u8 discarded; /* the bytes left the stream, but nobody got them */
+	u8 discarded; /* the bytes left the stream, but no process received them */
 	u8 look;      /* socket route: LOOK_* */
 	void *context; /* the program's, for the perf buffer */
 };
 
 /*
- * A helper is shown a part of `call`, so the compiler keeps all of it on the stack; the verifier
- * does not tell apart what it finds there, as it would values in registers.
+ * Helpers get a pointer into `call`, so the compiler keeps all of it on the stack. The
+ * verifier does not track values there separately, as it would in registers.
  */
 static __always_inline struct workspace *workspace_of(struct call *call)
 {
@@ -72,17 +72,17 @@ static __always_inline struct workspace *workspace_of(struct call *call)
 }
 
 /*
- * While a program runs on a CPU, the kernel skips it there for any other task. Where a
- * task can be preempted meanwhile, a second program looks at what the first did not
- * see: it runs after it, at the same function.
+ * While a program runs on a CPU, the kernel skips it there for every other task. Where a
+ * task can be preempted meanwhile, a second program handles what the first one missed: it
+ * runs after the first, at the same function.
  */
 #define LOOK_ONLY   0
 #define LOOK_FIRST  1
 #define LOOK_SECOND 2
 
 /*
- * By thread, a call that was in flight when the probe was attached, from /proc.
- * profiler/ingest/probe/inflight.py writes it.
+ * The calls that were in flight when the probe was attached, by thread, from /proc.
+ * profiler/ingest/probe/inflight.py writes this map.
  */
 struct inflight {
 	u64 descriptor;
@@ -102,16 +102,16 @@ enum payload {
 };
 
 /*
- * How much payload an event has, at most PAYLOAD_MAX. Taken back from memory so
- * that the verifier need not trace where it came from: it would follow it through
- * every turn of the loop in forward() and give up.
+ * How much payload an event has, at most PAYLOAD_MAX. Read back from memory so that the
+ * verifier does not track its origin: it would do so through every iteration of the loop in
+ * forward() and exceed its limit.
  */
 static __always_inline u64 captured_of(struct event *event)
 {
 	return *(volatile u32 *)&event->captured & PAYLOAD_MAX;
 }
 
-/* Not needed for what is left out, and on the socket route it has to be looked up. */
+/* Filtered calls do not need it, and the socket route must look it up. */
 static __always_inline s32 syscall_of(struct call *call, u64 task)
 {
 #ifdef ROUTE_SOCKET
@@ -123,10 +123,11 @@ static __always_inline s32 syscall_of(struct call *call, u64 task)
 
 #ifdef HAS_RING_BUFFER
 /*
- * How to hand over a record of `size` bytes, before which `waits` wait in the ring.
+ * How to submit a record of `size` bytes when `waits` bytes already wait in the ring.
  *
- * Waking the reader costs whoever made the call more than all else here. So it is woken when
- * a batch has come together, and looks by itself before it gets old (profiler/ingest/probe/ring.py).
+ * Waking the reader costs the calling process more than everything else here. So the reader
+ * is woken when a batch is complete, and polls before a batch gets old
+ * (profiler/ingest/probe/ring.py).
  */
 static __always_inline u64 wake_up(u64 waits, u64 size)
 {
@@ -137,9 +138,9 @@ static __always_inline u64 wake_up(u64 waits, u64 size)
 }
 
 /*
- * An event whose bytes are one range is made in the ring: made elsewhere, it would be copied
- * once more. The verifier has to know what is reserved there as a constant, so it is room for a
- * payload of a power of two, or of three quarters of one.
+ * An event whose bytes are one range is built in the ring, which saves a copy. The verifier
+ * must know the size of a reservation as a constant, so it is room for a payload of a power
+ * of two, or of three quarters of one.
  */
 #define ROOM_MIN 128
 
@@ -155,23 +156,23 @@ static __always_inline u64 room_for(u64 captured)
 	return captured <= (PAYLOAD_MAX + 1) / 4 * 3 ? (PAYLOAD_MAX + 1) / 4 * 3 : PAYLOAD_MAX + 1;
 }
 
-/* A record of the ring for an event with such a payload, or 0 if there is none. */
+/* Reserve a record in the ring for an event with such a payload; 0 if there is no room. */
 static __always_inline struct event *reserve(u64 room)
 {
 	return ringbuf_reserve(MAP(events), EVENT_HEADER + room, 0);
 }
 
-/* Hand over what reserve() gave. */
+/* Submit what reserve() returned. */
 static __always_inline void submit(struct event *event, u64 room)
 {
-	/* This record waits already, with the ring's own eight bytes and up to a multiple of them. */
+	/* The ring already counts this record, with its own eight bytes and padded to eight. */
 	u64 size = 8 + ((EVENT_HEADER + room + 7) & ~7ULL);
 
 	ringbuf_submit(event, wake_up(ringbuf_query(MAP(events), BPF_RB_AVAIL_DATA) - size, size));
 }
 #endif
 
-/* Hand a record to user space. Returns 0 if there was room. */
+/* Submit a record to user space. Returns 0 if there was room. */
 static __always_inline int output(struct call *call, void *record, u64 size)
 {
 #ifdef HAS_RING_BUFFER

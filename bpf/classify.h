@@ -2,17 +2,16 @@
 /*
  * Is this byte stream HTTP?
  *
- * Judged from the first WINDOW bytes of a direction, which may come in any
- * number of calls. The rule is generous - what it lets through by mistake, user
- * space recognises by its first line and has silenced (VERDICT_OTHER) - but it
- * never turns a start line away:
+ * Decided from the first WINDOW bytes of a direction, which may arrive in any number of
+ * calls. The rule is generous: user space recognises a false match by its first line and
+ * silences the connection (VERDICT_OTHER). But the rule never rejects a start line:
  *
  *     response   "HTTP/1."
  *     request    a token, one space, then what a request target can begin with:
  *                "/" "*" "h" "H", or anything after CONNECT   (RFC 9112, 3.2);
  *                HTTP/2's preface is "PRI * ..." and passes   (RFC 9113, 3.4)
  *     HTTP/2     a server may speak first: a SETTINGS frame;
- *                on a connection that was joined: a HEADERS frame  (RFC 9113, 4.1)
+ *                on a connection first seen mid-stream: a HEADERS frame  (RFC 9113, 4.1)
  *
  * A method of more than WINDOW - 2 bytes is not recognised.
  */
@@ -29,7 +28,7 @@ enum verdict {
 	VERDICT_OTHER,
 };
 
-/* "HTTP/1." as the number that its bytes are on a little-endian machine. */
+/* "HTTP/1." as its bytes read on a little-endian machine. */
 #define RESPONSE_START  0x2e312f50545448ULL
 #define RESPONSE_LENGTH 7
 
@@ -43,7 +42,7 @@ static __always_inline u8 judge_response(const u8 *bytes, u64 length)
 	return known == RESPONSE_LENGTH ? VERDICT_HTTP : VERDICT_OPEN;
 }
 
-/* The length is read anew each turn, so that the verifier does not tell turns apart by it. */
+/* The length is reloaded in each iteration, so that the verifier does not distinguish them by it. */
 static __always_inline u8 judge_request(const u8 *bytes, const volatile u8 *length)
 {
 #pragma clang loop unroll(disable)
@@ -71,9 +70,9 @@ static __always_inline u8 judge_request(const u8 *bytes, const volatile u8 *leng
 
 /*
  * The header of a frame: length (3 bytes), type, flags, stream (4 bytes, the first bit
- * reserved), as numbers on a little-endian machine. Below: what must be as it is, and
- * how. SETTINGS of stream 0, without flags, of less than 2 KiB; HEADERS of less than
- * 64 KiB with flags that it knows.
+ * reserved), as numbers on a little-endian machine. Below, each mask and the value it must
+ * give: SETTINGS of stream 0, without flags, of less than 2 KiB; HEADERS of less than
+ * 64 KiB with known flags only.
  */
 #define FRAME_HEADER  9
 #define SETTINGS_MASK 0xffffffffff00f8ffULL

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * What the probe remembers of a socket: how far each direction has come and
- * whether it speaks HTTP. Keyed by inode, so a socket is the same one through
- * fork, dup and a passed descriptor, and a reused descriptor is another.
+ * The probe's state for a socket: the position of each direction, and whether it is HTTP.
+ * Keyed by inode: a socket stays the same one through fork, dup and a passed descriptor,
+ * and a reused descriptor is another one.
  *
- * A connection seen from its first byte is judged once. One that was joined
- * later may be in the middle of a body, so each of its calls is judged afresh
- * until one begins a message.
+ * A connection seen from its first byte is classified once. One first seen mid-stream may
+ * be in the middle of a body, so each of its calls is classified again until one begins a
+ * message.
  */
 #ifndef HTTP_PROFILER_CONNECTION_H
 #define HTTP_PROFILER_CONNECTION_H
@@ -15,24 +15,24 @@
 #include "counters.h"
 #include "socket.h"
 
-/* A power of two above WINDOW, and room for that much after any start below it. */
+/* A power of two above WINDOW, with room for that many bytes after any start below it. */
 #define PREFIX_SPACE 64
 #define PREFIX_MASK  31
 
 struct connection {
-	u64 inode;            /* 0: none is kept here */
-	u64 claims;           /* 0: free, if it is a socket's own place, see free_place() */
+	u64 inode;            /* 0: this place is free */
+	u64 claims;           /* how often a socket's own place was claimed; 0: free, see free_place() */
 	u64 position[2];
 	u32 sequence[2];      /* TCP's own position after the last call, see missed_before() */
 	u8 verdict;           /* profiler/ingest/probe/bcc.py writes VERDICT_OTHER here */
 	u8 flags;             /* FLAG_JOINED */
 	u8 after_loss[2];
-	u8 forwarded;         /* user space has an event of this connection */
+	u8 forwarded;         /* user space has received an event of this connection */
 	u8 prefix_length[2];
-	u8 named;             /* user space has its names (Unix) */
-	u32 sending;          /* calls that send and have not ended, see begin_sending() */
-	u32 looked[2];        /* thread of the last call that was looked at, see was_looked_at() */
-	u32 pid;              /* process that was introduced last, see introduce_process() */
+	u8 named;             /* user space has received its names (Unix) */
+	u32 sending;          /* send calls that have not returned, see begin_sending() */
+	u32 looked[2];        /* thread of the last call that was processed, see was_looked_at() */
+	u32 pid;              /* last process that was introduced, see introduce_process() */
 	u64 start_time;
 	u64 exec_id;
 	struct ends ends;
@@ -40,20 +40,20 @@ struct connection {
 #ifdef MAX_BODY
 	u64 next[2];          /* position of the next message, see body.h */
 	u64 wanted[2];        /* position after the wanted part of a body */
-	u8 passed_over[2];    /* bytes before the next event are of a body, and not wanted */
-	u8 is_unframed;       /* it is not certain any more where messages begin */
+	u8 passed_over[2];    /* the bytes before the next event are unwanted body */
+	u8 is_unframed;       /* where messages begin is no longer certain */
 #endif
 };
 
 /*
- * A connection is kept at the place that the last bits of its inode say: the kernel numbers
- * sockets one after the other, so they spread by themselves, and to look there takes a tenth of
- * the instructions that a hash table takes. If that place is another's, it is kept elsewhere,
- * in the second half of the array, and a table says where.
+ * A connection is stored at the index given by the low bits of its inode. The kernel numbers
+ * sockets consecutively, so they spread without hashing, and this lookup takes a tenth of the
+ * instructions of a hash table. If another connection has that place, this one is stored in
+ * the second half of the array, and a table maps its inode to the index.
  */
 DEFINE_MAP(connections, MAP_TYPE_ARRAY, u32, struct connection, 2 * OWN_PLACES)
 DEFINE_MAP(elsewhere, MAP_TYPE_LRU_HASH, u64, u32, OWN_PLACES)
-/* How many places of the second half were given out: the next one is the oldest's. */
+/* How many places of the second half were assigned: the next one replaces the oldest. */
 DEFINE_MAP(given_out, MAP_TYPE_ARRAY, u32, u64, 1)
 
 static __always_inline struct connection *connection_at(u32 place)
@@ -61,7 +61,7 @@ static __always_inline struct connection *connection_at(u32 place)
 	return LOOKUP(connections, &place);
 }
 
-/* What is kept of a socket, or 0. */
+/* The state of a socket, or 0. */
 static __always_inline struct connection *known_connection(u64 inode)
 {
 	if (!inode)
@@ -81,7 +81,7 @@ static __always_inline struct connection *free_place(u64 inode)
 {
 	struct connection *connection = connection_at(inode & (OWN_PLACES - 1));
 
-	/* Another CPU may want it as well: who counts first has it. */
+	/* Another CPU may want it too: the first to count gets it. */
 	if (connection && !connection->inode && !fetch_and_add(&connection->claims, 1))
 		return connection;
 	u32 zero = 0;
@@ -94,7 +94,7 @@ static __always_inline struct connection *free_place(u64 inode)
 	return connection_at(place);
 }
 
-/* Keep a connection that begins now, of which `known` may be left from one before. */
+/* Begin a new connection; `known`, if not 0, is the state of an earlier one with its inode. */
 static __always_inline struct connection *
 remember_connection(u64 inode, struct connection *known)
 {
@@ -120,8 +120,8 @@ static __always_inline void forget_connection(struct connection *connection, u64
 }
 
 /*
- * How far a direction of plain TCP (`tcp`: see plain_tcp()) has come, by its own count.
- * `expected` is asked for first: that it is there is the rule, and saves reading more.
+ * The position of a direction of plain TCP (`tcp`: see plain_tcp()), by TCP's own count.
+ * `expected` is tested first: it is usually right, which saves further reads.
  */
 static __always_inline u32 sequence_of(u64 tcp, u64 direction, u32 expected)
 {
@@ -131,7 +131,7 @@ static __always_inline u32 sequence_of(u64 tcp, u64 direction, u32 expected)
 		return TCP_FIELD(u32, tcp, tcp_sock_write_seq);
 	u32 copied = TCP_FIELD(u32, tcp, tcp_sock_copied_seq);
 
-	/* The other end's FIN counts as a byte, and the call that read the last data met it. */
+	/* The peer's FIN counts as a byte, which the call that read the last data also consumed. */
 	if (copied != expected && TCP_FIELD(u8, tcp, sock_sk_shutdown) & RCV_SHUTDOWN &&
 	    copied == TCP_FIELD(u32, tcp, tcp_sock_rcv_nxt))
 		copied--;
@@ -156,7 +156,7 @@ find_connection(u64 inode, u64 sk, u64 tcp, u8 direction, u32 size)
 	return connection;
 }
 
-/* What is known of the bytes of a direction before the next event; reported once. */
+/* The flags for the bytes before the next event of a direction; reported once. */
 static __always_inline u8 before_event(struct connection *connection, u64 direction)
 {
 #ifdef MAX_BODY
@@ -168,7 +168,7 @@ static __always_inline u8 before_event(struct connection *connection, u64 direct
 	return 0;
 }
 
-/* Bytes were not looked at: where messages begin is not certain any more, see body.h. */
+/* Bytes were skipped: where messages begin is no longer certain, see body.h. */
 static __always_inline void lose_messages(struct connection *connection)
 {
 #ifdef MAX_BODY
@@ -176,7 +176,7 @@ static __always_inline void lose_messages(struct connection *connection)
 #endif
 }
 
-/* `missed` bytes of a direction were not seen: they are a hole before what comes next. */
+/* `missed` bytes of a direction were not seen: leave a hole before the next bytes. */
 static __always_inline void miss(struct connection *connection, struct counters *counters,
 				 u64 direction, u32 missed)
 {
@@ -188,15 +188,16 @@ static __always_inline void miss(struct connection *connection, struct counters 
 }
 
 /*
- * Bytes that this direction has moved since the call before this one, which moved
- * `size`, and that the probe did not see: while it works on a CPU, and a preemptible
- * kernel lets another task run there, the kernel skips it. TCP's sequence numbers
- * know. They are read under the socket's lock on the way out (hooks.toml), else
- * another thread's bytes would look like missing ones; on the syscall route what is
- * sent is checked when a call begins, see begin_sending().
+ * The bytes this direction moved between the previous call and this one, which moved `size`,
+ * without the probe seeing them: the kernel skips the probe on a CPU where it is already
+ * running, if a preemptible kernel runs another task there. TCP's sequence numbers reveal
+ * them. They are read under the socket's lock at the end of a call (hooks.toml), else
+ * another thread's bytes would look missing. On the syscall route, sent bytes are checked
+ * when a call begins, see begin_sending().
  *
- * One byte is no sign: an urgent one is in the sequence, but not in the stream. A negative
- * number is no count: it is not known, or the socket was connected to another end.
+ * A difference of one byte means nothing: an urgent byte is in the sequence, but not in the
+ * stream. A negative number is no count: the position is unknown, or the socket was connected
+ * to another peer.
  */
 static __always_inline s32
 missed_before(struct connection *connection, u64 tcp, u64 direction, u32 size)
@@ -216,9 +217,9 @@ missed_before(struct connection *connection, u64 tcp, u64 direction, u32 size)
 }
 
 /*
- * Whether the first look, before this second one, saw a call that moved `size` bytes:
- * it left the thread's number behind. Several threads may receive on one socket, and
- * write over each other's: then TCP's own count decides. In doubt it was looked at.
+ * Whether the first program, before this second one, saw a call that moved `size` bytes: it
+ * stores the thread's number. Several threads may receive on one socket and overwrite each
+ * other's number: then TCP's own count decides. When in doubt, the call counts as seen.
  */
 static __always_inline int was_looked_at(struct connection *connection, u64 tcp, u64 direction,
 					 u32 thread, u32 size)
@@ -234,11 +235,11 @@ static __always_inline int was_looked_at(struct connection *connection, u64 tcp,
 
 #if defined(ROUTE_SYSCALL) && defined(OFFSET_tracepoint_faultable)
 /*
- * A call begins to send: as long as no other one does, all that was sent before has
- * been seen, or was skipped. Returns whether the connection counts it.
+ * A call begins to send: while no other call is sending, everything sent before was seen or
+ * skipped. Returns whether the connection counts this call.
  *
- * The order of the three reads matters: a call that begins between the first two is
- * counted by the second, and one that also ended has moved what the third reads.
+ * The order of the three reads matters: the second one counts a call that begins between the
+ * first two, and if that call has also ended, the third one reads what it moved.
  */
 static __always_inline int begin_sending(u64 inode, u64 sk)
 {
@@ -269,7 +270,7 @@ static __always_inline void end_sending(u64 inode, int announced)
 }
 #endif
 
-/* Judge an undecided connection by the call's first bytes, at `data` in user memory. */
+/* Classify an undecided connection by the call's first bytes, at `data` in user memory. */
 static __always_inline u8
 classify(struct connection *connection, u64 direction, u64 data, u64 size)
 {

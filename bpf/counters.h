@@ -4,9 +4,9 @@
  *
  *     seen = forwarded + sum(filtered) + sum(lost)
  *
- * `seen` is counted where a call is first looked at and the others where its
- * fate is decided, so the equation is a check and not a definition. There is one of
- * each direction for each slot of a program (call.h) and CPU.
+ * `seen` is counted where a call is first processed, the others where its fate is decided.
+ * So the equation is a check and not a definition. There is one account per direction, per
+ * slot of a program (call.h) and per CPU.
  *
  * profiler/accounting.py mirrors the reasons (tests/unit/test_accounting.py).
  */
@@ -26,31 +26,31 @@ enum filtered {
 	FILTERED_NOT_HTTP,   /* another protocol */
 	FILTERED_NOT_STREAM, /* peeked, urgent or error-queue data */
 	FILTERED_CALL_LIMIT, /* beyond what one call may hand over */
-	FILTERED_KERNEL,     /* a socket of the kernel's own: no process has a descriptor of it */
-	FILTERED_DISCARDED,  /* the process had the kernel throw the bytes away (MSG_TRUNC) */
+	FILTERED_KERNEL,     /* a socket of the kernel: no process has a descriptor of it */
+	FILTERED_DISCARDED,  /* the process had the kernel discard the bytes (MSG_TRUNC) */
 	FILTERED_MAX_BODY,   /* beyond --max-body */
 	FILTERED_REASONS,
 };
 
 enum lost {
 	LOST_RING_FULL,   /* no room in the ring buffer */
-	LOST_UNREADABLE,  /* the memory could not be read, or is pages of a file (sendfile, splice) */
+	LOST_UNREADABLE,  /* the memory could not be read, or is in pages of a file (sendfile, splice) */
 	LOST_NO_SOCKET,   /* the socket was gone before it could be identified */
 	LOST_TABLE_FULL,  /* no room in a table of the probe */
-	LOST_SKIPPED,     /* the kernel did not run the probe: it was at work on that CPU already */
+	LOST_SKIPPED,     /* the kernel did not run the probe: it was already running on that CPU */
 	LOST_REASONS,
 };
 
-struct tally {
+struct account {
 	u64 calls;
 	u64 bytes;
 };
 
 struct counters {
-	struct tally seen;
-	struct tally forwarded;
-	struct tally filtered[FILTERED_REASONS];
-	struct tally lost[LOST_REASONS];
+	struct account seen;
+	struct account forwarded;
+	struct account filtered[FILTERED_REASONS];
+	struct account lost[LOST_REASONS];
 };
 
 DEFINE_MAP(account, MAP_TYPE_PERCPU_ARRAY, u32, struct counters, 2 * SLOTS)
@@ -62,10 +62,10 @@ static __always_inline struct counters *counters_of(u32 slot, u32 direction)
 	return LOOKUP(account, &key);
 }
 
-static __always_inline void count(struct tally *tally, u64 bytes)
+static __always_inline void count(struct account *account, u64 bytes)
 {
-	tally->calls++;
-	tally->bytes += bytes;
+	account->calls++;
+	account->bytes += bytes;
 }
 
 #endif

@@ -43,7 +43,7 @@ static __always_inline int has_wanted_address(u64 sk)
 	return 0;
 }
 
-/* Which option the current task's call on a socket does not satisfy; FILTERED_REASONS: none. */
+/* The option that excludes the current task's call on a socket; FILTERED_REASONS if none does. */
 static __always_inline u32 why_not_asked_for(u64 sk, u32 pid)
 {
 	if (GIVEN_PID && !WANTED_PID(pid))

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * The bytes of a call: where they are, whether they are HTTP, and on to user space.
+ * Locates the bytes of a call, decides whether they are HTTP, and forwards them.
  */
 #ifndef HTTP_PROFILER_FORWARD_H
 #define HTTP_PROFILER_FORWARD_H
@@ -9,7 +9,7 @@
 #include "connection.h"
 #include "counters.h"
 
-/* Stand at the first byte of a call. */
+/* Move to the first byte of a call. */
 static __always_inline void start_walk(volatile struct walk *walk, struct call *call)
 {
 	walk->left = 0;
@@ -45,7 +45,7 @@ static __always_inline void start_walk(volatile struct walk *walk, struct call *
 #endif
 }
 
-/* What is known of a call when its bytes are forwarded. */
+/* The data of a call that its events share. */
 struct chunk {
 	u64 task;       /* see current_task() */
 	u64 id;         /* see get_current_pid_tgid() */
@@ -54,7 +54,7 @@ struct chunk {
 	u64 position;
 };
 
-/* Write into an event all that does not depend on which of the call's bytes it has. */
+/* Fill in the parts of an event that do not depend on which of the call's bytes it has. */
 static __always_inline void describe(struct event *event, struct chunk *chunk,
 				     struct connection *connection, struct call *call)
 {
@@ -77,8 +77,8 @@ static __always_inline void describe(struct event *event, struct chunk *chunk,
 
 #ifdef HAS_RING_BUFFER
 /*
- * Where the bytes of a call are, if that is one range which fits into an event; else 0. (What
- * does is less than CALL_LIMIT.)
+ * The address of a call's bytes, if they are one range that fits into an event; else 0. (A
+ * range that fits is shorter than CALL_LIMIT.)
  */
 static __always_inline u64 range_of(struct call *call)
 {
@@ -91,7 +91,7 @@ static __always_inline u64 range_of(struct call *call)
 #endif
 }
 
-/* Deliver a call's bytes, which are at `range`, as one chunk. */
+/* Deliver a call's bytes, at `range`, as one chunk. */
 static __always_inline void forward_in_place(struct chunk *chunk, struct connection *connection,
 					     struct call *call, struct counters *counters, u64 range)
 {
@@ -184,14 +184,14 @@ deliver_piece(struct workspace *work, struct connection *connection, struct call
 	walk->unreadable += piece * is_unreadable;
 	u64 is_lost = is_negative(deliver(call, event));
 	connection->after_loss[direction] = is_lost;
-	walk->lost += event->captured * is_lost; /* what is unreadable is lost already */
+	walk->lost += event->captured * is_lost; /* unreadable bytes already count as lost */
 	event->position += piece;
 	walk->data += piece;
 	walk->left -= piece;
 	walk->done += piece;
 }
 
-/* Deliver the call's bytes as chunks, segment by segment, and tally them. */
+/* Deliver the call's bytes as chunks, segment by segment, and count them. */
 static __always_inline void
 forward_by_segment(struct workspace *work, struct connection *connection, struct call *call,
 		   u64 direction, struct counters *counters)
@@ -213,7 +213,7 @@ forward_by_segment(struct workspace *work, struct connection *connection, struct
 	u32 rest = call->size - walk->done;
 	u32 beyond_limit = walk->readable ? rest : 0;
 	if (rest) {
-		/* Not copied: the stream moves on by what is left. */
+		/* Not copied: the rest only advances the position. */
 		event->size = rest;
 		event->captured = 0;
 		event->flags = connection->flags | before_event(connection, direction) |
@@ -241,8 +241,8 @@ forward_by_segment(struct workspace *work, struct connection *connection, struct
 }
 
 /*
- * Judge a connection that is not decided yet by this call. Returns whether its
- * bytes are to be forwarded.
+ * Classify an undecided connection by this call. Returns whether to forward the call's
+ * bytes.
  */
 static __always_inline int
 is_wanted(struct connection *connection, struct call *call, u64 direction)
@@ -253,7 +253,7 @@ is_wanted(struct connection *connection, struct call *call, u64 direction)
 	volatile struct walk *walk = &work->walk;
 
 	start_walk(walk, call);
-	/* An empty leading segment says nothing about the protocol. */
+	/* An empty leading segment does not show the protocol. */
 #pragma clang loop unroll(disable)
 	for (int i = 0; i < LEADING_MAX; i++) {
 		if (walk->left || !walk->readable)
@@ -262,12 +262,12 @@ is_wanted(struct connection *connection, struct call *call, u64 direction)
 			walk->readable = 0;
 	}
 	if (!walk->readable) {
-		/* Nobody knows how this connection began. */
+		/* The beginning of this connection was not seen. */
 		connection->flags |= FLAG_JOINED;
 		return 0;
 	}
 	u8 verdict = classify(connection, direction, walk->data, walk->left);
-	/* Only the first segment was judged: user space has to look at the others. */
+	/* Only the first segment was classified: user space must examine the others. */
 	if (verdict == VERDICT_OPEN && walk->left < call->size)
 		connection->verdict = VERDICT_HTTP;
 	return verdict != VERDICT_OTHER;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * The BPF world: types, helper functions, maps. No header of the kernel or of BCC's
- * is needed, and none is read: BCC would read them three times over.
+ * The BPF environment: types, helper functions, maps. It needs no header of the kernel or of
+ * BCC and includes none: BCC would read them three times.
  *
  * Numbers of helpers are part of the kernel's ABI (include/uapi/linux/bpf.h).
  * HELPER_* are those that not every supported kernel has, from its BTF.
@@ -17,11 +17,11 @@ typedef int s32;
 typedef long long s64;
 
 #define __always_inline inline __attribute__((always_inline))
-/* BCC appends the licence to the program with either. */
+/* With either, BCC appends the licence to the program. */
 #define SEC(name)     __attribute__((section(name), used))
 #define BCC_SEC(name) SEC(name)
 
-/* Without "bpf_", for BCC has ideas of its own about functions of these names. */
+/* Without "bpf_", because BCC rewrites calls of functions with those names. */
 static void *(*const map_lookup_elem)(void *map, const void *key) = (void *)1;
 static s64 (*const map_update_elem)(void *map, const void *key, const void *value, u64 flags) = (void *)2;
 static s64 (*const map_delete_elem)(void *map, const void *key) = (void *)3;
@@ -50,15 +50,15 @@ static u64 (*const ringbuf_query)(void *map, u64 flags) = (void *)134;
 
 #define BPF_F_CURRENT_CPU 0xffffffffULL
 
-/* Of the ring buffer: how to output, and what to ask for. */
+/* Flags of the ring buffer's output, and the properties to query. */
 #define BPF_RB_NO_WAKEUP    1
 #define BPF_RB_FORCE_WAKEUP 2
 #define BPF_RB_AVAIL_DATA   0
 
 /*
- * A map is named in an instruction by a number, MAP_NUMBER_<name>, over which
- * profiler/ingest/probe/load.py writes the map's descriptor. It learns what to create from
- * describe_<name>, a function that is compiled, read and never run.
+ * An instruction refers to a map by a number, MAP_NUMBER_<name>, which
+ * profiler/ingest/probe/load.py replaces with the map's descriptor. It reads what to create
+ * from describe_<name>, a function that is compiled and never run.
  */
 u64 bpf_pseudo(u64 kind, u64 number) asm("llvm.bpf.pseudo");
 #define PSEUDO_MAP 1
@@ -72,8 +72,9 @@ u64 bpf_pseudo(u64 kind, u64 number) asm("llvm.bpf.pseudo");
 	}
 
 /*
- * Without a branch, for of two ways the verifier goes both, and in a loop each turn anew.
- * (The compiler, which would make one of either, is not shown what it is about.)
+ * Without a branch, because the verifier follows both sides of a branch, again in each
+ * iteration of a loop. (The asm hides the meaning from the compiler, which would otherwise
+ * make a branch of either.)
  */
 static __always_inline u64 is_negative(s64 number)
 {
@@ -88,7 +89,7 @@ static __always_inline u64 is_zero(u64 number)
 	return is_negative(~number & (number - 1));
 }
 
-/* The lesser of two numbers below 1 << 63. */
+/* The smaller of two numbers below 1 << 63. */
 static __always_inline u64 lesser(u64 one, u64 other)
 {
 	u64 more = one - other;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * What is sent once and not with every event: who a process is, and what the ends
- * of a Unix connection are called. Before the first event that needs it.
+ * Data that is sent once rather than with every event: the identity of a process, and the
+ * names of a Unix connection's ends. It precedes the first event that needs it.
  */
 #ifndef HTTP_PROFILER_INTRODUCE_H
 #define HTTP_PROFILER_INTRODUCE_H
@@ -9,10 +9,10 @@
 #include "call.h"
 #include "connection.h"
 
-/* The process's identity, as last sent to user space. */
+/* A process's identity, as last sent to user space. */
 struct known_process {
-	u64 start_time; /* another one: the pid was given to another process */
-	u64 exec_id;    /* another one: the process runs another program */
+	u64 start_time; /* differs: another process has the pid now */
+	u64 exec_id;    /* differs: the process runs another program */
 };
 
 DEFINE_MAP(processes, MAP_TYPE_LRU_HASH, u32, struct known_process, PROCESSES_MAX)
@@ -25,7 +25,7 @@ remember_process(struct connection *connection, struct known_process *process, u
 	connection->exec_id = process->exec_id;
 }
 
-/* Tell user space of the current process, unless it knows: now, because later it may be gone. */
+/* Send the current process's identity, unless already sent: later the process may be gone. */
 static __always_inline void
 introduce_process(struct call *call, struct connection *connection, u64 leader, u64 start_time,
 		  u32 pid)
@@ -34,7 +34,7 @@ introduce_process(struct call *call, struct connection *connection, u64 leader, 
 		.start_time = start_time,
 		.exec_id = TASK_FIELD(u64, leader, task_struct_self_exec_id),
 	};
-	/* A connection stays with its process as a rule: no need for the table. */
+	/* Most connections stay with one process: then the table is not needed. */
 	if (connection->pid == pid && connection->start_time == start_time &&
 	    connection->exec_id == present.exec_id)
 		return;
@@ -64,14 +64,14 @@ introduce_process(struct call *call, struct connection *connection, u64 leader, 
 	event->cgroup = get_current_cgroup_id();
 	event->uid = get_current_uid_gid();
 	event->size = size;
-	/* Said again with the next event if there was no room for it now. */
+	/* Sent again with the next event if there was no room for it now. */
 	if (!output(call, event, PROCESS_HEADER + size)) {
 		UPDATE(processes, &pid, &present);
 		remember_process(connection, &present, pid);
 	}
 }
 
-/* Tell user space what a Unix connection's ends are called, unless it knows. */
+/* Send the names of a Unix connection's ends to user space, unless already sent. */
 static __always_inline void
 introduce_socket(struct call *call, struct connection *connection, u64 inode)
 {

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Reading the kernel's structures without its headers.
+ * Reads the kernel's structures without its headers.
  *
- * OFFSET_* are generated from the running kernel's BTF. On the socket route a
- * pointer comes from the traced function's arguments, so the verifier knows its
- * type and lets a plain load through: no helper call, and a NULL on the way
- * reads as zero. On the syscall route, and sometimes on the other, a pointer is a number:
- * kernels from 6.2 on can cast it to a typed pointer; on older ones a helper has to read.
+ * OFFSET_* are generated from the running kernel's BTF. On the socket route a pointer comes
+ * from the traced function's arguments, so the verifier knows its type and permits plain
+ * loads: no helper call, and a NULL on the way reads as zero. On the syscall route, and
+ * sometimes on the other one, a pointer is a number: kernels since 6.2 can cast it to a typed
+ * pointer; on older ones a helper must read.
  */
 #ifndef HTTP_PROFILER_KERNEL_H
 #define HTTP_PROFILER_KERNEL_H
@@ -22,8 +22,8 @@
 #define S_IFSOCK    0140000
 
 /*
- * A number that is not known to the compiler, so that what it made serves the next start as
- * well: profiler/ingest/probe/load.py writes it over its placeholder when the program is loaded.
+ * A number unknown to the compiler, so that the compiled program can be reused by the next
+ * start: profiler/ingest/probe/load.py replaces its placeholder when it loads the program.
  */
 static __always_inline u64 written_over(u64 placeholder)
 {
@@ -31,7 +31,7 @@ static __always_inline u64 written_over(u64 placeholder)
 	return placeholder;
 }
 
-/* How the hooked function is called: a byte each (Calling of profiler/ingest/probe/calling.py). */
+/* How the hooked function is called, one byte each (Calling in profiler/ingest/probe/calling.py). */
 enum calling {
 	CALLING_DIRECTION,
 	CALLING_SOCKET,  /* positions of parameters: the socket, */
@@ -75,8 +75,8 @@ enum calling {
 #endif
 
 /*
- * A pointer to a structure, for FIELD() to load from, out of a number. It is a function of
- * the kernel's, by its BTF id: profiler/ingest/probe/load.py makes a call of that out of a helper's.
+ * Turn a number into a pointer to a structure, for FIELD() to load from. This is a kernel
+ * function, called by its BTF id: profiler/ingest/probe/load.py rewrites a helper call to it.
  */
 #ifdef CAST_FUNCTION
 static u64 (*const rdonly_cast)(u64 pointer, u32 type) = (void *)CAST_FUNCTION;
@@ -86,8 +86,8 @@ static u64 (*const rdonly_cast)(u64 pointer, u32 type) = (void *)CAST_FUNCTION;
 #endif
 
 /*
- * The current task, likewise: a typed pointer where the kernel has the helper
- * (5.11). HELPER_* are the helpers' numbers, from the kernel's BTF.
+ * The current task: a typed pointer where the kernel has the helper (5.11). HELPER_* are the
+ * helpers' numbers, from the kernel's BTF.
  */
 #ifdef HELPER_get_current_task_btf
 static u64 (*const get_current_task_btf)(void) = (void *)HELPER_get_current_task_btf;
@@ -99,8 +99,8 @@ static u64 (*const get_current_task_btf)(void) = (void *)HELPER_get_current_task
 #endif
 
 /*
- * The struct tcp_sock that a struct sock of a stream is, or 0: a pointer of that type where
- * the kernel has the helper (5.9), since plain loads end with the type's end.
+ * The struct tcp_sock of a stream's struct sock, or 0: a typed pointer where the kernel has
+ * the helper (5.9), because plain loads are limited to the type's size.
  */
 #if defined(ROUTE_SOCKET) && defined(HELPER_skc_to_tcp_sock)
 static u64 (*const skc_to_tcp_sock)(u64 sk) = (void *)HELPER_skc_to_tcp_sock;
@@ -137,9 +137,9 @@ static __always_inline void read_comm(u8 *comm, u64 task)
 
 #ifdef ROUTE_SOCKET
 /*
- * Number of the system call that the current task is in, from the registers it saved on
- * its way into the kernel: where they are is known to a helper from 5.15 on;
- * before that they end at the top of the kernel stack.
+ * The number of the current task's system call, from the registers that it saved when it
+ * entered the kernel. Since 5.15 a helper returns where they are; before that they are at
+ * the top of the kernel stack.
  */
 static __always_inline s32 current_syscall(u64 task)
 {
@@ -154,8 +154,8 @@ static __always_inline s32 current_syscall(u64 task)
 #endif
 
 /*
- * Nanoseconds of the clock that goes on while the machine is suspended, where the
- * kernel can tell it (5.8); START_TIME is a task's, by the same clock.
+ * Nanoseconds of the clock that includes suspend, where the kernel has the helper (5.8);
+ * START_TIME is the start of a task on the same clock.
  */
 #ifdef HELPER_ktime_get_boot_ns
 static u64 (*const ktime_get_boot_ns)(void) = (void *)HELPER_ktime_get_boot_ns;
@@ -167,11 +167,11 @@ static u64 (*const ktime_get_boot_ns)(void) = (void *)HELPER_ktime_get_boot_ns;
 #endif
 
 /*
- * Add to a shared number and return what it was. Kernels before 5.12, on arm64
- * before 5.18, cannot do both at once: there, two threads that send on one socket
- * at the same moment may get the same answer. The compiler of BCC does not know the
- * newer instruction, so it is told that the older one changes its operand, and
- * profiler/ingest/probe/load.py makes it the newer one.
+ * Add to a shared number and return its old value. Kernels before 5.12, on arm64 before
+ * 5.18, cannot do both atomically: there, two threads that send on one socket at the same
+ * moment may get the same value. BCC's compiler does not know the newer instruction. So the
+ * asm declares that the older one changes its operand, and profiler/ingest/probe/load.py
+ * replaces it with the newer one.
  */
 static __always_inline u64 fetch_and_add(u64 *number, u64 added)
 {
@@ -186,8 +186,8 @@ static __always_inline u64 fetch_and_add(u64 *number, u64 added)
 }
 
 /*
- * Show the verifier that `value` is within `mask`. Clang, which knows it already,
- * would leave the operation out; the empty asm makes it forget.
+ * Show the verifier that `value` is within `mask`. Clang knows this already and would omit
+ * the operation; the empty asm makes Clang forget it.
  */
 #define SHOW_BOUND(value, mask)                  \
 	({                                       \
@@ -195,7 +195,7 @@ static __always_inline u64 fetch_and_add(u64 *number, u64 added)
 		value &= (mask);                 \
 	})
 
-/* struct iovec of user space; the kernel's copy of an array has the same shape. */
+/* User space's struct iovec; the kernel's copy of an array has the same layout. */
 struct segment {
 	u64 base;
 	u64 length;

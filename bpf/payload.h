@@ -1,17 +1,16 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Walking the memory that a call moved, piece by piece.
+ * Walks the memory that a call moved, piece by piece.
  *
- * A call's data is one range of user memory, an array of them, or an array of
- * messages each with such an array. A walk holds what is left of the range it
- * stands in, and where the next range and the next message are described; what a
- * call does not have is never looked at.
+ * A call's data is one range of user memory, an array of ranges, or an array of messages,
+ * each with such an array. A walk holds the rest of its current range, and where the next
+ * range and the next message are described. Fields that a call does not need are not used.
  *
- * A walk lives in a map, not on the stack, and is volatile: the verifier forgets
- * what it knew of a value that went through a map, and so finds that all ways
- * through a turn of a loop come to the same. With the values in registers it follows
- * each way separately. The turns themselves it goes through one by one, so they are to
- * be few, and to have few branches (is_negative() in helpers.h).
+ * A walk lives in a map, not on the stack, and is volatile: the verifier forgets what it knew
+ * about a value that went through a map. So all paths through an iteration end in the same
+ * state; with the values in registers it would follow each path separately. It still follows
+ * every iteration. So loops must have few of them, and few branches (is_negative() in
+ * helpers.h).
  */
 #ifndef HTTP_PROFILER_PAYLOAD_H
 #define HTTP_PROFILER_PAYLOAD_H
@@ -21,20 +20,20 @@
 
 /* UIO_MAXIOV: no call takes more segments, or messages. */
 #define SEGMENTS_MAX 1024
-/* Of so many at a time walk_back() adds up the bytes. */
+/* walk_back() adds up the bytes of this many segments at a time. */
 #define STRIDE 16
 
 struct walk {
 	u64 data;     /* user memory */
 	u64 left;     /* bytes from `data` to the end of its segment */
 	u64 segments; /* address of the next struct segment */
-	u64 messages; /* address of the next struct mmsghdr; 0: there is but one message */
+	u64 messages; /* address of the next struct mmsghdr; 0: only one message */
 	u64 message_left; /* bytes of the current message after the current segment */
 	u32 limit;      /* bytes of the call that are to be copied */
-	u32 done;       /* bytes of the call that were walked over */
-	u32 lost;       /* of these: not delivered */
+	u32 done;       /* bytes of the call behind the walk */
+	u32 lost;       /* of these: lost */
 	u32 unreadable; /* of these: not copied */
-	u32 readable;   /* the walk stands at the next byte of the call */
+	u32 readable;   /* the walk is at the next byte of the call */
 #ifdef ROUTE_SOCKET
 	struct segment stride[STRIDE];
 #endif
@@ -42,9 +41,9 @@ struct walk {
 
 #ifdef ROUTE_SOCKET
 /*
- * The iterator's pointer. Until 6.4 that to segments was the first of its union, so that a
- * load gives a pointer with a type, on which the verifier allows no arithmetic: then the
- * helper reads it.
+ * The iterator's pointer. Before 6.4 the union's first member was the pointer to segments, so
+ * a load gives a typed pointer, on which the verifier permits no arithmetic: then the helper
+ * reads it.
  */
 #ifdef ITER_POINTER_IS_TYPED
 #define ITER_POINTER(msg, name) READ_KERNEL(u64, (msg) + OFFSET_##name)
@@ -79,7 +78,7 @@ static __always_inline int next_message(volatile struct walk *walk)
 }
 #endif
 
-/* Move on to the next segment. Returns 0, or -1 if its description cannot be read. */
+/* Advance to the next segment. Returns 0, or -1 if its description cannot be read. */
 static __always_inline int next_segment(volatile struct walk *walk)
 {
 	struct segment segment = {};
@@ -99,11 +98,11 @@ static __always_inline int next_segment(volatile struct walk *walk)
 }
 
 /*
- * Most calls move few bytes, in few segments: those are copied at once, without a walk.
- * Both functions return 0, or -1 if only a walk shows where all the bytes are.
+ * Most calls move few bytes in few segments: these are copied at once, without a walk. Both
+ * functions return 0, or -1 if finding all the bytes requires a walk.
  */
 #define SEGMENTS_AT_ONCE 4
-#define BYTES_AT_ONCE    4095 /* a mask as well */
+#define BYTES_AT_ONCE    4095 /* also a mask */
 
 static __always_inline int copy_range(struct event *event, u64 data, u32 size)
 {
@@ -113,7 +112,7 @@ static __always_inline int copy_range(struct event *event, u64 data, u32 size)
 	return probe_read_user(event->payload, size, (void *)data) ? -1 : 0;
 }
 
-/* A piece of `length` bytes, before which `left` bytes of the call still have to be copied. */
+/* A piece of `length` bytes, where `left` bytes of the call still have to be copied. */
 static __always_inline int
 copy_piece(struct event *event, u64 data, u64 length, u64 left)
 {
@@ -128,7 +127,7 @@ static __always_inline u32 iter_type(u64 msg)
 	return FIELD(ITER_TYPE_T, msg, msghdr_iter_type) & ~ITER_DIRECTION_BIT;
 }
 
-/* Where the bytes of a finished call are, if its iterator is of one range; else 0. */
+/* The address of a finished call's bytes, if its iterator is of one range; else 0. */
 static __always_inline u64 flat_data(u64 msg, u32 size)
 {
 #ifdef ITER_UBUF
@@ -138,7 +137,7 @@ static __always_inline u64 flat_data(u64 msg, u32 size)
 	return 0;
 }
 
-/* The iterator of a finished call is after its last byte, see walk_back(). */
+/* The iterator of a finished call points after its last byte, see walk_back(). */
 static __always_inline int copy_at_once(struct event *event, u64 msg, u32 size)
 {
 	u64 range = flat_data(msg, size);
@@ -186,13 +185,12 @@ static __always_inline int copy_at_once(struct event *event, u64 msg, u32 size)
 
 #ifdef ROUTE_SOCKET
 /*
- * Stand at the first of the `size` bytes that a finished call moved.
+ * Move to the first of the `size` bytes that a finished call moved.
  *
- * The iterator is after the last of them: in an ITER_UBUF that many bytes
- * back, in an ITER_IOVEC perhaps some segments back. (A call that used up its
- * last segment stands at the beginning of the one after it, which may not exist
- * and is not read.) Returns 0, or -1 if the data is not in user memory, as with
- * sendfile and splice.
+ * The iterator points after the last of them: the first is that many bytes back in an
+ * ITER_UBUF, and perhaps some segments back in an ITER_IOVEC. (After a call used up its last
+ * segment, the iterator is at the beginning of the next one, which may not exist and is not
+ * read.) Returns 0, or -1 if the data is not in user memory, as with sendfile and splice.
  */
 static __always_inline int walk_back(volatile struct walk *walk, u64 msg, u32 size)
 {
@@ -219,10 +217,10 @@ static __always_inline int walk_back(volatile struct walk *walk, u64 msg, u32 si
 	walk->segments = segments;
 	walk->left = size - offset; /* still to go back */
 	/*
-	 * By strides first, since the verifier goes through each turn of a loop. The one in
-	 * which the first byte is may reach beyond the array's beginning: whatever is there only
-	 * adds to a sum that is large enough, and cannot make it wrap, for no length has more
-	 * than 31 bits (MAX_RW_COUNT).
+	 * First in strides, because the verifier follows each iteration. The stride that
+	 * contains the first byte may begin before the array: what it reads there only
+	 * increases a sum that is already large enough. The sum cannot wrap, because no
+	 * length has more than 31 bits (MAX_RW_COUNT).
 	 */
 #pragma clang loop unroll(disable)
 	for (int i = 0; i < SEGMENTS_MAX / STRIDE; i++) {

@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The probe: what happens to one finished call that moved bytes over a stream
- * socket. Both routes end in move_data(); they differ in how they learn of the
- * call and where its memory is.
+ * The probe: processes one finished call that moved bytes of a stream socket. Both routes end
+ * in move_data(); they differ in how they get the call and where its memory is.
  *
- * profiler/ingest/probe/generate.py puts before this file: ROUTE_SOCKET or
- * ROUTE_SYSCALL, the offsets, the settings, and WANTED_* for filter.h; and
- * after it the entry points for the rows of hooks.toml.
+ * profiler/ingest/probe/generate.py prepends ROUTE_SOCKET or ROUTE_SYSCALL, the offsets, the
+ * settings, and WANTED_* for filter.h; it appends the entry points for the rows of
+ * hooks.toml.
  */
 #include "counters.h"
 #include "filter.h"
@@ -15,8 +14,8 @@
 #include "body.h"
 
 /*
- * A process that is left out has moved bytes of a socket which one that is wanted may
- * share: they are a hole before what that one moves, but none that the kernel made.
+ * A filtered process moved bytes of a socket that it may share with a wanted process. They
+ * leave a hole in the stream, but not one that the kernel made.
  */
 static __always_inline void pass_over(struct call *call, u64 direction)
 {
@@ -31,7 +30,7 @@ static __always_inline void pass_over(struct call *call, u64 direction)
 	lose_messages(connection);
 }
 
-/* Whether a call is none of those that are wanted, and if so, why; else FILTERED_REASONS. */
+/* Whether a call is filtered, and why; else FILTERED_REASONS. */
 static __always_inline u32 why_filtered(struct call *call, u32 pid, u64 inode)
 {
 	if (pid == written_over(SELF_PLACEHOLDER)) /* the profiler's own */
@@ -60,7 +59,7 @@ static __always_inline void move_data(struct call *call)
 
 	if (call->look == LOOK_SECOND) {
 		struct connection *known = known_connection(inode);
-		/* What is not wanted has been counted by the first look, if it saw it. */
+		/* The first program has already counted filtered calls that it saw. */
 		if (why != FILTERED_REASONS ||
 		    (known && (known->verdict == VERDICT_OTHER ||
 			       was_looked_at(known, call->tcp, direction, id, call->size))))
@@ -109,12 +108,12 @@ static __always_inline void move_data(struct call *call)
 	}
 	if (connection->verdict == VERDICT_OPEN && !is_wanted(connection, call, direction)) {
 		count(&counters->filtered[FILTERED_NOT_HTTP], call->size);
-		/* If this direction is looked at again, it has a hole here. */
+		/* If this direction is processed again, it has a hole here. */
 		connection->after_loss[direction] = connection->forwarded;
 		return;
 	}
 #ifdef MAX_BODY
-	/* Asked again: kept from above, it would double the ways that the verifier has to go. */
+	/* Read again: a value kept from above would double the verifier's paths. */
 	int is_unwanted = is_beyond_limit(connection, direction, position, call->size);
 
 	if (is_unwanted)
@@ -124,7 +123,7 @@ static __always_inline void move_data(struct call *call)
 	u64 leader = TASK_FIELD(u64, task, task_struct_group_leader);
 	u64 start_time = TASK_FIELD(u64, leader, start_time);
 	introduce_process(call, connection, leader, start_time, pid);
-	/* If TCP goes on where it was, its ends are what they were. */
+	/* If TCP continues at the same position, its ends are unchanged. */
 	if (missed || !connection->ends.family)
 		find_ends(&connection->ends, call->sk);
 	introduce_socket(call, connection, inode);
@@ -151,7 +150,7 @@ static __always_inline void move_data(struct call *call)
 	describe(event, &chunk, connection, call);
 #ifdef MAX_BODY
 	if (is_unwanted) {
-		/* It ends the body: user space has to hear of it, but not the bytes. */
+		/* This call ends the body: user space must learn of that, but not get the bytes. */
 		deliver_call(event, connection, call, direction, 0, FLAG_LIMIT);
 		return;
 	}
@@ -179,7 +178,7 @@ static __always_inline void deliver_end(struct call *call, struct event *event, 
 	deliver(call, event);
 }
 
-/* A receiving call returned 0: the end of the stream, unless it asked for no bytes. */
+/* A receiving call returned 0: the end of the stream, unless it requested no bytes. */
 static __always_inline void meet_end(struct call *call)
 {
 	if (call->msg_flags & MSG_NOT_STREAM ||
@@ -202,7 +201,7 @@ static __always_inline void meet_end(struct call *call)
 }
 
 /*
- * A call failed since the other end is gone. The kernel reports it once, then clears it.
+ * A call failed because the peer is gone. The kernel reports it once, then clears it.
  * (A write after this end's own shutdown(2) gets EPIPE, too.)
  */
 static __always_inline void meet_reset(struct call *call, s64 result)
@@ -255,8 +254,8 @@ static __always_inline void close_socket(void *context, u64 socket, u32 slot)
 }
 
 /*
- * A Unix socket is being connected: what it carries from now on is all that it
- * carries. It may not have a file yet, but the inode is there, beside it.
+ * A Unix socket is being connected: all its bytes will be seen from here on. It may not have
+ * a file yet, but its inode exists beside it.
  */
 static __always_inline void open_socket(u64 socket)
 {

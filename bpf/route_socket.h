@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * The socket route: at the exit of the kernel functions that move data of a socket.
+ * The socket route: at the exit of the kernel functions that move a socket's data.
  */
 #ifndef HTTP_PROFILER_ROUTE_SOCKET_H
 #define HTTP_PROFILER_ROUTE_SOCKET_H
@@ -9,30 +9,29 @@
 
 #ifdef ROUTE_SOCKET
 /*
- * The program is the same for all functions and is compiled once. When it is loaded for
- * one of them, profiler/ingest/probe/load.py writes that one's calling convention (enum
- * calling) over placeholders; the verifier then sees constants, and skips the code they
- * exclude.
+ * All functions share one program, which is compiled once. When it is loaded for one of them,
+ * profiler/ingest/probe/load.py writes that function's calling convention (enum calling) over
+ * placeholders. The verifier then sees constants, and skips the code that they exclude.
  */
 
 /*
- * What plain TCP sends is looked at in TCP, under the socket's lock, so that calls of
- * several threads are seen in the order of the stream. All else is looked at above.
+ * What plain TCP sends is processed in TCP, under the socket's lock, so that calls of several
+ * threads are seen in the order of the stream. Everything else is processed above it.
  */
 #define LEVEL_SOCKET   0 /* struct socket: any protocol */
 #define LEVEL_ABOVE    1 /* struct socket: TCP with a protocol above it only */
 #define LEVEL_TCP      2 /* struct sock: plain TCP only */
 /*
- * A call that was in flight when the probe was attached is not seen when it returns: it
- * did not pass the hook on its way in. But once data has come, it passes a function
- * deeper in TCP, which has the number of bytes; the buffer's address comes from /proc.
+ * The return of a call that was in flight when the probe was attached is not seen: it did not
+ * pass the hook on its way in. But when data has arrived, it runs a function deeper in TCP,
+ * which has the number of bytes; the buffer's address comes from /proc.
  */
 #define LEVEL_INFLIGHT 3 /* struct sock of TCP: only for threads in `inflight` */
 #define LEVEL_SOCK     4 /* struct sock: any protocol */
 
 /*
  * One of the hooked function's parameters, or its result. A program may only load from its
- * context at offsets that are written in its code, so the loader writes over that too.
+ * context at constant offsets, so the loader overwrites the offset too.
  */
 #define PARAMETER(ctx, number)                                                     \
 	({                                                                         \
@@ -43,7 +42,7 @@
 		value_;                                                            \
 	})
 
-/* A function has returned that moved data of a socket. */
+/* A function that moves data of a socket has returned. */
 int leave_function(u64 *ctx)
 {
 	u64 level = CALLING(CALLING_LEVEL);
@@ -73,7 +72,7 @@ int leave_function(u64 *ctx)
 		socket = PARAMETER(ctx, CALLING_SOCKET);
 		sk = FIELD(u64, socket, socket_sk);
 	}
-	/* A raw socket of TCP is received from by the same function. */
+	/* The same function also receives from a raw TCP socket. */
 	if (level != LEVEL_TCP && FIELD(u16, sk, sock_sk_type) != SOCK_STREAM)
 		return 0;
 	tcp = plain_tcp(sk);

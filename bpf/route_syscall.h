@@ -22,13 +22,13 @@ struct pending {
 };
 
 #ifdef PENDING_IN_TASK
-/* Kept with the thread (5.12): no table to search, and none that can be full. */
+/* Stored with the thread (5.12): no table to search or to fill up. */
 DEFINE_MAP(pending, MAP_TYPE_TASK_STORAGE, u32, struct pending, 0)
 
 #define STORAGE_CREATE 1
 static void *(*const task_storage_get)(void *map, u64 task, void *value, u64 flags) = (void *)HELPER_task_storage_get;
 
-/* The current thread's, or one that it has had; 0: it has had none. */
+/* The current thread's entry, which may be of an earlier call; 0: it never had one. */
 static __always_inline struct pending *find_pending(void)
 {
 	return task_storage_get(MAP(pending), current_task(), 0, 0);
@@ -76,8 +76,8 @@ static __always_inline void forget_pending(struct pending *call)
 
 #ifdef RAW_TRACEPOINTS
 /*
- * The context of the tracepoints sys_enter and sys_exit: every call of the machine passes
- * them, but nobody prepares what few programs want, as perf does for the others.
+ * The context of the tracepoints sys_enter and sys_exit. Every system call passes them, but
+ * their context needs no preparation, while perf prepares that of the others.
  */
 struct sys_enter {
 	u64 registers;
@@ -92,7 +92,7 @@ struct sys_exit {
 #define ARGUMENT(ctx, number)       LOAD(u64, (ctx)->registers, pt_regs_argument##number)
 #define LATER_ARGUMENT(ctx, number) ARGUMENT(ctx, number)
 
-/* Calls of a 32-bit program have numbers of their own, which mean others here. */
+/* 32-bit programs use other numbers for their calls, which mean different calls here. */
 #ifdef __x86_64__
 #define NARROW 0x2 /* TS_COMPAT */
 #else
@@ -125,7 +125,7 @@ struct sys_exit {
 #define ARGUMENT(ctx, number)       (ctx)->arguments[number]
 #define LATER_ARGUMENT(ctx, number) READ_KERNEL(u64, &(ctx)->arguments[number])
 
-/* perf leaves those of 32-bit programs out. */
+/* perf omits the calls of 32-bit programs. */
 static __always_inline int is_narrow(void)
 {
 	return 0;
@@ -158,7 +158,7 @@ static __always_inline int enter_syscall(struct pending *call, u64 fd)
 		call->announced = begin_sending(call->inode, FIELD(u64, socket, socket_sk));
 #endif
 	if (keep_pending(call)) {
-		/* How much it will move is not known yet: the call is counted, its bytes cannot be. */
+		/* How much it will move is not yet known: count the call without its bytes. */
 		struct counters *counters = counters_of(SLOT_ENTER, call->direction & 1);
 		if (counters) {
 			counters->seen.calls++;
@@ -185,7 +185,7 @@ static __always_inline u32 size_of_messages(u64 messages, u32 count)
 	return total;
 }
 
-/* What is known of the call that ends, into `call`. Returns 0 if it is none that is watched. */
+/* Write what is known about the ending call to `call`. Returns 0 if it is not watched. */
 static __always_inline int end_pending(struct pending *call, u32 number)
 {
 	struct pending *found = find_pending();

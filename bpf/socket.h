@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * From a struct socket, or a file descriptor, to who it is: inode, addresses,
- * network namespace. Read when data moves, so it does not matter when or by
- * whom the connection was opened.
+ * The identity of a struct socket or a file descriptor: inode, addresses, network namespace.
+ * Read when data moves, so it does not matter when or by which process the connection was
+ * opened.
  */
 #ifndef HTTP_PROFILER_SOCKET_H
 #define HTTP_PROFILER_SOCKET_H
@@ -22,7 +22,7 @@ static __always_inline u64 socket_inode(u64 socket)
 	return FIELD(u64, inode, inode_i_ino);
 }
 
-/* The same of a socket that may have no file yet: the inode is allocated beside it. */
+/* The same for a socket that may have no file yet: its inode is allocated beside it. */
 static __always_inline u64 inode_beside(u64 socket)
 {
 	return READ_KERNEL(u64, socket + OFFSET_socket_alloc_vfs_inode + OFFSET_inode_i_ino);
@@ -45,8 +45,8 @@ static __always_inline int is_tcp(u64 sk)
 }
 
 /*
- * The struct tcp_sock of a stream, if it is TCP with nothing above it that has a stream of
- * its own, such as kernel TLS; else 0.
+ * A stream's struct tcp_sock, if it is TCP without a protocol above it that has its own
+ * stream, such as kernel TLS; else 0.
  */
 static __always_inline u64 plain_tcp(u64 sk)
 {
@@ -60,7 +60,7 @@ static __always_inline u64 plain_tcp(u64 sk)
 static __always_inline u16 local_port(u64 sk)
 {
 	u16 port = FIELD(u16, sk, sock___sk_common_skc_num);
-	/* Both ends have closed and unread data is read: the port is given back already. */
+	/* Both ends have closed and unread data is read: the port is already released. */
 	if (!port)
 		port = __builtin_bswap16(READ_KERNEL(u16, sk + OFFSET_inet_sock_inet_sport));
 	return port;
@@ -71,20 +71,20 @@ static __always_inline u16 remote_port(u64 sk)
 	return __builtin_bswap16(FIELD(u16, sk, sock___sk_common_skc_dport));
 }
 
-/* What the two ends of a connection are called. */
+/* The names of a connection's two ends. */
 struct ends {
 	u64 local[2]; /* addresses, as in struct event */
 	u64 remote[2];
 	u32 netns;
-	u32 ports_seen; /* as the kernel had them when the rest was looked up */
+	u32 ports_seen; /* as the kernel had them when the rest was read */
 	u16 local_port;
 	u16 remote_port;
-	u32 family; /* 0: not looked up yet */
+	u32 family; /* 0: not yet read */
 };
 
 /*
- * Looked up once: reading the kernel's structures costs more than remembering. Only the
- * ports are looked at again, for a socket can be connected to another end.
+ * Read once: reading the kernel's structures costs more than remembering. Only the ports are
+ * read again, because a socket can be connected to another peer.
  */
 static __always_inline void find_ends(struct ends *ends, u64 sk)
 {
@@ -128,8 +128,8 @@ static __always_inline void name_ends(struct event *event, struct ends *ends)
 }
 
 /*
- * The path that a Unix socket is bound to (an abstract one begins with a NUL), into
- * SUN_PATH_SIZE bytes at `path`. Returns how many of them count; 0: it has none.
+ * The path that a Unix socket is bound to (an abstract one begins with a NUL), written to
+ * `path`, SUN_PATH_SIZE bytes. Returns how many of them are in use; 0: it has no path.
  */
 static __always_inline u8 read_unix_path(u8 *path, u64 sk)
 {
@@ -159,17 +159,17 @@ static __always_inline void name_socket(struct names_event *names, u64 inode, u6
 	if (!peer)
 		return;
 	names->remote_size = read_unix_path(names->remote, peer);
-	/* None as long as nobody has accepted the connection. */
+	/* There is none until the connection is accepted. */
 	u64 socket = READ_KERNEL(u64, peer + OFFSET_sock_sk_socket);
 	if (socket)
 		names->peer = inode_beside(socket);
 }
 
 /*
- * Did a connection carry bytes before this call, which moved `size` in
- * `direction`? bytes_acked counts an active opener's SYN, hence one to spare.
- * Only plain TCP keeps count; of another kind it is assumed (the beginning of a
- * Unix connection is seen by itself, see open_socket).
+ * Did a connection carry bytes before this call, which moved `size` in `direction`?
+ * bytes_acked counts an active opener's SYN, so one byte is allowed. Only plain TCP keeps
+ * count; any other connection is assumed to have carried bytes (the beginning of a Unix
+ * connection is seen directly, see open_socket).
  */
 static __always_inline int carried_bytes_before(u64 sk, u8 direction, u32 size)
 {
@@ -192,7 +192,7 @@ static __always_inline int carried_bytes_before(u64 sk, u8 direction, u32 size)
 }
 
 #ifdef ROUTE_SYSCALL
-/* The struct socket of a stream behind `fd` of the current process, or 0. */
+/* The struct socket of a stream at the current process's descriptor `fd`, or 0. */
 static __always_inline u64 stream_socket_of(u64 fd)
 {
 	u64 files = TASK_FIELD(u64, current_task(), task_struct_files);

@@ -59,7 +59,7 @@ POLL_MS = 100
 _INODE = struct.Struct("=Q")
 VERDICT = struct.calcsize("=QQQQII")
 VERDICT_OTHER = b"\2"
-# struct tally of bpf/counters.h
+# struct account of bpf/counters.h
 _COUNT = struct.Struct("=QQ")
 
 
