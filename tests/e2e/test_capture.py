@@ -17,6 +17,9 @@ from tests.e2e.capture import Capture, skipped_calls
 from tests.e2e.conftest import ROUTES, background, held, traffic
 
 
+pytestmark = pytest.mark.one_guest("debian-13")
+
+
 @dataclass
 class Watch:
     """A profiler that watches a guest, and what was running before it started."""

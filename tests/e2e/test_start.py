@@ -60,6 +60,7 @@ for number in range(30):
 """
 
 
+@pytest.mark.one_guest("debian-12")
 def test_kernel_tls_that_comes_into_use_while_capturing(guest: Guest, token: str) -> None:
     """Nothing that only kernel TLS passes is hooked before there is such a thing."""
     if guest.exec("sudo modprobe -n tls", check=False).returncode:

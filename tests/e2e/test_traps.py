@@ -73,6 +73,7 @@ def test_buffers_of_each_cpu_reorder(guest: Guest, token: str) -> None:
     assert all(r["latency_ms"] >= 0 for r in answers)
 
 
+@pytest.mark.thorough
 @pytest.mark.one_guest("debian-12")
 def test_without_btf_the_headers_serve(guest: Guest, token: str) -> None:
     """As on Ubuntu 20.04's 5.4: offsets from the headers, and the buffer of that time."""
