@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What things cost, and where: run by hand, each with a table as its answer."""
+"""Benchmarks, started manually; each prints a table of costs."""

@@ -4,9 +4,9 @@
     python -m benchmarks.growth              # a table
     tox -e growth                            # the same, as a test
 
-Each shape is a conversation of a size that may be any; it is fed at 1, 2 and 4
-times its usual size to a pipeline that writes to ``/dev/null``. valgrind counts
-the instructions of user space (``instructions.py``).
+Each shape is a conversation of adjustable size. It runs at 1, 2 and 4 times its base size
+through a pipeline that writes to ``/dev/null``. valgrind counts the instructions of user
+space (``instructions.py``).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Items = Iterator["Chunk | End"]
 
 
 def connections(size: int) -> Items:
-    """So many connections, open at once, of one exchange each."""
+    """This many connections, open at once, with one exchange each."""
     wires = [Wire(socket=n + 1) for n in range(size)]
     for n, each in enumerate(wires):
         yield each.send(_GET % n)
@@ -50,7 +50,7 @@ def connections(size: int) -> Items:
 
 
 def messages(size: int) -> Items:
-    """So many exchanges on one connection."""
+    """This many exchanges on one connection."""
     one = Wire()
     for n in range(size):
         yield one.send(_GET % n)
@@ -58,14 +58,14 @@ def messages(size: int) -> Items:
 
 
 def pipelined(size: int) -> Items:
-    """So many requests ahead of their answers."""
+    """This many requests before their responses."""
     one = Wire()
     yield from _in_calls(one.send, b"".join(_GET % n for n in range(size)))
     yield from _in_calls(one.recv, _OK * size)
 
 
 def headers(size: int) -> Items:
-    """So many header lines in one head, all different."""
+    """This many header lines in one head, all different."""
     lines = b"".join(b"Field-%d: value of %d\r\n" % (n, n) for n in range(size))
     one = Wire()
     yield from _in_calls(one.send, b"GET / HTTP/1.1\r\n" + lines + b"\r\n")
@@ -73,7 +73,7 @@ def headers(size: int) -> Items:
 
 
 def repeated_header(size: int) -> Items:
-    """So many header lines of one name."""
+    """This many header lines of one name."""
     one = Wire()
     yield one.send(_GET % 1)
     lines = b"".join(b"Set-Cookie: a=%d\r\n" % n for n in range(size))
@@ -82,7 +82,7 @@ def repeated_header(size: int) -> Items:
 
 
 def body(size: int) -> Items:
-    """One body of so many bytes."""
+    """One body of this many bytes."""
     one = Wire()
     yield one.send(_GET % 1)
     yield from _in_calls(
@@ -91,21 +91,21 @@ def body(size: int) -> Items:
 
 
 def parts(size: int) -> Items:
-    """One chunked body of so many parts."""
+    """One body of this many HTTP chunks."""
     one = Wire()
     yield one.send(_GET % 1)
     yield from _in_calls(one.recv, _CHUNKED + b"5\r\nabcde\r\n" * size + b"0\r\n\r\n")
 
 
 def bytewise_head(size: int) -> Items:
-    """A head of so many bytes, one in each call."""
+    """A head of this many bytes, one per call."""
     one = Wire()
     for byte in b"GET / HTTP/1.1\r\nA: " + b"a" * size + b"\r\n\r\n":
         yield one.send(bytes([byte]))
 
 
 def bytewise_body(size: int) -> Items:
-    """A body of so many bytes, one in each call."""
+    """A body of this many bytes, one per call."""
     one = Wire()
     yield one.send(b"POST / HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % size)
     for _ in range(size):
@@ -113,7 +113,7 @@ def bytewise_body(size: int) -> Items:
 
 
 def bytewise_parts(size: int) -> Items:
-    """So many parts of a chunked body, one byte in each call."""
+    """This many HTTP chunks of a body, one byte per call."""
     one = Wire()
     yield one.send(_GET % 1)
     for byte in _CHUNKED + b"1\r\nx\r\n" * size + b"0\r\n\r\n":
@@ -121,7 +121,7 @@ def bytewise_parts(size: int) -> Items:
 
 
 def streams(size: int) -> Items:
-    """So many HTTP/2 streams, one behind the other."""
+    """This many HTTP/2 streams, one after the other."""
     talk, one = Talk(), Wire()
     for n in range(size):
         talk.exchange(f"/{n}")
@@ -130,7 +130,7 @@ def streams(size: int) -> Items:
         yield (one.send if isinstance(turn, Ask) else one.recv)(turn.data)
 
 
-# The size at factor 1: enough that four times it shows even a loop in C over all there is.
+# The base size: large enough that four times it reveals even a loop in C over all data.
 SHAPES: dict[str, tuple[Callable[[int], Items], int]] = {
     "connections": (connections, 250),
     "messages on one connection": (messages, 150),
@@ -147,7 +147,7 @@ SHAPES: dict[str, tuple[Callable[[int], Items], int]] = {
 
 
 def counts() -> dict[str, list[int]]:
-    """Return the instructions of each shape at each factor."""
+    """Return the instructions of each shape, at each factor."""
     columns = len(FACTORS)
     found = sections(len(SHAPES) * columns, "benchmarks.growth", "run")
     return {name: found[n * columns : (n + 1) * columns] for n, name in enumerate(SHAPES)}
@@ -168,10 +168,10 @@ def _run(records: list[bytes]) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Print the table; or, under valgrind, run what is counted."""
+    """Print the table; or, under valgrind, run what it counts."""
     if arguments == ["run"]:
         for shape, size in SHAPES.values():
-            _run([*map(wire.encode, shape(10))])  # whatever is made once
+            _run([*map(wire.encode, shape(10))])  # warm up everything that is made once
             for factor in FACTORS:
                 records = [*map(wire.encode, shape(size * factor))]
                 section(lambda records=records: _run(records))  # type: ignore[misc]

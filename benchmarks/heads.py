@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Heads to parse: some as software sends them, some as only an observer must take them."""
+"""Heads to parse: some as software sends them, some that only an observer must accept."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ Content-Length: 0
 
 
 class Odd(NamedTuple):
-    """``data`` and the heads in it: start line without version, and a field to be found."""
+    """``data`` and the heads in it: start line without version, and a field to find."""
 
     data: bytes
     starts: tuple[str, ...]
@@ -136,5 +136,5 @@ ODD = {
 
 
 def type_of(data: bytes) -> Type:
-    """Return what begins ``data``."""
+    """Return the type of the message that begins ``data``."""
     return RESPONSE if data.startswith(b"HTTP/") else REQUEST

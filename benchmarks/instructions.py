@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Counts instructions, which do not depend on what else the machine is doing.
+"""Counts instructions, which do not depend on other load on the machine.
 
-``valgrind --tool=callgrind`` counts those of user space. A program is run twice,
-with ``n`` and with ``2n`` rounds: the difference is free of its start. Or it says
-itself which of its sections are to be counted, each by itself.
+``valgrind --tool=callgrind`` counts those of user space. A program runs twice, with ``n``
+and with ``2n`` rounds: the difference excludes its start. Or it marks the sections to
+count, each separately.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from typing import Callable
 _COLLECTED = re.compile(r"Collected : ([0-9]+)")
 _TOTAL = re.compile(r"^totals: ([0-9]+)$", re.MULTILINE)
 
-# What ``dir()`` calls: a function of Python's C interface, so callgrind finds it by name in
-# every build of Python, and hardly anything else calls it.
+# The function that ``dir()`` calls: part of Python's C interface, so callgrind finds it by
+# name in every build of Python, and hardly anything else calls it.
 _ENTRY = "PyObject_Dir"
 
 
@@ -38,7 +38,7 @@ def _count(module: str, *arguments: str) -> int:
 
 
 def _callgrind(*options: str, python: list[str]) -> str:
-    """Run ``python -m`` under callgrind; return what is said on standard error."""
+    """Run ``python -m`` under callgrind; return its standard error."""
     run = subprocess.run(
         ["valgrind", "--tool=callgrind", *options, sys.executable, "-m", *python],
         env={**os.environ, "PYTHONHASHSEED": "0"},
@@ -50,7 +50,7 @@ def _callgrind(*options: str, python: list[str]) -> str:
 
 
 def section(function: Callable[[], object]) -> None:
-    """Run ``function``; under :func:`sections` its instructions are counted, by themselves."""
+    """Run ``function``; under :func:`sections` its instructions are counted separately."""
 
     class Section:
         def __dir__(self) -> list[str]:

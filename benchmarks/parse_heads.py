@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which parser of heads: what one costs, and what it refuses.
+"""Compares parsers of heads: their cost, and what they reject.
 
-    python -m benchmarks.parse_heads                  # times, and what is refused
+    python -m benchmarks.parse_heads                  # times, and what is rejected
     python -m benchmarks.parse_heads --instructions   # counted by valgrind, a few minutes
 
-It wants h11, httptools and llhttp: ``tox -e bench-replay`` has them.
-``docs/notes/parser-choice.md`` holds the answer and what follows from it.
+It needs h11, httptools and llhttp: ``tox -e bench-replay`` has them.
+``docs/notes/parser-choice.md`` explains the choice that followed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _ROUNDS = 2000
 
 
 def run(parser: str, head: str, rounds: int) -> None:
-    """Parse one head so many times."""
+    """Parse one head that many times."""
     data = USUAL[head]
     feed = PARSERS[parser](type_of(data))
     for _ in range(rounds):
@@ -29,18 +29,18 @@ def run(parser: str, head: str, rounds: int) -> None:
 
 
 def microseconds(parser: str, head: str) -> float:
-    """The best of several runs: everything else only adds to it."""
+    """Return the best of several runs: other load only adds time."""
     times = repeat(lambda: run(parser, head, _ROUNDS), number=1, repeat=7)
     return min(times) / _ROUNDS * 1e6
 
 
 def instructions(parser: str, head: str) -> float:
-    """Instructions of one head."""
+    """Return the instructions of one head."""
     return per_round("benchmarks.parse_heads", parser, head, rounds=_ROUNDS // 4)
 
 
 def verdict(feed: Feed, odd: Odd) -> str:
-    """What becomes of ``odd``: all its heads are read, or none, or others."""
+    """Describe the result of parsing ``odd``: all of its heads, none, or others."""
     try:
         found = feed(odd.data)
     except Exception as error:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parsers of heads, each made to give the same: for every head a start line and its fields.
+"""Parsers of heads with the same result: a start line and the fields of each head.
 
-Those that can be told to be lenient are.
+Those with a lenient mode use it.
 
-``new(type)`` makes the state of one connection and returns a function that takes
+``new(type)`` creates the state of one connection and returns a function that takes
 bytes and returns the heads in them.
 """
 
@@ -48,10 +48,10 @@ def _ours(fields_of: Callable) -> Callable[[Type], Feed]:  # type: ignore[type-a
 
 
 def messages(type_: Type) -> Feed:
-    """The whole stage: framing, pairing and the message itself as well."""
+    """The whole stage: also framing, pairing and the message itself."""
     wire, stage = Wire(), Messages(Settings())
     direction = SEND if type_ == REQUEST else RECV
-    if direction == RECV:  # for the answers to HEAD
+    if direction == RECV:  # for the responses to HEAD
         stage.feed(wire.send(b"HEAD / HTTP/1.1\r\n\r\n" * 2))
     template = wire.send(b"") if direction == SEND else wire.recv(b"")
 
@@ -167,7 +167,7 @@ def of_llhttp(type_: Type) -> Feed:
 
 
 def of_h11(type_: Type) -> Feed:
-    """The other end of the connection, who goes on only when it has spoken itself."""
+    """The other end of the connection, which continues only after sending something itself."""
     is_request = type_ == REQUEST
 
     def feed(data: bytes) -> list[Head]:

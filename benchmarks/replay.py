@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a message costs from the ring to the line: the stages behind the probe, replayed.
+"""The cost of a message from the ring to the line: replays the stages after the probe.
 
-    python -m benchmarks.replay                  # µs a message
+    python -m benchmarks.replay                  # µs per message
     python -m benchmarks.replay --instructions   # counted by valgrind
-    python -m benchmarks.replay --stages         # counted for each stage by itself
+    python -m benchmarks.replay --stages         # counted for each stage separately
     python -m benchmarks.replay --profile        # where
     tox -e bench-replay                          # µs, by pytest-benchmark
 
-The recorded capture of the demo (``tests/replay/cases/demo``: a new connection
-for each exchange) is fed again and again, each time as new connections and
-later, to a sink that writes to ``/dev/null``. So are, with ``--kept``, exchanges
-between one client and one server on one connection, each message in one call.
+The recording of the demo (``tests/replay/cases/demo``: a new connection for each exchange)
+is fed repeatedly, each time as new, later connections, to a sink that writes to
+``/dev/null``. With ``--kept`` the same is done with exchanges between one client and one
+server on one connection, each message in one call.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ _ROUNDS = 100
 
 
 def rounds_of(records: list[bytes], rounds: int) -> list[bytes]:
-    """The capture, so many times: other sockets and a later time in each."""
+    """Return the recording that many times, each with other sockets and a later time."""
     items = [wire.decode(record) for record in records]
     moved = [item for item in items if isinstance(item, (wire.Chunk, wire.End))]
-    # Who is who is said once.
+    # Processes are introduced once.
     out = [r for r, item in zip(records, items) if isinstance(item, (wire.Clock, wire.Process))]
     for n in range(rounds):
         for item in moved:
@@ -57,7 +57,7 @@ def rounds_of(records: list[bytes], rounds: int) -> list[bytes]:
 
 
 def kept_alive(records: list[bytes], rounds: int) -> list[bytes]:
-    """Exchanges on a connection that the first two chunks of the capture open, at both ends."""
+    """Return exchanges on a connection that the recording's first two chunks open, at both ends."""
     items = [wire.decode(record) for record in records]
     out = [r for r, item in zip(records, items) if isinstance(item, (wire.Clock, wire.Process))]
     client, server = [item for item in items if isinstance(item, wire.Chunk)][:2]
@@ -79,7 +79,7 @@ def kept_alive(records: list[bytes], rounds: int) -> list[bytes]:
 
 
 def run(machine: str, records: list[bytes]) -> Pipeline:
-    """Feed ``records`` to a pipeline of its own."""
+    """Feed ``records`` to a new pipeline."""
     sink = JsonLines(Path("/dev/null"))
     pipeline = Pipeline(Settings(), sink, Processes(None), machine)
     for record in records:
@@ -90,7 +90,7 @@ def run(machine: str, records: list[bytes]) -> Pipeline:
 
 
 def workload(kept: bool, rounds: int) -> tuple[str, list[bytes], int]:
-    """Return the machine, the records of so many rounds, and the messages of one."""
+    """Return the machine, the records of that many rounds, and the messages of one round."""
     recording = Recording(_CASE / "capture")
     machine, capture = recording.origin.machine, list(recording.records())
     if kept:
@@ -100,10 +100,10 @@ def workload(kept: bool, rounds: int) -> tuple[str, list[bytes], int]:
 
 
 def stages(machine: str, records: list[bytes]) -> dict[str, Callable[[], object]]:
-    """What each stage does with all records: name -> a function, which is to be called twice.
+    """Return a function for each stage that processes all records; each will be called twice.
 
-    Each is given what the one before it made, all at once; the last is the pipeline with all of
-    them, and what it does itself.
+    Each stage gets all the results of the one before it; the last entry is the pipeline with
+    all stages and its own work.
     """
     settings, processes = Settings(), Processes(None)
     items = [wire.decode(record) for record in records]
@@ -138,17 +138,17 @@ def stages(machine: str, records: list[bytes]) -> dict[str, Callable[[], object]
 
 
 def print_stages(kept: list[str]) -> None:
-    """Count each stage in a run of its own program, and print what it takes of a message."""
+    """Count each stage in a run of its own, and print its instructions per message."""
     machine, records, messages = workload(bool(kept), 2 * _ROUNDS)
     named = list(stages(machine, records))
-    # The second time, when all that is remembered is there.
+    # Measure the second call, when all caches are filled.
     counts = sections(2 * len(named), "benchmarks.replay", *kept, "--sections")[1::2]
     for name, count in zip(named, counts):
         print(f"| {name} | {count / (messages * 2 * _ROUNDS):,.0f} |")
 
 
 def main(arguments: list[str]) -> None:
-    """Print the cost; or run so many rounds, to be counted."""
+    """Print the cost; or run that many rounds, to be counted."""
     kept = ["--kept"] if "--kept" in arguments else []
     arguments = [argument for argument in arguments if argument not in kept]
     if arguments == ["--stages"]:
@@ -161,11 +161,11 @@ def main(arguments: list[str]) -> None:
             section(stage)
         return
     rounds = 5 * _ROUNDS if kept else _ROUNDS
-    # However many are counted, as many are made.
+    # Always built in the same number, however many are counted.
     machine, records, messages = workload(bool(kept), 2 * rounds)
     if arguments == ["--instructions"]:
         count = per_round("benchmarks.replay", *kept, rounds=rounds) / messages
-        print(f"{count:,.0f} instructions a message")
+        print(f"{count:,.0f} instructions per message")
     elif arguments == ["--profile"]:
         with cProfile.Profile() as profile:
             run(machine, records)
@@ -174,7 +174,7 @@ def main(arguments: list[str]) -> None:
         run(machine, records[: len(records) * int(arguments[0]) // (2 * rounds)])
     else:
         best = min(repeat(lambda: run(machine, records), number=1, repeat=7))
-        print(f"{best / (messages * 2 * rounds) * 1e6:.1f} µs a message")
+        print(f"{best / (messages * 2 * rounds) * 1e6:.1f} µs per message")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ ROUNDS = 50
 
 @pytest.mark.parametrize("kept", [False, True], ids=["demo", "kept alive"])
 def test_replay(benchmark: BenchmarkFixture, kept: bool) -> None:
-    """One round is the time of all messages: ``messages`` says how many there are."""
+    """One round is the time of all messages; ``messages`` is their number."""
     machine, records, messages = workload(kept, ROUNDS)
     benchmark.extra_info["messages"] = messages * ROUNDS
     assert benchmark(run, machine, records).account.messages == messages * ROUNDS

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m benchmarks.top``: how many messages a second ``http-profiler top`` takes.
+"""``python -m benchmarks.top``: how many messages per second ``http-profiler top`` handles.
 
-A capture of small messages is shown in a real pseudo-terminal, as fast as it is read; what is
-printed is the processor time of all of it: start, reading JSON lines, pairing, counting,
-drawing. Of a live capture reading is the pipeline's part instead (``benchmarks.replay``).
+A capture of small messages is shown in a real pseudo-terminal, as fast as it can be read. The
+printed figure is the processor time of everything: start, reading JSON lines, pairing,
+counting, drawing. In a live capture the pipeline does the reading (``benchmarks.replay``).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             screen.end()
     seconds = sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
     print(
-        f"{lines:,} messages in {seconds:.1f} s of processor time: {lines / seconds:,.0f} a "
+        f"{lines:,} messages in {seconds:.1f} s of processor time: {lines / seconds:,.0f} per "
         f"second; {drawn / 1000:,.0f} kB were drawn"
     )
     return 0

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the profiler costs, counted in instructions, beside what people use instead.
+"""The profiler's cost in instructions, compared with other tools.
 
-A guest's clock counts instructions (``machine(icount=True)``), so an elapsed nanosecond
-is an instruction that the one processor ran: for the target, for its client, for the
-kernel, for whatever captures. ``inside`` runs in that guest and measures; this package
-boots it, asks, and writes ``docs/explanation/performance.md``.
+A guest's clock counts instructions (``machine(icount=True)``). So an elapsed nanosecond is
+an instruction that the one processor ran: for the target, its client, the kernel or the
+capture. ``inside`` runs in that guest and measures. This package boots it, requests the
+measurements, and writes ``docs/explanation/performance.md``.
 """

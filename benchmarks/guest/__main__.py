@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """``tox -e bench``: boots a guest whose clock counts instructions, and measures in it.
 
-What was measured is kept in ``output/bench``, by the version of the product, so parts of
-the whole can be run one after the other: ``tox -e bench -- --workload small --capture
-base,socket``. The tables are printed; when everything has been measured of one
-version they go into ``docs/explanation/performance.md``.
+Results are kept in ``output/bench``, by version of the product, so parts can run one after
+the other: ``tox -e bench -- --workload small --capture base,socket``. The tables are
+printed. When one version is measured completely, they are written to
+``docs/explanation/performance.md``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from provisioning.progress import say
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 PAGE = REPOSITORY / "docs" / "explanation" / "performance.md"
 
-# It is interrupted as well when this process is killed, and then puts its guest away.
+# SIGTERM interrupts it too, so that it takes its guest down.
 BOUND = ("setpriv", "--pdeathsig", "INT", "--")
 MEASURE = (sys.executable, "-m", "benchmarks.guest.measuring")
 
@@ -45,11 +45,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _measure_side_by_side(options: argparse.Namespace) -> int:
     """Measure in several guests; return the exit code.
 
-    A workload stays in one of them, for what is added to it is told from its base.
+    A workload stays in one guest, because its added cost is relative to its base there.
     """
     most = options.guests or side_by_side([find_guest(GUEST)] * len(options.workload))
     captures = ",".join(options.capture)
-    # In a session of its own Ctrl-C does not reach one, and so reaches it once: from here.
+    # In a session of its own, so that Ctrl-C reaches it once: through this process.
     children = [
         subprocess.Popen([*BOUND, *MEASURE, ",".join(workloads), captures], start_new_session=True)
         for workloads in shared_out(options.workload, most)
@@ -63,12 +63,12 @@ def _measure_side_by_side(options: argparse.Namespace) -> int:
                 interrupted = True
                 for each in children:
                     each.send_signal(signal.SIGINT)
-    # One that was killed has minus the signal.
+    # A killed process has a negative status.
     return 130 if interrupted else max(abs(child.returncode) for child in children)
 
 
 def _tell(options: argparse.Namespace) -> int:
-    """Print what was measured, and write the page if that is all; return the exit code."""
+    """Print the results, and write the page if they are complete; return the exit code."""
     results = Results.of_product()
     wanted = selected(options.workload, options.capture)
     print(page(results))
@@ -90,20 +90,20 @@ def _parser() -> argparse.ArgumentParser:
             type=_names(table),
             default=tuple(table),
             metavar="NAME,...",
-            help=f"only these (default: all of {', '.join(table)})",
+            help=f"only these (default: all, which are {', '.join(table)})",
         )
     parser.add_argument(
         "--guests",
         type=_count,
         metavar="N",
-        help="how many guests measure at once, each its share of the workloads"
+        help="how many guests measure in parallel, each with its share of the workloads"
         " (default: as many as this host has processors and memory for)",
     )
     parser.add_argument(
         "--attach",
         action="store_true",
-        help="take the guest that `python -m provisioning up --icount "
-        f"{GUEST}` brought up, and install the product in it as it is now",
+        help="use the guest that `python -m provisioning up --icount "
+        f"{GUEST}` brought up, and install the current product in it",
     )
     return parser
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measuring in one guest: it is booted or attached to, prepared, and asked for each run."""
+"""Measures in one guest: boots or attaches to it, prepares it, and runs each measurement."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from provisioning.sources import copy_product, wheel_of
 GUEST = "debian-13-bench"
 INSIDE = Path(__file__).with_name("inside")
 
-# In the guest, which gets of this repository no more than the package `inside`.
+# In the guest, which gets only the package `inside` of this repository.
 THERE = "/tmp/bench"
 
-# Of the guest's clock. Before, jobs of the boot spoil the figures.
+# On the guest's clock. Before that, jobs of the boot distort the figures.
 SETTLED_SECONDS = 60
 
 SITE_PACKAGES = "/opt/http-profiler/lib/python3.*/site-packages"
@@ -55,9 +55,9 @@ FACTS = {
 
 
 def measure(workloads: Collection[str], captures: Collection[str], *, attached: bool) -> int:
-    """Measure in one guest, and keep it; return the exit code.
+    """Measure in one guest, and store the results; return the exit code.
 
-    ``attached``: in the one that is up already.
+    ``attached``: use the guest that is already up.
     """
     results = Results.of_product()
     try:
@@ -66,7 +66,7 @@ def measure(workloads: Collection[str], captures: Collection[str], *, attached: 
             runs = together(selected(workloads, captures))
             for number, run in enumerate(runs, 1):
                 names = ",".join(one.workload for one in run)
-                with step(f"{number} of {len(runs)}: {run[0].asked} {run[0].capture} {names}"):
+                with step(f"{number} of {len(runs)}: {run[0].metric} {run[0].capture} {names}"):
                     _measure_run(guest, run, results)
     except ProvisioningError as error:
         if error.details:
@@ -89,10 +89,10 @@ def _guest(attached: bool) -> Iterator[Guest]:
     guest = attach(GUEST, provider=DEFAULT)
     if not qemu.counts_instructions(Instance(GUEST)):
         raise ProvisioningError(
-            f"{GUEST} is up and does not count instructions: take it down, and run"
+            f"{GUEST} is up without --icount: take it down, and run"
             f" `python -m provisioning up --icount {GUEST}`"
         )
-    with step("installing the product as it is now"), tempfile.TemporaryDirectory() as scratch:
+    with step("installing the current product"), tempfile.TemporaryDirectory() as scratch:
         log = cache_directory() / "logs" / "wheel.log"
         wheel = wheel_of(copy_product(Path(scratch)), log)
         guest.push(wheel, "/tmp/product.whl")
@@ -104,7 +104,7 @@ def _prepare(guest: Guest, results: Results) -> None:
     there = f"{THERE}/benchmarks/guest"
     guest.exec(f"rm -rf {THERE}; mkdir -p {there}")
     guest.push(INSIDE, f"{there}/inside")
-    with step(f"waiting until it has been up for {SETTLED_SECONDS} s of its own"):
+    with step(f"waiting until it has been up for {SETTLED_SECONDS} s by its clock"):
         guest.exec(
             "python3 -c 'import time; "
             f"time.sleep(max(0, {SETTLED_SECONDS} - time.clock_gettime(time.CLOCK_BOOTTIME)))'"
@@ -117,9 +117,9 @@ def _prepare(guest: Guest, results: Results) -> None:
 
 
 def _measure_run(guest: Guest, run: Sequence[Measurement], results: Results) -> None:
-    """Measure what one capture is started for, and keep it."""
-    asked, _, capture = run[0]
-    words = " ".join((asked, capture, *(one.workload for one in run)))
+    """Measure everything that one start of a capture covers, and store it."""
+    metric, _, capture = run[0]
+    words = " ".join((metric, capture, *(one.workload for one in run)))
     command = f"cd {THERE} && sudo python3 -B -m benchmarks.guest.inside {words}"
     date = datetime.now(timezone.utc).strftime("%Y-%m-%d")
     try:

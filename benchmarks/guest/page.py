@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tables of what was measured, in Markdown."""
+"""Formats the results as Markdown tables."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BEGIN = "<!-- written by `tox -e bench`, do not edit: -->"
 END = "<!-- until here -->"
 
 ENDS = 4
-"""Lines of an exchange: a request and a response, each at the end that sends and receives."""
+"""The lines of an exchange: a request and a response, at both the sending and receiving end."""
 
 NOT_MEASURED = "-"
 
@@ -31,7 +31,7 @@ Row = list[str]
 
 
 def replaced(text: str, generated: str) -> str:
-    """Return a document with ``generated`` between the two marks, appended if it has none."""
+    """Return a document with ``generated`` between the two marks, appended if it has no marks."""
     part = f"{BEGIN}\n\n{generated.strip()}\n\n{END}"
     if BEGIN not in text:
         return f"{text.rstrip()}\n\n{part}\n".lstrip()
@@ -40,7 +40,7 @@ def replaced(text: str, generated: str) -> str:
 
 
 def page(results: Results) -> str:
-    """Return all that is told of the results."""
+    """Return the page of all results."""
     dates = sorted({run["date"] for run in results.runs.values()})
     facts = ", ".join(f"{name} {value}" for name, value in results.facts.items())
     parts = [
@@ -106,8 +106,8 @@ def _goals(results: Results) -> str:
         more, base = added(workload, capture), _run(results, ADDED, workload, BASE)
         return None if more is None or base is None else 100 * more / base["target"]
 
-    def value(asked: str, workload: str, key: str, per: float = 1.0) -> float | None:
-        run = _run(results, asked, workload, "socket")
+    def value(metric: str, workload: str, key: str, per: float = 1.0) -> float | None:
+        run = _run(results, metric, workload, "socket")
         return run[key] / per if run else None
 
     saturated = _run(results, OWN, "saturation", "socket")
@@ -144,8 +144,8 @@ def _goals(results: Results) -> str:
 Cell = Callable[[Results, Any, Measurement], str]
 
 
-def _table(results: Results, asked: str, cell: Cell, extra: tuple[str, ...] = ()) -> str:
-    measured = [one for one in results.runs if one.asked == asked]
+def _table(results: Results, metric: str, cell: Cell, extra: tuple[str, ...] = ()) -> str:
+    measured = [one for one in results.runs if one.metric == metric]
     captures = [
         name
         for name in CAPTURES
@@ -162,7 +162,7 @@ def _table(results: Results, asked: str, cell: Cell, extra: tuple[str, ...] = ()
             row.append(_number(base and base["target"]))
             row.append(_signed(base and again and again["target"] - base["target"]))
         for name in captures:
-            one = Measurement(asked, workload.name, name)
+            one = Measurement(metric, workload.name, name)
             run = results.runs.get(one)
             row.append(
                 NOT_MEASURED
@@ -229,8 +229,8 @@ def _failures(results: Results) -> list[str]:
     return ["Failed:\n\n" + "\n".join(lines)] if lines else []
 
 
-def _run(results: Results, asked: str, workload: str, capture: str) -> Any:
-    run = results.runs.get(Measurement(asked, workload, capture))
+def _run(results: Results, metric: str, workload: str, capture: str) -> Any:
+    run = results.runs.get(Measurement(metric, workload, capture))
     return None if run is None or "error" in run else run
 
 

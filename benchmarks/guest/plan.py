@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is measured: which workload under which capture, and what is asked of it.
+"""What to measure: each workload, capture and metric.
 
-The tables are the guest's own, so that host and guest cannot differ.
+The tables are those of the guest, so that host and guest cannot differ.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ __all__ = [
 
 
 class Measurement(NamedTuple):
-    """``asked`` of a workload under a capture; all three by name."""
+    """A metric of a workload under a capture; all three by name."""
 
-    asked: str
+    metric: str
     workload: str
     capture: str
 
@@ -44,32 +44,32 @@ class Measurement(NamedTuple):
 def selected(
     workloads: Collection[str] = tuple(WORKLOADS), captures: Collection[str] = tuple(CAPTURES)
 ) -> list[Measurement]:
-    """Return what is to be measured, in order: without a base nothing else tells anything."""
+    """Return the measurements in order: every other one is relative to the base."""
     return [
-        Measurement(asked, workload.name, capture.name)
+        Measurement(metric, workload.name, capture.name)
         for workload in WORKLOADS.values()
         if workload.name in workloads
         for capture in CAPTURES.values()
         if capture.name in captures or capture.name == BASE
         if workload.name in capture.only
-        for asked in workload.asked
-        if capture.command or asked == ADDED
+        for metric in workload.metrics
+        if capture.command or metric == ADDED
     ]
 
 
 def together(wanted: Iterable[Measurement]) -> list[list[Measurement]]:
-    """Put together, in order, what one capture is started for: all workloads, if it stays."""
+    """Group, in order, what one start of a capture covers: all workloads, if it stays."""
     runs: dict[tuple[str, ...], list[Measurement]] = {}
     for one in wanted:
-        stays = one.asked in (ADDED, OWN) and CAPTURES[one.capture].stays
-        runs.setdefault((one.asked, one.capture) if stays else one, []).append(one)
+        stays = one.metric in (ADDED, OWN) and CAPTURES[one.capture].stays
+        runs.setdefault((one.metric, one.capture) if stays else one, []).append(one)
     return list(runs.values())
 
 
 def shared_out(workloads: Sequence[str], guests: int) -> list[tuple[str, ...]]:
-    """Give each of ``guests`` its workloads; fewer lists if there are not as many workloads.
+    """Distribute the workloads to ``guests``; fewer lists if there are fewer workloads.
 
-    By turns: those that take long stand beside each other in the table.
+    In turns, because the slow ones are next to each other in the table.
     """
     shares = (tuple(workloads[first::guests]) for first in range(guests))
     return [share for share in shares if share]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What was measured, kept by the version of what was measured: a file for each.
+"""Stores results, in one file for each version of the product and the benchmark.
 
-Figures of different versions never stand in one table.
+Figures of different versions never appear in one table.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Run = dict[str, Any]
 
 @dataclass
 class Results:
-    """The runs of one version, and the facts of the guest they were made in."""
+    """The runs of one version, and the facts about the guest they were made in."""
 
     path: Path
     facts: dict[str, str]
@@ -33,7 +33,7 @@ class Results:
 
     @staticmethod
     def of_product() -> Results:
-        """Return what was measured of the product, and by the benchmark, as they are now."""
+        """Return the results for the current product and benchmark."""
         sources = [REPOSITORY / name for name in WHEEL_SOURCES]
         inside = Path(__file__).with_name("inside")
         version = digest(digest_files(REPOSITORY, [*sources, inside]))
@@ -41,7 +41,7 @@ class Results:
 
     @staticmethod
     def read(path: Path) -> Results:
-        """Return what is in a file; nothing if it is not there."""
+        """Read a file; no results if it does not exist."""
         if not path.exists():
             return Results(path, {}, {})
         document = json.loads(path.read_text("utf-8"))
@@ -49,19 +49,19 @@ class Results:
         return Results(path, document["facts"], runs)
 
     def keep(self, measurement: Measurement, run: Run) -> None:
-        """Keep a run, instead of one that was made before, beside those of other processes."""
+        """Store a run, replacing an earlier one; those of other processes stay."""
         with self._latest():
             self.runs[measurement] = run
 
     def keep_facts(self, facts: dict[str, str]) -> None:
-        """Keep the facts; runs of a guest with others are forgotten."""
+        """Store the facts; runs from a guest with different facts are discarded."""
         self.facts = facts
         with self._latest():
             pass
 
     @contextmanager
     def _latest(self) -> Iterator[None]:
-        """Change what is in the file; what another process has put there counts."""
+        """Change the content of the file, starting from what other processes stored there."""
         with locked(self.path.with_suffix(".lock")):
             there = Results.read(self.path)
             self.runs = there.runs if there.facts == self.facts else {}
@@ -72,5 +72,5 @@ class Results:
 
     @property
     def whole(self) -> bool:
-        """Is everything there, and nothing failed?"""
+        """Is every result present, without a failure?"""
         return all("error" not in self.runs.get(one, {"error": ""}) for one in selected())

@@ -169,7 +169,7 @@ def test_ab_that_did_what_it_was_asked():
     ],
 )
 def test_ab_that_did_not_is_no_measurement(was, instead):
-    with pytest.raises(BenchmarkError, match="ab did not do 500 requests well"):
+    with pytest.raises(BenchmarkError, match="ab did not complete 500 requests"):
         check_ab(AB.replace(was, instead), 500)
 
 
@@ -352,7 +352,7 @@ def test_a_guest_that_does_not_count_is_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(measuring, "attach", lambda name, provider: None)
     assert command.main(["--attach"]) == 125
     said = capsys.readouterr().err
-    assert "does not count instructions: take it down, and run `python -m provisioning up" in said
+    assert "is up without --icount: take it down, and run `python -m provisioning up" in said
 
 
 def test_every_name_of_the_tables_is_used():

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prints what was measured, as JSON.
+"""Prints the results of a measurement as JSON.
 
-``python3 -m benchmarks.guest.inside ASKED CAPTURE WORKLOAD ...``
+``python3 -m benchmarks.guest.inside METRIC CAPTURE WORKLOAD ...``
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ DIRECTORY = Path("/run/http-profiler-bench")
 
 
 def main() -> int:
-    """Measure one thing of some workloads; return the exit code."""
-    asked, capture, *names = sys.argv[1:]
+    """Measure one metric of some workloads; return the exit code."""
+    metric, capture, *names = sys.argv[1:]
     workloads = [WORKLOADS[name] for name in names]
     try:
-        results = measure(asked, workloads, CAPTURES[capture], DIRECTORY)
+        results = measure(metric, workloads, CAPTURES[capture], DIRECTORY)
     except BenchmarkError as error:
-        print(f"{asked} {capture}: {error}", file=sys.stderr)
+        print(f"{metric} {capture}: {error}", file=sys.stderr)
         return 1
     print(json.dumps(results))
     return 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What captures: a table of commands, of how each says that it began, and of what it counted."""
+"""A table of captures: the command, how it reports its start, and how to read its counts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Callable
 from benchmarks.guest.inside.workloads import WORKLOADS
 
 BASE, AGAIN = "base", "again"
-"""Nothing captures: before all others, and after. What differs between the two is noise."""
+"""No capture, measured before and after all others: the difference between the two is noise."""
 
 PROFILER = ("http-profiler", "--output", "{directory}/out")
 
@@ -23,11 +23,11 @@ Counts = dict[str, int]
 class Capture:
     """One way to capture.
 
-    ``command`` prints ``ready`` to standard error (or output, whichever it has) when it
-    captures; ``room`` gives it buffers of 256 MiB. ``counted`` reads what came of it from
-    the directory, where its output and errors are ``out`` and ``err``; ``ends`` is how often
-    it sees each message; 0: it does not tell messages. One that takes long to start ``stays``
-    for all workloads; then what came of it has to be there when it has caught up.
+    When it captures, ``command`` prints ``ready`` to standard error (or output, whichever it
+    uses); ``room`` are the options for buffers of 256 MiB. ``counted`` reads its result from
+    the directory, where its output and errors are ``out`` and ``err``. ``ends`` is how often
+    it sees each message; 0: it does not distinguish messages. A capture that starts slowly
+    ``stays`` for all workloads; its result must then be complete when it has caught up.
     """
 
     name: str
@@ -52,7 +52,7 @@ def profiler_counts(directory: Path) -> Counts:
 
 
 def tcpdump_counts(directory: Path) -> Counts:
-    """Read its last words."""
+    """Read its final statistics."""
     said = (directory / "err").read_text()
     captured, dropped = (
         int(re.search(rf"(\d+) packets? {word}", said)[1])  # type: ignore[index]
@@ -62,14 +62,14 @@ def tcpdump_counts(directory: Path) -> Counts:
 
 
 def tshark_counts(directory: Path) -> Counts:
-    """Count documents: each has a line for the index before it."""
+    """Count documents: a line for the index precedes each."""
     messages = sum(not line.startswith(b'{"index"') for line in _lines(directory / "out"))
     dropped = re.search(r"(\d+) packets? dropped", (directory / "err").read_text())
     return {"complete": messages, "packets_lost": int(dropped[1]) if dropped else 0}
 
 
 def bpftrace_counts(directory: Path) -> Counts:
-    """Count the lines that end a call, and the events that bpftrace says it lost."""
+    """Count the lines that end a call, and the events that bpftrace reports as lost."""
     calls = sum(line.startswith(b"C ") for line in _lines(directory / "out"))
     said = (directory / "out").read_text() + (directory / "err").read_text()
     lost = re.findall(r"Lost (\d+) events", said)
@@ -97,7 +97,7 @@ def _profiler(name: str, what: str, *options: str, only: tuple[str, ...] = ()) -
 
 LOADED = tuple(name for name in WORKLOADS if name not in ("saturation", "connections", "start"))
 COMPARED = (*LOADED, "saturation", "start")
-# tshark prints each byte several times over: with large bodies, or many records, that takes most
+# tshark prints each byte several times: with large bodies, or many records, that takes most
 # of an hour here.
 DISSECTED = tuple(name for name in COMPARED if name not in ("1m", "upload", "saturation"))
 # bpftrace prints each byte as text: with large bodies, or many records, that takes hours here.

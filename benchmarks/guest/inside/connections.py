@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Opens connections, asks once on each, says ``open``, and keeps them until its input ends.
+"""Opens connections, sends one request on each, prints ``open``, and keeps them until stdin ends.
 
 ``python3 -m benchmarks.guest.inside.connections PORT NUMBER``
 """

@@ -3,10 +3,10 @@
 
 Only time in which the processor was busy counts: an idle guest's clock jumps.
 
-``added`` is for what a capture costs others: it may use the processor only when nobody
-else wants it, and the time that it gets all the same is taken off. Its buffers are large
-enough for what it does not fetch meanwhile. ``own`` is for what it costs itself, and what
-it loses, as it comes: with the usual priority and its own defaults.
+``added`` is what a capture costs others: it may only use the processor when nothing else
+wants it, and the time it gets even so is subtracted. Its buffers are large enough for
+everything it does not read meanwhile. ``own`` is what it costs itself, and what it loses
+under normal conditions: with the usual priority and its default buffers.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ from benchmarks.guest.inside.workloads import (
 )
 
 FEW, MANY = 1, 3
-"""What a round costs is told by two runs, of this many times the workload's rounds."""
+"""The cost of a round comes from two runs, with these multiples of the workload's rounds."""
 
 START_SECONDS = 600.0
 STOP_SECONDS = 600.0
 POLL_SECONDS = 0.01
 
-# A capture that has caught up still looks at its clock now and then, and tcpdump is handed
-# what it has after a second.
+# A capture that has caught up still checks its clock now and then, and tcpdump gets its
+# packets after a second.
 QUIET_SECONDS = 2.0
 QUIET_SHARE = 0.01
 
@@ -55,17 +55,17 @@ CACHE = Path("/var/cache/http-profiler")
 Result = dict[str, Any]
 
 
-# What outlives a measurement that is interrupted would spoil the next one.
+# Processes that survive an interrupted measurement would distort the next one.
 WITH_US = ("setpriv", "--pdeathsig", "KILL", "--")
 
 
 class BenchmarkError(Exception):
-    """A measurement that would not say what it is taken for."""
+    """A measurement that would not mean what it claims."""
 
 
 @dataclass(frozen=True)
 class Spent:
-    """Nanoseconds of the processor, and of these in the processes that capture."""
+    """Nanoseconds of the processor, and the part of them spent by the capturing processes."""
 
     busy: float
     own: float
@@ -80,17 +80,17 @@ class Client:
         self._directory = directory
 
     def run(self, times: int) -> int:
-        """Run it for so many times the workload's rounds; return how long that kept the processor.
+        """Run it for that many times the workload's rounds; return the processor time used.
 
-        Raises BenchmarkError if it did not do what it was asked.
+        Raises BenchmarkError if it did not do what was requested.
         """
         rounds = times * self.workload.rounds
         self.rounds += rounds
         command = _filled(self.workload.client, self._directory, rounds)
         said = self._directory / "client"
         with said.open("wb") as output:
-            # Files and not pipes: nobody is to be woken by what it prints.
-            # What this process has run is counted when it stops: now, and not in between.
+            # Files and not pipes: its output must not wake any process.
+            # Stopping it updates the kernel's count of its time: now, and not during the run.
             time.sleep(POLL_SECONDS)
             before = processes.busy_time()
             status = subprocess.Popen(command, stdout=output, stderr=output).wait()
@@ -104,7 +104,7 @@ class Client:
 
 
 def check_ab(said: str, rounds: int) -> None:
-    """Raise BenchmarkError unless ``ab`` says that all went well, over connections it kept."""
+    """Raise BenchmarkError unless ``ab`` reports success, with all connections kept alive."""
     numbers = {name: int(value) for name, value in re.findall(r"^([\w -]+):\s+(\d+)$", said, re.M)}
     if (
         numbers.get("Complete requests") != rounds
@@ -112,11 +112,11 @@ def check_ab(said: str, rounds: int) -> None:
         or numbers.get("Failed requests") != 0
         or "Non-2xx responses" in numbers
     ):
-        raise BenchmarkError(f"ab did not do {rounds} requests well: {said[-700:]}")
+        raise BenchmarkError(f"ab did not complete {rounds} requests: {said[-700:]}")
 
 
 class Running:
-    """A capture at work."""
+    """A running capture."""
 
     def __init__(self, capture: Capture, command: list[str], directory: Path) -> None:
         self.capture = capture
@@ -148,7 +148,7 @@ class Running:
         return (self._directory / "err").read_text(errors="replace")[-700:]
 
     def own(self) -> int:
-        """Return the nanoseconds it has run so far."""
+        """Return the nanoseconds of processor time it has used so far."""
         return processes.processor_time(self.pid)
 
     def catch_up(self) -> None:
@@ -160,7 +160,7 @@ class Running:
                 return
 
     def stop(self) -> None:
-        """End it in order. Raises BenchmarkError if that takes too long."""
+        """Stop it cleanly. Raises BenchmarkError if that takes too long."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGINT)
         try:
@@ -168,26 +168,26 @@ class Running:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-            raise BenchmarkError(f"{self.capture.name} does not end: {self._said()}") from None
+            raise BenchmarkError(f"{self.capture.name} does not stop: {self._said()}") from None
 
 
 def measure(
-    asked: str, workloads: Sequence[Workload], capture: Capture, directory: Path
+    metric: str, workloads: Sequence[Workload], capture: Capture, directory: Path
 ) -> dict[str, Result]:
-    """Return what was asked of each workload under one capture, by name, as JSON values.
+    """Return the metric of each workload under one capture, by name, as JSON values.
 
-    Several workloads are only for a capture that stays. One that would not be measured well
+    Several workloads are only for a capture that stays. A workload that cannot be measured
     has an ``error``. Raises BenchmarkError if the capture does not work.
     """
-    # One that was killed leaves it behind.
+    # A killed measurement leaves it behind.
     subprocess.run(["umount", "--quiet", "--lazy", directory], check=False)
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
-    # Of its own, and in memory: the disk interrupts when it likes.
+    # In a file system of its own, in memory: the disk causes interrupts at any time.
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=80%", "tmpfs", directory], check=True)
     try:
         _make_files(directory)
-        return _MEASURES[asked](workloads, capture, directory)
+        return _MEASURES[metric](workloads, capture, directory)
     finally:
         subprocess.run(["umount", directory], check=True)
 
@@ -218,7 +218,7 @@ def _own(workloads: Sequence[Workload], capture: Capture, directory: Path) -> di
         running.catch_up()
         own = (running.own() - before) / client.rounds
         memory = processes.peak_memory(running.pid)
-        # How much of it falls into which run is chance, so that none stands for the others.
+        # How the capture's work is split between runs is random, so no single run is typical.
         return {"busy": mean(pair.busy for pair in pairs), "own": own, "memory": memory}
 
     return _one_by_one(workloads, bare, directory, own)
@@ -230,7 +230,7 @@ def _one_by_one(
     directory: Path,
     ask: Callable[[Client, Running | None], Result],
 ) -> dict[str, Result]:
-    """Start a capture, and ask for each workload while it captures."""
+    """Start a capture, and measure each workload while it captures."""
     results: dict[str, Result] = {}
     clients = [Client(workload, directory) for workload in workloads]
     with _capturing(capture, directory) as running:
@@ -243,22 +243,22 @@ def _one_by_one(
                 results[name] = {"error": str(error)}
             if capture.stays:
                 results[name].update(_counted(capture, client, directory))
-                # Both are appended to: it goes on at the beginning.
+                # Both are opened for appending: writing resumes at the beginning.
                 for output in ("out", "err"):
                     os.truncate(directory / output, 0)
     if not capture.stays:
-        # Others tell when they end.
+        # Other captures report their counts when they end.
         (client,) = clients
         results[client.workload.name].update(_counted(capture, client, directory))
     return results
 
 
 def _pairs(client: Client, running: Running | None) -> list[Spent]:
-    """Run few rounds, then many; return what a round costs that the second run had more.
+    """Run few rounds, then many; return the cost of a round from the difference.
 
-    That several times: there is one for each of the workload's pairs.
+    Repeated for each of the workload's pairs.
     """
-    client.run(FEW)  # What is done once is done.
+    client.run(FEW)  # Warm up.
     more = (MANY - FEW) * client.workload.rounds
     pairs = []
     for _ in range(client.workload.pairs):
@@ -268,9 +268,10 @@ def _pairs(client: Client, running: Running | None) -> list[Spent]:
 
 
 def _programs(client: Client, running: Running) -> float | None:
-    """Run the client again; return the nanoseconds that the capture's BPF programs run of a round.
+    """Run the client again; return the nanoseconds that the capture's BPF programs run per round.
 
-    Apart, since the kernel's looking at the clock would be added to the target. ``None`` if it
+    Measured separately, because the kernel's clock reads would add to the target's cost.
+    ``None`` if it has no programs.
     has no programs.
     """
     told = [processes.programs_time(running.pid)]
@@ -289,7 +290,7 @@ def _programs(client: Client, running: Running) -> float | None:
 
 
 def _run(client: Client, running: Running | None, times: int) -> Spent:
-    """Run the client, and let the capture catch up; return nanoseconds of all the rounds."""
+    """Run the client and let the capture catch up; return the nanoseconds of all rounds."""
     if running is None:
         return Spent(client.run(times), 0)
     running.catch_up()
@@ -356,7 +357,7 @@ def _serving(workload: Workload, directory: Path) -> Iterator[None]:
             time.sleep(POLL_SECONDS)
         yield
     finally:
-        # Its workers too, and until the last of them has gone.
+        # Wait for its workers too, until the last one is gone.
         with suppress(ProcessLookupError):
             while True:
                 os.killpg(server.pid, signal.SIGKILL)
@@ -393,7 +394,7 @@ def _make_files(directory: Path) -> None:
         (www / name).write_bytes((line * (size // len(line) + 1))[:size])
     (directory / "upload").write_bytes((line * 2000)[:100_000])
     (directory / "zeros").write_bytes(bytes(500 * 20_000 * MANY))
-    # Braces of its own: nginx's blocks.
+    # Not str.format: nginx's blocks have braces.
     text = NGINX_CONFIGURATION.replace("{directory}", str(directory))
     Path(NGINX_FILE.format(directory=directory)).write_text(text)
 

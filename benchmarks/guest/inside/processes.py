@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the kernel says of a process and of all that it started."""
+"""Reads the kernel's statistics of a process and all its descendants."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ PROC = Path("/proc")
 
 _PROGRAM = re.compile(r"^(prog_id|run_time_ns):\s+(\d+)$", re.MULTILINE)
 
-# Off unless somebody asks: it costs each program a look at the clock, twice.
+# Off by default, because it makes each program read the clock twice.
 STATISTICS = PROC / "sys/kernel/bpf_stats_enabled"
 
-# The process's name, which may hold anything, stands in parentheses before these.
+# The process's name, which may contain anything, precedes these in parentheses.
 _PARENT = re.compile(r".*\) \S (\d+) ", re.DOTALL)
 
 
@@ -40,7 +40,7 @@ def _tasks(pid: int) -> Iterator[Path]:
 
 
 def processor_time(pid: int) -> int:
-    """Return the nanoseconds for which the threads of ``pid`` and its descendants have run."""
+    """Return the processor time, in nanoseconds, of the threads of ``pid`` and its descendants."""
     total = 0
     for task in _tasks(pid):
         with suppress(OSError):
@@ -49,21 +49,21 @@ def processor_time(pid: int) -> int:
 
 
 def busy_time() -> int:
-    """Return the nanoseconds for which the one processor has run anything but its idle loop."""
-    # The seventh number of its line (Documentation/scheduler/sched-stats.rst).
+    """Return the nanoseconds that the one processor ran anything but its idle loop."""
+    # The seventh number of the line (Documentation/scheduler/sched-stats.rst).
     line = re.search(r"^cpu0 (.*)$", (PROC / "schedstat").read_text(), re.MULTILINE)
     assert line is not None
     return int(line[1].split()[6])
 
 
 def run_when_idle(pid: int) -> None:
-    """Let it run only when nothing else wants to, as ``chrt --idle 0`` does."""
+    """Let ``pid`` run only when nothing else wants to, as ``chrt --idle 0`` does."""
     for task in _tasks(pid):
         os.sched_setscheduler(int(task.name), os.SCHED_IDLE, os.sched_param(0))
 
 
 def peak_memory(pid: int) -> int:
-    """Return the sum of the largest resident sizes that it and its descendants had, in KiB."""
+    """Return the sum of the peak resident sizes of ``pid`` and its descendants, in KiB."""
     total = 0
     for one in family(pid):
         with suppress(OSError):
@@ -73,9 +73,9 @@ def peak_memory(pid: int) -> int:
 
 
 def programs_time(pid: int) -> int | None:
-    """Return the nanoseconds for which the BPF programs of ``pid`` and its descendants have run.
+    """Return the nanoseconds that the BPF programs of ``pid`` and its descendants ran.
 
-    That is, while STATISTICS were on; ``None`` if there are none.
+    Only time while STATISTICS were on counts; ``None`` if there are no programs.
     """
     programs: dict[str, int] = {}
     for one in family(pid):

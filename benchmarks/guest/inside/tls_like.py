@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What TLS looks like from below: records of a type, a version, a length, and noise.
+"""Traffic that looks like TLS: records of a type, a version, a length, and noise.
 
 ``python3 -m benchmarks.guest.inside.tls_like server PORT``, ``... client PORT EXCHANGES``.
 """
@@ -12,7 +12,7 @@ import struct
 import sys
 
 APPLICATION_DATA, TLS_1_2 = 23, 0x0303  # RFC 8446, section 5.1
-ASKED, ANSWERED = 1024, 4096
+REQUEST, RESPONSE = 1024, 4096
 HEADER = struct.Struct("!BHH")
 
 
@@ -22,7 +22,7 @@ def record(length: int) -> bytes:
 
 
 def receive(connection: socket.socket, size: int) -> bool:
-    """Receive that many bytes; return whether they came."""
+    """Receive that many bytes; return whether they arrived."""
     while size:
         received = len(connection.recv(size))
         if not received:
@@ -33,21 +33,21 @@ def receive(connection: socket.socket, size: int) -> bool:
 
 def serve(port: int) -> None:
     """Answer a record with a record, one connection after the other."""
-    answer = record(ANSWERED)
+    answer = record(RESPONSE)
     with socket.create_server(("127.0.0.1", port)) as listener:
         while True:
             with listener.accept()[0] as connection:
-                while receive(connection, HEADER.size + ASKED):
+                while receive(connection, HEADER.size + REQUEST):
                     connection.sendall(answer)
 
 
 def ask(port: int, exchanges: int) -> None:
     """Send a record and wait for the answer, that many times."""
-    question = record(ASKED)
+    question = record(REQUEST)
     with socket.create_connection(("127.0.0.1", port)) as connection:
         for _ in range(exchanges):
             connection.sendall(question)
-            if not receive(connection, HEADER.size + ANSWERED):
+            if not receive(connection, HEADER.size + RESPONSE):
                 sys.exit("tls_like: the server closed")
 
 

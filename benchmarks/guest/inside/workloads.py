@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is captured: a table of servers, and of clients that load them.
+"""A table of workloads: servers, and clients that load them.
 
-A client does a number of rounds and ends. What a round costs is the difference between
-many rounds and few, so that starting the client does not count.
+A client does a number of rounds and exits. The cost of a round is the difference between
+many rounds and few, so starting the client does not count.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 PORT = 8080
-"""One that tshark takes for HTTP without being told."""
+"""A port on which tshark expects HTTP by default."""
 
 ADDED, OWN, START, MEMORY = "added", "own", "start", "memory"
-"""What can be asked of a workload under a capture; ``measure.py`` has a function for each."""
+"""The metrics of a workload under a capture; ``measure.py`` has a function for each."""
 
 CONNECTIONS = 1000
 
@@ -68,10 +68,10 @@ def _python(module: str, *arguments: str) -> tuple[str, ...]:
 class Workload:
     """A server and a client of it.
 
-    ``rounds`` is how many the client does at least, ``unit`` what a round is called;
-    ``messages`` are the HTTP messages of a round, each of them sent once and received
-    once. ``pairs`` is how often few rounds are compared with many. ``asked`` says what is
-    measured. In ``server`` and ``client`` ``{directory}`` and ``{rounds}`` are filled in.
+    ``rounds`` is the client's smallest number of rounds, ``unit`` the name of a round;
+    ``messages`` are the HTTP messages of a round, each sent once and received once.
+    ``pairs`` is how often few rounds are compared with many. ``metrics`` are the metrics to
+    measure. ``{directory}`` and ``{rounds}`` are replaced in ``server`` and ``client``.
     """
 
     name: str
@@ -83,7 +83,7 @@ class Workload:
     port: int = PORT
     messages: int = 0
     pairs: int = 3
-    asked: tuple[str, ...] = (ADDED, OWN)
+    metrics: tuple[str, ...] = (ADDED, OWN)
 
 
 EXCHANGE = 2
@@ -154,7 +154,7 @@ WORKLOADS = {
                 *("dd", "if=/dev/zero", "of={directory}/zeros", "bs=500", "count={rounds}"),
                 *("conv=notrunc", "status=none"),
             ),
-            asked=(ADDED,),  # nothing comes out, so nobody has work of it
+            metrics=(ADDED,),  # it gives no output, so it costs the capture nothing
         ),
         Workload(
             "file-read",
@@ -165,7 +165,7 @@ WORKLOADS = {
                 *("dd", "if={directory}/zeros", "of=/dev/null", "bs=500", "count={rounds}"),
                 "status=none",
             ),
-            asked=(ADDED,),
+            metrics=(ADDED,),
         ),
         Workload(
             "tls",
@@ -192,8 +192,8 @@ WORKLOADS = {
             client=_ab("/small"),
             server=NGINX,
             messages=EXCHANGE,
-            pairs=1,  # what it costs is known from small
-            asked=(OWN,),
+            pairs=1,  # workload small shows its cost
+            metrics=(OWN,),
         ),
         Workload(
             "connections",
@@ -203,7 +203,7 @@ WORKLOADS = {
             client=_python("connections", str(PORT), "{rounds}"),
             server=NGINX,
             messages=EXCHANGE,
-            asked=(MEMORY,),
+            metrics=(MEMORY,),
         ),
         Workload(
             "start",
@@ -211,7 +211,7 @@ WORKLOADS = {
             "start",
             rounds=0,
             client=(),
-            asked=(START,),
+            metrics=(START,),
         ),
     )
 }
