@@ -256,9 +256,9 @@ def test_the_clone_is_found_in_what_is_mounted(provision, clone, tmp_path):
 @pytest.mark.parametrize(
     ("clones", "playbook", "says"),
     [
-        ([], 0, "no clone of its repository in what is mounted: give --param repository=PATH"),
-        ([".hidden/clone"], 0, "no clone of its repository"),
-        (["one", "two"], 0, "more than one clone of its repository, give --param repository=PATH:"),
+        ([], 0, "no clone of the repository in the mounted directory: use --param repository=PATH"),
+        ([".hidden/clone"], 0, "no clone of the repository"),
+        (["one", "two"], 0, "more than one clone of the repository, use --param repository=PATH:"),
         (["."], 125, "the playbook failed: see /var/log/cloud-init-output.log"),
     ],
 )
