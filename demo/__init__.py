@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A small Flask application whose traffic the profiler is shown on.
+"""A small Flask application that demonstrates the profiler.
 
 ======================  =====================================================
 ``GET  /``              ``ok <RFC 3339 time>``
 ``GET  /healthz``       ``{"status": "ok", "time": "..."}``
-``POST /echo``          the JSON ``message`` it was sent
-``GET  /slow``          waits ``SLOW_DELAY_MS`` (default 400), and says so
+``POST /echo``          returns the JSON ``message`` that it received
+``GET  /slow``          responds after ``SLOW_DELAY_MS`` (default 400)
 ======================  =====================================================
 
-``flask --app demo run`` serves it for a look; ``gunicorn 'demo:create_app()'``
-is how the guests run it.
+``flask --app demo run`` serves it for a quick look; the guests run
+``gunicorn 'demo:create_app()'``.
 """
 
 from demo.app import create_app

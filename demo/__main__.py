@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``make demo``: the whole thing at work, start to end.
+"""``make demo``: the whole project at work, from start to end.
 
-Boots a guest, starts the profiler in it, lets Locust talk to the Flask demo
-there, and leaves what was captured in ``output/`` with a summary on the screen.
+Boots a guest, starts the profiler in it, runs Locust against the Flask demo there, saves
+the captured lines in ``output/``, and prints a summary.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ LOCUSTFILE = "/opt/http-profiler-demo/src/loadtest/locustfile.py"
 
 
 def main() -> int:
-    """Run the demonstration; return the exit code."""
+    """Run the demo; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m demo", description=__doc__)
     parser.add_argument("--guest", help="a guest of provisioning/guests.toml")
-    parser.add_argument("--requests", type=int, default=50, help="how many Locust sends")
+    parser.add_argument("--requests", type=int, default=50, help="number of requests to send")
     arguments = parser.parse_args()
     started = time.monotonic()
     try:
@@ -56,7 +56,7 @@ def main() -> int:
 
 
 def run(guest: Guest, name: str, requests: int, started: float) -> int:
-    """Capture ``requests`` requests in a guest that is up, and say what was seen."""
+    """Capture ``requests`` requests in a guest that is up, and print a summary."""
     with step("starting the Flask demo"):
         guest.exec("sudo systemctl start http-profiler-demo")
         guest.exec(["python3", "-c", WAIT_FOR_PORT], timeout=60)
@@ -70,7 +70,7 @@ def run(guest: Guest, name: str, requests: int, started: float) -> int:
                 f"{LOCUST} --locustfile {LOCUSTFILE} --headless --users 2 --only-summary 2>&1"
             )
             report = guest.exec(locust, check=False, timeout=300)
-        with step("ending the profiler"):
+        with step("stopping the profiler"):
             said = capture.stop()
         records = capture.records()
     OUTPUT.mkdir(exist_ok=True)
@@ -88,7 +88,7 @@ def run(guest: Guest, name: str, requests: int, started: float) -> int:
         and capture.exit_code == 0
     )
     if not complete:
-        say(f"demo: of {requests} requests not every message was captured at both ends, see above")
+        say(f"demo: some messages of {requests} requests were not captured at both ends, see above")
     return 0 if complete else 1
 
 
@@ -97,13 +97,13 @@ KINDS = ("request", "response")
 
 
 def count_of(records: list[Record], role: str, kind: str) -> int:
-    """How many messages of a kind one side sent or received."""
+    """Return how many messages of a kind one side sent or received."""
     return sum(record["role"] == role and record["type"] == kind for record in records)
 
 
 def summarise(records: list[Record], said: str, path: Path, seconds: float) -> None:
-    """Print who said what, what it cost, and where the lines are."""
-    print("\nEach exchange was seen twice, once in each process:\n")
+    """Print the exchanges, the cost, and the path of the lines."""
+    print("\nEach exchange was captured twice, once in each process:\n")
     print(
         f"  {'process':10} {'role':7} {'exchange':16} {'seen':>5} {'status':>7} {'median ms':>10}"
     )
@@ -123,8 +123,8 @@ def summarise(records: list[Record], said: str, path: Path, seconds: float) -> N
         print(f"  {comm:10.10} {role:7} {what:16} {count:5} {status:7} {median:10.1f}")
     echo = next((r for r in records if r.get("url") == "/echo"), None)
     if echo:
-        print(f"\nOne of them: {echo['comm']} sent {echo['body']!r} to {echo['url']}")
-    print("\nWhat the profiler says of itself:\n")
+        print(f"\nAn example: {echo['comm']} sent {echo['body']!r} to {echo['url']}")
+    print("\nThe profiler's own messages:\n")
     for line in said.splitlines():
         print(f"  {line}")
     start = re.search(r"after ([\d.]+) s", said)
@@ -132,8 +132,8 @@ def summarise(records: list[Record], said: str, path: Path, seconds: float) -> N
     print("\nFigures:\n")
     print(f"  start to capturing     {start[1] if start else '?':>6} s    (at most 15)")
     print(f"  peak resident memory   {memory[1] if memory else '?':>6} MiB  (at most 250)")
-    print(f"  the whole demonstration{seconds:6.0f} s    (at most 480 the first time, then 90)")
-    print(f"\n{len(records)} lines are in {path}")
+    print(f"  the whole demo         {seconds:6.0f} s    (at most 480 the first time, then 90)")
+    print(f"\n{len(records)} JSON lines are in {path}")
 
 
 if __name__ == "__main__":

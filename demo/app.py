@@ -15,7 +15,7 @@ views = Blueprint("views", __name__)
 
 
 def create_app(test_config: Mapping[str, Any] | None = None) -> Flask:
-    """Make the application; ``test_config`` overrides what the environment says."""
+    """Make the application; ``test_config`` overrides the environment."""
     app = Flask("demo")
     app.config["SLOW_DELAY_MS"] = int(os.environ.get("SLOW_DELAY_MS", "400"))
     app.config.update(test_config or {})
@@ -25,13 +25,13 @@ def create_app(test_config: Mapping[str, Any] | None = None) -> Flask:
 
 @views.get("/")
 def index() -> Response:
-    """Say that it works, and when."""
+    """Report that it works, with the time."""
     return Response(f"ok {_now()}\n", mimetype="text/plain")
 
 
 @views.get("/healthz")
 def healthz() -> Response:
-    """Answer a health check."""
+    """Respond to a health check."""
     return jsonify(status="ok", time=_now())
 
 
@@ -46,7 +46,7 @@ def echo() -> Response:
 
 @views.get("/slow")
 def slow() -> Response:
-    """Answer after a delay."""
+    """Respond after a delay."""
     delay_ms = current_app.config["SLOW_DELAY_MS"]
     time.sleep(delay_ms / 1000)
     return jsonify(status="ok", delay_ms=delay_ms)

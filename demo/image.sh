@@ -1,8 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# Makes the image of compose.yaml of what this machine has; nothing is downloaded.
-# It holds demo and load test, and the links that / has, such as /lib. What they
-# lead to, and Python's packages, compose.yaml mounts from the machine, read-only.
+# Builds the image of compose.yaml from this machine's files; nothing is downloaded. It
+# contains the demo, the load test and the links in /, such as /lib. compose.yaml mounts
+# their targets, and Python's packages, read-only from the machine.
 set -eu
 
 image=localhost/http-profiler-demo

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The demo's four endpoints in a loop, GET and POST.
+"""Calls the demo's four endpoints in a loop, with GET and POST.
 
-``locust -f loadtest/`` shows Locust's page; with ``--headless`` it runs until
+``locust -f loadtest/`` serves Locust's web page; with ``--headless`` it runs until
 ``TOTAL_REQUESTS`` have been answered.
 
 ==================  =======================================  ===========
-``TARGET_HOST``     where the demo is                        127.0.0.1
-``HTTP_PORT``       its port                                 8080
-``TOTAL_REQUESTS``  stop after so many; 0 never stops        50
-``REQUEST_DELAY_MS``  pause of each user between requests    500
+``TARGET_HOST``     the demo's address                        127.0.0.1
+``HTTP_PORT``       the demo's port                                 8080
+``TOTAL_REQUESTS``  stop after this many; 0 never stops        50
+``REQUEST_DELAY_MS``  each user's pause between requests    500
 ==================  =======================================  ===========
 """
 
@@ -26,23 +26,23 @@ HTTP_PORT = int(os.environ.get("HTTP_PORT", "8080"))
 TOTAL_REQUESTS = int(os.environ.get("TOTAL_REQUESTS", "50"))
 REQUEST_DELAY_MS = int(os.environ.get("REQUEST_DELAY_MS", "500"))
 
-# One count for all users of this process: every request is numbered, none is sent beyond the last.
+# One counter for all users of this process: requests are numbered, and none follows the last.
 _numbers = itertools.count(1)
 
-# And one of those that are over: the user that finds all sent must not end the run of
-# another that still waits for its answer.
+# The number of finished requests: a user that finds all requests sent must not end the run
+# while another user still waits for a response.
 _ended = itertools.count(1)
 
 
 class DemoUser(HttpUser):
-    """Asks for each endpoint in turn."""
+    """Calls each endpoint in turn."""
 
     host = f"http://{TARGET_HOST}:{HTTP_PORT}"
     wait_time = constant(REQUEST_DELAY_MS / 1000)
 
     @task
     def next_request(self) -> None:
-        """Send the next request of the loop; the end of the last one ends the run."""
+        """Send the next request of the loop; when the last one ends, the run ends."""
         number = next(_numbers)
         if TOTAL_REQUESTS and number > TOTAL_REQUESTS:
             self.stop()
@@ -52,7 +52,7 @@ class DemoUser(HttpUser):
             send(number)
         finally:
             if next(_ended) == TOTAL_REQUESTS:
-                # In a greenlet of its own: quitting stops this user's.
+                # In a separate greenlet: quitting stops this user's.
                 gevent.spawn(self.environment.runner.quit)
 
     def index(self, number: int) -> None:
@@ -64,7 +64,7 @@ class DemoUser(HttpUser):
         self.client.get("/healthz", headers={"X-Request-Number": str(number)})
 
     def echo(self, number: int) -> None:
-        """POST /echo with JSON, and see that it comes back."""
+        """POST /echo with JSON, and check that it comes back."""
         message = f"hello {number}"
         with self.client.post(
             "/echo",

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the profiler needs from PyPI, for a Python that is not the one that runs here.
+"""Installs the profiler's dependencies from PyPI for another Python than the running one.
 
-The rule: a wheel for each, as a distribution's Python of that version takes it; nothing
-is compiled. pip judges markers by the Python that it runs on, so they are judged here.
+Each dependency is a wheel, as a distribution's Python of that version would install it;
+nothing is compiled. pip evaluates markers for the Python it runs on, so this module
+evaluates them for the other one.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-# The oldest glibc of a release that the package is for is 2.31, of Debian 11.
+# 2.31, in Debian 11, is the oldest glibc of the releases that the package supports.
 _GLIBC = range(17, 32)
 
 
@@ -28,11 +29,11 @@ def install(
     target: Path,
     locked: Mapping[str, str],
 ) -> None:
-    """Put a wheel and all that it requires into the directory ``target``.
+    """Install a wheel and all its requirements in the directory ``target``.
 
-    ``requires`` is what the wheel says of that, ``python`` a version such as ``3.9``,
-    ``machine`` such as ``x86_64``; of what is ``locked`` that version is taken, of the rest
-    the newest. Raises CalledProcessError if pip finds no wheel.
+    ``requires`` are the wheel's own requirements, ``python`` is a version such as ``3.9``,
+    ``machine`` such as ``x86_64``. ``locked`` packages get that version, others the newest.
+    Raises CalledProcessError if pip finds no wheel.
     """
     wanted = applying(requires, python)
     _pip([str(wheel), *_exact(wanted, locked)], python, machine, target)
@@ -41,24 +42,24 @@ def install(
 
 
 def download(wanted: Sequence[str], python: str, machine: str, target: Path) -> None:
-    """Put the wheels that are ``wanted`` into the directory ``target``, and no others."""
+    """Download the ``wanted`` wheels to the directory ``target``, without their requirements."""
     _run(["download", f"--dest={target}", *wanted], python, machine)
 
 
 def installed(target: Path) -> list[Distribution]:
-    """Return what is in a directory, by name."""
+    """Return the distributions in a directory, by name."""
     found = distributions(path=[str(target)])
     return sorted(found, key=lambda one: canonicalize_name(one.metadata["Name"]))
 
 
 def places(one: Distribution) -> list[str]:
-    """Return patterns of the files of a distribution, below the directory it is in."""
+    """Return patterns for a distribution's files, relative to its directory."""
     files = (file for file in one.files or () if file.parts[0] != "..")
     return sorted({f"{file.parts[0]}/*" if file.parts[1:] else str(file) for file in files})
 
 
 def applying(requires: Sequence[str], python: str) -> list[Requirement]:
-    """Return the requirements whose markers hold for that Python."""
+    """Return the requirements whose markers match that Python."""
     environment = {"python_version": python, "python_full_version": f"{python}.0", "extra": ""}
     return [
         one
@@ -91,7 +92,7 @@ def _pip(wanted: Sequence[str], python: str, machine: str, target: Path) -> None
 
 
 def _run(arguments: Sequence[str], python: str, machine: str) -> None:
-    """Run pip for that Python and machine; it takes wheels only, and none but those named."""
+    """Run pip for that Python and machine, with wheels only, and only those named."""
     platforms = [f"--platform=manylinux_2_{minor}_{machine}" for minor in _GLIBC]
     platforms.append(f"--platform=manylinux2014_{machine}")
     command = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", *arguments]
