@@ -36,7 +36,6 @@ from provisioning.host import REPOSITORY
 from provisioning.sources import copy_product, profiler_dependencies, wheel_of
 
 NAME = "http-profiler"
-PROJECT = "http-syscall-profiler"
 
 LOCK = Path(__file__).with_name("lock.json")
 
@@ -116,7 +115,7 @@ def _lock(tree: Path) -> None:
         python: {
             canonicalize_name(one.metadata["Name"]): one.version
             for one in vendored.installed(_site_packages(tree, python))
-            if one.metadata["Name"] != PROJECT
+            if one.metadata["Name"] != NAME
         }
         for python in PYTHONS
     }
@@ -211,7 +210,7 @@ def _copyright(tree: Path) -> Iterator[str]:
             about = one.metadata
             name = about["Name"]
             license = about["License-Expression"] or about["License"] or "see its files"
-            if name != PROJECT:
+            if name != NAME:
                 directory = HOME / "lib" / target.name / "site-packages"
                 yield "\nFiles:"
                 yield from (f" {directory / place}" for place in vendored.places(one))

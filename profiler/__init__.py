@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 RECORDING_FORMAT = "http-profiler capture"
 """What the first line of a recording (``--record``) calls its format."""

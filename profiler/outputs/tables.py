@@ -97,7 +97,7 @@ def database() -> Iterator[Database]:
         import duckdb
     except ImportError as error:
         raise MissingExtraError(
-            "this needs DuckDB, which is not installed: pip install 'http-syscall-profiler[query]'"
+            "this needs DuckDB, which is not installed: pip install 'http-profiler[query]'"
         ) from error
     with tempfile.TemporaryDirectory(prefix="http-profiler-") as directory:
         # Nothing is fetched from anywhere: what is needed is built in.

@@ -171,7 +171,7 @@ def test_pipx(bare: Guest, token: str, tmp_path: Path) -> None:
             assert capture.stop()
             assert capture.exit_code == 0
     finally:
-        guest.exec(f"{command} uninstall http-syscall-profiler", timeout=300)
+        guest.exec(f"{command} uninstall http-profiler", timeout=300)
     guest.exec("test ! -e /usr/local/bin/http-profiler")
 
 

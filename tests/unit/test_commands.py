@@ -258,5 +258,5 @@ def test_without_duckdb(capture: Path, tmp_path: Path) -> None:
         assert done.returncode == 1
         assert said(done)[-1] == (
             "http-profiler: this needs DuckDB, which is not installed: "
-            "pip install 'http-syscall-profiler[query]'"
+            "pip install 'http-profiler[query]'"
         )

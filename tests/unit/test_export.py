@@ -428,7 +428,7 @@ def test_sql_of_an_empty_and_a_strange_capture(tmp_path: Path) -> None:
 def test_without_duckdb_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "duckdb", None)
     with (
-        pytest.raises(ProfilerError, match=r"pip install 'http-syscall-profiler\[query\]'"),
+        pytest.raises(ProfilerError, match=r"pip install 'http-profiler\[query\]'"),
         database(),
     ):
         pass

@@ -17,7 +17,7 @@ from packaging.utils import canonicalize_name
 from packages import deb, vendored
 from packages.completion import SHELLS, completion
 from packages.man import page
-from profiler import cli
+from profiler import __version__, cli
 from profiler.commands.parser import commands_of
 from profiler.outputs.jsonl import JsonLines
 from provisioning.host import REPOSITORY, find_tool
@@ -115,6 +115,18 @@ def test_bash_completes(tmp_path: Path) -> None:
     assert completed(tmp_path, "rep") == {"replay", "report"}
     assert completed(tmp_path, "--route", "s") == {"socket", "syscall"}
     assert completed(tmp_path, "report", "--no") == {"--no-redact"}
+
+
+def test_the_changelog_and_the_documents_name_this_version() -> None:
+    """``profiler.__version__`` is the source; hatch takes the package's version from it."""
+    changelog = (REPOSITORY / "CHANGELOG.md").read_text("utf-8")
+    sections = re.findall(r"^## \[(.*?)\](?: - \d{4}-\d\d-\d\d)?$", changelog, re.MULTILINE)
+    assert sections[:2] == ["Unreleased", __version__]
+    command = ["git", "ls-files", "*.md", "*.yml"]
+    listed = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    texts = [(REPOSITORY / name).read_text("utf-8") for name in listed.stdout.split()]
+    named = {one for text in texts for one in re.findall(r"http-profiler_(\d[\d.]*)_", text)}
+    assert named == {__version__}
 
 
 def test_what_is_locked_is_what_is_required() -> None:

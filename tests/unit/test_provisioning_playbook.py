@@ -29,7 +29,7 @@ def built(monkeypatch):
 
     def build(copy, scratch, wheels, log):
         seen.append((copy / "profiler" / "one.py").read_text())
-        (wheels / "http_syscall_profiler-0.1.0-py3-none-any.whl").write_text(seen[-1])
+        (wheels / "http_profiler-1-py3-none-any.whl").write_text(seen[-1])
 
     monkeypatch.setattr(sources, "build_wheel", build)
     return seen
