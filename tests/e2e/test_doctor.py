@@ -76,7 +76,8 @@ def test_the_run(examination: Examination) -> None:
     (run,) = examination.document["runs"]
     assert run["error"] is None
     assert run["route"] == examination.route
-    assert any("seen" in line for line in run["said"])
+    assert any("seen" in line for line in run["messages"])
+    assert examination.document["format"] == 1
     names = {(row["group"], row["name"], row["end"]) for row in examination.document["cases"]}
     groups = {"path": PATHS, "socket": SOCKETS}
     assert names == {

@@ -16,6 +16,7 @@ from profiler.commands.doctor.cases import CASES, PARTIAL, Case, Less
 from profiler.commands.doctor.evaluate import Evaluation, Lines, evaluate
 from profiler.commands.doctor.examine import examine
 from profiler.commands.doctor.machine import AVAILABLE, Machine, kernel_version, read_machine
+from profiler.commands.doctor.redact import redactor
 from profiler.commands.doctor.report import Run, to_json, to_text
 from profiler.commands.doctor.script import (
     RECV,
@@ -207,6 +208,10 @@ def test_a_line_that_matches_no_message() -> None:
     assert found[SEND].result == "captured"
     assert found[RECV].result == "wrong"
     assert "nobody said: request /t0/example/3" in found[RECV].reason
+    # A number of a socket is used again: what another program sent is not shown.
+    foreign = {**stray, "url": "/secret", "raw_payload": "GET /secret HTTP/1.1\r\n\r\n"}
+    assert "a request of" in verdicts([*records, foreign])[RECV].reason
+    assert "secret" not in verdicts([*records, foreign])[RECV].reason
     # Another socket's lines are another case's, or somebody else's.
     stray["socket"] = 12345
     assert verdicts([*records, stray])[RECV].result == "captured"
@@ -380,6 +385,7 @@ MACHINE = Machine(
     kernel="6.1.0-56-cloud-amd64",
     architecture="x86_64",
     distribution="Debian GNU/Linux 12 (bookworm)",
+    python="3.11.2",
     btf=True,
     headers=True,
     ring_buffer=True,
@@ -424,8 +430,11 @@ def test_a_run_that_could_not_be() -> None:
 
 def test_the_document() -> None:
     document = json.loads(json.dumps(to_json(MACHINE, [evaluated(lines(script()))])))
+    assert list(document) == ["format", "version", "ok", "machine", "runs", "cases"]
+    assert document["format"] == 1
     assert document["ok"] is True
     assert document["machine"]["kernel"] == MACHINE.kernel
+    assert document["machine"]["python"] == "3.11.2"
     assert document["machine"]["routes"] == {
         "socket": "the kernel has no tcp_recvmsg",
         "syscall": AVAILABLE,
@@ -442,6 +451,58 @@ def test_the_document() -> None:
         "reason": "",
     }
     assert to_json(MACHINE, [evaluated([])])["ok"] is False
+
+
+ENVIRONMENT = {
+    "SUDO_USER": "alice",
+    "USER": "root",
+    "HOME": "/root",
+    "TERM": "vt100",
+    "API_KEY": "k3y-of-alice",
+    "PROXY": "http://proxy.example:3128",
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "redacted"),
+    [
+        ("/home/alice/venv/lib/x.py: no such file", "<home>/venv/lib/x.py: no such file"),
+        ("cannot open '/root': no", "cannot open '<home>': no"),
+        ("/rooted/home/alice", "/rooted<home>"),
+        ("alice@web-1.example.org and web-1", "<user>@<host> and <host>"),
+        ("malice is not alice", "malice is not <user>"),
+        ("key k3y-of-alice", "key <API_KEY>"),
+        ("via http://proxy.example:3128: refused", "via <PROXY>: refused"),
+        ("dest_ip is '10.1.2.3', not '127.0.0.1'", "dest_ip is '<address>', not '127.0.0.1'"),
+        ("from 10.1.2.3:80 to ::1", "from <address>:80 to ::1"),
+        ("source_ip is '2001:db8::7', not '::'", "source_ip is '<address>', not '::'"),
+        ("::ffff:10.0.0.1 ::ffff:127.0.0.1", "<address> ::ffff:127.0.0.1"),
+        ("fe80::1%eth0.", "<address>%eth0."),
+        # What only looks like it stays.
+        ("capturing needs root on vt100", "capturing needs root on vt100"),
+        ("Linux 6.1.0-56, at 12:30:45, std::string", "Linux 6.1.0-56, at 12:30:45, std::string"),
+        ("send: lost (request 1, response 1)", "send: lost (request 1, response 1)"),
+    ],
+)
+def test_what_identifies_a_machine_is_redacted(text: str, redacted: str) -> None:
+    assert redactor(ENVIRONMENT, "web-1.example.org")(text) == redacted
+
+
+def test_a_machine_without_names() -> None:
+    assert redactor({}, "localhost")("root on localhost") == "root on localhost"
+
+
+def test_every_text_of_the_document_is_redacted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each text that is not a constant of the program."""
+    monkeypatch.setenv("SUDO_USER", "alice")
+    (first, *rest) = verdicts([]).values()
+    first = replace(first, reason="alice at 10.1.2.3")
+    run = Run("socket", (first, *rest), error="in /home/alice", messages=("alice printed",))
+    document = to_json(MACHINE, [run])
+    assert document["runs"][0]["error"] == "in <home>"
+    assert document["runs"][0]["messages"] == ["<user> printed"]
+    assert document["cases"][0]["reason"] == "<user> at <address>"
+    assert "alice" not in json.dumps(document)
 
 
 def test_any_machine_can_be_read() -> None:

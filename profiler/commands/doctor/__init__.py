@@ -16,5 +16,6 @@ path and kind of socket, the profiler captures them, and each is evaluated at bo
 ``evaluate`` compares the lines with the script
 ``machine``  kernel, tools, privileges, hooks
 ``report``   table and JSON
+``redact``   removes names and addresses from the JSON
 ``examine``  runs all of it in order
 """

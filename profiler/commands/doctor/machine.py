@@ -33,10 +33,12 @@ _LOCKDOWN = Path("/sys/kernel/security/lockdown")
 
 # Bits of include/uapi/linux/capability.h that a probe, its reader, or the canary may need.
 CAPABILITIES = {
+    "CAP_DAC_READ_SEARCH": 2,
     "CAP_NET_ADMIN": 12,
     "CAP_IPC_LOCK": 14,
     "CAP_SYS_PTRACE": 19,
     "CAP_SYS_ADMIN": 21,
+    "CAP_SYS_NICE": 23,
     "CAP_SYS_RESOURCE": 24,
     "CAP_PERFMON": 38,
     "CAP_BPF": 39,
@@ -50,6 +52,7 @@ class Machine:
     kernel: str
     architecture: str
     distribution: str | None
+    python: str
     btf: bool
     headers: bool
     ring_buffer: bool | None
@@ -111,6 +114,7 @@ def read_machine() -> Machine:
         kernel=release,
         architecture=platform.machine(),
         distribution=_distribution(),
+        python=platform.python_version(),
         btf=described,
         headers=Path(f"/lib/modules/{release}/build").exists(),
         # Linux 5.8; without BTF the version must do.

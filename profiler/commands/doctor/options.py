@@ -17,7 +17,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "were captured, partial or missed, and why. Exit code 1 if anything is worse than this "
         "kernel should give."
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="print one JSON document, redacted: send it with a bug report",
+    )
     parser.add_argument(
         "--route", choices=ROUTES, default=argparse.SUPPRESS, help="try only this one"
     )

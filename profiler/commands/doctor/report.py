@@ -1,24 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The findings as a table for people and as JSON for programs. Plain text, no colour.
+"""The findings as a table for people, and as JSON for programs and for bug reports.
 
-A row that is worse than what this kernel should give is marked with ``!``.
+The table is plain text without colour. ``!`` marks a row that is worse than this kernel should
+give. The JSON document is redacted (``redact.py``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from profiler import __version__
 from profiler.commands.doctor.evaluate import Evaluation
 from profiler.commands.doctor.machine import Machine
+from profiler.commands.doctor.redact import redactor
 from profiler.commands.doctor.script import ENDS
+
+FORMAT = 1
+"""The version of the JSON document; another number means that a field changed or went."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """The canary on one route; ``error`` says why there are no results."""
+    """The canary on one route; ``error`` is the reason if there are no results."""
 
     route: str
     evaluations: tuple[Evaluation, ...] = ()
@@ -33,8 +38,10 @@ class Run:
 
 
 def to_json(machine: Machine, runs: Sequence[Run]) -> dict[str, Any]:
-    """Return everything as one document."""
+    """Return everything as one document, redacted."""
+    redact = redactor()
     return {
+        "format": FORMAT,
         "version": __version__,
         "ok": all(run.ok for run in runs),
         "machine": {
@@ -43,10 +50,19 @@ def to_json(machine: Machine, runs: Sequence[Run]) -> dict[str, Any]:
             "routes": machine.routes(),
         },
         "runs": [
-            {"route": run.route, "ok": run.ok, "error": run.error, "said": list(run.messages)}
+            {
+                "route": run.route,
+                "ok": run.ok,
+                "error": run.error and redact(run.error),
+                "messages": [redact(message) for message in run.messages],
+            }
             for run in runs
         ],
-        "cases": [asdict(evaluation) for run in runs for evaluation in run.evaluations],
+        "cases": [
+            asdict(replace(evaluation, reason=redact(evaluation.reason)))
+            for run in runs
+            for evaluation in run.evaluations
+        ],
     }
 
 
@@ -60,6 +76,7 @@ def _machine_text(machine: Machine) -> str:
     rows = [
         ("kernel", f"{machine.kernel}, {machine.architecture}"),
         ("distribution", _known(machine.distribution)),
+        ("Python", machine.python),
         ("BTF", _known(machine.btf)),
         ("kernel headers", _known(machine.headers)),
         ("BPF ring buffer", _known(machine.ring_buffer)),
