@@ -4,7 +4,7 @@
 VENV := .venv
 READY := $(VENV)/.ready
 
-.PHONY: setup setup-browser setup-vagrant demo test lint clean
+.PHONY: setup setup-browser setup-vagrant demo test test-all lint clean
 
 setup: $(READY)
 
@@ -29,8 +29,12 @@ demo: setup
 # one processor each for the most part; what takes longest comes first.
 test: setup setup-browser setup-vagrant
 	$(VENV)/bin/tox run -q -e lint
-	$(VENV)/bin/tox run-parallel -q -p 2 -e e2e-vagrant,e2e-install,unit,browser,growth,fuzz,replay
+	$(VENV)/bin/tox run-parallel -q -p 2 -e e2e-vagrant,unit,browser,growth,fuzz,replay
 	$(VENV)/bin/tox run -qq -e e2e
+
+# Every test on every guest, and what takes too long for each change: some hours.
+test-all: test
+	$(VENV)/bin/tox run -q -e e2e-install,deb,matrix
 
 lint: setup
 	$(VENV)/bin/tox run -q -e lint

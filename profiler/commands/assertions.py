@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from profiler.commands.options import captures_of
 from profiler.commands.progress import progress
 from profiler.errors import DAMAGED, VIOLATED, UsageError
 from profiler.exchanges.model import Exchange
@@ -71,8 +72,9 @@ def check(options: argparse.Namespace) -> int:
     assertions = assertions_of(options)
     if not assertions:
         raise UsageError("nothing to check: give --fail-if or --expect")
+    captures = captures_of(options)
     with progress() as report:
-        capture = Capture(*options.captures)
+        capture = Capture(*captures)
         exchanges = Exchanges(capture.records(report))
     notes = [capture.damaged] if capture.damaged else []
     if not assertions.verify(exchanges, notes, seconds=time.monotonic() - started):

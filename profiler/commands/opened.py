@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from profiler.accounting import Account
-from profiler.commands.options import STDOUT, conditions_of
+from profiler.commands.options import STDOUT, captures_of, conditions_of
 from profiler.commands.progress import progress
 from profiler.errors import DAMAGED, OutputError
 from profiler.exchanges.filter import Filter, filtered
@@ -30,10 +30,11 @@ class Opened:
         Without ``raw`` the records have no ``raw_payload``, which then need not be redacted.
         """
         target = getattr(options, "output", STDOUT)
-        for path in options.captures:
+        captures = captures_of(options)
+        for path in captures:
             if target.exists() and path.exists() and target.samefile(path):
                 raise OutputError(f"{target} is the capture itself; choose another --output")
-        self.capture = Capture(*options.captures)
+        self.capture = Capture(*captures)
         self.redactor = Redactor() if options.redact else None
         self._raw = raw
         self._filter = Filter(conditions_of(options))

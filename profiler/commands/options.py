@@ -13,7 +13,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from profiler.errors import ProfilerError
+from profiler.errors import ProfilerError, UsageError
 from profiler.exchanges import values
 from profiler.exchanges.conditions import OPTIONS, Conditions, conditions
 from profiler.ingest.settings import CONNECTION_MEMORY, ENGINES, FORMATS, ROUTES, Settings
@@ -73,15 +73,38 @@ def settings_of(options: argparse.Namespace) -> Settings:
     return Settings(**given)
 
 
+SAMPLE = Path(__file__).parents[1] / "sample.jsonl.gz"
+
+
 def add_captures(parser: argparse.ArgumentParser) -> None:
-    """Add the operand of the commands that read capture files."""
+    """Add the operand of the commands that read capture files, and ``--sample``."""
     parser.add_argument(
         "captures",
         type=Path,
-        nargs="+",
+        nargs="*",
         metavar="CAPTURE",
         help="a file of JSON lines, which may be compressed (gzip, zstd); `-` is standard input",
     )
+    add_sample(parser)
+
+
+def add_sample(parser: argparse._ActionsContainer) -> None:
+    """Add ``--sample``, in place of a capture file."""
+    parser.add_argument(
+        "--sample",
+        action="store_true",
+        help="read the capture that comes with http-profiler: a minute of a small shop",
+    )
+
+
+def captures_of(options: argparse.Namespace) -> list[Path]:
+    """Return the capture files to read. Raises UsageError without any."""
+    captures: list[Path] = options.captures
+    if options.sample and captures:
+        raise UsageError(f"either --sample or a capture file ({captures[0]}), not both")
+    if not options.sample and not captures:
+        raise UsageError("no capture file: name one, or try --sample")
+    return [SAMPLE] if options.sample else captures
 
 
 def add_target(parser: argparse.ArgumentParser) -> None:

@@ -16,7 +16,6 @@ from provisioning.capture import Record
 from tests.e2e.capture import Capture, skipped_calls
 from tests.e2e.conftest import ROUTES, background, held, traffic
 
-
 pytestmark = pytest.mark.one_guest("debian-13")
 
 

@@ -110,10 +110,10 @@ def _keys_of_one(parser: argparse.ArgumentParser, command: str) -> dict[str, Key
             continue
         if isinstance(action, (argparse._HelpAction, argparse._VersionAction)):
             continue
-        # Of `--no-x` the key is `x`. And which file is read, no file can say.
+        # The key of `--no-x` is `x`. A file does not name the files that are read.
         positive = names[0].removeprefix("no-")
         if f"--{positive}" in parser._option_string_actions and positive != names[0]:
             continue
-        if names[0] != "config":
+        if names[0] not in ("config", "sample"):
             found[names[0]] = Key(names[0], command, parser, action)
     return found

@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 
 from profiler.accounting import Account
-from profiler.commands.options import settings_of
+from profiler.commands.options import captures_of, settings_of
 from profiler.commands.top.screen import keyboard_instead_of_input
 from profiler.commands.top.sink import FRAME_SECONDS, Top
 from profiler.commands.top.source import batches
@@ -53,8 +53,8 @@ class _Losses:
 def run(options: argparse.Namespace) -> int:
     """Show what is captured, or what ``--from`` names; return the exit code."""
     settings = settings_of(options)
-    if options.source is not None:
-        return DAMAGED if recorded(options.source, settings) else 0
+    if options.sample or options.captures is not None:
+        return DAMAGED if recorded(captures_of(options), settings) else 0
     live(settings)
     return 0
 

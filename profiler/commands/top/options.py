@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from profiler.commands.options import add_filters, add_limits, add_probe, add_redact
+from profiler.commands.options import add_filters, add_limits, add_probe, add_redact, add_sample
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,12 +16,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "process or connection, down to one exchange with its headers and body."
     )
     parser.epilog = (
-        "examples:\n  sudo http-profiler top --port 8080\n"
+        "examples:\n  http-profiler top --sample\n  sudo http-profiler top --port 8080\n"
         "  ssh shop.example sudo http-profiler | http-profiler top --from -"
     )
-    parser.add_argument(
+    files = parser.add_mutually_exclusive_group()
+    add_sample(files)
+    files.add_argument(
         "--from",
-        dest="source",
+        dest="captures",
         type=Path,
         nargs="+",
         metavar="CAPTURE",
