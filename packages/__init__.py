@@ -1,8 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Packages of the profiler for distributions, and what belongs into one.
+"""The package for distributions and its parts.
 
-``python -m packages.deb`` makes a package for Debian and Ubuntu; ``packages.man`` prints
-the manual page, and ``packages.completion`` what completes commands in a shell. Their
-rule is that of ``profiler/configuration``: options are the argument parser's, and none
-is named here. ``files/`` has what is installed as it is.
+``deb``         builds the package for Debian and Ubuntu
+``vendored``    installs wheels for a Python other than the one that runs
+``man``         prints the manual page
+``completion``  prints the completion of a shell
+``files/``      is installed unchanged
+``documents``   renews the parts of the documents that the schema defines
+``prose``       checks the English
+
+Options come from the argument parser. None is named here.
 """

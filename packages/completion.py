@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Completion in a shell, made of the argument parser: ``python -m packages.completion bash``."""
+"""Shell completion from the argument parser: ``python -m packages.completion bash``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SHELLS = ("bash", "zsh", "fish")
 
 
 def completion(parser: argparse.ArgumentParser, shell: str) -> str:
-    """Return what completes the command line in ``shell``, one of SHELLS."""
+    """Return the completion script for ``shell``, one of SHELLS."""
     for each in (parser, *commands_of(parser).values()):
         for action in each._actions:
             if action.type is Path:
