@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A package for Debian and Ubuntu: ``python -m packages.deb`` leaves it in ``dist/``.
+"""Builds the package for Debian and Ubuntu: ``python -m packages.deb`` writes it to ``dist/``.
 
-Why one package does for all releases: the directory it installs is a virtual
-environment of the system's Python whatever its version is, for it has the packages of
-each (``lib/python3.9/`` and so on). BCC is the distribution's own. Nothing is compiled:
-what is needed comes from PyPI as wheels.
+One package works on all releases. It installs a virtual environment of the system's Python, with
+one directory of packages for each version of Python (``lib/python3.9/`` and so on). BCC comes
+from the distribution. The dependencies come from PyPI as wheels, so nothing is compiled.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from email.utils import formatdate
+from importlib.metadata import Distribution
 from pathlib import Path
 
 from packaging.utils import canonicalize_name
@@ -36,6 +36,7 @@ from provisioning.host import REPOSITORY
 from provisioning.sources import copy_product, profiler_dependencies, wheel_of
 
 NAME = "http-profiler"
+MAINTAINER = f"The {NAME} authors <{NAME}@users.noreply.github.com>"
 
 LOCK = Path(__file__).with_name("lock.json")
 
@@ -62,7 +63,8 @@ _CONTROL = f"""\
 Package: {NAME}
 Version: {{version}}
 Architecture: {{architecture}}
-Maintainer: {NAME} <http-profiler@localhost>
+Maintainer: {MAINTAINER}
+Homepage: https://github.com/{NAME}/{NAME}
 Section: net
 Priority: optional
 Installed-Size: {{kibibytes}}
@@ -71,16 +73,17 @@ Recommends: logrotate
 Suggests: bpftrace
 Description: every HTTP message of this machine as JSON lines
  Shows every HTTP request and response that any process on this machine sends
- or receives, read at the socket syscalls with eBPF: no proxy, no code change,
- no restart. A systemd unit is included; it is neither enabled nor started.
+ or receives, read at the kernel's socket functions with eBPF: no proxy, no
+ code change, no restart. It includes a systemd unit, and neither enables nor
+ starts it.
 """
 
 
 def build(directory: Path, architecture: str | None = None, refresh: bool = False) -> Path:
-    """Make the package in ``directory`` and return its path; for this machine by default.
+    """Build the package in ``directory`` and return its path.
 
-    What it needs from PyPI is of the versions in :data:`LOCK`; ``refresh`` takes the newest
-    and writes them there.
+    The default architecture is that of this machine. :data:`LOCK` has the versions of the wheels
+    from PyPI; ``refresh`` takes the newest ones and writes their versions there.
     """
     architecture = architecture or _output("dpkg", "--print-architecture")
     package = directory.resolve() / f"{NAME}_{__version__}_{architecture}.deb"
@@ -105,7 +108,7 @@ def build(directory: Path, architecture: str | None = None, refresh: bool = Fals
 
 
 def locked() -> dict[str, dict[str, str]]:
-    """Return the locked versions: for each version of Python, by the name of the project."""
+    """Return the locked versions by version of Python and name of the project."""
     versions: dict[str, dict[str, str]] = json.loads(LOCK.read_text())
     return versions
 
@@ -131,16 +134,16 @@ def _vendor(tree: Path, wheel: Path, machine: str, versions: dict[str, dict[str,
         target = _site_packages(tree, python)
         exact = versions.get(python, {})
         vendored.install(wheel, profiler_dependencies(), python, machine, target, exact)
-        # Made for the Python that pip ran on.
+        # These scripts name the Python that runs pip here.
         shutil.rmtree(target / "bin", ignore_errors=True)
 
-    # Most of the time the index is waited for.
+    # pip spends most of its time waiting for the index.
     with ThreadPoolExecutor(len(PYTHONS)) as pool:
         list(pool.map(install, PYTHONS))
 
 
 def _environment(tree: Path) -> None:
-    """Make a virtual environment of the directory, for the Python that the machine has."""
+    """Make the directory a virtual environment of whichever Python the machine has."""
     _write(tree / HOME / "pyvenv.cfg", "home = /usr/bin\ninclude-system-site-packages = true\n")
     python = tree / HOME / "bin" / "python3"
     python.parent.mkdir()
@@ -165,13 +168,15 @@ def _add_files(tree: Path) -> None:
     _write(tree / _CONFFILES[0].lstrip("/"), text + "\n")
     for shell, path in _COMPLETIONS.items():
         _write(tree / path, completion(cli.build_parser(), shell))
-    _write_gzip(tree / f"usr/share/man/man1/{NAME}.1.gz", page(parser))
+    _write(tree / f"usr/share/man/man1/{NAME}.1.gz", page(parser))
     documents = tree / "usr/share/doc" / NAME
     _write(documents / "copyright", "\n".join(_copyright(tree)) + "\n")
-    _write_gzip(documents / "changelog.gz", _changelog())
+    _write(documents / "changelog.gz", _changelog())
     pages = REPOSITORY / "docs"
-    for page_ in pages.rglob("*.md"):
-        _write_gzip(documents / f"{page_.relative_to(pages)}.gz", page_.read_text("utf-8"))
+    files = {file.relative_to(pages): file for file in pages.rglob("*.md")}
+    files[Path("CHANGELOG.md")] = REPOSITORY / "CHANGELOG.md"
+    for place, file in files.items():
+        _write(documents / f"{place}.gz", file.read_text("utf-8"))
 
 
 def _describe(tree: Path, architecture: str) -> None:
@@ -192,44 +197,55 @@ def _describe(tree: Path, architecture: str) -> None:
 
 
 def _share(tree: Path) -> None:
-    """Keep what is the same for several Pythons once, by hard links."""
+    """Store a file once that is equal for several Pythons, by hard links."""
     known: dict[bytes, Path] = {}
     for file in sorted(one for one in tree.rglob("*") if one.is_file()):
         first = known.setdefault(hashlib.sha256(file.read_bytes()).digest(), file)
         if first is not file:
             file.unlink()
-            file.hardlink_to(first)
+            os.link(first, file)  # Path.hardlink_to() needs Python 3.10
 
 
 def _copyright(tree: Path) -> Iterator[str]:
     yield "Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/"
-    yield f"\nFiles: *\nCopyright: the authors of {NAME}\nLicense: Apache-2.0"
+    yield f"\nFiles: *\nCopyright: 2026 The {NAME} authors\nLicense: Apache-2.0"
     yield " On Debian systems the text is in /usr/share/common-licenses/Apache-2.0."
-    for target in sorted((tree / HOME / "lib").iterdir()):
+    places: dict[tuple[str, str], set[str]] = {}
+    for target in (tree / HOME / "lib").iterdir():
         for one in vendored.installed(target / "site-packages"):
-            about = one.metadata
-            name = about["Name"]
-            license = about["License-Expression"] or about["License"] or "see its files"
-            if name != NAME:
-                directory = HOME / "lib" / target.name / "site-packages"
-                yield "\nFiles:"
-                yield from (f" {directory / place}" for place in vendored.places(one))
-                yield f"Copyright: the authors of {name} {one.version}"
-                yield f"License: {license.splitlines()[0]}"
-    yield f"\nFiles: {HOME}/lib/*/profiler/bpf/*\nCopyright: the authors of {NAME}"
+            places.setdefault((one.metadata["Name"], _licence(one)), set()).update(
+                vendored.places(one)
+            )
+    for (name, licence), patterns in sorted(places.items()):
+        if name != NAME:
+            yield "\nFiles:"
+            yield from (f" {HOME}/lib/*/site-packages/{pattern}" for pattern in sorted(patterns))
+            yield f"Copyright: the authors of {name}\nLicense: {licence}"
+            yield " The text is in the .dist-info directory."
+    yield f"\nFiles: {HOME}/lib/*/profiler/bpf/*\nCopyright: 2026 The {NAME} authors"
     yield "License: GPL-2.0-only"
     yield " On Debian systems the text is in /usr/share/common-licenses/GPL-2."
 
 
+def _licence(one: Distribution) -> str:
+    """The licence of a distribution; the newest field of its metadata is the most precise."""
+    about = one.metadata
+    licence = about["License-Expression"] or about["License"]
+    if licence:
+        return str(licence).splitlines()[0]
+    named = (each for each in about.get_all("Classifier", ()) if each.startswith("License ::"))
+    return ", ".join(each.rpartition(" :: ")[2] for each in named)
+
+
 def _changelog() -> str:
     return (
-        f"{NAME} ({__version__}) unstable; urgency=low\n\n  * Made of the repository.\n\n"
-        f" -- {NAME} <http-profiler@localhost>  {formatdate(_time())}\n"
+        f"{NAME} ({__version__}) unstable; urgency=low\n\n  * Release; see CHANGELOG.md.\n\n"
+        f" -- {MAINTAINER}  {formatdate(_time())}\n"
     )
 
 
 def _settle(tree: Path) -> None:
-    """Give everything the modes and times that it has on every machine that builds this."""
+    """Give every file the same mode and time on every machine that builds the package."""
     for one in [tree, *tree.rglob("*")]:
         if one.is_symlink():
             continue
@@ -245,14 +261,11 @@ def _time() -> int:
 
 
 def _write(path: Path, text: str, mode: int = 0o644) -> None:
+    """Write a file, compressed if its name ends in ``.gz``."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, "utf-8")
+    content = text.encode()
+    path.write_bytes(gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
     path.chmod(mode)
-
-
-def _write_gzip(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(gzip.compress(text.encode(), mtime=0))
 
 
 def _output(*command: str) -> str:
@@ -262,10 +275,10 @@ def _output(*command: str) -> str:
 def main() -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m packages.deb", description=__doc__)
-    parser.add_argument("--architecture", choices=MACHINES, help="default: that of this machine")
+    parser.add_argument("--architecture", choices=MACHINES, help="default: this machine's")
     parser.add_argument("--output", type=Path, default=REPOSITORY / "dist", metavar="DIRECTORY")
     parser.add_argument(
-        "--refresh", action="store_true", help=f"take the newest wheels, and write {LOCK.name}"
+        "--refresh", action="store_true", help=f"take the newest wheels and write {LOCK.name}"
     )
     options = parser.parse_args()
     print(build(options.output, options.architecture, options.refresh))

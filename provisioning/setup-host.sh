@@ -47,7 +47,8 @@ need gpg gpg
 need valgrind valgrind
 # The commands of docs/how-to/recipes.md.
 need jq jq
-# The tests run the manual page, the completion and the log rotation with these.
+# The tests check the package, its manual page, completion and log rotation with these.
+need lintian lintian
 need groff-base groff
 need man-db man
 need zsh zsh
