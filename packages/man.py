@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The manual page, made of the argument parser: ``python -m packages.man > http-profiler.1``."""
+"""The manual page from the argument parser: ``python -m packages.man > http-profiler.1``."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ from profiler.commands.configuration.written import FILE_VARIABLE, SYSTEM_FILE
 from profiler.commands.parser import commands_of
 
 _CONFIGURATION = """\
-The options can be written down, too. In force is the first of: the command line, the
-environment, the user's file, the system's file, the default. --config FILE is read instead
-of both files. They are TOML: the key of an option is its long name, without dashes, and
-those of a command stand in a table of its name. The variable of --max-body is
-HTTP_PROFILER_MAX_BODY, that of report --max-body is HTTP_PROFILER_REPORT_MAX_BODY.
-`http-profiler config` prints all keys, and what is in force.
+An option can also be set in the environment or in a file. The first of these that sets it
+wins: the command line, the environment, the user's file, the system's file, the default.
+--config FILE replaces both files. The files are TOML. The key of an option is its long name
+without the leading dashes. The options of a command are in a table with the command's name.
+The variable of --max-body is HTTP_PROFILER_MAX_BODY, and that of report --max-body is
+HTTP_PROFILER_REPORT_MAX_BODY. `http-profiler config` prints every key, and the values in force.
 """
 
-# What argparse calls the groups that nobody named; Python 3.9 has the second.
+# The titles that argparse gives to groups without a title; Python 3.9 uses the second.
 _PLAIN = ("options", "optional arguments", "positional arguments")
 
 _FILES = (
     (str(SYSTEM_FILE), "the configuration of the system"),
-    (f"~/.config/{SYSTEM_FILE.name}", "that of a user"),
-    ("/var/cache/http-profiler", "compiled probes; may be deleted at any time"),
+    (f"~/.config/{SYSTEM_FILE.name}", "the configuration of a user"),
+    ("/var/cache/http-profiler", "compiled probes; you can delete them at any time"),
+    ("/var/log/http-profiler/http.jsonl", "the output of the systemd unit, if you start it"),
 )
 
 
@@ -82,7 +83,7 @@ def _page(parser: argparse.ArgumentParser) -> Iterator[str]:
 
 
 def _without_colour(parser: argparse.ArgumentParser) -> None:
-    """From Python 3.14 on a parser writes usages in colours, on a terminal."""
+    """Turn off colours: since Python 3.14 a parser uses them on a terminal."""
     for each in (parser, *commands_of(parser).values()):
         each.color = False  # type: ignore[attr-defined]
 
@@ -97,7 +98,7 @@ def _positionals(parser: argparse.ArgumentParser) -> list[str]:
 
 
 def _options(parser: argparse.ArgumentParser, heading: str) -> Iterator[str]:
-    """The options by their groups; ``heading`` is the request that makes a group's title one."""
+    """The options by group; ``heading`` is the roff request for the title of a group."""
     formatter = parser._get_formatter()
     for group in parser._action_groups:
         actions = [
@@ -131,13 +132,13 @@ def _example(epilog: str | None) -> Iterator[str]:
 
 
 def _exit_codes() -> list[tuple[str, str]]:
-    """As the command line's module has them in its docstring."""
+    """The exit codes and their meanings from the docstring of ``profiler.cli``."""
     text = " ".join(inspect.cleandoc(cli.__doc__ or "").partition("Exit codes:")[2].split())
     return re.findall(r"(\d+) (.*?)(?:;\s(?=\d)|\.?$)", text)
 
 
 def _text(text: str) -> str:
-    """A paragraph, of whose words none is taken for a request."""
+    """A paragraph in roff. Names and paths are not hyphenated."""
     words = (
         f"\\%{word}" if re.search(r"[_/]", word) else word for word in map(_line, text.split())
     )
