@@ -385,13 +385,13 @@ MACHINE = Machine(
     kernel="6.1.0-56-cloud-amd64",
     architecture="x86_64",
     distribution="Debian GNU/Linux 12 (bookworm)",
-    python="3.11.2",
     btf=True,
     headers=True,
     ring_buffer=True,
     lockdown=None,
     root=True,
     capabilities=("CAP_BPF",),
+    python="3.11.2",
     bcc="0.26.0",
     bpftrace=None,
     functions={"tcp_sendmsg": True, "tcp_recvmsg": False},
@@ -409,6 +409,7 @@ def test_the_table() -> None:
     text = to_text(MACHINE, [evaluated(records)])
     rows = text.splitlines()
     assert "  lockdown         unknown" in rows
+    assert "  Python           3.11.2" in rows
     assert "  functions        1 of 2, missing: tcp_recvmsg" in rows
     assert "  socket route     the kernel has no tcp_recvmsg" in rows
     assert "  syscall route    available" in rows

@@ -52,13 +52,13 @@ class Machine:
     kernel: str
     architecture: str
     distribution: str | None
-    python: str
     btf: bool
     headers: bool
     ring_buffer: bool | None
     lockdown: str | None
     root: bool
     capabilities: tuple[str, ...]
+    python: str
     bcc: str | None
     bpftrace: str | None
     functions: dict[str, bool | None]
@@ -114,7 +114,6 @@ def read_machine() -> Machine:
         kernel=release,
         architecture=platform.machine(),
         distribution=_distribution(),
-        python=platform.python_version(),
         btf=described,
         headers=Path(f"/lib/modules/{release}/build").exists(),
         # Linux 5.8; without BTF the version must do.
@@ -122,6 +121,7 @@ def read_machine() -> Machine:
         lockdown=_lockdown(),
         root=os.geteuid() == 0,
         capabilities=_capabilities(),
+        python=platform.python_version(),
         bcc=_bcc_version(),
         bpftrace=_bpftrace_version(),
         functions=functions,
