@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The capture of an end-to-end test: its lines are validated, and its losses can excuse a failure.
+"""The capture of an end-to-end test: validates its lines, and its losses may excuse a failure.
 
-A preemptible kernel now and then skips the probe, in an emulated guest fifty times as often as
-elsewhere. The account of the capture shows it, and only then is the failed test run again.
+A preemptible kernel sometimes skips the probe, in an emulated guest fifty times as often as
+elsewhere. The capture's account shows it; only then is the failed test run again.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from provisioning.capture import Capture as GuestCapture
 from provisioning.capture import Record
 from tests.records import read_record
 
-# Calls that were not seen at all, and calls that later traffic of their connection revealed.
+# Calls that were never seen, and calls that later traffic of their connection revealed.
 _NOT_SEEN = re.compile(rf"{SKIPPED_CALLS} for (\d+) calls")
 _LOST = re.compile(r" \+ lost .*\bskipped (\d+)/")
 
 
 class CaptureSkipped(AssertionError):
-    """A test failed, and the account of its capture shows calls that skipped the probe."""
+    """A test failed, and the capture's account shows calls that skipped the probe."""
 
 
 class Capture(GuestCapture):
-    """A capture whose records are valid, and which knows whether it can excuse a failure."""
+    """A capture that validates its records and decides whether it excuses a failure."""
 
     in_use: ClassVar[set[Capture]] = set()
-    """The captures that the test of this moment has read or stopped."""
+    """The captures that the current test has read or stopped."""
 
     _excused = 0
 
@@ -37,7 +37,7 @@ class Capture(GuestCapture):
         return read_record(line)
 
     def __exit__(self, kind, error, traceback) -> None:
-        """End the profiler; what it wrote last is validated too."""
+        """Stop the profiler, and validate its last lines too."""
         super().__exit__(kind, error, traceback)
         if error is None:
             super().records()
@@ -48,27 +48,27 @@ class Capture(GuestCapture):
         return super().records()
 
     def stop(self, signal: str = "INT") -> str:
-        """Stop the profiler; return all its messages."""
+        """Stop the profiler; return everything it printed to standard error."""
         self.in_use.add(self)
         return super().stop(signal)
 
     def excuses(self) -> bool:
-        """Does the account show more calls that skipped the probe than when this was last asked?
+        """Does the account show more calls that skipped the probe than at the previous check?
 
-        A failure that repeats without another loss is the test's own: captures of a module
-        outlive the test that is run again.
+        A failure that repeats without another loss is the test's own: the captures of a
+        module outlive the test that is run again.
         """
         before, self._excused = self._excused, lost_by_skipping(self.account())
         return self._excused > before
 
 
 def skipped_calls(said: str) -> int:
-    """How many calls skipped the probe unseen, by the last account in the profiler's messages."""
+    """Return how many calls skipped the probe unseen, by the profiler's last account."""
     return sum(map(int, _NOT_SEEN.findall(_last_account(said))))
 
 
 def lost_by_skipping(said: str) -> int:
-    """How many calls skipped the probe, seen later or not."""
+    """Return how many calls skipped the probe, whether revealed later or not."""
     return skipped_calls(said) + sum(map(int, _LOST.findall(_last_account(said))))
 
 

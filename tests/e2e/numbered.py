@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A WSGI application that writes down what it was asked and what it answered; runs in the guest.
+"""A WSGI application that logs each request and its response; runs in the guest.
 
-Served by pre-forked gunicorn workers in test_load.py. One JSON line a request
-goes to the file that LOG names, in one write, so that workers do not mix.
+test_load.py serves it with pre-forked gunicorn workers. Each request writes one JSON line to
+the file in LOG, in a single write, so that lines of different workers do not mix.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ LOG = os.open(os.environ["LOG"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
 def application(environ, start_response):
     number = int(environ["HTTP_X_NUMBER"])
     asked = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
-    # What tells this answer from every other, of a length that differs.
+    # Makes every response different, also in length.
     answer = (f"answer {number} " * (1 + number % 400)).encode()
     facts = {
         "number": number,

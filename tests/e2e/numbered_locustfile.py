@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Twenty users that number their requests and write down what they got; runs in the guest."""
+"""Twenty users that number their requests and log the responses; runs in the guest."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The light engine: what it captures is right, what it cannot says so, and both engines agree.
+"""The light engine: its lines are right, its gaps are reported, and both engines agree.
 
-Starting it takes bpftrace half a minute in an emulated guest, so most tests share one.
+bpftrace needs half a minute to start in an emulated guest, so most tests share one capture.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tests.e2e.test_trouble import fails
 
 @dataclass
 class Watch:
-    """Both engines at work in one guest, and a server that was there before."""
+    """Both engines running in one guest, and a server that was started before them."""
 
     guest: Guest
     light: Capture
@@ -59,7 +59,7 @@ def test_both_sides_of_an_exchange(watch: Watch, token: str) -> None:
         ports = (client["port"], watch.server["port"])
         assert line["role"] == role
         assert line["pid"] == process["pid"]
-        if role == "client":  # a thread of the server: Python 3.14 gives it a name
+        if role == "client":  # a thread of the server: Python 3.14 names it
             assert line["comm"] == "python3"
         assert line["cmdline"].startswith("python3 /tmp/traffic.py")
         assert line["source_ip"] == line["dest_ip"] == "127.0.0.1"
@@ -86,7 +86,7 @@ def test_ipv6(watch: Watch, token: str) -> None:
 def test_every_byte_value_is_right(watch: Watch, token: str) -> None:
     traffic(watch.guest, "every_byte", token)
     said = watch.guest.exec(["bpftrace", "--version"]).stdout
-    exact = int(said.split(".")[1]) >= 17  # older ones print some bytes so that it means two things
+    exact = int(said.split(".")[1]) >= 17  # older versions print some bytes ambiguously
     lines = watch.exchange(f"/{token}")
     for direction in ("send", "recv"):
         request = lines["request", direction]
@@ -96,7 +96,7 @@ def test_every_byte_value_is_right(watch: Watch, token: str) -> None:
             assert request["incomplete"] == ["lost"]
 
 
-def test_a_long_body_says_so_and_the_next_message_is_right(watch: Watch, token: str) -> None:
+def test_reports_a_long_body_and_the_next_message_is_right(watch: Watch, token: str) -> None:
     specs = [f"POST:/{token}/big:20000", f"GET:/{token}/next?size=5"]
     traffic(watch.guest, "requests", "127.0.0.1", watch.server["port"], *specs)
     sent = bytes(97 + i % 26 for i in range(20000)).decode()
@@ -139,7 +139,7 @@ def test_one_byte_at_a_time(watch: Watch, token: str) -> None:
     assert lines["request", "recv"]["headers"] == {"host": "x"}
 
 
-def test_a_message_cut_off_says_so(watch: Watch, token: str) -> None:
+def test_reports_a_message_that_is_cut_off(watch: Watch, token: str) -> None:
     traffic(watch.guest, "cut_off", token)
     lines = watch.exchange(f"/{token}")
     assert {(line["source_port"], line["dest_port"]) for line in lines.values()} == {
@@ -160,7 +160,7 @@ def test_other_protocols_leave_no_line(watch: Watch, token: str) -> None:
 
 
 def test_both_engines_agree(watch: Watch, token: str) -> None:
-    """Two programs in two languages, one by functions and one by system calls: the same lines."""
+    """Two programs in two languages, one on functions and one on system calls: the same lines."""
     where = ("127.0.0.1", watch.server["port"])
     specs = [f"GET:/{token}/r/1", f"POST:/{token}/r/2:3000", f"DELETE:/{token}/r/3"]
     traffic(watch.guest, "requests", *where, *specs[:2])
@@ -181,7 +181,7 @@ def test_both_engines_agree(watch: Watch, token: str) -> None:
 
 
 def test_the_end(watch: Watch) -> None:
-    """The last of this fixture: it stops the light engine."""
+    """The last test with this fixture: it stops the light engine."""
     said = watch.light.stop("TERM")
     assert watch.light.exit_code == 0
     assert "do not add up" not in said
@@ -192,17 +192,17 @@ def test_the_end(watch: Watch) -> None:
         assert fates[4:] == [0, 0]
     for reason in ("not_http", "not_stream", "call_limit"):
         assert reason in said
-    # Nothing is left behind.
+    # Nothing remains.
     assert watch.guest.exec("pgrep -x bpftrace", check=False).stdout == ""
     assert watch.guest.exec("sudo sh -c 'ls -d /tmp/http-profiler-*'", check=False).stdout == ""
 
 
 def test_filters_and_loss(guest: Guest, token: str) -> None:
-    """The profiler is stopped while more lines are printed than pipe and ring can hold."""
+    """The profiler is paused while more lines are printed than the pipe and ring can hold."""
     with background(guest, "serve") as (_, wanted), background(guest, "serve") as (_, other):
         options = ("--engine", "bpftrace", "--ring-size", "65536", "--port", str(wanted["port"]))
         pids = ("--pid", str(wanted["pid"]), "--pid", str(other["pid"]))
-        # Which bpftrace cannot do.
+        # bpftrace cannot apply these filters.
         late = ("--user", str(wanted["uid"]), "--address", "127.0.0.0/8")
         with Capture(guest, *options, *pids, *late) as capture:
             where = ("127.0.0.1", wanted["port"])
@@ -226,19 +226,19 @@ def test_filters_and_loss(guest: Guest, token: str) -> None:
     assert "port " in said and "pid " in said
     assert "bpftrace cannot filter by --user, --address: done with whole messages" in said
     assert "left out 2 messages (--address 2)" in said
-    # What was lost is missing or marked; what is whole is right.
+    # Lost messages are missing or marked; whole messages are right.
     sent = bytes(97 + i % 26 for i in range(600)).decode()
     whole = [r for r in records if "incomplete" not in r and "POST" in str(r)]
     assert 0 < len(whole) < 600
     assert all(r["body"] == sent for r in whole if url_of(r) not in (after, f"/{token}/before"))
-    # Whose end was lost as well, nothing told before the capture ended.
+    # If the end was lost too, nothing reported it before the capture ended.
     reasons = {reason for r in records for reason in r.get("incomplete", ())}
     assert reasons <= {"lost", "closed_early"}
     following = [r for r in records if url_of(r) == after]
     assert len(following) == 2 and all("incomplete" not in r for r in following)
 
 
-def test_a_profiler_that_is_killed_takes_bpftrace_along(guest: Guest) -> None:
+def test_bpftrace_ends_when_the_profiler_is_killed(guest: Guest) -> None:
     with Capture(guest, "--engine", "bpftrace"):
         guest.exec(f"sudo pkill -KILL -f '{PROFILER}'")
         wait = "for i in $(seq 100); do pgrep -x bpftrace > /dev/null || exit 0; sleep 0.1; done"

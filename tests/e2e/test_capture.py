@@ -21,7 +21,7 @@ pytestmark = pytest.mark.one_guest("debian-13")
 
 @dataclass
 class Watch:
-    """A profiler that watches a guest, and what was running before it started."""
+    """A profiler that watches a guest, and the servers that ran before it started."""
 
     guest: Guest
     capture: Capture
@@ -74,7 +74,7 @@ def test_both_sides_of_an_exchange(watch: Watch, token: str) -> None:
         to_server = kind == "request"
         assert line["role"] == role
         assert line["pid"] == process["pid"]
-        # The thread's name, which a server's threads have of their own from Python 3.14 on.
+        # The thread's name: since Python 3.14 a server's threads have their own.
         assert line["comm"] == "python3" or (
             role == "server" and line["comm"].startswith("Thread-")
         )
@@ -99,14 +99,14 @@ def test_both_sides_of_an_exchange(watch: Watch, token: str) -> None:
             assert line["request"] == {"method": "POST", "url": url, "host": host}
             assert 0 < line["latency_ms"] <= line["duration_ms"] < 60_000
 
-    # One exchange as each process saw it, on a socket of its own.
+    # One exchange as each process saw it, each on its own socket.
     ids = {
         role: {r["exchange"] for r in lines.values() if r["role"] == role}
         for role in sides.values()
     }
     assert len(ids["client"]) == 1
     assert lines["request", "send"]["socket"] != lines["request", "recv"]["socket"]
-    # The request is received after it was sent, the response after that.
+    # The request is received after it was sent, the response after the request.
     order = [("request", "send"), ("request", "recv"), ("response", "send"), ("response", "recv")]
     times = [nanoseconds(lines[each]["timestamp"]) for each in order]
     assert times[0] < times[3]
@@ -167,7 +167,7 @@ def test_http2_whose_server_speaks_first(watch: Watch, token: str) -> None:
 
 
 def test_http2_from_before_the_profiler(watch: Watch) -> None:
-    """What came before is not guessed: a field that was named then and is pointed at now."""
+    """Earlier traffic is not guessed: a field was added to HPACK's table before the capture."""
     watch.go_on_http2()
     pointing, plain = (watch.exchange(f"/early/{number}") for number in (1, 2))
     for direction in ("send", "recv"):
@@ -203,9 +203,9 @@ def test_peeked_bytes_are_not_data(watch: Watch, token: str) -> None:
     assert lines["request", "recv"]["bytes"] == lines["request", "send"]["bytes"]
 
 
-def test_a_call_of_32_bits_is_not_one_of_another_number(watch: Watch, token: str) -> None:
+def test_a_32_bit_call_is_not_taken_for_another(watch: Watch, token: str) -> None:
     if watch.guest.exec("uname -m").stdout.strip() != "x86_64":
-        pytest.skip("only x86 lets a process make calls of both tables")
+        pytest.skip("only x86 lets a process use both tables of system calls")
     traffic(watch.guest, "narrow", token)
     lines = watch.exchange(f"/{token}")
     assert len(lines) == 4
@@ -215,7 +215,7 @@ def test_a_call_of_32_bits_is_not_one_of_another_number(watch: Watch, token: str
 def test_many_connections_at_once(watch: Watch, token: str) -> None:
     before = skipped_calls(watch.capture.account())
     traffic(watch.guest, "threads", token, 20)
-    # Of a call that the kernel hides, one message suffers, and at most the answer to it.
+    # A call that the kernel hides affects one message, and at most its response.
     hidden = 2 * (skipped_calls(watch.capture.account()) - before)
     lines = watch.capture.wait_for(
         lambda r: (url_of(r) or "").startswith(f"/{token}/"), 80 - hidden
@@ -226,16 +226,16 @@ def test_many_connections_at_once(watch: Watch, token: str) -> None:
     assert len({r["body"] for r in answers}) >= 20 - hidden
 
 
-def test_a_message_cut_off_says_so(watch: Watch, token: str) -> None:
+def test_reports_a_message_that_is_cut_off(watch: Watch, token: str) -> None:
     traffic(watch.guest, "cut_off", token)
     lines = watch.exchange(f"/{token}")
     for direction in ("send", "recv"):
         assert lines["request", direction]["incomplete"] == ["closed_early"]
         assert lines["request", direction]["body"] == "only this"
-        # Ended by the connection, as HTTP/1.0 does: whole.
+        # Ended by closing the connection, as in HTTP/1.0: whole.
         assert lines["response", direction]["body"] == "until the end"
         assert "incomplete" not in lines["response", direction]
-    # Also of data that is read when the kernel has taken the connection down already.
+    # Also for data that is read after the kernel has torn down the connection.
     ports = {(line["source_port"], line["dest_port"]) for line in lines.values()}
     assert len(ports) == 2
     assert ports == {(destination, source) for source, destination in ports}
@@ -244,9 +244,9 @@ def test_a_message_cut_off_says_so(watch: Watch, token: str) -> None:
 @pytest.mark.parametrize(
     ("scenario", "reasons"),
     [
-        # Who resets a connection closes it; the other end is told.
+        # The peer that resets a connection closes it; the other one gets the error.
         ("reset", {"send": "closed_early", "recv": "reset"}),
-        # Who waits for more meets the end.
+        # The peer that waits for more reads the end.
         ("gone", {"send": "exited", "recv": "closed_early"}),
     ],
 )
@@ -262,7 +262,7 @@ def test_why_a_message_is_cut_off(
 
 def test_other_protocols_leave_no_line(watch: Watch, token: str) -> None:
     traffic(watch.guest, "noise", token)
-    # What is captured after the noise shows that the noise has been dealt with.
+    # Messages captured after the noise show that the noise has been processed.
     traffic(watch.guest, "requests", "127.0.0.1", watch.server["port"], "GET:/after-" + token)
     watch.exchange("/after-" + token)
     stray = [
@@ -273,7 +273,7 @@ def test_other_protocols_leave_no_line(watch: Watch, token: str) -> None:
     assert stray == []
 
 
-# Traps that others fell into, see test_traps.py.
+# Known traps, see test_traps.py.
 
 
 def test_pairing_by_time_breaks_on_pipelining(watch: Watch, token: str) -> None:
@@ -306,7 +306,7 @@ def test_a_list_of_methods_misses_some(watch: Watch, token: str) -> None:
 
 
 def test_boot_time_is_not_wall_clock_time(watch: Watch, token: str) -> None:
-    """A machine whose clock was set since it booted: what came of the boot time would be off."""
+    """The guest's clock was set after its boot: times based on the boot would be wrong."""
     traffic(watch.guest, "bytewise", token)
     line, *_ = watch.capture.wait_for(lambda r: url_of(r) == f"/{token}", 4)
     now = int(watch.guest.exec("date +%s%N").stdout)
@@ -314,7 +314,7 @@ def test_boot_time_is_not_wall_clock_time(watch: Watch, token: str) -> None:
 
 
 def test_connections_that_share_a_place(watch: Watch, token: str) -> None:
-    """The probe keeps a connection where its inode's last bits say, unless another is there."""
+    """The probe stores a connection at its inode's low bits, unless another one is there."""
     facts = traffic(watch.guest, "crowded", token, 3, OWN_PLACES)
     assert len(set(facts["places"])) == 1
     lines = watch.capture.wait_for(lambda r: (url_of(r) or "").startswith(f"/{token}/"), 24)
@@ -324,19 +324,19 @@ def test_connections_that_share_a_place(watch: Watch, token: str) -> None:
     assert all("incomplete" not in r for r in lines)
 
 
-# Instructions of a program. The syscall route's takes the most on Linux 7: 194,685.
+# Instructions of a program. The syscall route has the most, on Linux 7: 194,685.
 VERIFIED = {"socket": 100_000, "syscall": 300_000}
 
 
-def test_the_verifier_has_little_to_go_through(watch: Watch) -> None:
-    """It takes most of a start, and refuses a program of a million instructions."""
+def test_the_verifier_processes_few_instructions(watch: Watch) -> None:
+    """Verification takes most of a start; the verifier rejects a million instructions."""
     pids = watch.guest.exec("pgrep -f 'http-profiler --outpu[t]'").stdout.split()
     files = [f"/proc/{pid}/fdinfo" for pid in pids]
     found = watch.guest.exec(["sudo", "grep", "-rhs", "^verified_insns:", *files], check=False)
     numbers = [int(number) for number in found.stdout.split()[1::2]]
     if not numbers:
         release = watch.guest.exec("uname -r").stdout.split(".")
-        assert (int(release[0]), int(release[1])) < (5, 16)  # which tells it first
+        assert (int(release[0]), int(release[1])) < (5, 16)  # the first release that reports it
         return
     assert len(numbers) >= 4
     assert max(numbers) < VERIFIED[watch.route]

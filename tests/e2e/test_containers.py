@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Demo and load test in containers, watched from outside: demo/compose.yaml."""
+"""The demo and the load test in containers, captured from outside: demo/compose.yaml."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ COMPOSE = "/opt/http-profiler-demo/src/demo"
 REQUESTS = 8
 PORT = 8080
 
-# Of the demo, which still runs: its address, and two network namespaces. Of both: their ids.
+# The ids of both containers; of the demo, which still runs, its address and two network namespaces.
 FACTS = """
 sudo podman inspect --format '{{.Id}}' http-profiler-demo http-profiler-loadtest
 sudo podman inspect http-profiler-demo \\
@@ -44,7 +44,7 @@ class Watched:
 
 @pytest.fixture(scope="module")
 def watched(guest: Guest) -> Iterator[Watched]:
-    """What the profiler, outside, saw of a load test in one container of the demo in another."""
+    """Capture from outside while a load test in one container calls the demo in another."""
     if not find_guest(guest.name).containers:
         pytest.skip(f"{guest.name} has no Podman: see `containers` in guests.toml")
     compose = f"cd {COMPOSE} && sudo TOTAL_REQUESTS={REQUESTS} REQUEST_DELAY_MS=0 podman-compose"
@@ -102,7 +102,7 @@ def test_the_cgroup_names_the_container(watched: Watched) -> None:
 
 
 def test_the_addresses_are_those_of_the_containers(watched: Watched) -> None:
-    # Since Python 3.14 a thread has its name from Python.
+    # Since Python 3.14, Python names its threads.
     servers = ("gunicorn", "ThreadPoolExecu")
     for record in watched.records:
         assert record["comm"] in (("locust",) if record["role"] == "client" else servers)
@@ -110,7 +110,7 @@ def test_the_addresses_are_those_of_the_containers(watched: Watched) -> None:
         target = (record["dest_ip"], record["dest_port"])
         client, server = (source, target) if record["type"] == "request" else (target, source)
         assert server == (watched.demo_ip, PORT)
-        # Of the same network, and its own.
+        # In the same network, but not the demo's address.
         assert client[0].rpartition(".")[0] == watched.demo_ip.rpartition(".")[0]
         assert client[0] != watched.demo_ip
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Real software at both ends: what it says to each other comes out, from either side."""
+"""Real software at both ends: the profiler captures what either side sends and receives."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ SERVERS = {
 
 
 @dataclass
-class Scene:
-    """The servers are up, and the profiler watches."""
+class Scenario:
+    """The servers are up, and the profiler is capturing."""
 
     guest: Guest
     capture: Capture
 
-    def said(self, url: str, count: int = 4) -> dict[tuple[str, str], list[Record]]:
-        """Wait for so many lines about ``url``: (type, role) -> records."""
+    def lines(self, url: str, count: int = 4) -> dict[tuple[str, str], list[Record]]:
+        """Wait for ``count`` lines about ``url``: (type, role) -> records."""
         lines = self.capture.wait_for(lambda record: url_of(record) == url, count)
         assert len(lines) == count
         found: dict[tuple[str, str], list[Record]] = {}
@@ -55,12 +55,12 @@ class Scene:
         return found
 
     def exchange(self, command: str, url: str) -> tuple[Record, Record]:
-        """Run a client that asks once; return request and response, which both ends saw alike."""
+        """Run a client that sends one request; return request and response, equal at both ends."""
         self.guest.exec(command, timeout=120)
-        said = self.said(url)
+        records = self.lines(url)
         both = []
         for kind in ("request", "response"):
-            (client,), (server,) = said[kind, "client"], said[kind, "server"]
+            (client,), (server,) = records[kind, "client"], records[kind, "server"]
             for key in ("raw_payload", "headers", "body", "connection", "sequence", "bytes"):
                 assert client[key] == server[key], key
             assert "incomplete" not in client and "incomplete" not in server
@@ -85,9 +85,9 @@ def servers(guest: Guest) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module", params=ROUTES)
-def scene(guest: Guest, servers: None, request: pytest.FixtureRequest) -> Iterator[Scene]:
+def scenario(guest: Guest, servers: None, request: pytest.FixtureRequest) -> Iterator[Scenario]:
     with Capture(guest, "--route", request.param) as capture:
-        yield Scene(guest, capture)
+        yield Scenario(guest, capture)
         said = capture.stop()
         assert said.count("lost 0/0") == 2, said
 
@@ -97,26 +97,26 @@ def curl(options: str, port: int, url: str) -> str:
 
 
 @pytest.mark.parametrize(("option", "version"), [("--http1.0", "1.0"), ("--http1.1", "1.1")])
-def test_curl_and_nginx(scene: Scene, token: str, option: str, version: str) -> None:
+def test_curl_and_nginx(scenario: Scenario, token: str, option: str, version: str) -> None:
     url = f"/text?{token}"
-    request, response = scene.exchange(curl(option, NGINX, url), url)
+    request, response = scenario.exchange(curl(option, NGINX, url), url)
     assert (request["method"], request["http_version"]) == ("GET", version)
     assert response["status_code"] == 200
     assert response["headers"]["server"].startswith("nginx")
     assert response["body"] == TEXT
 
 
-def test_compressed(scene: Scene, token: str) -> None:
+def test_compressed(scenario: Scenario, token: str) -> None:
     url = f"/text?{token}"
-    _, response = scene.exchange(curl("--compressed", NGINX, url), url)
+    _, response = scenario.exchange(curl("--compressed", NGINX, url), url)
     assert response["headers"]["content-encoding"] == "gzip"
     assert response["body"] == TEXT
     assert response["bytes"] < len(TEXT)
 
 
-def test_http2_with_prior_knowledge(scene: Scene, token: str) -> None:
+def test_http2_with_prior_knowledge(scenario: Scenario, token: str) -> None:
     url = f"/text?{token}"
-    request, response = scene.exchange(curl("--http2-prior-knowledge", NGINX_HTTP2, url), url)
+    request, response = scenario.exchange(curl("--http2-prior-knowledge", NGINX_HTTP2, url), url)
     assert (request["http_version"], request["method"]) == ("2", "GET")
     assert request["headers"][":authority"] == f"127.0.0.1:{NGINX_HTTP2}"
     assert (response["http_version"], response["status_code"]) == ("2", 200)
@@ -124,12 +124,12 @@ def test_http2_with_prior_knowledge(scene: Scene, token: str) -> None:
     assert request["stream"] == response["stream"] == 1
 
 
-def test_http2_by_upgrade(scene: Scene, token: str) -> None:
+def test_http2_by_upgrade(scenario: Scenario, token: str) -> None:
     url = f"/text?{token}"
-    scene.guest.exec(curl("--http2", HTTPD, url))
-    said = scene.said(url, 6)
+    scenario.guest.exec(curl("--http2", HTTPD, url))
+    records = scenario.lines(url, 6)
     for role in ("client", "server"):
-        (request,), (switching, answer) = said["request", role], said["response", role]
+        (request,), (switching, answer) = records["request", role], records["response", role]
         assert request["http_version"] == "1.1"
         assert (switching["status_code"], switching["upgrade"]) == (101, "h2c")
         assert (answer["http_version"], answer["status_code"]) == ("2", 200)
@@ -137,12 +137,12 @@ def test_http2_by_upgrade(scene: Scene, token: str) -> None:
         assert request["exchange"] == switching["exchange"] == answer["exchange"]
 
 
-def test_upload_with_expect(scene: Scene, token: str) -> None:
+def test_upload_with_expect(scenario: Scenario, token: str) -> None:
     url = f"/{token}"
-    scene.guest.exec(curl("-H 'Expect: 100-continue' -d hello", NODE, url))
-    said = scene.said(url, 6)
+    scenario.guest.exec(curl("-H 'Expect: 100-continue' -d hello", NODE, url))
+    records = scenario.lines(url, 6)
     for role in ("client", "server"):
-        (request,), (interim, answer) = said["request", role], said["response", role]
+        (request,), (interim, answer) = records["request", role], records["response", role]
         assert request["body"] == "hello"
         assert interim["status_code"] == 100
         assert answer["body"] == f"helloPOST {url}"
@@ -150,15 +150,15 @@ def test_upload_with_expect(scene: Scene, token: str) -> None:
         assert request["exchange"] == interim["exchange"] == answer["exchange"]
 
 
-def test_through_haproxy(scene: Scene, token: str) -> None:
+def test_through_haproxy(scenario: Scenario, token: str) -> None:
     url = f"/text?{token}"
-    scene.guest.exec(curl("", HAPROXY, url))
-    said = scene.said(url, 8)
-    for kind, role in said:
-        processes = {line["comm"] for line in said[kind, role]}
+    scenario.guest.exec(curl("", HAPROXY, url))
+    records = scenario.lines(url, 8)
+    for kind, role in records:
+        processes = {line["comm"] for line in records[kind, role]}
         assert processes == ({"curl", "haproxy"} if role == "client" else {"haproxy", "nginx"})
     halves: dict[tuple[str, int, str], set[str]] = {}
-    for lines in said.values():
+    for lines in records.values():
         for line in lines:
             halves.setdefault((line["connection"], line["sequence"], line["type"]), set()).add(
                 line["role"]
@@ -167,42 +167,42 @@ def test_through_haproxy(scene: Scene, token: str) -> None:
     assert all(roles == {"client", "server"} for roles in halves.values())
 
 
-def test_wget_and_httpd(scene: Scene, token: str) -> None:
+def test_wget_and_httpd(scenario: Scenario, token: str) -> None:
     url = f"/text?{token}"
     command = f"wget -q -O /dev/null 'http://127.0.0.1:{HTTPD}{url}'"
-    request, response = scene.exchange(command, url)
+    request, response = scenario.exchange(command, url)
     assert request["headers"]["user-agent"].startswith("Wget")
     assert response["headers"]["server"].startswith("Apache")
     assert response["body"] == TEXT
 
 
-def test_requests_and_uvicorn(scene: Scene, token: str) -> None:
+def test_requests_and_uvicorn(scenario: Scenario, token: str) -> None:
     url = f"/{token}"
-    scene.guest.exec(f"{PYTHON} {HOME}/pairs.py call_requests http://127.0.0.1:{UVICORN}{url}")
-    said = scene.said(url, 8)
+    scenario.guest.exec(f"{PYTHON} {HOME}/pairs.py call_requests http://127.0.0.1:{UVICORN}{url}")
+    records = scenario.lines(url, 8)
     for role in ("client", "server"):
-        assert [line["body"] for line in said["request", role]] == ["one", "two"]
-        assert [line["body"] for line in said["response", role]] == ["asgi one", "asgi two"]
-        assert {line["status_code"] for line in said["response", role]} == {201}
-        assert len({line["socket"] for line in said["request", role]}) == 1
+        assert [line["body"] for line in records["request", role]] == ["one", "two"]
+        assert [line["body"] for line in records["response", role]] == ["asgi one", "asgi two"]
+        assert {line["status_code"] for line in records["response", role]} == {201}
+        assert len({line["socket"] for line in records["request", role]}) == 1
 
 
-def test_aiohttp_and_node(scene: Scene, token: str) -> None:
+def test_aiohttp_and_node(scenario: Scenario, token: str) -> None:
     url = f"/{token}"
     command = f"{PYTHON} {HOME}/pairs.py call_aiohttp http://127.0.0.1:{NODE}{url}"
-    request, response = scene.exchange(command, url)
+    request, response = scenario.exchange(command, url)
     assert request["headers"]["transfer-encoding"] == "chunked"
     assert request["body"] == "onetwo"
     assert response["body"] == f"onetwoPOST {url}"
 
 
 @pytest.mark.parametrize(("method", "status"), [("Say", "0"), ("Fail", "5")])
-def test_grpc(scene: Scene, token: str, method: str, status: str) -> None:
-    scene.guest.exec(f"{PYTHON} {HOME}/pairs.py call_grpc {method} {token}", timeout=120)
-    (asked,) = scene.capture.wait_for(
+def test_grpc(scenario: Scenario, token: str, method: str, status: str) -> None:
+    scenario.guest.exec(f"{PYTHON} {HOME}/pairs.py call_grpc {method} {token}", timeout=120)
+    (asked,) = scenario.capture.wait_for(
         lambda r: r["headers"].get("x-token") == token and r["role"] == "server"
     )
-    answers = scene.capture.wait_for(
+    answers = scenario.capture.wait_for(
         lambda r: r.get("exchange") == asked["exchange"] and r["type"] == "response"
     )
     assert (asked["url"], asked["method"]) == (f"/echo.Echo/{method}", "POST")
@@ -215,9 +215,9 @@ def test_grpc(scene: Scene, token: str, method: str, status: str) -> None:
         assert answer["trailers"]["grpc-status"] == "0"
 
 
-def test_websocket(scene: Scene, token: str) -> None:
+def test_websocket(scenario: Scenario, token: str) -> None:
     url = f"/{token}"
     command = f"{PYTHON} {HOME}/pairs.py call_websocket {url}"
-    request, response = scene.exchange(command, url)
+    request, response = scenario.exchange(command, url)
     assert request["headers"]["upgrade"] == "websocket"
     assert (response["status_code"], response["upgrade"]) == (101, "websocket")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the doctor finds on a real kernel is what this table says, case by case.
+"""The doctor's results on a real kernel match this table, case by case.
 
-The doctor knows by itself what is right (profiler/commands/doctor/cases.py); here it is
-said once more, so that neither can become lenient unnoticed.
+The doctor has its own expectations (profiler/commands/doctor/cases.py). They are repeated
+here, so that neither can become lenient unnoticed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SOCKETS = [
     "socketpair", "fork", "fork-exec", "dup", "passed", "reused", "netns", "pidns", "gone",
 ]  # fmt: skip
 
-# All else is captured whole, at both ends, on both routes: (case, end) -> result, messages.
+# All other cases are captured whole, at both ends, on both routes: (case, end) -> result, messages.
 FIRST = "(request 1, response 1)"
 LESS = {
     ("sendfile", "send"): ("partial", f"lost {FIRST}"),
@@ -39,7 +39,7 @@ LESS_ON = {
     "socket": LESS,
     "syscall": {
         **LESS,
-        # There is no system call for each of them. One that receives is sent to in a plain way.
+        # io_uring makes no system call for each. Its receiver's peer sends with plain calls.
         ("io_uring-send-recv", "send"): ("missed", "no line (request 2, response 2)"),
         ("io_uring-send-recv", "recv"): ("missed", "no line"),
         ("io_uring-write-read", "send"): ("missed", "no line (request 2, response 2)"),
@@ -47,7 +47,7 @@ LESS_ON = {
     },
 }
 
-# The kernels that have it. Everywhere else it must be there.
+# The kernels that have it. On all others it must be present.
 OPTIONS = {"mptcp": "CONFIG_MPTCP", "ktls": "CONFIG_TLS"}
 SINCE = {
     "io_uring-send-recv": (5, 6),
@@ -56,7 +56,7 @@ SINCE = {
 }
 
 
-# From here on the kernel may skip the probe (docs/notes/probe.md), and then says so.
+# Since this release the kernel may skip the probe (docs/notes/probe.md); the doctor reports it.
 SKIPS_SINCE = (7, 0)
 
 

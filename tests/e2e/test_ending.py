@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a capture ends: in order, with every byte accounted for, and replayable."""
+"""The end of a capture: clean, with every byte accounted for, and replayable."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ LINE = re.compile(
     rf"\+ lost {COUNT}"
 )
 
-# Matches the profiler, but not the shell that looks for it.
+# Matches the profiler, but not the shell that runs the search.
 PROFILER = "[/]usr/bin/http-profiler"
 
 
 def accounts(said: str) -> dict[str, list[int]]:
-    """Direction -> seen, forwarded, filtered and lost, calls and bytes of each."""
+    """Return by direction: seen, forwarded, filtered and lost, each as calls and bytes."""
     return {m[1]: [int(n) for n in m.groups()[1:]] for m in LINE.finditer(said)}
 
 
@@ -35,14 +35,14 @@ def accounts(said: str) -> dict[str, list[int]]:
 def test_bodies_that_are_not_wanted_stay_in_the_kernel(
     guest: Guest, token: str, route: str
 ) -> None:
-    """They are told of all the same, and nothing else is taken for one."""
+    """Their messages are still reported, and no other bytes are taken for such a body."""
     size = 100_000
     known = ["length", "upload", "length", "length"]
     connections = {
         "plain": known,
         "lines": ["lines", "length", "upload"],
         "long": ["long", "length"],
-        # What makes the kernel forward all that comes behind it.
+        # These make the kernel forward everything that follows.
         "head": ["length", "HEAD", "length", "upload"],
         "status": ["length", "304", "length", "upload"],
         "chunked": ["upload", "chunked", "length", "upload"],
@@ -66,8 +66,8 @@ def test_bodies_that_are_not_wanted_stay_in_the_kernel(
                 has_body = kind not in ("HEAD", "304")
                 assert line.get("incomplete") == (["body_limit"] if has_body else None), url
                 assert (line["bytes"] > size) == (kind in ("length", "long", "chunked"))
-    # All bodies of the first three, whether they come in calls of their own or with their head, the
-    # "abc" of an upload's answer among them; of the others the first.
+    # All bodies of the first three kinds, whether in separate calls or with their head (also the
+    # "abc" of the response to an upload); of the other kinds only the first body.
     lines = 70 * len("x\r\n") + len("Content-Length: 900000\r\n\r\n")
     stayed = [int(moved) for moved in re.findall(r"max_body \d+/(\d+)", said)]
     assert stayed == [11 * size + 3 * len("abc") + lines] * 2
@@ -93,7 +93,7 @@ def test_limits_counts_and_replay(guest: Guest, token: str, route: str, tmp_path
         guest.exec(["sudo", "chmod", "a+r", recorded])
         guest.pull(recorded, tmp_path / "capture")
 
-    # Beyond the limit: cut, counted, said; and the connection stays in step.
+    # Beyond the limit: truncated, counted and reported; and the connection stays in sync.
     big = [r for r in records if r.get("url") == f"/{token}/big"]
     assert len(big) == 2
     for line in big:
@@ -112,12 +112,12 @@ def test_limits_counts_and_replay(guest: Guest, token: str, route: str, tmp_path
         assert seen_bytes == fates[1] + fates[3] + fates[5]
         assert seen_bytes > 600_000
         assert fates[0] > 0  # forwarded
-        assert fates[2] > 0  # filtered: the noise, at least
+        assert fates[2] > 0  # filtered: at least the noise
         assert fates[4:] == [0, 0]  # lost
     assert "not_http" in said
     assert "do not add up" not in said
 
-    # The recording gives the same lines on another machine, without a kernel.
+    # The recording gives the same lines on any machine, without a kernel.
     replayed = subprocess.run(
         [
             sys.executable,
@@ -139,7 +139,7 @@ def test_limits_counts_and_replay(guest: Guest, token: str, route: str, tmp_path
 @pytest.mark.one_guest("debian-12")
 def test_sigterm_and_filters(guest: Guest, token: str) -> None:
     with background(guest, "serve") as (_, wanted), background(guest, "serve") as (_, other):
-        # The clients fail the one filter, the other server the other.
+        # The clients fail one filter, the other server fails the other.
         options = ("--port", str(wanted["port"]))
         for server in (wanted, other):
             options += ("--pid", str(server["pid"]))
@@ -150,7 +150,7 @@ def test_sigterm_and_filters(guest: Guest, token: str) -> None:
             said = capture.stop("TERM")
             assert capture.exit_code == 0
             records = capture.records()
-    # The socket route: the better one is taken where the kernel offers it.
+    # The default is the socket route where the kernel supports it.
     assert "socket route" in said
     assert [(r["type"], r["direction"], r["pid"]) for r in records] == [
         ("request", "recv", wanted["pid"]),
@@ -162,9 +162,7 @@ def test_sigterm_and_filters(guest: Guest, token: str) -> None:
 
 @pytest.mark.one_guest("debian-12")
 @pytest.mark.parametrize("route", ROUTES)
-def test_a_connection_that_a_process_shares_with_one_that_is_left_out(
-    guest: Guest, token: str, route: str
-) -> None:
+def test_a_connection_shared_with_a_filtered_process(guest: Guest, token: str, route: str) -> None:
     with held(guest, "shared", token) as (facts, go_on):
         options = ("--route", route, "--pid", str(facts["child"]))
         with Capture(guest, *options) as capture:
@@ -174,7 +172,7 @@ def test_a_connection_that_a_process_shares_with_one_that_is_left_out(
     urls = sorted(r["url"] for r in lines if r["type"] == "request")
     assert urls == [f"/{token}/child/{number}" for number in (0, 0, 1, 1)]
     assert all("incomplete" not in r for r in lines)
-    # What the other one moved was left out, and not lost.
+    # What the other process moved was filtered, not lost.
     for _, _, forwarded, _, filtered, _, *lost in accounts(said).values():
         assert forwarded == 4
         assert filtered >= 4
@@ -182,7 +180,7 @@ def test_a_connection_that_a_process_shares_with_one_that_is_left_out(
 
 
 @pytest.mark.one_guest("debian-12")
-def test_a_message_under_way_is_written_at_the_end(guest: Guest, token: str) -> None:
+def test_an_unfinished_message_is_written_at_the_end(guest: Guest, token: str) -> None:
     with background(guest, "serve") as (_, server), Capture(guest) as capture:
         script = (
             "import socket, sys; s = socket.create_connection(('127.0.0.1', int(sys.argv[1])));"
@@ -194,15 +192,15 @@ def test_a_message_under_way_is_written_at_the_end(guest: Guest, token: str) -> 
             assert client.stdout.readline() == b"sent\n"
             said = capture.stop()
         lines = [r for r in capture.records() if r.get("url") == f"/{token}"]
-    # Both ends had it; neither saw it whole.
+    # Both ends had part of it; neither had all of it.
     assert {r["direction"] for r in lines} == {"send", "recv"}
     assert all(r["body"] == "half" and "incomplete" in r for r in lines)
     assert "incomplete" in said
 
 
 @pytest.mark.one_guest("debian-12")
-def test_what_the_ring_cannot_hold_is_said(guest: Guest, token: str) -> None:
-    """The profiler is stopped while more than its ring moves over one connection."""
+def test_reports_what_the_ring_cannot_hold(guest: Guest, token: str) -> None:
+    """The profiler is paused while one connection moves more than the ring can hold."""
     with background(guest, "serve") as (_, server):
         options = ("--ring-size", "65536", "--port", str(server["port"]))
         with Capture(guest, *options) as capture:
@@ -220,26 +218,26 @@ def test_what_the_ring_cannot_hold_is_said(guest: Guest, token: str) -> None:
     for seen_calls, seen_bytes, *fates in accounts(said).values():
         assert seen_calls == fates[0] + fates[2] + fates[4]
         assert seen_bytes == fates[1] + fates[3] + fates[5]
-    # What was lost is missing or marked; what is whole is right; nothing is mixed up.
+    # Lost messages are missing or marked; whole messages are right; nothing is mixed up.
     sent = bytes(97 + i % 26 for i in range(50000)).decode()
     hit = [r for r in records if after not in (r.get("url"), r.get("request", {}).get("url"))]
     assert 0 < len(hit) < 20 or any("incomplete" in r for r in hit)
     for record in hit:
         if "incomplete" in record:
-            # Whose end was lost as well, nothing told before the capture ended.
+            # If the end was lost too, nothing reported it before the capture ended.
             assert set(record["incomplete"]) <= {"lost", "closed_early"}
             assert sent.startswith(record["body"])
         else:
             assert record["body"] == sent
-    # Another connection is not touched by it.
+    # Another connection is not affected.
     whole = [r for r in records if r not in hit]
     assert len(whole) == 4
     assert all("incomplete" not in r for r in whole)
 
 
 @pytest.mark.one_guest("debian-12")
-def test_the_profiler_does_not_see_itself(guest: Guest, token: str) -> None:
-    """Its lines go over a TCP connection and would feed back."""
+def test_the_profiler_does_not_capture_itself(guest: Guest, token: str) -> None:
+    """Its lines go over a TCP connection, which would feed back."""
     script = (
         "import socket, subprocess, sys\n"
         "listener = socket.create_server(('127.0.0.1', 0))\n"
@@ -265,7 +263,7 @@ def test_the_profiler_does_not_see_itself(guest: Guest, token: str) -> None:
 
 
 @pytest.mark.one_guest("debian-12")
-def test_the_counts_of_a_capture_that_goes_on(guest: Guest, token: str) -> None:
+def test_the_counts_of_a_running_capture(guest: Guest, token: str) -> None:
     stats = f"/tmp/{token}.stats"
     options = ("--stats", stats, "--stats-interval", "0.5")
     with background(guest, "serve") as (_, server), Capture(guest, *options) as capture:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Filters on a real kernel: what each one turns away is not written, and counted."""
+"""Filters on a real kernel: what each one rejects is counted and not written."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def ask(
     guest: Guest, port: int, path: str, *, host: str = "127.0.0.2", program: str = WANTED,
     user: str = "nobody", group: str = f"{GROUP}/inner",
 ) -> None:  # fmt: skip
-    """Run a client that satisfies all filters, but for what is said otherwise."""
+    """Run a client that passes all filters, except as the arguments change it."""
     enter = f"echo $$ > {group}/cgroup.procs"
     client = f"{program} {TRAFFIC} requests {host} {port} GET:{path}"
     as_user = f"setpriv --reuid {user} --regid nogroup --clear-groups"
@@ -28,11 +28,11 @@ def ask(
 
 @pytest.mark.one_guest("debian-13")
 @pytest.mark.parametrize("route", ROUTES)
-def test_each_filter_turns_away_what_it_names(guest: Guest, route: str, token: str) -> None:
+def test_each_filter_rejects_what_it_names(guest: Guest, route: str, token: str) -> None:
     guest.exec(f"sudo mkdir -p {GROUP}/inner && sudo ln -sf $(command -v python3) {WANTED}")
     options = ("--route", route, "--comm", "wanted", "--user", "nobody")
     options += ("--cgroup", GROUP, "--address", "127.0.0.2/31")
-    # A request waits for its status; the capture ends by itself.
+    # A request waits for its status; the capture ends on its own.
     options += ("--path", "/*/[mov]*", "--status", "2xx", "--count", "6")
     with background(guest, "serve") as (_, server), Capture(guest, *options) as capture:
         port = server["port"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who moved the bytes, and when: also of processes that are gone, and of clocks that were set."""
+"""Which process moved the bytes, and when: also for ended processes and changed clocks."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def capture(guest: Guest, server: dict[str, Any]) -> Iterator[Capture]:
         yield capture
 
 
-def test_a_process_that_is_gone_when_the_profiler_looks(
+def test_a_process_that_has_ended(
     guest: Guest, server: dict[str, Any], capture: Capture, token: str
 ) -> None:
     stopped(guest)
@@ -44,11 +44,11 @@ def test_a_process_that_is_gone_when_the_profiler_looks(
         assert line["cgroup"] == process["cgroup"]
         assert line["cmdline"].startswith("python3 /tmp/traffic.py")
         assert line["cmdline"].split()[2] == ("requests" if process is client else "serve")
-        # Since Python 3.14 a thread has its name from Python.
+        # Since Python 3.14, Python names its threads.
         assert line["comm"] in ("python3", "Thread-1 (proce")
         if process is client:
             assert line["tid"] == client["tid"]
-            # It started before it connected, and not long before.
+            # It started shortly before it connected.
             started = nanoseconds(line["process_start"])
             assert client["before"] - 60 * 10**9 < started < client["before"]
 
@@ -56,7 +56,7 @@ def test_a_process_that_is_gone_when_the_profiler_looks(
 def test_a_process_that_runs_another_program(
     guest: Guest, server: dict[str, Any], capture: Capture, token: str
 ) -> None:
-    """The same process, the same start: told apart by the exec."""
+    """The same process and start time: only the exec distinguishes them."""
     first, second = f"/{token}/first", f"/{token}/second"
     client = traffic(guest, "exec_between", "127.0.0.1", server["port"], first, second)
     lines = capture.wait_for(lambda r: url_of(r) in (first, second) and r["role"] == "client", 4)
@@ -85,10 +85,10 @@ def test_a_clock_that_is_set(
     assert later["before"] - after["before"] > HOUR // 2
 
 
-def test_timestamps_are_of_today(
+def test_timestamps_use_the_current_date(
     guest: Guest, server: dict[str, Any], capture: Capture, token: str
 ) -> None:
-    """The clock counts from the boot, the lines from 1970."""
+    """The kernel's clock counts from the boot, the lines' times from 1970."""
     traffic(guest, "requests", "127.0.0.1", server["port"], f"GET:/{token}")
     (line, *_) = capture.wait_for(lambda r: url_of(r) == f"/{token}")
     said = datetime.fromtimestamp(nanoseconds(line["timestamp"]) / 1e9, timezone.utc)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The package, installed and removed; its service; and the playbook that brings it to a fleet."""
+"""The package, installed and removed; its service; and the playbook that installs it on a fleet."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ CACHE_ASIDE = "/var/cache/.http-profiler-of-the-image"
 def package(guest: Guest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The package with the modules of the guest's Python only: `tox -e deb` makes the whole."""
     with pytest.MonkeyPatch.context() as patch:
-        # To compress it as well as can be takes minutes, and is not what is tested.
+        # The best compression takes minutes, and is not tested here.
         patch.setenv("DPKG_DEB_COMPRESSOR_LEVEL", "0")
         patch.setattr(deb, "PYTHONS", (find_guest(guest.name.partition("@")[0]).python,))
         return deb.build(tmp_path_factory.mktemp("deb"))
@@ -46,7 +46,7 @@ def package(guest: Guest, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def bare(guest: Guest) -> Iterator[Guest]:
-    """A guest without the command of its image; whatever happens, it is as before afterwards."""
+    """A guest without its image's command; afterwards it is restored in any case."""
     guest.exec(f"sudo mv /usr/bin/http-profiler {SET_ASIDE}")
     # Its compiled probes, which removing the package would delete: later tests start from them.
     guest.exec(f"! test -e {CACHE} || sudo mv {CACHE} {CACHE_ASIDE}")
@@ -64,7 +64,7 @@ def said(guest: Guest) -> str:
 
 
 def said_since_its_start(guest: Guest) -> str:
-    """By a service that runs: an earlier test's may have said the same."""
+    """Only from the current run of the service: an earlier test may have logged the same."""
     show = "sudo systemctl show --property InvocationID --value http-profiler"
     journal = f"sudo journalctl _SYSTEMD_INVOCATION_ID=$({show}) --output cat --no-pager"
     return guest.exec(journal).stdout
@@ -80,7 +80,7 @@ def wait_until_capturing(guest: Guest) -> None:
 
 
 def wait_for_lines(guest: Guest, token: str) -> list[Record]:
-    """The four lines of an exchange as the service writes them."""
+    """Return the four lines of an exchange, once the service has written them."""
     deadline = time.monotonic() + 120
     while True:
         lines = guest.exec(f"sudo cat {LOG}", check=False).stdout.splitlines()
@@ -92,7 +92,7 @@ def wait_for_lines(guest: Guest, token: str) -> list[Record]:
 
 
 def left(guest: Guest) -> list[str]:
-    """What of the package is anywhere, but for what the image brought itself."""
+    """List the package's files, except what the image already had."""
     places = "/etc /usr/bin /usr/lib /usr/share /var/log /var/cache /lib/systemd /var/lib/systemd"
     found = guest.exec(f"sudo find {places} -name '*http-profiler*'").stdout.splitlines()
     return sorted({one for one in found if "-demo" not in one and "-of-the-image" not in one})
@@ -104,10 +104,10 @@ def test_the_package(bare: Guest, package: Path, token: str) -> None:
     guest.push(package, PACKAGE)
     guest.exec(f"sudo dpkg --install {PACKAGE}", timeout=600)
     assert guest.exec("http-profiler --version").stdout.startswith("http-profiler 0.")
-    # The configuration that comes along explains all, and sets nothing.
+    # The packaged configuration documents every setting, and sets none.
     config = guest.exec("http-profiler config").stdout.splitlines()
     assert [line for line in config if line and not line.startswith(("#", "["))] == []
-    # Nothing listens in before it is told to.
+    # Nothing captures before it is started.
     for question, answer in (("is-enabled", "disabled"), ("is-active", "inactive")):
         state = guest.exec(f"sudo systemctl {question} http-profiler", check=False)
         assert state.stdout.strip() == answer
@@ -146,13 +146,13 @@ def test_the_playbook_for_a_fleet(bare: Guest, package: Path, token: str) -> Non
         traffic(guest, "requests", "127.0.0.1", server["port"], f"POST:/{token}:100")
         lines = wait_for_lines(guest, token)
     assert {len(str(line["body"])) for line in lines} == {7}
-    # Neither is it installed again, nor started anew.
+    # The second run neither installs it again nor restarts it.
     assert play(guest, options) == 0
 
 
 @pytest.mark.thorough
 def test_pipx(bare: Guest, token: str, tmp_path: Path) -> None:
-    """As README says, but that what an index would give is at hand: a guest has no network."""
+    """As in README, but with a local package index: a guest has no network."""
     guest = bare
     wheels, pipx = tmp_path / "wheels", tmp_path / "pipx"
     script = "import sys; print('%d.%d' % sys.version_info[:2])"
@@ -160,7 +160,7 @@ def test_pipx(bare: Guest, token: str, tmp_path: Path) -> None:
     machine = platform.machine()
     vendored.install(Path("pipx"), (), python, machine, pipx, {})
     needed = [f"{name}=={version}" for name, version in deb.locked()[python].items()]
-    # pipx wants a pip of its own.
+    # pipx needs its own pip.
     vendored.download(["pip", *needed], python, machine, wheels)
     wheel = wheel_of(copy_product(tmp_path / "sources"), tmp_path / "log")
     shutil.copy(wheel, wheels)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What somebody sees who looks on: lines for people, and `top`, in a terminal over ssh."""
+"""A live capture in a terminal over ssh: lines for people, and `top`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_lines_and_top_of_a_live_capture(guest: Guest, token: str) -> None:
         with looking_on(guest, f"sudo http-profiler --port {port}") as terminal:
             terminal.until("capturing")
             traffic(guest, "requests", "127.0.0.1", port, f"GET:/{token}?api_key=s3cret")
-            # Both ends are one line, which has come while the capture goes on.
+            # Both ends are one line, printed while the capture continues.
             text = terminal.until(f"/{token}")
             terminal.press("\x03")
             terminal.end()
@@ -51,5 +51,5 @@ def test_lines_and_top_of_a_live_capture(guest: Guest, token: str) -> None:
             terminal.press("q")
             text = terminal.end()
         assert terminal.exit_code == 0
-        # The summary stands where the screen was.
+        # The summary replaces the screen.
         assert "wrote 10 requests and 10 responses" in text

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Under load nothing is missing, nothing comes twice, nothing is mixed up - or it says so.
+"""Under load nothing is missing, duplicated or mixed up, or else the loss is reported.
 
-Client and server each write down every request; the captured lines are held
-against both.
+Client and server each log every request; the captured lines are compared with both logs.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ SECONDS = {"socket": 60, "syscall": 20}
 
 @contextmanager
 def server(guest: Guest, token: str) -> Iterator[str]:
-    """Pre-forked gunicorn workers; yields the path of their log."""
+    """Run pre-forked gunicorn workers; yield the path of their log."""
     log = f"/tmp/{token}.server"
     guest.push(HERE / "numbered.py", "/tmp/numbered.py")
     command = (
@@ -47,7 +46,7 @@ def server(guest: Guest, token: str) -> Iterator[str]:
 
 
 def load(guest: Guest, token: str, seconds: int) -> str:
-    """Let Locust ask for a while; return the path of its log."""
+    """Run Locust for a while; return the path of its log."""
     log = f"/tmp/{token}.client"
     guest.push(HERE / "numbered_locustfile.py", "/tmp/numbered_locustfile.py")
     guest.exec(
@@ -66,7 +65,7 @@ def numbered(guest: Guest, log: str) -> dict[int, dict[str, Any]]:
 
 
 def number_of(record: Record) -> int:
-    """As the message itself says it: in a header of its own."""
+    """The number in the message itself, which has it in a header."""
     return int(record["headers"]["x-number"])
 
 
@@ -79,7 +78,7 @@ def digest(record: Record) -> str:
 def check_message(
     record: Record, client: dict[int, dict[str, Any]], served: dict[int, dict[str, Any]]
 ) -> None:
-    """A whole message is what both logs say of its number."""
+    """A whole message matches what both logs have for its number."""
     number = number_of(record)
     what = "asked" if record["type"] == "request" else "answered"
     assert digest(record) == served[number][what]
@@ -100,10 +99,10 @@ def test_twenty_users_for_a_minute(guest: Guest, token: str, route: str) -> None
     with server(guest, token) as server_log, Capture(guest, *options) as capture:
         client_log = load(guest, token, SECONDS[route])
         client, served = numbered(guest, client_log), numbered(guest, server_log)
-        # It reads what is in the ring buffer before it ends.
+        # The profiler drains the ring buffer before it ends.
         said = capture.stop()
         records = capture.records()
-    # How many more, an emulated machine on a busy host decides.
+    # An upper bound would depend on the host's load.
     assert len(client) >= USERS
     assert set(client) == set(served)
     for number, fact in client.items():
@@ -117,7 +116,7 @@ def test_twenty_users_for_a_minute(guest: Guest, token: str, route: str) -> None
         assert seen_bytes == fates[1] + fates[3] + fates[5]
     hidden = skipped_calls(said)
     if hidden and route == "syscall":
-        # Nothing tells that route what the kernel kept from it: that is what it says.
+        # That route has no way to detect skipped calls, and reports this.
         assert "messages of that moment may be wrong" in said
         return
     by_number: dict[int, list[Record]] = defaultdict(list)
@@ -132,7 +131,7 @@ def test_twenty_users_for_a_minute(guest: Guest, token: str, route: str) -> None
             paired = {r.get("exchange") for r in lines if r["role"] == role}
             assert len(paired - {None} if hidden else paired) <= 1
             assert hidden or None not in paired
-    # Of a call that the kernel hid, one message suffers, and at most the answer to it.
+    # A call that the kernel hid affects one message, and at most its response.
     assert len(records) - len(whole) <= 2 * hidden
     assert 4 * len(client) - len(whole) <= 2 * hidden
     assert set(by_number) <= set(client)
@@ -143,11 +142,11 @@ def test_twenty_users_for_a_minute(guest: Guest, token: str, route: str) -> None
 
 
 @pytest.mark.one_guest("debian-12")
-def test_a_small_ring_loses_and_says_so(guest: Guest, token: str) -> None:
+def test_reports_the_losses_of_a_small_ring(guest: Guest, token: str) -> None:
     options = ("--ring-size", "65536", "--port", str(PORT))
     with server(guest, token) as server_log, Capture(guest, *options) as capture:
         stopped(guest)
-        # Long enough to fill it in a guest that has to share its host.
+        # Long enough to fill the ring in a guest that shares its host.
         lost = numbered(guest, load(guest, f"{token}a", 30))
         continued(guest)
         client = numbered(guest, load(guest, f"{token}b", 10))
@@ -169,7 +168,7 @@ def test_a_small_ring_loses_and_says_so(guest: Guest, token: str) -> None:
         assert seen_calls == fates[0] + fates[2] + fates[4]
         assert seen_bytes == fates[1] + fates[3] + fates[5]
     assert any(fates[-2] > 0 for fates in sent.values())
-    # Each message that is whole is right. Those of the second run can be held against its logs.
+    # Each whole message is right. Those of the second run can be compared with its logs.
     for record in records:
         url = record.get("url") or record.get("request", {}).get("url", "")
         if "incomplete" in record:
@@ -179,15 +178,15 @@ def test_a_small_ring_loses_and_says_so(guest: Guest, token: str) -> None:
         elif record["type"] == "response":
             number = number_of(record)
             assert record["body"] == f"answer {number} " * (1 + number % 400)
-    # The profiler has caught up: of the second run all is there, or said to be lost.
+    # The profiler has caught up: every message of the second run is present, or reported as lost.
     seen = {number_of(r) for r in records if f"/{token}b/" in (r.get("url") or "")}
     assert len(seen) > len(client) // 2
 
 
 @pytest.mark.one_guest("debian-12")
 def test_on_one_processor_the_reader_goes_first(guest: Guest, token: str) -> None:
-    # Sent in a fraction of the time that it takes to write it down, and far more than the ring:
-    # of equals, most would be lost.
+    # Sent much faster than it can be written down, and far more than the ring holds: with equal
+    # priorities, most would be lost.
     exchanges, size = 600, 20_000
     options = ("--ring-size", str(1 << 22), "--path", f"/{token}/*")
     with Capture(guest, *options) as capture:
@@ -199,7 +198,7 @@ def test_on_one_processor_the_reader_goes_first(guest: Guest, token: str) -> Non
         said = capture.stop()
         records = capture.records()
 
-    # Real-time threads leave others some time all the same, which a busy host makes longer.
+    # Real-time threads still leave others some time, and a busy host extends it.
     whole = [record for record in records if "incomplete" not in record]
     assert len(whole) > 0.9 * 4 * exchanges
     for record in records:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The playbook describes a state: run on a machine that is in it, it changes nothing."""
+"""The playbook is idempotent: a second run changes nothing."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RECAP = re.compile(r"ok=(\d+)\s+changed=(\d+).*failed=(\d+)")
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="running the playbook in a tree needs root")
 def test_a_second_run_changes_nothing(system: GuestSpec) -> None:
-    # Beside the tree, so that copying it stays on one file system.
+    # Beside the tree, so that the copy stays on one file system.
     with tempfile.TemporaryDirectory(dir=system_tree(system).parent) as name:
         scratch = Path(name)
         tree, log = scratch / "tree", scratch / "log"

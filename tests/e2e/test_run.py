@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A command traced, asserted on, and let go; and the Python API, as the docs show it.
+"""Tracing a command, with assertions and leftover processes; and the documented Python API.
 
-One guest: which kernel it is makes no difference here.
+On one guest: the kernel makes no difference here.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ PYTHON = "/opt/http-profiler/bin/python3"
 
 pytestmark = pytest.mark.one_guest("debian-13")
 
-# What the traced command does: says who it is, asks in a child with a session of its own, and
-# leaves a process behind. It waits until others have asked too: they must not be seen.
+# The traced command prints its identity, sends requests from a child in a session of its own, and
+# leaves a process running. It waits until others have sent requests too: they must not be seen.
 COMMAND = """
 cat /proc/self/cgroup; id -un; echo $HOME; touch $1/mine
 setsid -w python3 {traffic} requests 127.0.0.1 $2 GET:/$3/child POST:/$3/echo:2000
@@ -63,7 +63,7 @@ def test_a_command_and_its_children_only(guest: Guest, token: str) -> None:
     out, err, code = (
         guest.exec(["cat", f"{directory}/{name}"]).stdout for name in ("out", "err", "code")
     )
-    # The command's own failure wins.
+    # The command's own failure takes precedence.
     assert code == "7\n", err
     cgroup, name, home, *_ = out.splitlines()
     assert re.search(r"^0::(/.*)?/http-profiler-\d+$", cgroup)
@@ -89,7 +89,7 @@ def test_a_command_and_its_children_only(guest: Guest, token: str) -> None:
     assert "http-profiler: 2 of 4 assertions hold for 3 exchanges" in said
     assert 'tests="4" failures="2"' in guest.exec(["sudo", "cat", junit]).stdout
 
-    # What was left behind goes on where it would have been, and the cgroup is gone.
+    # The process left behind moved back to the original cgroup, and the command's cgroup is gone.
     assert said[-1] == "http-profiler: 1 processes that the command left behind go on, untraced"
     left = guest.exec(["cat", f"{directory}/left"]).stdout.strip()
     assert "http-profiler-" not in guest.exec(["cat", f"/proc/{left}/cgroup"]).stdout
@@ -106,7 +106,7 @@ def demo(guest: Guest) -> None:
 
 @pytest.mark.usefixtures("demo")
 def test_the_command_of_the_documentation(guest: Guest) -> None:
-    """It asks the demo, whose server is not the command's child."""
+    """It calls the demo, whose server is not the command's child."""
     line = DOCUMENT.read_text().split("```sh\n")[1].split("```")[0]
     done = guest.exec(f"USER=$(id -un); {line}", check=False, timeout=400)
     assert (done.returncode, done.stdout) == (0, "200\n"), done.stderr
@@ -115,7 +115,7 @@ def test_the_command_of_the_documentation(guest: Guest) -> None:
 
 
 def blocks() -> dict[str, str]:
-    """The Python of the documentation: name of the file -> its text."""
+    """Return the documentation's Python: file name -> text."""
     found = re.findall(r"```python\n# (\S+)\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
     return dict(found)
 
@@ -126,7 +126,7 @@ def test_the_python_of_the_documentation(guest: Guest, token: str, tmp_path: Pat
         for name, text in blocks().items():
             (tmp_path / name).write_text(text)
             files.add(tmp_path / name, name)
-        # The guest has no pytest: it is pure Python, so the one that runs this will do.
+        # The guest has no pytest: it is pure Python, so this interpreter's copy works.
         for package in ("pytest", "pluggy", "iniconfig", "packaging", "pygments"):
             for file in distribution(package).files or ():
                 if file.suffix == ".py":
@@ -142,9 +142,9 @@ def test_the_python_of_the_documentation(guest: Guest, token: str, tmp_path: Pat
 
     newer = guest.exec(f"{PYTHON} -c 'import sys; print(sys.version_info >= (3, 10))'").stdout
     if newer != "True\n":
-        pytest.skip("pytest 9 needs Python 3.10; what is not of pytest was run")
+        pytest.skip("pytest 9 needs Python 3.10; everything without pytest was run")
     tested = guest.exec(f"{python} -m pytest -q -p no:cacheprovider", check=False, timeout=400)
     assert tested.returncode == 0, tested.stdout + tested.stderr
     assert "2 passed" in tested.stdout
-    # Nobody is left.
+    # No process remains.
     guest.exec("! pgrep -f 'http-profiler.*atten[d]'")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a start leaves for the next one."""
+"""What a start caches for the next one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ KEPT = "/var/cache/http-profiler"
 def test_the_second_start_does_not_load_the_compiler(guest: Guest, token: str) -> None:
     peaks = []
     with without_what_was_kept(guest), background(guest, "serve") as (_, server):
-        # Nor if it is asked for something else of the same kind.
+        # Not even with different options of the same kind.
         for number, address in enumerate(("127.0.0.0/8", "127.0.0.1")):
             url = f"/{token}/{number}"
             with Capture(guest, "--address", address) as capture:
@@ -30,13 +30,13 @@ def test_the_second_start_does_not_load_the_compiler(guest: Guest, token: str) -
                 said = capture.stop()
             peaks.append(int(re.findall(r"peak resident memory (\d+) MiB", said)[0]))
         assert guest.exec(f"stat -c '%U %a' {KEPT}").stdout == "root 755\n"
-    # LLVM takes more than all else.
+    # LLVM takes more memory than everything else.
     assert peaks[1] < peaks[0] / 2
 
 
 @contextmanager
 def without_what_was_kept(guest: Guest) -> Iterator[None]:
-    """Have the first start find nothing; other tests find again what they left."""
+    """Hide the cache, so that the next start finds nothing; restore it for other tests."""
     guest.exec(f"sudo mkdir -p {KEPT} && sudo mv {KEPT} {KEPT}.aside")
     try:
         yield
@@ -44,7 +44,7 @@ def without_what_was_kept(guest: Guest) -> Iterator[None]:
         guest.exec(f"sudo rm -rf {KEPT} && sudo mv {KEPT}.aside {KEPT}")
 
 
-# A connection for each request, ten a second, as long as the profiler may take to notice.
+# One connection per request, ten per second, for as long as the profiler may take to notice.
 TLS_OF_THE_KERNEL = """
 import sys, time
 from profiler.commands.doctor.linux import start_tls
@@ -61,10 +61,10 @@ for number in range(30):
 
 
 @pytest.mark.one_guest("debian-12")
-def test_kernel_tls_that_comes_into_use_while_capturing(guest: Guest, token: str) -> None:
-    """Nothing that only kernel TLS passes is hooked before there is such a thing."""
+def test_kernel_tls_that_is_first_used_while_capturing(guest: Guest, token: str) -> None:
+    """Functions that only kernel TLS uses are not hooked before kernel TLS exists."""
     if guest.exec("sudo modprobe -n tls", check=False).returncode:
-        # Debian 11's cloud kernel: the doctor says so too.
+        # Debian 11's cloud kernel lacks it; the doctor reports that too.
         assert "CONFIG_TLS is not set" in guest.exec("cat /boot/config-$(uname -r)").stdout
         return
     guest.exec("sudo modprobe -r tls")
@@ -74,6 +74,6 @@ def test_kernel_tls_that_comes_into_use_while_capturing(guest: Guest, token: str
         capture.wait_for(lambda r: r.get("url") == f"/{token}/29", 2)
         lines = [r for r in capture.records() if r.get("url", "").startswith(f"/{token}/")]
     directions = [line["direction"] for line in lines]
-    # What is received was hooked all the time; what is sent, once it had been noticed.
+    # Received data was hooked all the time; sent data, once the profiler noticed.
     assert directions.count("recv") == 30
     assert directions.count("send") >= 15

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The traps that others fell into, one test each.
+"""Known traps of similar tools, one test each.
 
 Many are cases of the doctor's canary, which runs through both routes
 (profiler/commands/doctor/cases.py); here they carry the name of the trap. More are in
-test_capture.py, whose captures serve them as well.
+test_capture.py, which reuses its captures for them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tests.e2e.capture import Capture
 from tests.e2e.conftest import UNORDERED, Examination, traffic
 from tests.e2e.test_capture import url_of
 
-# Trap -> the cases of the canary in which it would show, and how they must come out.
+# Trap -> the canary's cases that would show it, and their expected results.
 CASES = {
     "a_buffer_copied_at_entry_makes_data_of_eagain_and_partial_writes": {
         "eagain": "captured",
@@ -45,7 +45,7 @@ CASES = {
 
 @pytest.mark.parametrize("trap", CASES)
 def test_trap(examination: Examination, trap: str) -> None:
-    """A partial case has both messages behind its hole: the stream went on where it had to."""
+    """A partial case has both messages after its hole: the stream resumed at the right position."""
     for name, expected in CASES[trap].items():
         rows = [row for row in examination.document["cases"] if row["name"] == name]
         results = {row["result"] for row in rows}
@@ -53,7 +53,7 @@ def test_trap(examination: Examination, trap: str) -> None:
             assert "missed" not in results, rows
             continue
         assert len(rows) == 2, name
-        # What the kernel kept from the probe is judged in test_doctor.py, end by end.
+        # Calls that skipped the probe are checked in test_doctor.py, end by end.
         seen = [row for row in rows if "skipped the probe" not in row["reason"]]
         results = {row["result"] for row in seen}
         assert results <= {expected, "captured"}, rows
@@ -61,8 +61,8 @@ def test_trap(examination: Examination, trap: str) -> None:
         assert not any(row["worse"] for row in rows), rows
 
 
-def test_buffers_of_each_cpu_reorder(guest: Guest, token: str) -> None:
-    """The perf buffer of kernels before 5.8 is a buffer for each CPU."""
+def test_per_cpu_buffers_reorder(guest: Guest, token: str) -> None:
+    """The perf buffer, for kernels before 5.8, is one buffer per CPU."""
     with Capture(guest, "--buffer", "perf") as capture:
         assert "perf buffer" in capture.said
         traffic(guest, "threads", token, 20)
@@ -75,11 +75,11 @@ def test_buffers_of_each_cpu_reorder(guest: Guest, token: str) -> None:
 
 @pytest.mark.thorough
 @pytest.mark.one_guest("debian-12")
-def test_without_btf_the_headers_serve(guest: Guest, token: str) -> None:
-    """As on Ubuntu 20.04's 5.4: offsets from the headers, and the buffer of that time."""
+def test_the_headers_replace_missing_btf(guest: Guest, token: str) -> None:
+    """As on Ubuntu 20.04's 5.4: offsets from the headers, and the perf buffer."""
     options = ("--types", "headers", "--buffer", "perf")
     if int(find_guest(guest.name.partition("@")[0]).kernel.split(".")[0]) >= 7:
-        # Headers that BCC cannot compile; such a kernel has BTF.
+        # BCC cannot compile these headers; such a kernel has BTF.
         with pytest.raises(GuestError, match="the kernel's headers cannot be read on Linux 7"):
             Capture(guest, *options).__enter__()
         return

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What goes wrong on a user's machine: one clear line, the right exit code, no traceback."""
+"""Problems on a user's machine: one clear line, the right exit code, no traceback."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from tests.e2e.conftest import background, traffic
 
 pytestmark = pytest.mark.one_guest("debian-12")
 
-# And what an earlier start kept of them.
+# And what an earlier start cached from them.
 HEADERS = ("/lib/modules", "/usr/src", "/var/cache")
 
 
 def hidden(*directories: str) -> str:
-    """A shell command that puts a tmpfs over each, to be run in a mount namespace of its own."""
+    """Return a shell command that hides directories under tmpfs, for a separate mount namespace."""
     return "; ".join(f"mount -t tmpfs none {directory}" for directory in directories)
 
 
-def is_said_first(line: str) -> bool:
-    """What is said before anything can fail: how secrets are shown, and what is begun."""
+def is_startup_message(line: str) -> bool:
+    """Is this a message that precedes any error: how secrets are shown, or the step that began?"""
     return "secrets are" in line or "loading the probe" in line
 
 
 def fails(guest: Guest, command: str) -> str:
     """Run a command that must fail with 1 and one line; return the line."""
     result: Result = guest.exec(command, check=False, timeout=120)
-    lines = [line for line in result.stderr.splitlines() if not is_said_first(line)]
+    lines = [line for line in result.stderr.splitlines() if not is_startup_message(line)]
     assert result.returncode == 1, result
     assert len(lines) == 1, result.stderr
     assert lines[0].startswith("http-profiler: ")
@@ -43,7 +43,7 @@ def test_not_root(guest: Guest) -> None:
 
 
 def test_no_permission_for_bpf(guest: Guest) -> None:
-    # What a container without privileges is: root, but without the capabilities.
+    # Like a container without privileges: root, but without the capabilities.
     line = fails(guest, "sudo setpriv --bounding-set=-all --inh-caps=-all http-profiler")
     assert "does not permit BPF" in line
 
@@ -60,7 +60,7 @@ def test_no_types_and_no_headers(guest: Guest) -> None:
     assert "linux-headers" in line
 
 
-def test_no_headers_where_they_are_asked_for(guest: Guest) -> None:
+def test_no_headers_when_they_are_required(guest: Guest) -> None:
     command = f"sudo unshare -m sh -c '{hidden(*HEADERS)}; http-profiler --types headers'"
     assert "linux-headers" in fails(guest, command)
 
@@ -71,7 +71,7 @@ def test_no_headers_are_needed(guest: Guest, token: str) -> None:
     command = f"sudo unshare -m sh -c '{hidden(*HEADERS)}; {profiler}'"
     with guest.popen(command) as running:
         lines = (line.decode() for line in running.stderr)
-        said = next(line for line in lines if not is_said_first(line))
+        said = next(line for line in lines if not is_startup_message(line))
         guest.exec("sudo pkill -INT -f 'http-profiler --outpu[t]'")
         running.wait(60)
     assert "capturing (socket route" in said
@@ -114,13 +114,13 @@ def test_a_full_disk(guest: Guest, token: str) -> None:
         assert "No space left" in capture.said
         assert "seen" in capture.said
         assert "Traceback" not in capture.said
-        # What was written stays, and is whole lines.
+        # The output so far stays, and consists of whole lines.
         text = guest.exec(f"sudo cat {directory}/out.jsonl").stdout
         assert text.endswith("}\n")
         assert f"/{token}/first" in text
 
 
-def test_a_reader_that_goes(guest: Guest, token: str) -> None:
+def test_a_reader_that_exits(guest: Guest, token: str) -> None:
     with background(guest, "serve") as (_, server):
         command = "sudo http-profiler 2> /tmp/said | head -n 1"
         with guest.popen(command, stderr=None) as running:

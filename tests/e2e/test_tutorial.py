@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tutorial, word by word, as far as it needs no terminal."""
+"""The tutorial, word by word, except what needs a terminal."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.one_guest("debian-13")
 
 TUTORIAL = Path(__file__).parents[2] / "docs" / "tutorial.md"
 BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-# `top` has tests/e2e/test_live.py; what captures all the time waits for somebody who reads.
+# tests/e2e/test_live.py covers `top`; captures without an end wait for a reader.
 NEEDS_A_READER = ("http-profiler top", "--duration")
 
 
@@ -28,10 +28,10 @@ def test_the_tutorial(guest: Guest) -> None:
     script = "\n".join(["set -e", "trap 'kill $(jobs -p) || :' EXIT", *blocks])
     done = guest.exec(["bash", "-c", script], timeout=2 * START_TIMEOUT)
     try:
-        # curl's own output, and what was told of it.
+        # curl's own output, and the line about it.
         assert '"status":"ok"' in done.stdout.replace(" ", "")
         assert "GET http://127.0.0.1:8080/healthz 200" in done.stderr
-        # Commands that repeat what failed, which was asked for three times.
+        # The commands to repeat the three failed requests.
         assert done.stdout.count("\ncurl ") == done.stdout.count("127.0.0.1:8080/missing") == 3
         assert "2 of 2 assertions hold" in done.stderr
         assert read_records(guest.exec("sudo cat http.jsonl").stdout)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Traffic for the end-to-end tests: runs in the guest, with nothing but the standard library.
+"""Traffic for the end-to-end tests; runs in the guest, with the standard library only.
 
-``python3 traffic.py SCENARIO [ARGUMENTS]``. What a test has to know - process
-ids, ports, times - is printed as one line of JSON.
+``python3 traffic.py SCENARIO [ARGUMENTS]``. The facts a test needs (process ids, ports,
+times) are printed as one line of JSON.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ def say(**facts):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """GET answers with ``size`` bytes (query); POST with what it was sent."""
+    """GET responds with ``size`` bytes (query); POST echoes the body."""
 
     protocol_version = "HTTP/1.1"
-    # With a timeout Python waits in poll(): a recv that already waits in the kernel
-    # when the profiler attaches is one that it cannot see.
+    # With a timeout Python waits in poll(). The profiler cannot see a recv that already
+    # waits in the kernel when it attaches.
     timeout = 600
 
     def do_GET(self):
@@ -72,7 +72,7 @@ def serve():
 
 
 def requests(host, port, *specs):
-    """One connection; each spec is ``METHOD:PATH`` or ``METHOD:PATH:BODY-SIZE``."""
+    """Use one connection; each spec is ``METHOD:PATH`` or ``METHOD:PATH:BODY-SIZE``."""
     connection = http.client.HTTPConnection(host, int(port), timeout=60)
     before = time.time_ns()
     connection.connect()
@@ -87,17 +87,17 @@ def requests(host, port, *specs):
 
 
 def bodies(token, size, *kinds):
-    """One connection in calls of 8 KiB; of each exchange, what its response is like."""
+    """Use one connection, in calls of 8 KiB; ``kinds`` describes the response of each exchange."""
     client, server = pair()
     length, whole = b"Content-Length: %d\r\n" % int(size), b"b" * int(size)
-    # At the beginning of a call, and of a chunk, what looks like a message.
+    # Looks like a message, at the beginning of a call and of an HTTP chunk.
     inner = b"HTTP/1.1 200 OK\r\nContent-Length: 900000\r\n\r\n" + whole
-    # More lines than the kernel looks at, in the head's call.
+    # More lines than the kernel examines, in the same call as the head.
     lines = b"x\r\n" * 70 + b"Content-Length: 900000\r\n\r\n"
     answers = {
         "lines": (b"200 OK\r\nContent-Length: %d\r\n" % len(lines), lines),
         "length": (b"200 OK\r\n" + length, whole),
-        # More than the kernel copies of a head at first.
+        # More than the kernel first copies of a head.
         "long": (b"200 OK\r\nX-Long: " + b"x" * 700 + b"\r\n" + length, whole),
         "upload": (b"200 OK\r\nContent-Length: 3\r\n", b"abc"),
         "HEAD": (b"200 OK\r\n" + length, b""),
@@ -121,7 +121,7 @@ def bodies(token, size, *kinds):
 
 
 def in_calls(sender, receiver, head, body):
-    """Send and receive a message: its head, and its body in pieces."""
+    """Send and receive a message: its head, then its body in pieces."""
     for piece in [head, *(body[at : at + 8192] for at in range(0, len(body), 8192))]:
         sender.sendall(piece)
         read_all(receiver.recv, len(piece))
@@ -157,7 +157,7 @@ def pipeline(token, count):
 
 
 def flood(token, count, size):
-    """``count`` exchanges, one behind the other, whose responses have ``size`` bytes."""
+    """Make ``count`` exchanges, one after the other, with responses of ``size`` bytes."""
     client, server = pair()
     answer = b"HTTP/1.1 200 OK\r\nContent-Length: %s\r\n\r\n" % size.encode() + b"f" * int(size)
     for number in range(int(count)):
@@ -169,7 +169,7 @@ def flood(token, count, size):
 
 
 def methods(token, *names):
-    """A request of each method on a connection of its own; the first byte is read alone."""
+    """Send a request with each method on its own connection; the first byte is read separately."""
     for name in names:
         client, server = pair()
         target = "example.test:443" if name == "CONNECT" else f"/{token}/{name}"
@@ -185,7 +185,7 @@ def methods(token, *names):
 
 
 def early(host, port, first, second):
-    """Request ``first``; when a line comes on standard input, ``second`` on the same connection."""
+    """Request ``first``; after a line on standard input, ``second`` on the same connection."""
     connection = http.client.HTTPConnection(host, int(port), timeout=600)
     connection.request("GET", first)
     connection.getresponse().read()
@@ -199,7 +199,7 @@ def read_all(receive, size):
     got = b""
     while len(got) < size:
         piece = receive(size - len(got))
-        assert piece, "the peer has gone"
+        assert piece, "the peer has closed the connection"
         got += piece
     return got
 
@@ -236,7 +236,7 @@ def pair():
 
 
 def syscalls(token):
-    """An exchange through each pair of calls, in pieces: empty segments, a split start line."""
+    """Make an exchange with each pair of calls, in pieces: empty segments, a split start line."""
     for send, receive in zip(SENDERS, RECEIVERS):
         client, server = pair()
         body = b"b" * 300
@@ -253,7 +253,7 @@ def syscalls(token):
 
 
 def bytewise(token):
-    """A request sent and received one byte at a time."""
+    """Send and receive a request one byte at a time."""
     client, server = pair()
     client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     request = b"GET /%s HTTP/1.1\r\nHost: x\r\n\r\n" % token.encode()
@@ -266,7 +266,7 @@ def bytewise(token):
 
 
 def peek(token):
-    """The server peeks at the request before it reads it."""
+    """Have the server peek at the request before it reads it."""
     client, server = pair()
     request = b"GET /%s HTTP/1.1\r\nHost: x\r\n\r\n" % token.encode()
     client.send(request)
@@ -279,7 +279,7 @@ def peek(token):
 
 
 def narrow(token):
-    """Within each message a call of the 32-bit table: 20 is getpid there, else writev (x86_64)."""
+    """In each message make a 32-bit call: number 20 is getpid there, but writev on x86_64."""
     code = mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
     code.write(b"\xb8\x14\0\0\0\xcd\x80\xc3")  # mov $20, %eax; int $0x80; ret
     address = ctypes.addressof(ctypes.c_char.from_buffer(code))
@@ -290,7 +290,7 @@ def narrow(token):
         (server, client, b"HTTP/1.1 204 No Content\r\n\r\n"),
     ):
         sender.send(message[:10])
-        # The argument is where a call of the other table has its descriptor.
+        # The argument at the position of the other call's descriptor.
         assert getpid(sender.fileno()) == os.getpid()
         sender.send(message[10:])
         read_all(receiver.recv, len(message))
@@ -298,7 +298,7 @@ def narrow(token):
 
 
 def every_byte(token):
-    """A body of all byte values, and of what some printers make of them."""
+    """Send a body of all byte values, and of text that some printers use for bytes."""
     client, server = pair()
     body = bytes(range(256)) + rb"\x00\xff\\x41"
     head = b"POST /%s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (
@@ -313,7 +313,7 @@ def every_byte(token):
 
 
 def noise(token):
-    """What is not HTTP: other protocols over TCP, look-alikes, and HTTP over UDP."""
+    """Send what is not HTTP: other protocols over TCP, look-alikes, and HTTP over UDP."""
     marker = token.encode()
     conversations = [
         [b"\x16\x03\x01\x02\x00" + marker, b"\x16\x03\x03\x00\x7a" + bytes(100)],
@@ -340,7 +340,7 @@ def noise(token):
 
 
 def cut_off(token):
-    """A request that promises more than comes, and a response that ends with the connection."""
+    """Send a request shorter than it declares, and a response that ends with the connection."""
     client, server = pair()
     head = b"POST /%s HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n" % token.encode()
     client.sendall(head + b"only this")
@@ -356,7 +356,7 @@ def cut_off(token):
 
 
 def reset(token):
-    """A response that is broken off by a reset."""
+    """Break off a response with a reset."""
     client, server = pair()
     client.sendall(b"GET /%s HTTP/1.1\r\nHost: x\r\n\r\n" % token.encode())
     server.recv(1000)
@@ -373,7 +373,7 @@ def reset(token):
 
 
 def gone(token):
-    """A response that is broken off by the end of the server's process."""
+    """Break off a response by ending the server's process."""
     client, server = pair()
     child = os.fork()
     if child == 0:
@@ -391,7 +391,7 @@ def gone(token):
 
 
 def shared(token):
-    """A process and its child take turns at both ends of one connection, after a line."""
+    """Have a process and its child take turns at both ends of one connection, after a line."""
     client, server = pair()
     turn, taken = os.pipe(), os.pipe()
 
@@ -430,9 +430,9 @@ def move(sender, receiver, sent):
 
 
 def http2(token, *wait):
-    """Three exchanges on a connection whose server speaks first.
+    """Make three exchanges on a connection whose server speaks first.
 
-    ``wait``: after the first one, until a line comes on standard input.
+    ``wait``: after the first exchange wait for a line on standard input.
     """
     data, headers, settings, end_stream, end_headers = 0, 1, 4, 1, 4
     client, server = pair()
@@ -460,7 +460,7 @@ def http2(token, *wait):
 
 
 def threads(token, count):
-    """Each of ``count`` threads with a connection of its own to one server, at the same time."""
+    """Run ``count`` threads at the same time, each with its own connection to one server."""
     listener = socket.create_server(("127.0.0.1", 0), backlog=64)
 
     def answer():
@@ -492,11 +492,11 @@ def threads(token, count):
 
 
 def crowded(token, count, places):
-    """``count`` connections at once, of whose inodes the same is left by ``places``.
+    """Open ``count`` connections at once whose inodes are equal modulo ``places``.
 
-    Two exchanges over each, by turns.
+    Make two exchanges on each, in turns.
     """
-    # Each processor counts inodes for itself, in batches.
+    # Each processor counts inodes separately, in batches.
     os.sched_setaffinity(0, {0})
     listener = socket.create_server(("127.0.0.1", 0), backlog=64)
     clients = [socket.socket()]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An ASGI application that answers with what it was sent."""
+"""An ASGI application that echoes the body it receives."""
 
 
 async def app(scope, receive, send):

@@ -11,7 +11,7 @@ GRPC, WEBSOCKET = 9007, 9008
 
 
 def serve_grpc() -> None:
-    """A unary method that says its request back; bytes are their own serialization."""
+    """A unary method that echoes its request; bytes are their own serialization."""
     import grpc
 
     class Handler(grpc.GenericRpcHandler):
@@ -30,7 +30,7 @@ def serve_grpc() -> None:
 
 
 def call_grpc(method: str, token: str) -> None:
-    """One call, with a header that names it."""
+    """Make one call, with a header that identifies it."""
     import grpc
 
     with grpc.insecure_channel(f"127.0.0.1:{GRPC}") as channel:
@@ -42,7 +42,7 @@ def call_grpc(method: str, token: str) -> None:
 
 
 def serve_websocket() -> None:
-    """Says back what it hears."""
+    """Echo every message."""
     import websockets
 
     async def echo(connection) -> None:
@@ -57,7 +57,7 @@ def serve_websocket() -> None:
 
 
 def call_websocket(path: str) -> None:
-    """Says hello, and waits for the echo."""
+    """Send a message, and wait for the echo."""
     import websockets
 
     async def main() -> None:
@@ -69,7 +69,7 @@ def call_websocket(path: str) -> None:
 
 
 def call_requests(url: str) -> None:
-    """A session: two requests on one connection."""
+    """Send two requests on one connection, with a session."""
     import requests
 
     with requests.Session() as session:
@@ -78,7 +78,7 @@ def call_requests(url: str) -> None:
 
 
 def call_aiohttp(url: str) -> None:
-    """A chunked upload."""
+    """Send a chunked upload."""
     import aiohttp
 
     async def parts():

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Answers with what it was sent, in chunks and with a trailer.
+// Echoes the body it receives, in HTTP chunks and with a trailer.
 const http = require("http");
 
 http.createServer((request, response) => {
