@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Hypothesis without a deadline: machines that run tests may be slow and busy.
 
-In CI the examples are the same every time: a change is not to fail for a case
-that was there before it. Everywhere else they are new ones.
+In CI the examples are the same in every run, so that a change does not fail because of a
+bug that existed before it. Everywhere else they are new in every run.
 """
 
 import os
@@ -19,7 +19,7 @@ settings.load_profile("house")
 
 @pytest.fixture(autouse=True)
 def nothing_configured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever this machine's files and environment say of options."""
+    """Ignore what this machine's files and environment set for options."""
     for name in filter(written.is_option, list(os.environ)):
         monkeypatch.delenv(name)
     monkeypatch.delenv(written.FILE_VARIABLE, raising=False)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Real HTTP/2 for the tests: what a client and a server of the ``h2`` library say to each other."""
+"""Real HTTP/2 for the tests: what a client and a server of the ``h2`` library send."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Talk:
 
     def __init__(self, greeted: bool = True, **settings: int) -> None:
         """``settings`` are the server's initial ones, by name of :class:`SettingCodes`."""
-        # h2 4.3, the last for Python 3.9, wants a path in CONNECT.
+        # h2 4.3, the last version for Python 3.9, requires a path in CONNECT.
         lax = {"validate_inbound_headers": False, "validate_outbound_headers": False}
         self.client = H2Connection(H2Configuration(client_side=True, **lax))
         self.server = H2Connection(H2Configuration(client_side=False, **lax))
@@ -57,7 +57,7 @@ class Talk:
         return settings
 
     def turn(self) -> None:
-        """Each side says what it has to say, and hears the other, until all is said."""
+        """Let each side send its pending bytes and receive the other's, until none are left."""
         while True:
             asked = self.client.data_to_send()
             if asked:
@@ -73,7 +73,7 @@ class Talk:
     def exchange(
         self, path: str = "/", body: bytes = b"", answer: bytes = b"ok", status: int = 200
     ) -> int:
-        """A whole exchange; return its stream."""
+        """Make a whole exchange; return its stream."""
         stream = self.client.get_next_available_stream_id()
         method = "POST" if body else "GET"
         self.client.send_headers(stream, asking(path, method), end_stream=not body)
@@ -87,7 +87,7 @@ class Talk:
         return stream
 
     def data(self, side: H2Connection, stream: int, body: bytes) -> None:
-        """Send ``body`` in frames as large as they may be, and end the stream."""
+        """Send ``body`` in frames of the largest permitted size, and end the stream."""
         other = self.server if side is self.client else self.client
         while True:
             size = min(side.max_outbound_frame_size, side.local_flow_control_window(stream))

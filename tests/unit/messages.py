@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Messages for the stages behind the HTTP stage."""
+"""Makes messages for the stages after the HTTP stage."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.unit.wires import Wire
 
 
 def read(*items: Chunk | End) -> list[Message]:
-    """Return the messages in ``items``; what is open at the end of the capture as well."""
+    """Return the messages in ``items``, including those still open at the end of the capture."""
     streams, messages = Streams(), Messages(Settings())
     out = [m for item in items for event in streams.feed(item) for m in messages.feed(event)]
     return [m for m in [*out, *messages.finish()] if isinstance(m, Message)]

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line with an engine that needs no kernel: it hands over a recorded capture.
+"""The command line with an engine that needs no kernel: it delivers a recording.
 
 ``python -m tests.unit.stand_in_engine CAPTURE ARGUMENT ...`` is ``http-profiler ARGUMENT ...``.
-``STAND_IN_LOST`` and ``STAND_IN_SKIPPED`` are how many calls it says were lost and skipped,
-``STAND_IN_TROUBLE`` why it does not start;
-with ``STAND_IN_SLOW`` it starts when it is sent SIGINT; with ``STAND_IN_CGROUP`` the cgroup
-of `run` is a directory like any other.
+``STAND_IN_LOST`` and ``STAND_IN_SKIPPED`` are the numbers of calls it reports as lost and
+skipped, ``STAND_IN_TROUBLE`` is the reason why it does not start. With ``STAND_IN_SLOW`` it
+starts when it gets SIGINT; with ``STAND_IN_CGROUP`` the cgroup of `run` is an ordinary
+directory.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ class StandInEngine:
     def __init__(self, capture: Path) -> None:
         if "STAND_IN_TROUBLE" in os.environ:
             raise ProbeError(os.environ["STAND_IN_TROUBLE"])
-        # The session's handler is for one signal, which may have come before this.
+        # The session's handler is for one signal, which may have arrived earlier.
         is_told = signal.default_int_handler
         while "STAND_IN_SLOW" in os.environ and signal.getsignal(signal.SIGINT) is not is_told:
             time.sleep(POLL_SECONDS)
         self._records = [
             record
             for record in Recording(capture).records()
-            # Those are of this engine, not of the recorded one.
+            # These belong to this engine, not to the recorded one.
             if not isinstance(wire.decode(record), (wire.Counters, wire.Clock))
         ]
 
@@ -57,7 +57,7 @@ class StandInEngine:
         while True:
             batch, self._records = self._records[:5], self._records[5:]
             if not batch:
-                time.sleep(POLL_SECONDS)  # What a poll is: it waits for records.
+                time.sleep(POLL_SECONDS)  # As a poll does: wait for records.
             yield batch
 
     def stop(self) -> list[bytes]:

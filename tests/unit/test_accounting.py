@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The account of a capture, its words, and the file of ``--stats``."""
+"""The account of a capture, its terms, and the file of ``--stats``."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_the_equation() -> None:
     assert KernelAccount(BALANCED, BALANCED).balanced()
     assert not KernelAccount(BALANCED, WRONG).balanced()
     assert not KernelAccount(WRONG, BALANCED).balanced()
-    # Calls that add up do not make up for bytes that do not.
+    # Calls that add up do not compensate for bytes that do not.
     assert not Direction(Count(1, 10), Count(1, 9)).balanced()
 
 
@@ -69,7 +69,7 @@ def test_the_summary() -> None:
         "the kernel skipped the probe for 2 calls: what they moved is missing, "
         "and messages of that moment may be wrong",
     ]
-    # Until it has ended, a call may be counted as seen whose fate is not decided.
+    # Before the end, a call may count as seen before its fate is decided.
     assert account.lines() == lines
     account.final = True
     mistake = "the counts do not add up: please report this as a bug of http-profiler"
@@ -98,7 +98,7 @@ def test_what_was_skipped() -> None:
     assert skipped == "the kernel skipped the probe for 2 calls of this machine"
 
 
-def test_a_line_each_time_and_a_new_file_behind_one_that_was_renamed(tmp_path: Path) -> None:
+def test_a_line_each_time_and_a_new_file_after_a_rename(tmp_path: Path) -> None:
     path, old = tmp_path / "stats", tmp_path / "stats.1"
     stats = Stats(path, 0.0)
     stats.write(Account(requests=1))
@@ -122,7 +122,7 @@ def test_due_after_the_interval(tmp_path: Path) -> None:
     assert Stats(tmp_path / "stats", 0).due()
 
 
-def test_a_file_that_cannot_be_written_is_told_by_its_option(tmp_path: Path) -> None:
+def test_an_unwritable_file_is_reported_by_its_option(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"No such file.*choose another --stats"):
         Stats(tmp_path / "no" / "stats", 1)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Conditions: what they say of an exchange, and where one is not understood."""
+"""Conditions: their result for an exchange, and the position of a syntax error."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def test_a_condition_that_does_not(condition: str) -> None:
     assert not holds(condition)
 
 
-def test_what_is_not_known_has_no_value() -> None:
+def test_an_unknown_field_has_no_value() -> None:
     asked = request(incomplete=["closed_early"])
     for condition in ("status=none", "latency=none", "status!=200", "incomplete=closed_early"):
         assert holds(condition, asked)
@@ -150,11 +150,11 @@ def test_what_is_not_known_has_no_value() -> None:
     assert not holds("GET /items/7", answered)
 
 
-def test_an_interim_response_is_none() -> None:
+def test_an_interim_response_is_not_the_response() -> None:
     assert holds("status=none", request(), response(100))
 
 
-def test_an_exchange_is_looked_at_from_each_end() -> None:
+def test_an_exchange_is_evaluated_at_each_end() -> None:
     joined = {"connection": "1:x", "sequence": 5}
     served = {"role": "server", "exchange": "2-1", "pid": 9, "comm": "nginx"}
     both = (
@@ -167,7 +167,7 @@ def test_an_exchange_is_looked_at_from_each_end() -> None:
         assert holds(condition, *both)
     assert not holds("role=server and latency>1s", *both)
     assert not holds("comm=nginx and pid=7", *both)
-    # The server's answer was not seen at the server.
+    # The server's response was not seen at the server.
     assert holds("comm=nginx and status=200", *both[:3])
 
 
@@ -200,7 +200,7 @@ def test_an_exchange_is_looked_at_from_each_end() -> None:
         ("()", 2, "a condition is missing"),
     ],
 )
-def test_what_is_not_understood(text: str, column: int, words: str) -> None:
+def test_a_syntax_error(text: str, column: int, words: str) -> None:
     for read in (parse, parse_expectation):
         with pytest.raises(ConditionError, match=f"column {column}: ") as raised:
             read(text)
@@ -208,7 +208,7 @@ def test_what_is_not_understood(text: str, column: int, words: str) -> None:
         assert words in str(raised.value)
 
 
-def test_an_error_of_a_long_condition_is_short() -> None:
+def test_the_error_for_a_long_condition_is_short() -> None:
     with pytest.raises(ConditionError, match=r"…', column 6001: a value is missing") as raised:
         parse("path=".rjust(6000))
     assert len(str(raised.value)) < 300
@@ -245,7 +245,9 @@ def test_a_number_of_exchanges_is_for_expectations() -> None:
         ("GET /x = 0", (0,), (1,)),
     ],
 )
-def test_how_many_there_must_be(text: str, enough: tuple[int, ...], wrong: tuple[int, ...]) -> None:
+def test_the_number_of_exchanges(
+    text: str, enough: tuple[int, ...], wrong: tuple[int, ...]
+) -> None:
     expectation = parse_expectation(text)
     for count in (*enough, *wrong):
         assert expectation.holds(count) is (count in enough)
@@ -258,7 +260,7 @@ def verdicts(
     return verify(exchanges(*records), assertions, lost)[1]
 
 
-def test_a_violation_says_which_exchange_it_was_without_its_secrets() -> None:
+def test_a_violation_names_its_exchange_without_secrets() -> None:
     url = "/login\x1b[2J?token=s3cret"
     (verdict,) = verdicts([request(url=url), response(503)], "status>=500")
     (line,) = verdict.lines()
@@ -281,22 +283,22 @@ def test_many_violations_are_counted() -> None:
     assert verdict.lines()[-1] == "fail-if method=GET: and 5 more"
 
 
-def test_what_is_missing_is_said() -> None:
+def test_reports_what_is_missing() -> None:
     (verdict,) = verdicts([request()], wanted="POST /x >= 2")
     assert verdict.lines() == ["expect POST /x >= 2: seen 0 times, must be >= 2"]
 
 
-def test_what_was_not_seen_shows_nothing() -> None:
+def test_unseen_messages_prove_nothing() -> None:
     records = [request(), response()]
-    # At most so many: not shown.
+    # An upper bound: not proven.
     for never, wanted in (("status=500", ""), ("", "GET /nope = 0"), ("", "* * <= 5")):
         (verdict,) = verdicts(records, never, wanted, lost="lost 3 calls")
         assert verdict.failure == "cannot be shown to hold: lost 3 calls"
         assert verdict.unproven
-    # At least so many: shown.
+    # A lower bound: proven.
     for wanted in ("GET /items/7", "* * > 0"):
         assert verdicts(records, wanted=wanted, lost="lost 3 calls")[0].failure is None
-    # And a violation is one.
+    # And a violation is proven.
     (verdict,) = verdicts(records, "status=200", lost="lost 3 calls")
     assert verdict.failure == "1 of 1 exchanges" and not verdict.unproven
     (verdict,) = verdicts(records, wanted="GET /nope", lost="lost 3 calls")

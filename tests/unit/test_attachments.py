@@ -41,7 +41,7 @@ def test_a_program_is_attached_when_its_protocol_is_there(monkeypatch: pytest.Mo
     made.refresh()
     assert attached == [TLS]
     assert made.descriptors == [5]
-    # A kernel that does not say: hooked at once.
+    # A kernel that does not list its protocols: attached at once.
     there = None
     made.add(6, TLS)
     made.refresh()

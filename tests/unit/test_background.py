@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Captures beside a program, with an engine that hands over a recorded capture."""
+"""Captures in a program, with an engine that delivers a recording."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def said(record: profiler.commands.background.Record) -> tuple[object, ...]:  # 
     return tuple(record.get(name) for name in ("type", "exchange", "url", "status_code", "body"))
 
 
-def test_all_is_there_when_the_block_is_left() -> None:
+def test_everything_is_there_after_the_block() -> None:
     with profiler.capture(command=COMMAND) as messages:
         pass
     assert [said(record) for record in messages] == [said(record) for record in EXPECTED]
@@ -48,7 +48,7 @@ def test_all_is_there_when_the_block_is_left() -> None:
         messages[len(EXPECTED)]
 
 
-def test_all_is_there_after_settling(messages: profiler.Messages) -> None:
+def test_everything_is_there_after_settling(messages: profiler.Messages) -> None:
     messages.settle()
     assert len(messages) == len(EXPECTED)
     messages.settle()
@@ -90,7 +90,7 @@ def test_assertions(messages: profiler.Messages) -> None:
         messages.fail_if("status>=200")
     with pytest.raises(ConditionError, match="column 8"):
         messages.fail_if("status=")
-    # Before that moment there was all, behind it is nothing.
+    # Everything before that moment, and nothing after it.
     later = messages.from_now()
     later.fail_if("status>=200")
     with pytest.raises(AssertionError, match="0 exchanges"):
@@ -106,7 +106,7 @@ def test_options_are_those_of_the_command_line(tmp_path: Path) -> None:
     assert any(message.get("incomplete") == ["body_limit"] for message in messages)
 
 
-def test_configuration_files_are_not_read_unless_asked_for(
+def test_configuration_files_are_only_read_on_request(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
@@ -145,14 +145,14 @@ def test_an_exception_is_the_users_own() -> None:
     assert len(messages) == len(EXPECTED)
 
 
-def test_it_ends_with_the_program_that_asked_however_that_ends() -> None:
+def test_the_profiler_ends_however_its_program_ends() -> None:
     read, write = os.pipe()
     program = (
         "import os, signal, profiler\n"
         f"with profiler.capture(command={[*COMMAND]!r}):\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    # The profiler inherits the pipe: it ends when both are gone.
+    # The profiler inherits the pipe: the pipe ends when both processes are gone.
     with os.fdopen(read, "rb") as pipe:
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         subprocess.run([sys.executable, "-c", program], stderr=write, env=environment, check=False)

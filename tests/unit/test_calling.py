@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The calling convention, as the C code has it too."""
+"""The calling convention matches the C code."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ def message(kind: str, second: float, **more: Any) -> dict[str, Any]:
     }
 
 
-def test_a_number_that_comes_again_is_another_exchange() -> None:
+def test_a_reused_number_is_another_exchange() -> None:
     first = [message("request", 1, url="/1"), message("response", 2, status_code=200)]
     again = [message("request", 3, url="/2"), message("response", 4, status_code=200)]
     assert [one.asked["url"] for one in exchanges(first + again)] == ["/1", "/2"]
@@ -76,7 +76,7 @@ def test_a_response_may_come_first_and_interim_ones_before_it() -> None:
     assert one.response and one.response["status_code"] == 200
 
 
-def test_the_joined_in_the_middle_has_no_request() -> None:
+def test_a_connection_seen_mid_stream_may_lack_a_request() -> None:
     (one,) = exchanges([{**message("response", 1, status_code=200), "exchange": "1-1"}])
     assert one.asked == {}
     (one,) = exchanges([message("response", 1, request={"method": "GET", "url": "/a"})])
@@ -94,13 +94,13 @@ def both(server_second: float, **more: Any) -> list[dict[str, Any]]:
 
 def test_without_sequence_numbers_time_decides() -> None:
     assert len(exchanges(both(2))) == 1
-    assert len(exchanges(both(6))) == 2  # the client had its answer
+    assert len(exchanges(both(6))) == 2  # the client had its response
     assert len(exchanges(both(0.5))) == 2
     assert len(exchanges(both(2, url="/other"))) == 2
     assert len(exchanges(both(2, exchange="2-7"))) == 2
 
 
-def test_sequence_numbers_join_whatever_the_clock_says() -> None:
+def test_sequence_numbers_take_precedence_over_the_clock() -> None:
     records = both(6)
     records[0]["sequence"] = records[1]["sequence"] = 77
     assert len(exchanges(records)) == 1
@@ -150,13 +150,13 @@ def test_a_field_of_a_later_version_is_passed_on() -> None:
     assert fault({**message("request", 1), "later": [1]}) is None
 
 
-def test_many_damaged_lines_are_told_shortly(tmp_path: Path) -> None:
+def test_many_damaged_lines_are_reported_briefly(tmp_path: Path) -> None:
     capture = written(tmp_path / "c", GOOD, *[b"{]\n"] * 9)
     list(capture.records())
     assert str(capture.damage).endswith("line 6: is no JSON object; and 4 more)")
 
 
-def test_files_that_are_no_capture(tmp_path: Path) -> None:
+def test_files_that_are_not_captures(tmp_path: Path) -> None:
     assert list(written(tmp_path / "c").records()) == []
     with pytest.raises(CaptureFileError, match=r"of its 1 lines none is a message \(line 1: "):
         list(written(tmp_path / "c", b"hello\n").records())

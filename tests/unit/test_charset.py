@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from profiler.ingest.http.charset import CHARSETS, text_of
 
 HTML = "text/html; charset="
-# What each charset can say.
+# Text that each charset can encode.
 SAMPLES = {
     "cp949": "한국어 텍스트",
     "cp932": "日本語のテキスト ①",
@@ -31,7 +31,7 @@ SAMPLES = {
 @pytest.mark.parametrize("charset", sorted(set(CHARSETS.values())))
 def test_a_charset_is_applied_and_named(charset: str) -> None:
     text = SAMPLES.get(charset)
-    if text is None:  # one of 8 bits: whatever it has above ASCII
+    if text is None:  # an 8-bit charset: everything above ASCII
         text = bytes(range(0xC0, 0x100)).decode(charset, "ignore")
     data = text.encode(charset)
     assert text_of(data, HTML + charset) == (text, charset)
@@ -59,13 +59,13 @@ def test_labels(label: str, charset: str) -> None:
     assert text_of(b"caf\xe9", f"application/x; a=b;CharSet = {label}") is not None
 
 
-def test_a_superset_is_read_where_senders_do_not_keep_them_apart() -> None:
+def test_a_superset_is_decoded_where_senders_confuse_charsets() -> None:
     assert text_of("①".encode("cp932"), HTML + "Shift_JIS") == ("①", "cp932")
     assert text_of("€".encode("gb18030"), HTML + "gb2312") == ("€", "gb18030")
 
 
 @pytest.mark.parametrize("content_type", [None, "", "text/plain", "application/json", "image/png"])
-def test_utf8_where_nothing_is_said(content_type: str | None) -> None:
+def test_utf8_is_the_default(content_type: str | None) -> None:
     assert text_of("é".encode(), content_type) == ("é", None)
     assert text_of(b"\xe9", content_type) is None
 
@@ -83,14 +83,14 @@ def test_utf8_is_not_named(label: str) -> None:
         *("utf-7", "undefined", "mbcs", "uu", "zlib", "os", "..", "nobody-knows", ";", "é" * 99),
     ],
 )
-def test_what_is_no_charset_is_passed_over(label: str) -> None:
+def test_an_unknown_charset_is_ignored(label: str) -> None:
     for data, expected in ((b"aGk=", ("aGk=", None)), ("+é\\x41".encode(), ("+é\\x41", None))):
         assert text_of(data, HTML + label) == expected
     assert text_of(b"\xff+", HTML + label) is None
 
 
-def test_python_is_not_asked_for_any_label() -> None:
-    """It would remember each name for ever."""
+def test_labels_do_not_reach_python() -> None:
+    """It would cache every name forever."""
     asked: list[str] = []
     codecs.register(asked.append)
     with pytest.raises(LookupError):
@@ -107,7 +107,7 @@ def test_bytes_that_are_not_of_the_charset() -> None:
     assert text_of(b"odd", HTML + "utf-16") == ("odd", None)
 
 
-def test_bytes_that_no_text_has() -> None:
+def test_bytes_that_are_not_text() -> None:
     png = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
     assert text_of(png, "image/png; charset=iso-8859-1") is None
     assert text_of(b"\xff\xfe\0\0a\0\0\0", "text/plain") is None
@@ -134,7 +134,7 @@ def test_a_byte_order_mark() -> None:
 @pytest.mark.parametrize(
     ("charset", "text"), [("utf-8", "ab\u20ac"), *SAMPLES.items(), ("utf-16le", "a😀")]
 )
-def test_what_is_cut_off_inside_a_character(charset: str, text: str) -> None:
+def test_text_cut_off_inside_a_character(charset: str, text: str) -> None:
     data = text.encode(charset)
     for size in range(1, len(data)):
         found = text_of(data[:size], HTML + charset, cut=True)

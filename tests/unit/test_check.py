@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""check as it is typed: exit code, what is said, and the JUnit XML that CI reads."""
+"""check from the command line: exit code, messages, and the JUnit XML for CI."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ def check(*arguments: object, stdin: bytes = b"") -> tuple[int, list[str]]:
     return done.returncode, done.stderr.decode().splitlines()
 
 
-def test_what_holds(capture: Path) -> None:
+def test_assertions_that_hold(capture: Path) -> None:
     options = ("--fail-if", "status=599", "--expect", "GET /healthz", "--expect", "* /v1/* >= 2")
     said = ["http-profiler: 3 of 3 assertions hold for 60 exchanges"]
     assert check(capture, *options) == (0, said)
     assert check("-", *options, stdin=capture.read_bytes()) == (0, said)
 
 
-def test_what_does_not(capture: Path) -> None:
+def test_assertions_that_do_not_hold(capture: Path) -> None:
     code, said = check(
         capture,
         *("--fail-if", "GET /healthz and status=200", "--fail-if", "status=599"),
@@ -71,7 +71,7 @@ def test_what_does_not(capture: Path) -> None:
     ]
 
 
-def test_a_damaged_capture_is_said_and_has_its_exit_code(capture: Path, tmp_path: Path) -> None:
+def test_a_damaged_capture_is_reported_with_its_exit_code(capture: Path, tmp_path: Path) -> None:
     damaged = tmp_path / "d.jsonl"
     damaged.write_bytes(capture.read_bytes() + b'{"cut')
     code, said = check(damaged, "--fail-if", "status=599", "--junit", tmp_path / "x.xml")
@@ -105,8 +105,8 @@ def test_no_capture(tmp_path: Path) -> None:
     assert (code, said) == (0, ["http-profiler: 1 of 1 assertions hold for 0 exchanges"])
 
 
-# What the strictest schema of JUnit XML in use asks for: attributes of each element, in
-# any order, and its children in this one.
+# The rules of the strictest JUnit XML schema in use: the attributes of each element in any
+# order, its children in this order.
 ELEMENTS: dict[str, tuple[set[str], str]] = {
     "testsuites": ({"name", "tests", "failures", "errors", "time"}, "testsuite"),
     "testsuite": (
@@ -122,7 +122,7 @@ ELEMENTS: dict[str, tuple[set[str], str]] = {
 }
 
 
-def test_junit_xml_is_what_readers_take(capture: Path, tmp_path: Path) -> None:
+def test_junit_xml_matches_the_schema(capture: Path, tmp_path: Path) -> None:
     path = tmp_path / "result.xml"
     hostile = 'path="]]>&<\x01\ud7ff"'
     options = ("--fail-if", hostile, "--fail-if", "status>=200", "--expect", "GET /nope")
@@ -144,7 +144,7 @@ def test_junit_xml_is_what_readers_take(capture: Path, tmp_path: Path) -> None:
         assert order == sorted(order)
 
 
-def test_junit_says_what_could_not_be_shown() -> None:
+def test_junit_reports_what_could_not_be_proven() -> None:
     verdict = Verdict("fail-if", "pid=1", failure="cannot be shown to hold: x", unproven=True)
     failure = ET.fromstring(junit([verdict], ["a note"], 1.5)).find(".//failure")
     assert failure is not None and failure.get("type") == "unproven"
@@ -165,6 +165,6 @@ def test_the_documented_conditions_are_understood() -> None:
         parse_expectation(example.strip("`"))
 
 
-def test_the_documented_fields_are_those_there_are() -> None:
+def test_the_documented_fields_are_complete() -> None:
     names = [name.strip("`") for row in rows("field | value") for name in row.split()]
     assert sorted(names) == sorted([*FIELDS, "header.NAME"])

@@ -26,7 +26,7 @@ CAPTURE = Path(__file__).parents[1] / "replay" / "cases" / "demo" / "capture"
 
 @pytest.fixture
 def called(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What the command line asks for, instead of a capture (which needs a guest)."""
+    """Return what the command line would run, instead of a capture (which needs a guest)."""
     calls: list[Any] = []
     monkeypatch.setattr(session, "capture", lambda settings: calls.append(("capture", settings)))
     monkeypatch.setattr(session, "replay", lambda path, s: calls.append(("replay", path, s)))
@@ -74,7 +74,7 @@ def test_probe_prints_the_program(
     assert capsys.readouterr().out == "bpftrace syscall\n"
 
 
-def test_a_connection_may_hold_what_bodies_may(called: list[Any]) -> None:
+def test_the_connection_limit_follows_the_body_limit(called: list[Any]) -> None:
     assert Settings(max_body=100).connection_memory == 4 * 1024 * 1024 + 400
     assert Settings(max_connection_memory=0).connection_memory == 0
     cli.main(["replay", "c", "--max-memory", "7"])
@@ -137,7 +137,7 @@ def test_wrong_arguments(called: list[Any], line: str, capsys: pytest.CaptureFix
         ("run ls -l", "the command stands behind `--`: run [options] -- ls -l"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_with_arguments(
+def test_errors_in_arguments(
     called: list[Any], line: str, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(line.split()) == 2
@@ -150,7 +150,7 @@ def test_options_may_be_abbreviated(called: list[Any]) -> None:
     assert called == [("replay", Path("c"), Settings(max_body=9, record=Path("r")))]
 
 
-def test_what_is_internal_is_not_shown(
+def test_internal_options_are_hidden(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit, match="0"):
@@ -206,7 +206,7 @@ def test_an_error_is_one_line(
     assert capsys.readouterr().err == "http-profiler: what, where and what to do\n"
 
 
-def test_a_reader_that_has_gone_is_no_error(
+def test_a_closed_pipe_is_no_error(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def close(_: Settings) -> None:
@@ -217,7 +217,7 @@ def test_a_reader_that_has_gone_is_no_error(
     assert capsys.readouterr().err == ""
 
 
-def test_a_reader_that_has_gone_is_no_error_of_what_is_printed() -> None:
+def test_a_closed_pipe_is_no_error_when_printing() -> None:
     reading, writing = os.pipe()
     os.close(reading)
     line = [sys.executable, "-m", "profiler.cli", "config"]
@@ -226,7 +226,7 @@ def test_a_reader_that_has_gone_is_no_error_of_what_is_printed() -> None:
     assert (done.returncode, done.stderr) == (0, b"")
 
 
-def test_lines_wait_for_nothing_that_other_commands_need(tmp_path: Path) -> None:
+def test_a_capture_imports_nothing_for_other_commands(tmp_path: Path) -> None:
     others = {
         f"profiler.{name}"
         for name in (
@@ -249,7 +249,7 @@ def test_lines_wait_for_nothing_that_other_commands_need(tmp_path: Path) -> None
 def test_a_condition_is_shown_as_it_was_written(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A variable holds one, with its blanks and quotes; `config` prints what can be read again."""
+    """A variable holds one condition with blanks and quotes; `config` prints it as valid TOML."""
     condition = 'failed and path="/a b"'
     monkeypatch.setenv("HTTP_PROFILER_WHERE", condition)
     assert cli.main(["config"]) == 0

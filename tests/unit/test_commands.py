@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""report, export and query as they are typed: output, exit code, and one line for each trouble."""
+"""report, export and query from the command line: output, exit code, and one line per error."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ name = " ".join
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=name)
-def test_the_first_line_says_what_is_done_about_secrets(command: list[str], capture: Path) -> None:
+def test_the_first_line_describes_the_redaction(command: list[str], capture: Path) -> None:
     for option, word in (("--redact", "redacted"), ("--no-redact", "shown")):
         done = run(*command, capture, option)
         assert done.returncode == 0
@@ -57,9 +57,9 @@ def test_the_first_line_says_what_is_done_about_secrets(command: list[str], capt
     assert said(run(*command, capture))[0].startswith(f"http-profiler: secrets are {default}")
 
 
-def test_counts_that_are_none(capture: Path, tmp_path: Path) -> None:
+def test_invalid_counts(capture: Path, tmp_path: Path) -> None:
     stats = sample_capture.write_stats(tmp_path / "stats")
-    # A line that was cut off is not the last word.
+    # A truncated line is not the last count.
     with stats.open("a") as file:
         file.write('{"timestamp": "2026-')
     assert run("report", capture, "--stats", stats).returncode == 0
@@ -76,7 +76,7 @@ def test_counts_that_are_none(capture: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS[1:], ids=name)
-def test_secrets_are_hidden_where_asked(command: list[str], capture: Path) -> None:
+def test_secrets_are_hidden_on_request(command: list[str], capture: Path) -> None:
     shown, hidden = run(*command, capture), run(*command, capture, "--redact")
     assert sample_capture.SECRET.encode() in shown.stdout
     assert sample_capture.SECRET.encode() not in hidden.stdout
@@ -84,7 +84,7 @@ def test_secrets_are_hidden_where_asked(command: list[str], capture: Path) -> No
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=name)
-def test_an_empty_capture_is_one(command: list[str], tmp_path: Path) -> None:
+def test_an_empty_capture_is_valid(command: list[str], tmp_path: Path) -> None:
     (tmp_path / "c").touch()
     done = run(*command, tmp_path / "c")
     assert done.returncode == 0
@@ -92,7 +92,7 @@ def test_an_empty_capture_is_one(command: list[str], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=name)
-def test_a_damaged_capture_is_done_as_far_as_it_goes(
+def test_the_undamaged_part_of_a_capture_is_used(
     command: list[str], capture: Path, tmp_path: Path
 ) -> None:
     damaged = tmp_path / "d.jsonl"
@@ -113,7 +113,9 @@ def test_a_damaged_capture_is_done_as_far_as_it_goes(
     ("content", "words"),
     [(b"hello\n", "is no capture"), (b'{"format":"http-profiler capture"}\n', "replay")],
 )
-def test_what_is_no_capture(command: list[str], content: bytes, words: str, tmp_path: Path) -> None:
+def test_files_that_are_not_captures(
+    command: list[str], content: bytes, words: str, tmp_path: Path
+) -> None:
     (tmp_path / "c").write_bytes(content)
     done = run(*command, tmp_path / "c")
     assert done.returncode == 1
@@ -134,7 +136,7 @@ def test_filters_choose_the_exchanges(command: list[str], capture: Path, tmp_pat
     assert done.returncode == 0
     left = len(records) - len(chosen)
     assert said(done)[1] == f"http-profiler: left out {left} messages (--status {left})"
-    if command != ["report"]:  # whose secrets are tokens of each run
+    if command != ["report"]:  # its placeholders differ in each run
         assert sorted(done.stdout.splitlines()) == sorted(alone.stdout.splitlines()) != []
     if command[0] != "query":
         assert said(done)[-1] == said(alone)[-1]
@@ -146,9 +148,9 @@ def test_standard_input_and_output(capture: Path) -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=name)
-def test_a_reader_that_goes_is_no_error(command: list[str], tmp_path: Path) -> None:
+def test_a_closed_pipe_is_no_error(command: list[str], tmp_path: Path) -> None:
     large = sample_capture.write(tmp_path / "large.jsonl", 600)
-    # More than a pipe holds, so that the writer must notice.
+    # More than a pipe can buffer, so that the writer notices.
     profiler = subprocess.Popen(
         [sys.executable, "-m", "profiler.cli", *command, str(large)],
         stdout=subprocess.PIPE,
@@ -164,7 +166,7 @@ def test_a_reader_that_goes_is_no_error(command: list[str], tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("command", [*COMMANDS[:-1], ["export", "--parquet"]], ids=name)
-def test_the_file_is_its_owners_alone_and_whole_or_not_there(
+def test_the_file_is_private_and_whole_or_absent(
     command: list[str], capture: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "out"
@@ -197,7 +199,7 @@ def test_output_that_cannot_be_written(
     assert capture.read_bytes() == before
 
 
-def test_what_is_half_made_is_taken_away(tmp_path: Path) -> None:
+def test_a_partial_file_is_removed(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("before")
     with pytest.raises(OutputError, match="No space"), output(tmp_path / "out") as file:
         file.write(b"half")
@@ -206,7 +208,7 @@ def test_what_is_half_made_is_taken_away(tmp_path: Path) -> None:
     assert (tmp_path / "out").read_text() == "before"
 
 
-def test_no_room_for_what_waits(capture: Path) -> None:
+def test_no_room_for_buffered_records(capture: Path) -> None:
     done = subprocess.run(
         [
             "sh",

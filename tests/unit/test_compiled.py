@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The compiler is a stand-in that counts how often it is asked; the files are real."""
+"""The compiler is a stand-in that counts its calls; the files are real."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_the_second_time_nothing_is_compiled(compiler: StandInCompiler, director
 
 
 @needs_root
-def test_what_differs_is_compiled(
+def test_different_inputs_are_compiled(
     compiler: StandInCompiler, directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     get(directory)
@@ -69,7 +69,7 @@ def test_what_differs_is_compiled(
     get(directory, "text", "f")
     get(directory, headers=True)
     assert compiler.asked == 4
-    # Another kernel has other headers; without headers it is all the same.
+    # Another kernel has other headers; without headers nothing differs.
     uname = os.uname()
     monkeypatch.setattr(os, "uname", lambda: os.uname_result([*uname[:2], "9.9", *uname[3:]]))
     get(directory)
@@ -84,7 +84,7 @@ def test_what_differs_is_compiled(
 
 @needs_root
 @pytest.mark.parametrize("damage", ["half", "other bytes", "empty", "no text"])
-def test_what_is_damaged_is_compiled_and_replaced(
+def test_a_damaged_file_is_replaced(
     compiler: StandInCompiler, directory: Path, damage: str
 ) -> None:
     whole = get(directory)
@@ -104,7 +104,7 @@ def test_what_is_damaged_is_compiled_and_replaced(
 
 @needs_root
 @pytest.mark.parametrize("what", ["owner", "mode", "directory's owner", "directory's mode", "link"])
-def test_what_others_could_have_written_is_not_used(
+def test_files_others_can_write_are_not_used(
     compiler: StandInCompiler, directory: Path, tmp_path: Path, what: str
 ) -> None:
     get(directory)
@@ -117,13 +117,13 @@ def test_what_others_could_have_written_is_not_used(
         os.chown(path, 1234, -1) if "owner" in what else path.chmod(0o777)
     get(directory)
     assert compiler.asked == 2
-    if "directory" in what:  # nor is anything put there
+    if "directory" in what:  # and nothing is stored there
         get(directory, "other text")
         assert list(directory.iterdir()) == [kept]
 
 
 @needs_root
-def test_those_that_were_used_last_are_kept(
+def test_the_most_recently_used_are_kept(
     compiler: StandInCompiler, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(compiled, "_KEPT", 2)
@@ -131,21 +131,21 @@ def test_those_that_were_used_last_are_kept(
         get(directory, source)
     for number, path in enumerate(sorted(directory.iterdir())):
         os.utime(path, (number, number))
-    get(directory, "one")  # is the newest now
+    get(directory, "one")  # now the most recently used
     get(directory, "three")
     assert len(list(directory.iterdir())) == 2
     get(directory, "one")
     assert compiler.asked == 3
 
 
-def test_where_nothing_can_be_kept(compiler: StandInCompiler, tmp_path: Path) -> None:
+def test_without_a_writable_cache(compiler: StandInCompiler, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for _ in range(2):
         assert get(tmp_path / "file" / "kept") == {"f": b"text f", "g": b"text g"}
     assert compiler.asked == 2
 
 
-def test_what_cannot_be_compiled_is_not_kept(compiler: StandInCompiler, directory: Path) -> None:
+def test_a_failed_compilation_is_not_cached(compiler: StandInCompiler, directory: Path) -> None:
     with pytest.raises(ProbeError, match="no"):
         get(directory, "wrong")
     assert not directory.exists()

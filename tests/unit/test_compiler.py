@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What surrounds BCC's compiler, with a stand-in for the compiler itself."""
+"""The code around BCC's compiler, with a stand-in for the compiler itself."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from profiler.ingest.probe.compiler import compile_functions, compiler_file
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """Put a stand-in in BCC's place; what it was called with, and in what environment."""
+    """Replace BCC with a stand-in; return its arguments and environment for each call."""
     made: list[dict[str, Any]] = []
 
     class Bpf:
@@ -30,7 +30,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
                 if made[-1]["configured"]:
                     os.chdir(source)
             if "wrong" in text:
-                # Below Python, as clang does.
+                # On the file descriptor, below Python, as clang does.
                 os.write(2, text.encode())
                 raise RuntimeError("Failed to compile BPF module")
 
@@ -45,7 +45,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     return made
 
 
-def test_the_functions_that_were_asked_for(calls: list[dict[str, Any]]) -> None:
+def test_the_requested_functions(calls: list[dict[str, Any]]) -> None:
     assert compile_functions("int f;", ["f", "g"], "no") == {"f": b"code of f", "g": b"code of g"}
     assert calls[0]["cleaned"]
 

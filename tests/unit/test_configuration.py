@@ -21,7 +21,7 @@ def number(text: str) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """An option of each kind, before a command and of one."""
+    """A parser with an option of each kind, before a command and for one."""
     parser = argparse.ArgumentParser(prog="tried")
     parser.add_argument("--version", action="version", version="1")
     parser.add_argument("--config", type=Path)
@@ -86,7 +86,7 @@ def test_the_output_has_an_old_name() -> None:
     assert "output" not in options(OUTPUT_PATH="")
 
 
-def test_what_is_repeated_is_a_list(system: Path) -> None:
+def test_a_repeated_option_is_a_list(system: Path) -> None:
     system.write_text("port = [80, '81']")
     assert options().port == [80, 81]
     assert options("--port 1").port == [1]
@@ -95,10 +95,10 @@ def test_what_is_repeated_is_a_list(system: Path) -> None:
     assert options().port == [80]
 
 
-def test_of_a_command(system: Path) -> None:
+def test_options_of_a_command(system: Path) -> None:
     system.write_text("size = 6\noutput = 'main'\n[below]\nredact = false")
     below = options("below x --har")
-    # It has a size of its own, but no output.
+    # This command has its own size, but no output.
     assert (below.size, below.output, below.redact) == (1, Path("main"), False)
     assert options("below x --har --redact").redact is True
     system.write_text("size = 6\n[below]\nsize = 5")
@@ -135,9 +135,9 @@ def test_a_switch(system: Path) -> None:
         ("size 1", "is not TOML: "),
     ],
 )
-def test_what_is_wrong_in_a_file(system: Path, text: str, said: str) -> None:
+def test_errors_in_a_file(system: Path, text: str, said: str) -> None:
     system.write_text(text)
-    # Whatever else is asked for, and whatever overrides it.
+    # Whatever else is set, and whatever overrides it.
     for line in ("", "--size 1 --route left --quiet --port 1", "none"):
         with pytest.raises(ConfigurationError) as error:
             options(line)
@@ -156,37 +156,39 @@ def test_what_is_wrong_in_a_file(system: Path, text: str, said: str) -> None:
         ("CONFIG", "/no/such", "cannot read /no/such: No such file"),
     ],
 )
-def test_what_is_wrong_in_the_environment(name: str, value: str, said: str) -> None:
+def test_errors_in_the_environment(name: str, value: str, said: str) -> None:
     with pytest.raises(ConfigurationError) as error:
         options(**{f"HTTP_PROFILER_{name}": value})
     assert said in str(error.value)
 
 
-def test_variables_of_the_harness_are_none_of_ours() -> None:
+def test_variables_of_the_harness_are_ignored() -> None:
     assert options(HTTP_PROFILER_CACHE="/somewhere").size == 7
 
 
-def test_a_file_that_is_no_text(system: Path) -> None:
+def test_a_binary_file(system: Path) -> None:
     system.write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigurationError, match="is not TOML"):
         options()
 
 
-def test_what_cannot_be_looked_at_is_not_what_is_missing(system: Path) -> None:
+def test_an_inaccessible_file_is_not_a_missing_one(system: Path) -> None:
     assert options().size == 7
     system.mkdir()
     with pytest.raises(ConfigurationError, match=r"cannot read .*: Is a directory"):
         options()
 
 
-def test_it_is_wrong_arguments(system: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors_have_the_exit_code_of_wrong_arguments(
+    system: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     system.write_text("prot = 80")
     assert cli.main(["config"]) == 2
     said = capsys.readouterr().err
     assert said == (f"http-profiler: {system}: unknown name 'prot'; did you mean port?\n")
 
 
-def test_what_is_shown(system: Path) -> None:
+def test_the_output(system: Path) -> None:
     system.write_text("port = [80, 81]\nroute = 'left'")
     asked = options(
         "--size 3 below x --har", HTTP_PROFILER_BELOW_SIZE="4", OUTPUT_PATH='a "b" \x7f'
@@ -204,7 +206,7 @@ def test_what_is_shown(system: Path) -> None:
     ]
 
 
-def test_what_is_shown_is_a_file_that_says_the_same(tmp_path: Path) -> None:
+def test_the_output_is_an_equivalent_file(tmp_path: Path) -> None:
     line = "--size 3 --port 1 --port 2 --route right --quiet --output 1.50 none"
     first = options(line).configuration
     file = tmp_path / "shown.toml"
@@ -214,7 +216,7 @@ def test_what_is_shown_is_a_file_that_says_the_same(tmp_path: Path) -> None:
     assert (second.quiet, second.output) == (True, Path("1.50"))
 
 
-def test_the_template_sets_nothing_and_has_all(system: Path) -> None:
+def test_the_template_has_every_option_and_sets_none(system: Path) -> None:
     keys = keys_of(cli.build_parser())
     text = "\n".join(template(keys))
     system.write_text(text)
@@ -230,8 +232,8 @@ def every_key() -> list[Key]:
 
 
 @pytest.mark.parametrize("key", every_key(), ids=lambda key: key.variable)
-def test_every_option_refuses_or_takes_what_is_written(key: Key, system: Path) -> None:
-    """No option of ours is of a kind that this cannot set."""
+def test_every_option_validates_its_value(key: Key, system: Path) -> None:
+    """Every kind of option can be set in a file."""
     assert isinstance(key.name, str)
     table = f"[{key.command}]\n" if key.command else ""
     system.write_text(f"{table}{key.name} = {'true' if key.is_switch else repr('1')}")
@@ -243,6 +245,6 @@ def test_every_option_refuses_or_takes_what_is_written(key: Key, system: Path) -
         assert one.key.variable == key.variable
 
 
-def test_variables_are_told_apart() -> None:
+def test_variables_are_unambiguous() -> None:
     variables = [key.variable for key in every_key()]
     assert len(variables) == len(set(variables))

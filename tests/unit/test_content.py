@@ -31,7 +31,7 @@ def raw_deflate(data: bytes) -> bytes:
 
 
 def zstd_blocks(data: bytes) -> bytes:
-    """As a server that streams: a decoder can begin before the end has come."""
+    """Compress as a streaming server does: a decoder can begin before the end."""
     encoder = zstd.ZstdCompressor()
     pieces = [data[at : at + 5000] for at in range(0, len(data), 5000)]
     return b"".join(encoder.compress(p, encoder.FLUSH_BLOCK) for p in pieces) + encoder.flush()
@@ -73,14 +73,14 @@ def test_several_members(coding: str) -> None:
     assert decode(body, [coding], 3) == (b"abc", (), DECODED_LIMIT)
 
 
-def test_zstd_frames_that_are_to_be_skipped() -> None:
+def test_skippable_zstd_frames() -> None:
     skipped = b"\x5f\x2a\x4d\x18\x03\0\0\0abc"
     body = skipped + zstd.compress(b"te") + skipped + zstd.compress(b"xt")
     assert decode(body, ["zstd"], LIMIT) == (b"text", (), None)
 
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate", "zstd"])
-def test_what_stands_behind_the_end_is_passed_over(coding: str) -> None:
+def test_bytes_after_the_end_are_ignored(coding: str) -> None:
     assert decode(ENCODERS[coding](TEXT) + b"\0\0junk", [coding], LIMIT) == (TEXT, (), None)
 
 
@@ -117,14 +117,14 @@ def test_a_wrong_checksum() -> None:
 
 
 @pytest.mark.parametrize("coding", ENCODERS)
-def test_a_body_that_is_cut_off_is_decoded_as_far_as_it_goes(coding: str) -> None:
+def test_a_truncated_body_is_decoded_up_to_the_cut(coding: str) -> None:
     body = ENCODERS[coding](TEXT)
     for missing in (1, 6, len(body) // 4):
         content, codings, reason = decode(body[:-missing], [coding], LIMIT, whole=False)
         assert (codings, reason) == ((), None)
         assert len(TEXT) // 2 < len(content)
         assert TEXT.startswith(content)
-        # The same, but by rights the message has no more: its coding breaks the rules.
+        # The same, but the message is complete: its coding breaks the rules.
         assert decode(body[:-missing], [coding], LIMIT) == (content, (), UNDECODABLE)
 
 
@@ -157,7 +157,7 @@ def test_a_bomb_costs_no_more_than_the_limit(coding: str) -> None:
     assert peak < 8 * LIMIT + 8 * len(body)
 
 
-def test_a_bomb_behind_content_that_fills_the_limit() -> None:
+def test_a_bomb_after_content_that_fills_the_limit() -> None:
     content = Random(0).randbytes(LIMIT + 1)
     body = gzip.compress(content) + gzip.compress(bytes(20_000_000))
     tracemalloc.start()
@@ -168,7 +168,7 @@ def test_a_bomb_behind_content_that_fills_the_limit() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 10, 40_000])
-def test_brotli_yields_no_more_than_it_is_asked_for(size: int) -> None:
+def test_brotli_yields_no_more_than_requested(size: int) -> None:
     assert BrotliDecoder().decompress(brotli.compress(bytes(100_000)), size) == bytes(size)
 
 
@@ -184,7 +184,7 @@ def test_a_zstd_window_larger_than_http_allows() -> None:
     assert decode(body, ["zstd"], LIMIT) == (body, ("zstd",), UNDECODABLE)
 
 
-def test_what_is_cut_off_between_two_codings_is_not_broken() -> None:
+def test_content_cut_off_between_two_codings_is_not_broken() -> None:
     content = Random(0).randbytes(3000)
     body = gzip.compress(gzip.compress(content))
     found, codings, reason = decode(body, ["gzip", "gzip"], 2000)
@@ -193,7 +193,7 @@ def test_what_is_cut_off_between_two_codings_is_not_broken() -> None:
     assert len(found) > 1900
 
 
-def test_more_codings_than_anybody_applies() -> None:
+def test_too_many_codings() -> None:
     body = TEXT
     for _ in range(5):
         body = gzip.compress(body)

@@ -126,12 +126,12 @@ def test_the_fields_are_those_of_the_schema(path: Path) -> None:
     assert path.read_text("utf-8") == documents.renewed()[path], f"to renew it: {renew}"
 
 
-def test_there_are_many() -> None:
+def test_the_documents_have_many_commands() -> None:
     """The search above finds them."""
     assert len(list(commands())) > 40
 
 
-def test_the_figures_of_the_readme_are_those_that_were_measured() -> None:
+def test_the_figures_of_the_readme_were_measured() -> None:
     (told,) = re.findall(
         r"^What it costs.*?\n\n", (REPOSITORY / "README.md").read_text(), re.M | re.S
     )

@@ -95,7 +95,7 @@ def verdicts(
 
 
 def cut(record: Record, keep: int, *reasons: str) -> None:
-    """Let a record keep the first ``keep`` bytes of its body."""
+    """Keep only the first ``keep`` bytes of a record's body."""
     body = record["body"]
     record["body"] = body[:keep]
     record["raw_payload"] = record["raw_payload"][: -len(body)] + body[:keep]
@@ -178,7 +178,7 @@ def test_unix_sockets() -> None:
     assert "source_path" not in records[0]
 
 
-def test_a_pid_that_is_not_known_is_not_compared() -> None:
+def test_an_unknown_pid_is_not_compared() -> None:
     client, server = (replace(end, pid=None) for end in (CLIENT, SERVER))
     records = lines(script())
     assert verdicts(records, script(client=client, server=server))[SEND].result == "captured"
@@ -212,7 +212,7 @@ def test_a_line_that_matches_no_message() -> None:
     foreign = {**stray, "url": "/secret", "raw_payload": "GET /secret HTTP/1.1\r\n\r\n"}
     assert "a request of" in verdicts([*records, foreign])[RECV].reason
     assert "secret" not in verdicts([*records, foreign])[RECV].reason
-    # Another socket's lines are another case's, or somebody else's.
+    # Another socket's lines belong to another case or process.
     stray["socket"] = 12345
     assert verdicts([*records, stray])[RECV].result == "captured"
 
@@ -225,7 +225,7 @@ def test_mixed_up_bodies() -> None:
     assert verdicts(records)[SEND].result == "wrong"
 
 
-def test_what_is_kept_of_a_partial_message_must_be_its_beginning() -> None:
+def test_the_body_of_a_partial_message_must_be_a_prefix() -> None:
     records = lines(script())
     record = find(records, REQUEST, 1, SEND)
     cut(record, 5, "lost")
@@ -254,7 +254,7 @@ def test_pairing() -> None:
         "partial",
         "not paired with its request (response 1)",
     )
-    # Whose request has no line either cannot be paired.
+    # Without a line for its request, a response cannot be paired.
     records.remove(find(records, REQUEST, 1, SEND))
     assert verdicts(records)[RECV].result == "captured"
 
@@ -269,14 +269,14 @@ def test_less_is_expected_of_some_messages() -> None:
     found = verdicts(records, case=LESS)[SEND]
     assert (found.result, found.expected, found.worse) == ("partial", "partial", False)
     assert found.reason == "lost (response 1): that is so"
-    # On the other route it is not.
+    # On the other route this is not expected.
     assert verdicts(records, case=LESS, route="syscall")[SEND].worse
-    # Better is good.
+    # A better result is fine.
     found = verdicts(lines(script()), case=LESS)[SEND]
     assert (found.result, found.expected, found.worse) == ("captured", "partial", False)
 
 
-def test_less_than_the_less_that_is_expected() -> None:
+def test_less_than_even_a_partial_expectation() -> None:
     records = lines(script())
     response = find(records, RESPONSE, 1, SEND)
     cut(response, 5, "closed_early")
@@ -288,8 +288,8 @@ def test_less_than_the_less_that_is_expected() -> None:
     assert verdicts(records, case=LESS)[SEND].worse
 
 
-def test_what_a_skipped_call_excuses() -> None:
-    """Never a line that is wrong, nor one that lacks something else than bytes."""
+def test_failures_excused_by_a_skipped_call() -> None:
+    """Never a wrong line, nor one that lacks anything but bytes."""
     sent = script()
 
     def found(records: list[Record], skipped: bool) -> Evaluation:
@@ -316,7 +316,7 @@ def test_what_a_skipped_call_excuses() -> None:
     assert (whole.result, whole.reason) == ("captured", "")
 
 
-def test_what_the_kernel_is_too_old_for() -> None:
+def test_cases_that_need_a_newer_kernel() -> None:
     case = replace(CASE, since=(5, 6))
     outcome = Outcome(unavailable="Function not implemented")
     for kernel, worse in (((5, 4), False), ((5, 6), True), ((5, 10), True), ((6, 1), True)):
@@ -327,7 +327,7 @@ def test_what_the_kernel_is_too_old_for() -> None:
             assert "Function not implemented" in found.reason
 
 
-def test_what_the_kernel_may_be_built_without() -> None:
+def test_cases_that_need_a_kernel_option() -> None:
     case = replace(CASE, since=(5, 6), option="CONFIG_MPTCP")
     outcome = Outcome(unavailable="Protocol not supported")
     for found in evaluate(case, outcome, Lines([]), TOKEN, "socket", (6, 1)):
@@ -355,11 +355,11 @@ def test_the_cases() -> None:
     for case in CASES:
         assert case.group in ("path", "socket")
         assert case.name == case.name.lower()
-        # A message must not outgrow the light engine's strings by its name.
+        # A long name must not make a message exceed the light engine's strings.
         assert len(message("12345678", case.name, REQUEST, 1, 32)) < 200
 
 
-# What needs root, a module, or a kernel that permits it.
+# These need root, a module, or a kernel that permits them.
 PRIVILEGED = {"ktls", "mptcp", "netns", "pidns", "io_uring-send-recv", "io_uring-write-read"}
 
 
@@ -376,7 +376,7 @@ def test_the_canary_plays() -> None:
             assert len(outcome["sent"]) >= 4
 
 
-def test_the_script_travels() -> None:
+def test_the_script_survives_serialization() -> None:
     for sent in script(server=replace(SERVER, ip=None, port=None, path="@x")):
         assert Sent.from_json(json.loads(json.dumps(sent.to_json()))) == sent
 
@@ -422,7 +422,7 @@ def test_the_table() -> None:
     assert to_text(MACHINE, [evaluated(lines(script()))]).endswith("1 cases; all as expected")
 
 
-def test_a_run_that_could_not_be() -> None:
+def test_a_run_that_could_not_start() -> None:
     run = Run("syscall", error="the profiler did not start: why")
     assert not run.ok
     text = to_text(MACHINE, [run])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When an end-to-end test is run again, and what its capture accepts: with a stand-in profiler."""
+"""Which end-to-end tests are run again, and what their captures accept, with a fake profiler."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.e2e.conftest import pytest_pyfunc_call, run_again
 
 RECORD = {"timestamp": "2026-01-02T03:04:05.000000000Z", "type": "request", "url": "/"}
 
-# Writes what is in ``lines`` and, when asked and at its end, what is in ``account``.
+# Prints what is in ``lines`` and, on SIGUSR1 and at its end, what is in ``account``.
 PROFILER = """#!/bin/sh
 account() {{ cat {0}/account >&2; }}
 trap account USR1
@@ -28,7 +28,7 @@ while :; do sleep 0.02; done
 
 
 class Here(Guest):
-    """A guest whose commands run on this machine."""
+    """A guest that runs its commands on this machine."""
 
     def ssh(self, *_options: str) -> list[str]:
         return ["/bin/sh", "-c"]
@@ -51,7 +51,7 @@ def capture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Capture:
 
 
 def states(directory: Path, account: KernelAccount) -> None:
-    """Let the stand-in print this account, as the profiler does."""
+    """Have the stand-in print this account, as the profiler does."""
     lines = [*Account(kernel=account).lines(), "peak resident memory 1 MiB"]
     (directory / "account").write_text("".join(f"http-profiler: {line}\n" for line in lines))
 
@@ -61,7 +61,7 @@ def lost(reason: str) -> KernelAccount:
 
 
 def fail() -> None:
-    """Let a test fail that may have used captures."""
+    """Fail like a test that may have used captures."""
     running = pytest_pyfunc_call()
     next(running)
     running.throw(ValueError("it failed"))
@@ -105,7 +105,7 @@ def test_a_capture_that_the_test_did_not_use_excuses_nothing(
             fail()
 
 
-def test_each_loss_of_a_capture_that_goes_on_excuses_once(capture: Capture, tmp_path: Path) -> None:
+def test_each_loss_of_a_running_capture_excuses_once(capture: Capture, tmp_path: Path) -> None:
     with capture:
         assert not capture.excuses()
         states(tmp_path, KernelAccount(skipped=2))

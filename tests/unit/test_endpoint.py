@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Endpoints: what is an id, and what names a kind of thing."""
+"""Endpoints: which parts of a path are ids, and which name a kind of thing."""
 
 from __future__ import annotations
 

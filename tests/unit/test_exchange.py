@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A response and its request: the id that they share, and the time between them."""
+"""A response and its request: the id they share, and the time between them."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ PARTS = "exchange", "request", "latency_ms", "duration_ms"
 
 
 def exchanges(*items: Chunk | End) -> list[dict[str, Any]]:
-    """What the records of ``items`` say of their exchanges."""
+    """Return the exchange fields of the records of ``items``."""
     lines = [record_of(message, None, None, 0, 1000, {}) for message in read(*items)]
     return [{name: line[name] for name in PARTS if name in line} for line in lines]
 
 
-def test_a_response_has_the_id_of_its_request_and_tells_of_it() -> None:
+def test_a_response_refers_to_its_request() -> None:
     wire = Wire(socket=77)
     assert exchanges(
         wire.send(GET, time=1000 * MS),

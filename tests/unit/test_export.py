@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Exports, by what others make of them: a schema, a shell with curl, csv, DuckDB."""
+"""Exports, checked with other tools: a schema, a shell with curl, csv, DuckDB."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def test_a_har_entry_without_a_response_has_status_0() -> None:
     assert (found["response"]["status"], found["comment"]) == (0, "no response was captured")
 
 
-def test_the_schema_refuses_what_is_none() -> None:
+def test_the_schema_rejects_an_invalid_har() -> None:
     good = document(exchanges([request(), response()]))
     HAR.validate(good)
     for change in (
@@ -267,7 +267,7 @@ NASTY = 'it\'s $HOME `id` \\ "quoted" !1 *?[a] ~ #c & ; | > < (x) %41 \N{SNOWMAN
 def test_the_command_sends_what_was_sent(
     server: Server, more: dict[str, Any], tmp_path: Path
 ) -> None:
-    """Run by a POSIX shell: method, target, version, headers and content arrive as they were."""
+    """Run by a POSIX shell: method, target, version, headers and content arrive unchanged."""
     record = request(dest_port=server.server_address[1], **more)
     script = command(one(record))
     environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "LC_ALL": "C.UTF-8"}
@@ -312,7 +312,7 @@ def test_the_command_sends_what_was_sent(
         ({"http_version": "3"}, "its version is not known"),
     ],
 )
-def test_what_cannot_be_repeated_is_left_out_and_said(more: dict[str, Any], why: str) -> None:
+def test_reports_exchanges_that_cannot_be_repeated(more: dict[str, Any], why: str) -> None:
     text = command(one(request(cmdline="evil\nrm -rf /", **more)))
     assert text == f"# 2026-01-01T00:00:00.123456789Z evil -> no response: left out, {why}\n"
 
@@ -364,7 +364,7 @@ def test_csv_runs_no_formula() -> None:
     assert (row["method"], row["client"], row["url"]) == ("'=1+1", "'@SUM(A1)", '/a,"b"\n')
 
 
-def test_csv_of_nothing_has_its_header() -> None:
+def test_an_empty_csv_has_its_header() -> None:
     assert "".join(csv_lines([])).startswith("time,client,")
 
 
@@ -425,7 +425,7 @@ def test_sql_of_an_empty_and_a_strange_capture(tmp_path: Path) -> None:
         assert list(rows) == [(20_000_000,)]
 
 
-def test_without_duckdb_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_duckdb_one_line_names_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "duckdb", None)
     with (
         pytest.raises(ProfilerError, match=r"pip install 'http-profiler\[query\]'"),

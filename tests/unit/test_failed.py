@@ -88,7 +88,7 @@ GRPC = {"content-type": "application/grpc"}
         (REQUEST, None, "unknown"),
         (None, response(502), "failed"),
         ({**REQUEST, "incomplete": ["lost"]}, None, "unknown"),
-        # The capture may have ended first.
+        # The capture may have ended before the response.
         ({**REQUEST, "incomplete": ["closed_early"]}, None, "unknown"),
         ({**REQUEST, "incomplete": ["exited"]}, None, "failed"),
         ({**REQUEST, "incomplete": ["reset"]}, None, "failed"),
@@ -98,7 +98,7 @@ GRPC = {"content-type": "application/grpc"}
         (REQUEST, response(200, incomplete=["reset"]), "failed"),
         (REQUEST, response(200, incomplete=["reset"], error_code="CANCEL"), "failed"),
         ({**REQUEST, "incomplete": ["reset"], "error_code": "NO_ERROR"}, response(200), "ok"),
-        # HTTP/2 whose header state is not known.
+        # HTTP/2 with unknown header state.
         (REQUEST, response(None, incomplete=["unknown_header_state"]), "unknown"),
         (REQUEST, response(200, headers=GRPC, trailers={"grpc-status": "0"}), "ok"),
         (REQUEST, response(200, headers=GRPC, trailers={"grpc-status": "13"}), "failed"),
@@ -114,7 +114,7 @@ def test_outcomes(request_: Any, answer: Any, expected: str) -> None:
 
 
 def test_a_failure_at_one_end_is_a_failure() -> None:
-    """The client gave up; the server has answered all the same."""
+    """The client closed the connection, although the server had responded."""
     gone = Side(REQUEST, (), response(None, incomplete=["no_response", "closed_early"]))  # type: ignore[arg-type]
     served = Side(REQUEST, (), response(200))  # type: ignore[arg-type]
     assert outcome(Exchange(gone, served)) == "failed"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The fields of a head, and what they say of the body."""
+"""The fields of a head, and what they declare about the body."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_a_folded_field_is_one_value() -> None:
     }
 
 
-def test_a_folded_line_behind_the_start_line_is_no_field() -> None:
+def test_a_folded_line_after_the_start_line_is_no_field() -> None:
     assert parse_fields(b" A: x\r\nB: y\r\n\r\n").headers == {"b": "y"}
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which lines a filter lets through: each test says what comes in, and what goes out, in order."""
+"""Which lines a filter passes: each test lists the input, and the output in order."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ WHOLE, NOTHING = ["GET1", "2001"], []  # type: ignore[var-annotated]
         ({"header": (("set-cookie", "c=*"),)}, NOTHING),
         ({"min_latency": (50.0,)}, WHOLE),
         ({"min_latency": (50.1,)}, NOTHING),
-        # All options have to be satisfied.
+        # All options must match.
         ({"path": ("/a",), "status": ((200, 299),), "pid": (7,)}, WHOLE),
         ({"path": ("/a",), "status": ((500, 599),)}, NOTHING),
         ({"status": ((200, 299),), "direction": ("recv",)}, ["2001"]),
@@ -98,7 +98,7 @@ def test_one_exchange(wanted: dict[str, Any], expected: list[str]) -> None:
 
 
 @pytest.mark.parametrize("name", ["pid", "comm", "uid", "cmdline", "cgroup", "latency_ms"])
-def test_what_is_not_known_satisfies_nothing(name: str) -> None:
+def test_unknown_fields_match_nothing(name: str) -> None:
     everything: dict[str, Any] = {
         "pid": (7,), "comm": ("curl",), "cmdline": ("*",), "user": (33,), "cgroup": ("/",),
         "port": (80,), "min_latency": (1.0,),
@@ -114,7 +114,7 @@ def test_the_path_is_without_query_and_origin() -> None:
     assert lines(records, path=("/a",)) == ["GET0", "GET1"]
 
 
-def test_a_request_that_decides_is_not_held_up() -> None:
+def test_a_request_that_decides_is_not_delayed() -> None:
     wanted = Filter(conditions(path=("/a",), method=("GET",)))
     asked, answered = request(), response()
     assert wanted.feed(asked) == [asked]
@@ -126,7 +126,7 @@ def test_a_request_that_decides_is_not_held_up() -> None:
 
 
 def test_a_request_waits_for_its_status() -> None:
-    """Lines come when their exchange is decided, in it in the order in which they came."""
+    """Lines are emitted when their exchange is decided, and in their original order within it."""
     records = [
         request(1), request(2), request(3), response(3, 500), response(1, 200), response(2, 503),
     ]  # fmt: skip
@@ -136,7 +136,7 @@ def test_a_request_waits_for_its_status() -> None:
 def test_interim_responses_are_part_of_it() -> None:
     records = [request(), response(1, 103), response(1, 500)]
     assert lines(records, status=((500, 599),)) == ["GET1", "1031", "5001"]
-    # Any of the responses may be the one.
+    # Any of the responses may match.
     assert lines(records, status=((103, 103),)) == ["GET1", "1031", "5001"]
     assert lines(records, status=((404, 404),)) == NOTHING
     # The latency is that of the final one.
@@ -147,7 +147,7 @@ def test_interim_responses_are_part_of_it() -> None:
 
 
 def test_a_switch_of_protocols() -> None:
-    # A 101 ends it, but behind that to h2c the response comes in HTTP/2.
+    # A 101 ends it, but after an upgrade to h2c the response follows in HTTP/2.
     websocket = response(1, 101, upgrade="websocket")
     assert lines([request(), websocket], status=((101, 101),)) == ["GET1", "1011"]
     h2c = [request(), response(1, 101, upgrade="h2c"), response(1, 500)]
@@ -166,10 +166,10 @@ def test_a_response_before_its_request_is_complete() -> None:
 
 def test_a_request_that_is_never_answered() -> None:
     records = [request(1), request(2), response(2, 500)]
-    # Whether it failed, or was slow, is not known.
+    # Whether it failed or was slow is unknown.
     assert lines(records, status=((500, 599),)) == ["GET2", "5002"]
     assert lines(records, min_latency=(1.0,)) == ["GET2", "5002"]
-    # What is known of it is enough.
+    # The known part is enough to decide.
     assert lines(records, path=("/a",)) == ["GET1", "GET2", "5002"]
     wanted = Filter(conditions(header=(("x", "*"),), status=((500, 599),)))
     assert list(filtered([request(1)], wanted)) == []
@@ -195,25 +195,25 @@ def test_pushed_responses() -> None:
     assert lines([request(), *pushed, response()], status=((404, 404),)) == ["GET2", "4042"]
 
 
-def test_both_ends_of_an_exchange_are_two() -> None:
-    # The same number, as it can be of another machine's lines in the same file.
+def test_both_ends_of_an_exchange_are_separate() -> None:
+    # The same number, as from another machine's lines in the same file.
     there = [request(role="server"), response(1, 500, role="server")]
     records = [request(), there[0], there[1], response(1, 200)]
     assert lines(records, status=((500, 599),)) == ["GET1", "5001"]
 
 
-def test_a_number_of_a_socket_that_comes_again() -> None:
+def test_a_reused_socket_number() -> None:
     records = [request(url="/1"), request(url="/2"), response(1, 500, url="/2")]
     wanted = list(filtered(records, Filter(conditions(status=((500, 599),)))))
     assert [record["url"] for record in wanted] == ["/2", None]
 
 
-def test_what_waits_is_bounded() -> None:
+def test_pending_exchanges_are_bounded() -> None:
     few = Filter(conditions(status=((500, 599),)), open_max=2)
     for number in range(5):
         assert few.feed(request(number)) == []
     assert (few.given_up, few.dropped) == (3, {"status": 3})
-    # The oldest are left out as a whole.
+    # The oldest are filtered as a whole.
     assert few.feed(response(0, 500)) == []
     assert [short(r) for r in few.feed(response(4, 500))] == ["GET4", "5004"]
 
@@ -222,14 +222,14 @@ def test_what_waits_is_bounded() -> None:
     for number in range(20):
         small.feed({**waiting, "exchange": f"9-{number}"})
     assert small.given_up == 13
-    # What has been decided holds nothing.
+    # Decided exchanges hold nothing.
     for number in range(1000):
         small.feed(request(number + 100))
         small.feed(response(number + 100))
     assert small.given_up < 30
 
 
-def test_an_exchange_that_is_over_leaves_nothing_behind() -> None:
+def test_a_finished_exchange_takes_no_memory() -> None:
     wanted = Filter(conditions(path=("/a",), status=((200, 299),)))
     for number in range(100):
         wanted.feed(request(number))
@@ -239,7 +239,7 @@ def test_an_exchange_that_is_over_leaves_nothing_behind() -> None:
     assert wanted.held == 0
 
 
-def test_what_the_kernel_has_applied_is_not_asked_again() -> None:
+def test_filters_of_the_kernel_are_not_applied_again() -> None:
     wanted = conditions(pid=(1,), method=("GET",))
     assert list(filtered(EXCHANGE, Filter(wanted))) == []
     assert list(filtered(EXCHANGE, Filter(wanted.without(["pid"])))) == EXCHANGE
@@ -259,7 +259,7 @@ def test_what_the_kernel_has_applied_is_not_asked_again() -> None:
         ("pid=none", (), ["where"]),
     ],
 )
-def test_what_the_kernel_can_decide_of_a_condition(
+def test_the_part_of_a_condition_for_the_kernel(
     text: str, pid: tuple[int, ...], left: list[str]
 ) -> None:
     wanted = conditions([parse(text)])
@@ -280,7 +280,7 @@ def test_a_condition_of_messages_and_exchanges() -> None:
     assert found("GET /a and latency>10ms") == WHOLE
 
 
-def test_what_was_left_out_is_counted() -> None:
+def test_filtered_messages_are_counted() -> None:
     wanted = Filter(conditions(status=((500, 599),), min_latency=(100.0,), pid=(7,)))
     records = [*EXCHANGE, request(2), response(2, 500, latency_ms=1.0)]
     assert list(filtered(records, wanted)) == []
@@ -288,7 +288,7 @@ def test_what_was_left_out_is_counted() -> None:
 
 
 def test_interim_responses_without_end() -> None:
-    """A peer that sends thousands of them makes each cost no more than the first."""
+    """With thousands of them from one peer, each costs no more than the first."""
     evaluated = 0
 
     class Counting(Comparison):
@@ -306,7 +306,7 @@ def test_interim_responses_without_end() -> None:
     assert wanted.held == 0
 
 
-def test_a_process_that_exits_in_its_request_and_is_answered_all_the_same() -> None:
+def test_a_process_that_exits_in_its_request_and_is_answered() -> None:
     records = [request(incomplete=["exited"]), response(1, 200)]
     assert lines_where("failed", records) == NOTHING
     assert lines_where("failed", records[:1]) == ["GET1"]

@@ -24,7 +24,7 @@ def parsed(line: str, live: bool = True) -> argparse.Namespace:
     return parser.parse_args(line.split())
 
 
-def test_nothing_is_asked_for() -> None:
+def test_no_filters() -> None:
     assert conditions_of(parsed("")) == ALL
     assert ALL.filters == Filters() and not ALL.filters.given() and not ALL
 
@@ -157,7 +157,7 @@ def test_ranges_of_addresses(text: str, inside: list[str], outside: list[str]) -
         ("/.hidden", "/.hidden"),
     ],
 )
-def test_a_control_group_however_it_is_named(text: str, path: str) -> None:
+def test_names_of_control_groups(text: str, path: str) -> None:
     assert values.cgroup(text) == path
 
 

@@ -49,7 +49,7 @@ def program(
 @pytest.mark.parametrize("route", ["socket", "syscall"])
 def test_every_macro_that_the_c_code_uses_is_defined(route: str) -> None:
     source = program(route).source
-    # FIELD(type, base, name) and its kin paste the offset's name together.
+    # FIELD(type, base, name) and similar macros paste the offset's name together.
     used = set(re.findall(r"\b(OFFSET_[a-z]\w+)", source))
     used |= {f"OFFSET_{name}" for name in re.findall(r"FIELD\([^()]*?, (\w+)\)", source)}
     defined = set(re.findall(r"#define (OFFSET_\w+) ", source))
@@ -72,8 +72,8 @@ def callings_of(layout: Layout, function: str) -> list[list[int]]:
 
 
 def test_parameters_of_functions_are_found_by_name() -> None:
-    # direction; socket, message, flags; how many there are: the result comes after them; level;
-    # look; slot
+    # direction; socket, message, flags; the number of parameters: the result comes after them;
+    # level; look; slot
     assert callings_of(LAYOUT, "inet_sendmsg") == [[0, 0, 1, 0xFF, 3, 1, 0, 0]]
     assert callings_of(LAYOUT, "tcp_sendmsg_locked") == [[0, 0, 1, 0xFF, 3, 2, 0, 0]]
     assert callings_of(LAYOUT, "unix_stream_sendmsg") == [[0, 0, 1, 0xFF, 3, 0, 0, 0]]
@@ -84,9 +84,9 @@ def test_parameters_of_functions_are_found_by_name() -> None:
     assert callings_of(layout, "inet_recvmsg") == [[1, 1, 4, 0, 5, 0, 0, 1]]
 
 
-def test_where_programs_are_preempted_two_look_and_each_works_in_a_place_of_its_own() -> None:
+def test_with_preemption_two_programs_use_two_slots() -> None:
     layout = replace(LAYOUT, preemptible=True)
-    # The first look is attached last: so it comes first.
+    # The first program is attached last, so it runs first.
     for function in ("tcp_sendmsg_locked", "inet_recvmsg", "inet6_recvmsg"):
         second, first = callings_of(layout, function)
         assert (second[:6], second[6], first[6]) == (first[:6], 2, 1)
@@ -95,7 +95,7 @@ def test_where_programs_are_preempted_two_look_and_each_works_in_a_place_of_its_
     slots = [a.calling.slot for a in found.attachments if "open" not in a.function]
     assert slots == list(range(len(slots)))
     assert f"#define SLOTS {len(slots)}\n" in found.source
-    # On a tracepoint no other program is at work at the same time.
+    # On a tracepoint no other program runs at the same time.
     assert "#define SLOTS 3\n" in program("syscall", layout=layout).source
 
 
@@ -115,7 +115,7 @@ def test_a_kernel_without_a_hooked_function_or_parameter_is_refused() -> None:
         program("socket", layout=replace(LAYOUT, parameters=renamed))
 
 
-def test_a_function_that_not_every_kernel_has_is_hooked_where_it_is() -> None:
+def test_an_optional_function_is_hooked_where_it_exists() -> None:
     def targets(layout: Layout) -> set[str]:
         return {a.target for a in program("socket", layout=layout).attachments}
 
@@ -134,7 +134,7 @@ def test_the_buffer(kernel_has: bool, asked: str | None, ring: bool) -> None:
     assert ("#define HAS_RING_BUFFER 1" in source) == ring
 
 
-def test_a_ring_buffer_that_is_not_there() -> None:
+def test_a_missing_ring_buffer() -> None:
     with pytest.raises(UnsupportedError, match=r"Linux has it from 5\.8 on") as raised:
         program("socket", Settings(buffer="ring"), replace(LAYOUT, helpers={}))
     assert raised.value.since == (5, 8)
@@ -197,23 +197,23 @@ def test_attachments() -> None:
     assert len(targets) == 2 * 14 + 5
     for attachment in syscall.attachments:
         assert f"int {attachment.function}(" in syscall.source
-    # An exit is hooked before its entry: no call is left half seen.
+    # An exit is hooked before its entry: no call is seen at its entry only.
     kinds = [a.target for a in syscall.attachments]
     assert kinds.index("syscalls:sys_exit_read") < kinds.index("syscalls:sys_enter_read")
 
 
-def test_where_tracepoints_have_types_two_see_all_system_calls() -> None:
+def test_with_typed_tracepoints_two_programs_see_all_system_calls() -> None:
     layout = replace(LAYOUT, tracepoints={"sys_enter": 1, "sys_exit": 2})
     found = program("syscall", layout=layout)
     raw = [a.target for a in found.attachments if a.kind == "raw_tracepoint"]
-    # An exit is hooked before its entry: no call is left half seen.
+    # An exit is hooked before its entry: no call is seen at its entry only.
     assert raw == ["sys_exit", "sys_enter"]
     assert not any(a.kind == "tracepoint" for a in found.attachments)
     assert "#define RAW_TRACEPOINTS 1\n" in found.source
     assert "RAW_TRACEPOINTS 1" not in program("syscall").source
 
 
-def test_which_calls_matter_when_they_end() -> None:
+def test_calls_that_matter_at_their_end() -> None:
     source = program("syscall").source
     assert "#define MAY_HAVE_WAITED(number) ((number) == 0 || (number) == 45)\n" in source
     hooked = source.split("#define IS_HOOKED(number) ")[1].split("\n")[0]
@@ -224,7 +224,7 @@ def test_which_calls_matter_when_they_end() -> None:
     ("helpers", "tracepoints", "kept"),
     [
         ({"task_storage_get", "check_mtu"}, True, True),
-        # 5.11 has it for security modules only.
+        # 5.11 has it for LSM programs only.
         ({"task_storage_get"}, True, False),
         ({"task_storage_get", "check_mtu"}, False, False),
     ],
@@ -251,7 +251,7 @@ def test_numbers_become_pointers_where_the_kernel_casts_them() -> None:
     assert "#define CAST_FUNCTION" not in without_bodies
 
 
-def test_what_few_need_is_hooked_only_where_there_is_such_a_protocol() -> None:
+def test_functions_of_rare_protocols_are_hooked_on_demand() -> None:
     attachments = program("socket").attachments
     assert {a.target: a.protocol for a in attachments if a.protocol} == {
         "inet_sendmsg": "tls",
@@ -267,7 +267,7 @@ def test_an_iterator_s_pointer_may_have_a_type(typed: bool) -> None:
 
 
 def written_over(given: Program, name: str) -> int:
-    """What is written over a macro's placeholder when the program is loaded."""
+    """Return the value that replaces a macro's placeholder when the program is loaded."""
     defined = re.search(rf"^#define {name} written_over\((\d+)ULL\)$", given.source, re.MULTILINE)
     assert defined is not None
     return given.values[int(defined[1])]
@@ -365,7 +365,7 @@ def test_a_program_has_slots_for_the_longest_option(given: int, slots: int) -> N
     assert macros["WANTED_PORT"].count("==") == macros["WANTED_PID"].count("==") == slots
 
 
-def test_a_call_that_moves_data_either_way_is_tried_both_ways() -> None:
+def test_a_bidirectional_call_has_two_rows() -> None:
     source = program("syscall").source
     splice = source[source.index("/* splice */") :].split("break;")[0]
     assert "call.direction = DIRECTION_RECV" in splice

@@ -38,7 +38,7 @@ def program(
 
 
 def probe(text: str, name: str) -> str:
-    """The part of the program from this probe on to the next."""
+    """Return the part of the program from this probe to the next."""
     return re.split(r"\n(?=\S+\n?[/{])", text.split(f"\n{name}\n")[1])[0]
 
 
@@ -58,7 +58,7 @@ def test_every_row_of_the_table_is_hooked(version: tuple[int, int]) -> None:
         assert enter.count(f"// {name}\n") == 1
     # Each call once in the filter, and once where its arguments are taken.
     assert enter.count("$id == ") == 2 * len(set(names))
-    # The kernel refuses the address of a member, which LLVM makes of two reads of one.
+    # The kernel rejects the address of a member, which LLVM creates from two reads of it.
     reads = re.findall(re.escape(args) + r"[a-z]+(?:\[\d\])?", enter)
     assert len(reads) == len(set(reads))
 
@@ -68,21 +68,21 @@ def test_braces_and_parentheses_are_balanced(version: tuple[int, int]) -> None:
     text = program(version, Settings(where=conditions(port=(80, 81), pid=(7, 8))))
     assert text.count("{") == text.count("}")
     assert text.count("(") == text.count(")")
-    # A template's tag that was not closed, or a name that it does not know.
+    # A template tag that was not closed, or an unknown name.
     assert "{{" not in text and "{%" not in text and "None" not in text
 
 
-def test_what_each_version_wants() -> None:
+def test_the_differences_between_versions() -> None:
     old, middle, new = program((0, 11)), program((0, 17)), program((0, 23))
     assert "args->ret" in middle and "args.ret" in new
     assert "nsecs(monotonic)" in new and "nsecs(" not in middle
     assert "delete(@sk[tid]);" in middle and "delete(@sk, tid);" in new
     assert "%rh" in middle and "%rh" not in old
     assert "uptr(" not in old and "uptr(" in middle
-    # Sized numbers would overflow: there everything is made 64 bits wide.
+    # Numbers with sizes would overflow: there everything is made 64 bits wide.
     assert "$remote_port = (uint64)$sk->dport;" in new
     assert "$remote_port = $sk->dport;" in middle
-    # Before 0.14 there is no sum of a pointer and a number.
+    # Before 0.14 a number cannot be added to a pointer.
     assert "(struct hp_slot*)((uint64)$table->fd + 8 * $fd0)" in old
     assert "$slot0 = $table->fd + $fd0;" in middle
 
@@ -90,7 +90,7 @@ def test_what_each_version_wants() -> None:
 def test_limits_in_the_environment() -> None:
     old = Dialect((0, 17)).environment(16 * 1024 * 1024, 3)
     assert old["BPFTRACE_STRLEN"] == "128"
-    # A power of two, for each of the processors.
+    # A power of two, for each processor.
     assert old["BPFTRACE_PERF_RB_PAGES"] == "1024"
     new = Dialect((0, 23)).environment(16 * 1024 * 1024, 3)
     assert new["BPFTRACE_MAX_STRLEN"] == "1008"
@@ -120,7 +120,7 @@ def test_a_member_that_is_not_aligned_is_refused() -> None:
 def test_filters() -> None:
     text = program(settings=Settings(where=conditions(port=(80,), pid=(7, 8))))
     assert "pid != 7 && pid != 8" in text
-    # 80 in network order is 20480; a port that was given back has 65536 added.
+    # 80 in network order is 20480; a port that was released has 65536 added.
     assert "$local_port != 80 && $local_port != 86016 && $remote_port != 20480" in text
     assert "pid == 4711" in text
     assert "$remote_port !=" not in program()
@@ -133,7 +133,7 @@ def test_filters() -> None:
         ({"payload": "flat", "direction": "recv"}, 1 + 2),
         ({"payload": "iovec"}, 1 + 2 + 4),
         ({"payload": "msghdr"}, 1 + 2 + 4 + 8),
-        # Kinds of memory that it cannot read only advance the stream.
+        # Unreadable kinds of memory only advance the stream.
         ({"payload": "none"}, 1),
         ({"payload": "mmsghdr"}, 1 + 16),
     ],
@@ -160,7 +160,7 @@ def test_a_descriptor_that_is_not_the_first_argument() -> None:
     assert "$argument2 = args->args[2];" in enter and "      $fd = $argument2;" in enter
 
 
-def test_what_is_not_known_is_refused() -> None:
+def test_unknown_versions_and_layouts_are_refused() -> None:
     with pytest.raises(UnsupportedError, match=r"0\.10 is too old"):
         program((0, 10))
     with pytest.raises(UnsupportedError, match="s390x"):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The benchmark in a guest: what is asked, what is read, and what is told of it."""
+"""The benchmark in a guest: the measurements, the parsing of results, and the page."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_without_a_base_nothing_is_measured():
     ]
 
 
-# What bpftrace prints: no large bodies, nor a record for each byte.
+# bpftrace prints slowly: no large bodies, and no record for each byte.
 PRINTED = ("small", "demo", "file-write", "tls", "redis")
 
 
@@ -96,7 +96,7 @@ def test_guests_share_the_workloads():
 
 
 @pytest.mark.parametrize("arguments", [["--workload", "nope"], ["--capture", "base,"]])
-def test_a_name_that_is_none_is_one_clear_line(arguments, capsys):
+def test_an_unknown_name_is_one_clear_line(arguments, capsys):
     with pytest.raises(SystemExit) as ended:
         command.main(arguments)
     assert ended.value.code == 2
@@ -112,7 +112,7 @@ def test_guests_are_at_least_one(number, capsys):
     assert "is not a number of guests" in capsys.readouterr().err
 
 
-# Takes the place of what measures in one guest, and says how it was asked to.
+# Replaces the measurement in one guest, and prints its arguments.
 STAND_IN = """
 import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -137,7 +137,7 @@ def test_each_guest_has_its_workloads_and_the_worst_exit_code_counts(tmp_path, m
     assert command.main(stand_in(monkeypatch, tmp_path, 0)) == 3
     said = {path.name: path.read_text() for path in tmp_path.iterdir()}
     assert said == {"small": "small base,socket\n", "tls": "tls base,socket\n"}
-    assert not capsys.readouterr().out  # no table of what was not measured
+    assert not capsys.readouterr().out  # no table without measurements
 
 
 def test_an_interrupt_reaches_each_guest(tmp_path, monkeypatch):
@@ -154,7 +154,7 @@ def test_an_interrupt_reaches_each_guest(tmp_path, monkeypatch):
     assert said == [["interrupted"]] * 2
 
 
-def test_ab_that_did_what_it_was_asked():
+def test_a_successful_ab():
     check_ab(AB, 500)
 
 
@@ -168,18 +168,18 @@ def test_ab_that_did_what_it_was_asked():
         (AB, "apr_socket_recv: Connection refused (111)"),
     ],
 )
-def test_ab_that_did_not_is_no_measurement(was, instead):
+def test_a_failed_ab_is_no_measurement(was, instead):
     with pytest.raises(BenchmarkError, match="ab did not complete 500 requests"):
         check_ab(AB.replace(was, instead), 500)
 
 
 @pytest.fixture
 def no_clock(monkeypatch):
-    """Not every kernel tells what its processors did."""
+    """Not every kernel counts the time of its processors."""
     monkeypatch.setattr(processes, "busy_time", time.monotonic_ns)
 
 
-def test_a_client_is_told_its_rounds(tmp_path, no_clock):
+def test_a_client_gets_its_rounds(tmp_path, no_clock):
     workload = Workload("w", "", "round", 20, ("sh", "-c", "echo {rounds} >> {directory}/rounds"))
     client = Client(workload, tmp_path)
     assert client.run(1) > 0
@@ -217,19 +217,19 @@ def test_the_time_of_the_processor_is_the_seventh_number(tmp_path, monkeypatch):
     assert processes.busy_time() == 123456789
 
 
-def test_what_the_profiler_counted(tmp_path):
+def test_the_counts_of_the_profiler(tmp_path):
     lines = [
         {"url": "/", "body": '{"incomplete":["a payload says it"]}'},
         {"url": "/", "incomplete": ["lost"]},
         {"url": "/"},
     ]
-    # As the profiler writes: without blanks.
+    # Without blanks, as the profiler writes.
     text = "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines)
     (tmp_path / "out").write_text(text)
     assert captures.profiler_counts(tmp_path) == {"complete": 2, "incomplete": 1}
 
 
-def test_what_the_others_counted(tmp_path):
+def test_the_counts_of_other_tools(tmp_path):
     (tmp_path / "err").write_text(
         "listening on lo\n60 packets captured\n70 packets received by filter\n"
         "10 packets dropped by kernel\n"
@@ -254,7 +254,7 @@ def results(tmp_path, **runs):
     return found
 
 
-def test_what_is_added_is_told_beside_the_noise(tmp_path):
+def test_the_added_cost_is_shown_with_the_noise(tmp_path):
     text = page(
         results(
             tmp_path,
@@ -276,14 +276,14 @@ def test_what_is_added_is_told_beside_the_noise(tmp_path):
     )
     assert "Measured 2026-11-23 by `tox -e bench`: kernel 6.12.1." in text
     row, programs = (line for line in text.splitlines() if line.startswith("| `small`"))
-    # Losses would make it cheaper than it is.
+    # Losses would make it look cheaper than it is.
     assert row.endswith("| 67,700 | -10 | +4,300 (with losses) | +7,300 |")
     # tcpdump has none.
     assert programs.endswith("| 4,886 | - |")
     assert "| added to a request, socket route | 3,000 | +4,300 |" in text
 
 
-def test_what_is_lost_is_what_is_missing(tmp_path):
+def test_missing_messages_count_as_lost(tmp_path):
     text = page(
         results(
             tmp_path,
@@ -306,7 +306,7 @@ def test_what_is_lost_is_what_is_missing(tmp_path):
     assert "| messages lost at saturation | 0 | - |" in text
 
 
-def test_what_failed_is_told_and_is_not_the_whole(tmp_path):
+def test_failures_are_listed_and_make_results_incomplete(tmp_path):
     found = results(
         tmp_path, added_small_base={"target": 1.0}, added_small_tshark={"error": "a\nb"}
     )
@@ -320,7 +320,7 @@ def test_what_failed_is_told_and_is_not_the_whole(tmp_path):
     assert found.whole
 
 
-def test_results_are_kept_for_what_they_were_measured_of(tmp_path, monkeypatch):
+def test_results_are_kept_by_version(tmp_path, monkeypatch):
     monkeypatch.setattr(kept, "KEPT", tmp_path)
     first = Results.of_product()
     first.keep_facts({"kernel": "6.12.1"})
@@ -331,14 +331,14 @@ def test_results_are_kept_for_what_they_were_measured_of(tmp_path, monkeypatch):
     second.keep_facts({"kernel": "6.12.1"})
     second.keep(Measurement(ADDED, "small", "tcpdump"), RUN)
     assert [one.capture for one in Results.of_product().runs] == ["base", "socket", "tcpdump"]
-    # Not with those of another kernel.
+    # Not together with those of another kernel.
     first.keep_facts({"kernel": "6.12.2"})
     assert Results.of_product().runs == {}
     monkeypatch.setattr(kept, "WHEEL_SOURCES", ("profiler",))
     assert Results.of_product().path != first.path
 
 
-def test_the_part_of_the_page_that_is_written_is_marked():
+def test_the_generated_part_of_the_page_is_marked():
     once = replaced("# Performance\n\nBy hand.\n", "one\n")
     assert once == f"# Performance\n\nBy hand.\n\n{BEGIN}\n\none\n\n{END}\n"
     behind = once + "\n## More by hand\n"
@@ -346,8 +346,8 @@ def test_the_part_of_the_page_that_is_written_is_marked():
     assert replaced("", "one").startswith(BEGIN)
 
 
-def test_a_guest_that_does_not_count_is_refused(tmp_path, monkeypatch, capsys):
-    # One may be up that does.
+def test_a_guest_without_icount_is_refused(tmp_path, monkeypatch, capsys):
+    # A guest that is up may be one with icount.
     monkeypatch.setattr(instances, "STATE", tmp_path)
     monkeypatch.setattr(measuring, "attach", lambda name, provider: None)
     assert command.main(["--attach"]) == 125
@@ -361,13 +361,13 @@ def test_every_name_of_the_tables_is_used():
         assert not capture.command or capture.ready
 
 
-def test_how_long_programs_ran_is_told_once_for_each(tmp_path, monkeypatch):
+def test_the_time_of_each_program_counts_once(tmp_path, monkeypatch):
     for pid, files in {7: ("3", "4", "5"), 8: ("3",)}.items():
         task = tmp_path / str(pid)
         (task / "fdinfo").mkdir(parents=True)
         (task / "stat").write_text(f"{pid} (x) S {'1' if pid == 7 else '7'} 0\n")
         for number in files:
-            # The descriptor 3 of both is the same program; 5 is none.
+            # Descriptor 3 of both processes is the same program; 5 is none.
             said = f"pos:\t0\nprog_id:\t{number}\nrun_time_ns:\t{number}00\nrun_cnt:\t2\n"
             (task / "fdinfo" / number).write_text("pos:\t0\n" if number == "5" else said)
     monkeypatch.setattr(processes, "PROC", tmp_path)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The offsets of the headers route, as far as no compiler is needed."""
+"""The offsets of the headers route, as far as they need no compiler."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from profiler.ingest.settings import Settings
 def on_kernel(
     monkeypatch: pytest.MonkeyPatch, release: str, machine: str = "x86_64"
 ) -> tuple[headers.Layout, str]:
-    """With a stand-in for the compiler, to which the offset of the n-th function is 8 * n."""
+    """Use a stand-in for the compiler: the offset of the n-th function is 8 * n."""
     sources: list[str] = []
 
     def compile_functions(source: str, *_: Any, **__: Any) -> dict[str, bytes]:
@@ -36,17 +36,17 @@ def on_kernel(
     return headers.read_layout_of_headers(), sources[0]
 
 
-def test_the_syscall_route_has_all_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_syscall_route_has_all_offsets(monkeypatch: pytest.MonkeyPatch) -> None:
     layout, _ = on_kernel(monkeypatch, "6.1.0-56-cloud-amd64")
     program = generate("syscall", load_hooks(), layout, Settings(), machine="x86_64").source
     used = {f"OFFSET_{name}" for name in re.findall(r"FIELD\([^()]*?, (\w+)\)", program)}
     defined = set(re.findall(r"#define (OFFSET_\w+) ", program))
-    # FIELD's own definition and what only the socket route reads.
+    # FIELD's own definition, and what only the socket route reads.
     others = {"OFFSET_name", "OFFSET_pt_regs_syscall"} | {u for u in used if "msghdr" in u}
     assert used - others <= defined
 
 
-def test_members_that_had_another_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_renamed_members(monkeypatch: pytest.MonkeyPatch) -> None:
     old, source = on_kernel(monkeypatch, "5.4.0-150-generic")
     assert "offsetof(struct task_struct, real_start_time)" in source
     assert "__sk_flags_offset" in source

@@ -21,7 +21,7 @@ def test_the_table_of_hooks() -> None:
         **dict.fromkeys(("__tcp_cleanup_rbuf", "tcp_cleanup_rbuf"), "recv"),
         **{f"{family}_splice_read": "recv" for family in ("tcp", "unix_stream")},
     }
-    # A connection is forgotten when it is over, on both routes.
+    # A connection's state is dropped when it ends, on both routes.
     assert {h.name for h in hooks.functions if h.event == "close"} == {
         "inet_release",
         "unix_release",

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The HTTP stage, as scripts: what the two sides say, and the messages that must come out.
+"""The HTTP stage, as scripts: what the two sides send, and the messages that must result.
 
-A script is a list of turns. Each is replayed whole (a turn is a chunk), byte by
-byte, and, by hypothesis, in any split: the messages must be the same.
+A script is a list of turns. Each is replayed whole (a turn is a chunk), byte by byte, and,
+with hypothesis, in any split: the messages must be the same.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ POST = b"POST /p HTTP/1.1\r\nContent-Length: 5\r\n\r\nhello"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 EMPTY = b"HTTP/1.1 204 No Content\r\n\r\n"
 CHUNKED_OK = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
-# The client meets the end of what it receives, and closes; it closes before that end.
+# The client reads the end of the stream, and closes; it closes before that end.
 ENDS = [Close(RECV), Close(SEND)]
 CLOSES = [Close(SEND), Close(RECV)]
 
@@ -478,10 +478,10 @@ def test_any_split(turns: list[Turn], expected: list[Seen], data: st.DataObject)
     assert messages_of(piece for turn in turns for piece in split(turn, data)) == expected
 
 
-# ---- holes where the reader must start anew
+# ---- holes after which the reader must start again
 
 
-def test_a_hole_in_a_chunked_body_starts_anew_at_the_next_start_line() -> None:
+def test_parsing_resumes_after_a_hole_in_a_chunked_body() -> None:
     turns = [
         Ask(GET),
         Say(CHUNKED_OK + b"2\r\nab"),
@@ -496,17 +496,17 @@ def test_a_hole_in_a_chunked_body_starts_anew_at_the_next_start_line() -> None:
         whole("GET /", GET),
         Seen("200 OK", b"ab", ("lost",), 1, len(CHUNKED_OK) + 5, CHUNKED_OK + b"2\r\nab"),
         whole("GET /", GET, b"", 2),
-        # Who asked behind the last bytes that are not known was not answered in them.
+        # A request after the last unknown bytes was not answered in them.
         whole("200 OK", OK, b"ok", 2),
         whole("GET /", GET, b"", 3),
         whole("200 OK", OK, b"ok", 3),
     ]
 
 
-def test_a_hole_in_a_head_gives_what_is_known_of_it() -> None:
+def test_a_hole_in_a_head_keeps_the_known_part() -> None:
     turns = [Ask(GET[:-6]), Lose(SEND, 6), Say(EMPTY), Ask(GET), Say(OK)]
     assert messages_of(turns) == [
-        # The hole shows itself only with the next request: the answer was there before.
+        # The hole only shows with the next request: the response came before it.
         whole("204 No Content", EMPTY, b"", None),
         Seen("GET /", b"", ("lost",), 1, len(GET) - 6, GET[:-6]),
         whole("GET /", GET, b"", 2),
@@ -514,7 +514,7 @@ def test_a_hole_in_a_head_gives_what_is_known_of_it() -> None:
     ]
 
 
-def test_a_hole_beyond_the_end_of_a_body_starts_anew() -> None:
+def test_parsing_resumes_after_a_hole_beyond_a_body() -> None:
     turns = [Ask(POST[:-4]), Lose(SEND, 30), Ask(b"tail of another"), Ask(GET)]
     assert messages_of(turns) == [
         Seen("POST /p", b"h", ("lost",), 1, len(POST), POST[:-4]),
@@ -530,7 +530,7 @@ def test_a_hole_of_unknown_size_ends_the_message() -> None:
     ]
 
 
-def test_responses_behind_a_hole_get_no_wrong_request() -> None:
+def test_responses_after_a_hole_get_no_wrong_request() -> None:
     turns = [Ask(GET + POST), Lose(RECV, 0), Say(b"HTTP/1.1 200"), Lose(RECV, 9), Say(EMPTY)]
     assert [(m.start, m.number) for m in messages_of(turns)] == [
         ("GET /", 1),
@@ -551,7 +551,7 @@ def test_requests_pipelined_across_a_hole_get_no_wrong_response() -> None:
     ]
 
 
-def test_behind_a_hole_a_client_that_pipelines_may_have_asked_for_more() -> None:
+def test_a_hole_may_contain_pipelined_requests() -> None:
     turns = [Ask(GET + GET), Say(OK + OK), Lose(SEND, len(GET)), Ask(POST), Say(OK), Say(EMPTY)]
     assert [m.number for m in messages_of(turns) if m.start[0] in "02"][-2:] == [None, None]
 
@@ -590,7 +590,7 @@ def test_an_unseen_request_may_have_been_head(separate: bool, cut: int | None) -
     ]
 
 
-def test_a_client_that_expects_100_may_be_told_to_keep_its_body() -> None:
+def test_a_client_that_expects_100_may_not_send_its_body() -> None:
     expect = POST[:-5].replace(b"\r\n\r\n", b"\r\nExpect: 100-continue\r\n\r\n")
     refused = b"HTTP/1.1 417 No\r\nContent-Length: 0\r\n\r\n"
     granted = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -601,7 +601,7 @@ def test_a_client_that_expects_100_may_be_told_to_keep_its_body() -> None:
             whole("GET /", GET, b"", 2),
             whole("200 OK", OK, b"ok", 2),
         ]
-        # It may also send it all the same.
+        # It may also send the body.
         assert messages_of([Ask(expect), Say(refused), Ask(b"hello"), Ask(GET)], cut) == [
             whole("417 No", refused),
             whole("POST /p", expect + b"hello", b"hello"),
@@ -641,19 +641,19 @@ LOOK_ALIKES = {
 
 @pytest.mark.parametrize("cut", [None, 1, 5])
 @pytest.mark.parametrize("data", LOOK_ALIKES.values(), ids=LOOK_ALIKES.keys())
-def test_what_is_not_http_is_said_once_and_makes_no_message(data: bytes, cut: int | None) -> None:
+def test_non_http_is_reported_once_without_a_message(data: bytes, cut: int | None) -> None:
     turns = [Ask(data), Ask(data), Say(data), Ask(GET), Say(OK)]
     assert play(turns, cut, SETTINGS) == [NotHttp(SOCKET)]
 
 
-def test_a_binary_protocol_is_told_by_its_first_bytes() -> None:
+def test_a_binary_protocol_is_recognised_by_its_first_bytes() -> None:
     wire, streams, stage = Wire(), Streams(), Messages(SETTINGS)
     out = [m for e in streams.feed(wire.send(b"\x16\x03")) for m in stage.feed(e)]
     assert out == [NotHttp(SOCKET)]
 
 
-def test_a_connection_that_was_joined_late_may_begin_inside_a_body() -> None:
-    """Nothing is said of it until a message begins."""
+def test_a_connection_seen_mid_stream_may_begin_inside_a_body() -> None:
+    """It is ignored until a message begins."""
     wire, streams, stage = Wire(), Streams(), Messages(SETTINGS)
     pieces = [b"list /of things", b"\x00\x01", GET, GET]
     chunks = [wire.send(piece, flags=FLAG_JOINED) for piece in pieces]
@@ -662,7 +662,7 @@ def test_a_connection_that_was_joined_late_may_begin_inside_a_body() -> None:
 
 
 def test_a_line_that_no_field_follows_is_no_sure_start() -> None:
-    """Of a log that is being uploaded, say."""
+    """For example in an upload of a log."""
     wire, streams, stage = Wire(), Streams(), Messages(SETTINGS)
     pieces = [b"GET / HTTP/1.1\r\n200 12 -\r\n", b"GET / HTTP/1.1\r\nHost", b": a\r\n\r\n"]
     chunks = [wire.send(piece, flags=FLAG_JOINED) for piece in pieces]
@@ -678,11 +678,11 @@ def test_the_end_of_a_body_before_a_method_is_no_sure_start(method: bytes, is_su
     wire, streams, stage = Wire(), Streams(), Messages(SETTINGS)
     item = wire.send(method + b" / HTTP/1.1\r\n\r\n", flags=FLAG_JOINED)
     assert len([m for e in streams.feed(item) for m in stage.feed(e)]) == is_sure
-    # Where the beginning is known, any token is a method.
+    # If the beginning is known, any token is a method.
     assert len(play([Ask(method + b" / HTTP/1.1\r\n\r\n")])) == 1
 
 
-def test_a_connection_that_was_given_up_goes_on_like_one_that_was_joined() -> None:
+def test_a_dropped_connection_resumes_like_one_seen_mid_stream() -> None:
     wire, streams, stage = Wire(), Streams(), Messages(SETTINGS)
 
     def feed(item: Chunk) -> list[Message | NotHttp]:
@@ -698,12 +698,12 @@ def test_a_connection_that_was_given_up_goes_on_like_one_that_was_joined() -> No
     assert feed(wire.send(b"lo")) == []
     (following,) = feed(wire.send(GET))
     assert isinstance(following, Message)
-    # Another number: the first one's exchange is another.
+    # Another id: the first one belongs to another exchange.
     assert seen(following) == whole("GET /", GET, b"", 2)
 
 
 def test_a_segment_in_the_middle_of_a_call_is_no_sure_start() -> None:
-    """Of a call that sent "PO" and "ST / ..." the first segment was lost."""
+    """A call sent "PO" and "ST / ...", and the first segment was lost."""
     wire, streams, stage = Wire(), Streams(), Messages(SETTINGS)
     chunks = [
         wire.send(b"ST / HTTP/1.1\r\n\r\n", flags=FLAG_AFTER_LOSS | FLAG_CONTINUED),
@@ -714,7 +714,7 @@ def test_a_segment_in_the_middle_of_a_call_is_no_sure_start() -> None:
 
 
 @pytest.mark.parametrize("answer", [b"HTTP/1.1 101 S\r\n\r\n", b"HTTP/1.1 299 T\r\n\r\n"])
-def test_a_switch_of_protocol_is_said_after_its_message(answer: bytes) -> None:
+def test_a_protocol_switch_is_reported_after_its_message(answer: bytes) -> None:
     out = play([Ask(CONNECT), Say(answer + b"\x16\x03")])
     assert [type(item) for item in out] == [Message, Message, NotHttp]
 
@@ -747,7 +747,7 @@ def test_trailers() -> None:
     assert message.trailers is None
 
 
-def test_trailers_behind_a_hole_are_there() -> None:
+def test_trailers_after_a_hole() -> None:
     turns = [Say(CHUNKED_OK + b"2\r\na"), Lose(RECV, 1), Say(b"\r\n0\r\nX: y\r\n\r\n")]
     (message,) = play(turns)
     assert isinstance(message, Message)
@@ -769,7 +769,7 @@ def test_other_bytes_on_a_connection_that_is_http_are_skipped() -> None:
     ]
 
 
-def test_a_head_that_is_too_long_is_given_up_and_the_next_is_read() -> None:
+def test_parsing_resumes_after_a_head_that_is_too_long() -> None:
     long = b"GET /long HTTP/1.1\r\nX: " + b"x" * 2000 + b"\r\n\r\n"
     expected = [
         whole("GET /", GET),
@@ -814,7 +814,7 @@ def test_a_message_knows_the_chunk_of_its_first_byte_and_the_time_of_its_last() 
     chunks = [wire.send(d) for d in (b"\r", b"\nPO", POST[2:20], POST[20:-1], POST[-1:] + GET)]
     out = [m for c in chunks for event in streams.feed(c) for m in stage.feed(event)]
     post, get = (m for m in out if isinstance(m, Message))
-    # The payload is not kept for longer than the chunk is there.
+    # The payload is kept no longer than its chunk.
     assert post.origin == chunks[1]._replace(payload=b"", position=2)
     assert get.origin == chunks[4]._replace(position=2 + len(POST))
     assert post.last_time == get.last_time == chunks[4].time
@@ -839,7 +839,7 @@ def test_requests_without_any_response_take_bounded_memory_and_no_wrong_response
     assert connection.answer(200, 7000) is None
 
 
-def test_a_request_that_was_answered_before_it_was_read_waits_for_nobody() -> None:
+def test_a_request_answered_before_it_was_read_is_not_pending() -> None:
     turns = [Ask(GET[:-3]), Say(EMPTY), Ask(GET[-3:]), Ask(POST), Say(OK)]
     assert [(m.start, m.number) for m in messages_of(turns)] == [
         ("204 No Content", None),
@@ -849,8 +849,8 @@ def test_a_request_that_was_answered_before_it_was_read_waits_for_nobody() -> No
     ]
 
 
-def test_a_response_that_is_given_up_late_is_not_paired_with_a_later_request() -> None:
-    """Its head lacks its end, which shows when the next response comes."""
+def test_a_response_dropped_late_is_not_paired_with_a_later_request() -> None:
+    """Its head has no end, which only shows when the next response comes."""
     turns = [Say(OK[:-4]), Ask(GET), Lose(RECV, 4), Say(EMPTY)]
     assert [(m.start, m.number) for m in messages_of(turns) if m.start != "GET /"] == [
         ("200 OK", None),
@@ -861,13 +861,13 @@ def test_a_response_that_is_given_up_late_is_not_paired_with_a_later_request() -
 @pytest.mark.parametrize(
     "pipelined",
     [
-        # told by several requests in one chunk, though no answer was seen
+        # shown by several requests in one chunk, although no response was seen
         [Ask(GET + GET + GET), Lose(RECV, 9)],
-        # told by an answer for which more than one waited
+        # shown by a response for which several requests waited
         [Ask(GET), Ask(GET), Ask(GET), Say(CHUNKED_OK), Lose(RECV, 9)],
     ],
 )
-def test_pipelined_responses_behind_a_hole_are_never_paired_again(pipelined: list[Turn]) -> None:
+def test_pipelined_responses_after_a_hole_are_never_paired_again(pipelined: list[Turn]) -> None:
     found = messages_of([*pipelined, Say(OK), Ask(POST), Say(EMPTY)])
     assert [m.number for m in found if m.start in ("200 OK", "204 No Content")][-2:] == [None, None]
 
@@ -894,7 +894,7 @@ def damage(turns: list[Turn], data: st.DataObject) -> list[Turn]:
 
 
 def numbered(n: int) -> list[Turn]:
-    """Exchange ``n``: every part of it carries its number."""
+    """Exchange ``n``, with its number in every part."""
     body = b"%d " % n * 9
     part = b"%x\r\n%b\r\n" % (len(body), body)
     return [
@@ -912,7 +912,7 @@ def test_holes_never_mix_messages(data: st.DataObject, ended: bool) -> None:
     turns = damage([turn for n in range(1, 6) for turn in numbered(n)], data)
     for message in play([*turns, *(ENDS if ended else [])]):
         assert isinstance(message, Message)
-        # Each was answered, whether that was seen or not.
+        # Each one was answered, whether that was seen or not.
         assert "no_response" not in message.incomplete
         head = message.head
         number = (head.target or "").strip("/") or head.reason

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""HTTP/2, as the ``h2`` library speaks it: what both sides say, and the messages that come out.
+"""HTTP/2 from the ``h2`` library: what both sides send, and the messages that must result.
 
 A talk is replayed whole (a turn is a chunk), byte by byte, and in any split.
 """
@@ -85,7 +85,7 @@ def summary(
     return [seen(message) for message in messages_of(turns, cut, joined, settings)]
 
 
-# ---- what is said, and what must come out
+# ---- what is sent, and what must result
 
 
 def frames(turns: Iterable[Turn], side: type) -> list[Frame]:
@@ -338,7 +338,7 @@ def upgraded() -> tuple[list[Turn], list[Seen]]:
     )
     said = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
     before = b"GET /before HTTP/1.1\r\nHost: a\r\n\r\n"
-    # The server's SETTINGS come with its 101, the client's preface behind that.
+    # The server's SETTINGS come with its 101, followed by the client's preface.
     said_more = talk.server.data_to_send()
     talk.client.receive_data(said_more)
     talk.server.send_headers(1, answering())
@@ -377,7 +377,7 @@ def large_table() -> tuple[list[Turn], list[Seen]]:
 
 
 def with_table_size(size: int) -> tuple[list[Turn], list[Seen]]:
-    """The server permits a table of another size than 4096, and later yet another."""
+    """The server permits a table size other than 4096, and later another one."""
     talk = Talk()
     expected = []
     for n, path in enumerate(["/" + c * 300 for c in "abcdefghijklmnopqrstabcdefghijklmnopqrst"]):
@@ -468,7 +468,7 @@ def test_raw_is_the_frames_of_the_stream() -> None:
     assert message.body == b"abc"
 
 
-def test_what_a_body_keeps_is_bounded() -> None:
+def test_the_stored_body_is_bounded() -> None:
     talk = Talk()
     talk.exchange("/", answer=b"x" * 40_000)
     asked, answered = messages_of(talk.turns, settings=Settings(max_body=1000))
@@ -532,7 +532,7 @@ def test_a_stream_that_is_reset_inside_its_response_has_one() -> None:
     ]
 
 
-def test_a_connection_that_ends_leaves_all_that_were_not_answered() -> None:
+def test_a_connection_that_ends_leaves_unanswered_requests() -> None:
     talk = asked_for(1, 3, 5)
     talk.server.send_headers(1, [(":status", "103")])
     talk.server.send_headers(3, answering(), end_stream=True)
@@ -550,15 +550,15 @@ def test_a_response_that_was_lost_may_have_answered() -> None:
     ping = Say(sent(PingFrame(0, b"12345678")))
     hole = [*talk.turns, Lose(RECV, 40)]
     assert len(messages_of([*hole, Close(RECV), Close(SEND)])) == 1
-    # Even if frames are read again, by the time of the end.
+    # Even if frames are parsed again before the end.
     assert len(messages_of([*hole, ping, Close(RECV), Close(SEND)])) == 1
 
 
-# ---- frames by hand: what no library sends
+# ---- frames built manually: what no library sends
 
 
 def opening(*frames: Frame) -> bytes:
-    """What a client sends that begins with ``frames``."""
+    """Return the client's first bytes, ending with ``frames``."""
     return PREFACE + sent(SettingsFrame(0), *frames)
 
 
@@ -586,7 +586,7 @@ def test_settings_and_then_no_preface_is_not_http() -> None:
 
 @pytest.mark.parametrize("cut", [None, 1])
 @pytest.mark.parametrize("asked", [True, False])
-def test_a_server_that_does_not_know_http2_is_understood(asked: bool, cut: int | None) -> None:
+def test_a_server_without_http2(asked: bool, cut: int | None) -> None:
     frame = headers(1, asking("/"), "END_STREAM") if asked else PingFrame(0, b"12345678")
     said = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 2\r\n\r\nno"
     found = summary([Ask(opening(frame)), Say(said), Close(RECV), Close(SEND)], cut)
@@ -606,7 +606,7 @@ def test_a_request_that_lacks_its_method_is_malformed() -> None:
 
 
 @pytest.mark.parametrize("status", ["", "2x0", "1234", "\u0662\u0660\u0660"])
-def test_a_status_that_is_none_is_absent(status: str) -> None:
+def test_an_invalid_status_is_absent(status: str) -> None:
     frame = HeadersFrame(1, Encoder().encode([(":status", status)]), flags=["END_HEADERS"])
     turns = [Ask(opening()), Say(sent(SettingsFrame(0), frame))]
     assert [(m.head.status, m.incomplete[0]) for m in messages_of(turns)] == [(None, "undecodable")]
@@ -621,7 +621,7 @@ def test_a_block_that_breaks_the_rules_leaves_the_others_readable() -> None:
     ]
 
 
-def test_a_block_that_something_else_interrupts_is_given_up() -> None:
+def test_an_interrupted_block_is_dropped() -> None:
     begun = HeadersFrame(1, b"\x82", flags=[])
     data = opening(begun, headers(3, asking("/3"), "END_STREAM"), ContinuationFrame(1, b"\x84"))
     data += sent(headers(5, asking("/5"), "END_STREAM"))
@@ -643,7 +643,7 @@ def test_a_head_beyond_the_limit_is_counted_and_named() -> None:
 
 
 def test_fields_that_inflate_are_bounded() -> None:
-    """HPACK: one byte each names an entry of 4000."""
+    """HPACK: each single byte names an entry of 4000 bytes."""
     block = b"\x40\1x\x7f\xa1\x1e" + b"y" * 4000 + b"\xbe" * 10_000
     frame = HeadersFrame(1, block, flags=["END_HEADERS", "END_STREAM"])
     (message,) = messages_of([Ask(opening(frame))])
@@ -660,12 +660,12 @@ def test_streams_that_are_open_are_bounded() -> None:
     assert found[0].start == "POST /0"
 
 
-def test_data_of_no_known_stream_is_nothing() -> None:
+def test_data_of_an_unknown_stream_is_ignored() -> None:
     data = opening(DataFrame(9, b"x", flags=["END_STREAM"]), headers(11, asking(), "END_STREAM"))
     assert summary([Ask(data)]) == [Seen("GET /", 11, number=11)]
 
 
-def test_unknown_frames_are_stepped_over() -> None:
+def test_unknown_frames_are_skipped() -> None:
     unknown = b"\0\0\3\x42\xff\0\0\0\7abc"
     data = opening() + unknown + sent(headers(1, asking(), "END_STREAM"))
     assert summary([Ask(data)], 1) == [Seen("GET /", 1, number=1)]
@@ -699,13 +699,13 @@ def test_a_second_head_where_trailers_belong_is_malformed() -> None:
     ]
 
 
-def test_bytes_that_are_no_frames_are_skipped_behind_a_message() -> None:
+def test_bytes_that_are_not_frames_are_skipped_after_a_message() -> None:
     turns = [Ask(opening(headers(1, asking("/1"), "END_STREAM"))), Ask(b"\xff" * 20)]
     turns.append(Ask(sent(headers(3, asking("/3"), "END_STREAM"))))
     assert [getattr(m, "head", None) and m.head.target for m in play(turns)] == ["/1", "/3"]
 
 
-def test_a_continuation_of_nothing_leaves_nothing_known() -> None:
+def test_a_stray_continuation_makes_the_table_unknown() -> None:
     adds, names = b"\x82\x86\x84\x40\1n\1v", b"\x82\x86\x84\xbe"
     flags = ["END_HEADERS", "END_STREAM"]
     frames = [HeadersFrame(1, adds, flags=flags), HeadersFrame(3, names, flags=flags)]
@@ -715,7 +715,7 @@ def test_a_continuation_of_nothing_leaves_nothing_known() -> None:
     assert [m.incomplete for m in found] == [(), ("unknown_header_state",)]
 
 
-def test_what_is_over_takes_no_memory() -> None:
+def test_finished_streams_take_no_memory() -> None:
     wire, streams, stage = Wire(), Streams(), Messages(BIG)
 
     def held(item: Chunk) -> int:
@@ -736,7 +736,7 @@ def test_what_is_over_takes_no_memory() -> None:
 # ---- HPACK
 
 
-def test_a_number_that_nobody_can_have_meant_is_an_error() -> None:
+def test_an_absurd_integer_is_an_error() -> None:
     with pytest.raises(BlockError):
         HeaderState(1000, joined=False).decode(b"\xbe")
 
@@ -745,16 +745,16 @@ def test_a_value_whose_name_is_unknown_is_unknown() -> None:
     state = HeaderState(1000, joined=True)
     assert state.decode(b"\x82") == ([(b":method", b"GET")], False)
     assert state.decode(b"\x7e\1v") == ([], True)
-    # Named again, its value alone is known still.
+    # Now it is named again; only its value was known before.
     assert state.decode(b"\xbe\x86") == ([(b":scheme", b"http")], True)
     assert state.decode(b"\x40\1n\1v\xbe\xbf\xc0") == ([(b"n", b"v"), (b"n", b"v")], True)
 
 
-# ---- joined mid-way
+# ---- first seen mid-stream
 
 
-def test_what_a_joined_connection_says_with_its_own_words_is_known() -> None:
-    """Literal fields, those of the static table, and those added since."""
+def test_fields_since_the_start_of_the_capture_are_known() -> None:
+    """Literal fields, those of the static table, and those added since then."""
     talk = Talk()
     for n in range(3):
         talk.exchange(f"/{n}")
@@ -763,7 +763,7 @@ def test_what_a_joined_connection_says_with_its_own_words_is_known() -> None:
         talk.exchange(f"/{n}", answer=b"a%d" % n)
     found = messages_of(talk.turns[known:], joined=True)
     assert [seen(m)[:4] for m in found] == [
-        # /7 is said in full; /1 names an entry that nobody has seen.
+        # /7 is a literal; /1 names an entry from before the capture.
         ("GET /7", 7, b"", ("unknown_header_state",)),
         ("200", 7, b"a7", ("unknown_header_state",)),
         ("GET", 9, b"", ("unknown_header_state",)),
@@ -775,8 +775,8 @@ def test_what_a_joined_connection_says_with_its_own_words_is_known() -> None:
     assert [m.head.request.number for m in found if m.head.request] == [7, 7, 9, 9, 11, 11]
 
 
-def test_what_is_unknown_is_never_guessed() -> None:
-    """Of every later start of a talk, each field that is said is one that was sent."""
+def test_unknown_fields_are_never_guessed() -> None:
+    """Starting anywhere in a talk, each field in the result is one that was sent."""
     talk = Talk()
     sent_by: dict[tuple[int, str], dict[str, object]] = {}
     for n in range(12):
@@ -795,7 +795,7 @@ def test_what_is_unknown_is_never_guessed() -> None:
                 assert message.incomplete == ("unknown_header_state",)
 
 
-def test_a_connection_is_joined_inside_a_frame() -> None:
+def test_a_capture_that_begins_inside_a_frame() -> None:
     talk = Talk()
     talk.client.send_headers(1, asking("/1", "POST"))
     talk.turn()
@@ -809,28 +809,28 @@ def test_a_connection_is_joined_inside_a_frame() -> None:
     assert [m[:2] for m in found] == [("GET /2", 3), ("200", 3)]
 
 
-def test_trailers_that_name_what_nobody_has_seen_are_no_message() -> None:
+def test_trailers_with_unknown_names_are_no_message() -> None:
     flags = ["END_HEADERS", "END_STREAM"]
     known = sent(HeadersFrame(3, b"\x88", flags=flags))
     trailers = sent(HeadersFrame(5, b"\xbe\xbf", flags=flags))
     assert [m[:2] for m in summary([Say(known), Say(trailers)], joined=True)] == [("200", 3)]
     assert summary([Say(trailers)], joined=True) == []
-    # What does not end its stream cannot be trailers.
+    # A block that does not end its stream cannot be trailers.
     begun = sent(HeadersFrame(7, b"\xbe\xbf", flags=["END_HEADERS"]))
     assert [m[:2] for m in summary([Say(known), Say(begun)], joined=True)][1:] == [("", 7)]
 
 
-def test_settings_of_a_joined_connection_do_not_tell_the_server() -> None:
+def test_settings_seen_mid_stream_do_not_identify_the_server() -> None:
     turns = [Ask(sent(SettingsFrame(0, {3: 9}))), Ask(sent(headers(7, asking("/7"))))]
     assert [m.head.type for m in messages_of(turns, joined=True)] == ["request"]
 
 
-def test_a_joined_connection_of_another_protocol_makes_no_message() -> None:
+def test_another_protocol_seen_mid_stream_makes_no_message() -> None:
     turns: list[Turn] = [Ask(b"\0\0\0\0\x05hello"), Say(b"\0" * 100), Ask(b"\x16\x03\x01\0\5")]
     assert play(turns, joined=True) == []
 
 
-def test_a_look_alike_of_a_joined_connection_is_said_to_be_none() -> None:
+def test_a_look_alike_seen_mid_stream_is_not_http() -> None:
     turns = [Ask(sent(PingFrame(0, b"12345678"))), Ask(b"\xff" * 20), Ask(b"\xff" * 20)]
     assert play(turns, joined=True) == [NotHttp(SOCKET)]
 
@@ -846,12 +846,12 @@ def test_a_segment_in_the_middle_of_a_call_is_no_sure_start() -> None:
     assert [m.head.target for m in out if isinstance(m, Message)] == ["/2"]
 
 
-def test_a_program_that_reads_header_and_payload_by_calls_of_their_own_is_joined() -> None:
+def test_frames_read_in_two_calls_are_recognised_mid_stream() -> None:
     data = sent(headers(1, asking("/1"), "END_STREAM"))
     assert [m.start for m in summary([Ask(data[:9]), Ask(data[9:])], joined=True)] == ["GET /1"]
 
 
-def test_the_preface_of_a_joined_connection_makes_it_whole() -> None:
+def test_a_preface_mid_stream_starts_a_new_connection() -> None:
     talk = Talk()
     talk.exchange("/a")
     assert summary(talk.turns, joined=True) == [
@@ -863,7 +863,7 @@ def test_the_preface_of_a_joined_connection_makes_it_whole() -> None:
 # ---- holes
 
 
-def test_a_hole_inside_data_stays_in_step() -> None:
+def test_parsing_stays_in_sync_after_a_hole_inside_data() -> None:
     talk = Talk()
     talk.client.send_headers(1, asking("/1", "POST"))
     talk.client.send_data(1, b"0123456789" * 10)
@@ -894,7 +894,7 @@ def test_a_hole_inside_a_head_leaves_the_other_streams_alone() -> None:
     assert seen(one) == Seen("POST /1", 1, b"one", number=1)
 
 
-def test_a_hole_between_frames_gives_up_what_is_open_and_starts_anew() -> None:
+def test_a_hole_between_frames_drops_open_streams() -> None:
     talk = Talk()
     for stream in (1, 3):
         talk.client.send_headers(stream, asking(f"/{stream}", "POST"))
@@ -914,7 +914,7 @@ def test_a_hole_between_frames_gives_up_what_is_open_and_starts_anew() -> None:
         Seen("POST /1", 1, b"begun", ("lost",), 1),
         Seen("POST /3", 3, b"begun", ("lost",), 3),
     ]
-    # Whether the hole held a block is not known, so what the table held is not either.
+    # Whether the hole contained a block is unknown, so the table's content is too.
     assert found[2][:4] == ("GET /5", 5, b"", ("unknown_header_state",))
     assert found[3][:4] == ("200", 5, b"ok", ())
 
@@ -934,7 +934,7 @@ def test_a_hole_in_a_reset_is_a_reset() -> None:
     assert summary(turns) == [Seen("GET /1", 1, b"", ("reset",), 1), unanswered(1, "reset")]
 
 
-def test_a_hole_beyond_the_end_of_a_data_frame_starts_anew() -> None:
+def test_parsing_resumes_after_a_hole_beyond_a_data_frame() -> None:
     data = opening(headers(1, asking("/1")), DataFrame(1, b"0123456789"))
     turns = [Ask(data[:-5]), Lose(SEND, 30), Ask(b"tail"), Ask(sent(headers(5, asking("/5"))))]
     first, second = messages_of(turns)
@@ -944,7 +944,7 @@ def test_a_hole_beyond_the_end_of_a_data_frame_starts_anew() -> None:
 
 
 def numbered(talk: Talk, n: int) -> None:
-    """Exchange ``n``: every part of it carries its number."""
+    """Exchange ``n``, with its number in every part."""
     body = b"%d " % n * 9
     stream = talk.client.get_next_available_stream_id()
     talk.client.send_headers(stream, [*asking(f"/{n}", "POST"), ("n", str(n))])
@@ -985,7 +985,7 @@ def test_holes_never_mix_messages(data: st.DataObject, joined: bool, ended: bool
     ]
     ends = [Close(RECV), Close(SEND)] if ended else []
     for message in messages_of([*turns[skipped:], *ends], joined=joined):
-        # Each was answered, whether that was seen or not.
+        # Each one was answered, whether that was seen or not.
         assert "no_response" not in message.incomplete
         head = message.head
         number = str(((head.stream or 0) // 2 + 1) % 4)

@@ -38,7 +38,7 @@ sys.stdin.read()
 
 
 class StandInMap:
-    """Stands in for a map of the kernel's: BPF is only for guests."""
+    """Stands in for a kernel's map: BPF is only for guests."""
 
     def __init__(self) -> None:
         self.values: dict[bytes, bytes] = {}
@@ -52,7 +52,7 @@ class StandInMap:
 
 @contextmanager
 def blocked(how: str, sock: socket.socket) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """A process blocked in read or recv on ``sock``; yields it and its buffer's address."""
+    """Block a process in read or recv on ``sock``; yield it and its buffer's address."""
     with subprocess.Popen(
         [sys.executable, "-c", BLOCKS, how, str(sock.fileno())],
         pass_fds=[sock.fileno()],
@@ -86,7 +86,7 @@ def key(process: subprocess.Popen[str]) -> bytes:
 
 
 @pytest.mark.parametrize(("how", "flags"), [("recv", socket.MSG_PEEK), ("read", 0)])
-def test_a_call_in_flight_is_written(
+def test_a_call_in_flight_is_stored(
     pair: tuple[socket.socket, socket.socket], how: str, flags: int
 ) -> None:
     with blocked(how, pair[1]) as (process, pointer):
@@ -96,10 +96,10 @@ def test_a_call_in_flight_is_written(
         assert struct.unpack("=QQQ", entries.values[key(process)]) == (descriptor, pointer, flags)
 
 
-def test_a_call_that_ran_since_is_not_written(
+def test_a_call_that_ran_since_is_not_stored(
     pair: tuple[socket.socket, socket.socket],
 ) -> None:
-    """Its call may be one that the probe saw begin."""
+    """The probe may have seen its current call begin."""
     with blocked("recv", pair[1]) as (process, _):
         calls = InflightCalls(MACHINE)
         pair[0].send(b"x")
@@ -116,7 +116,7 @@ def test_a_call_that_has_ended_is_dropped_and_the_hook_goes_with_the_last(
     hook, other = os.pipe()
     with blocked("recv", pair[1]) as (process, _):
         calls = InflightCalls(MACHINE)
-        # Other processes of this machine are not part of this test.
+        # This test excludes other processes of this machine.
         calls.calls = [call for call in calls.calls if call.process == process.pid]
         entries = StandInMap()
         calls.write_to(entries, hook)  # type: ignore[arg-type]
@@ -134,7 +134,7 @@ def test_a_call_that_has_ended_is_dropped_and_the_hook_goes_with_the_last(
 
 
 @pytest.mark.parametrize(("how", "unix"), [("readv", False), ("recv", True)])
-def test_calls_that_are_not_written(
+def test_calls_that_are_not_stored(
     pair: tuple[socket.socket, socket.socket], how: str, unix: bool
 ) -> None:
     left, right = socket.socketpair()

@@ -46,14 +46,14 @@ def test_lines_are_written_with_flush_and_not_before(path: Path) -> None:
     assert lines(path) == [{"a": 1}]
 
 
-def test_a_full_batch_is_written_by_itself(path: Path) -> None:
+def test_a_full_batch_is_written_without_a_flush(path: Path) -> None:
     sink = JsonLines(path)
     sink.write({"a": "x" * 70_000})
     assert len(lines(path)) == 1
     sink.close()
 
 
-def test_a_file_that_was_renamed_is_begun_anew(path: Path) -> None:
+def test_a_renamed_file_is_replaced_by_a_new_one(path: Path) -> None:
     sink = JsonLines(path)
     old, older = path.with_suffix(".1"), path.with_suffix(".2")
     sink.write({"a": 1})
@@ -62,7 +62,7 @@ def test_a_file_that_was_renamed_is_begun_anew(path: Path) -> None:
     sink.write({"a": 2})
     sink.flush()
     path.rename(old)
-    # Nothing is said, so nothing is begun.
+    # Nothing is written, so no file is created.
     sink.flush()
     assert not path.exists()
     sink.write({"a": 3})
@@ -71,7 +71,7 @@ def test_a_file_that_was_renamed_is_begun_anew(path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-def test_a_file_that_was_renamed_and_made_again_is_appended_to(path: Path) -> None:
+def test_a_new_file_after_a_rename_is_appended_to(path: Path) -> None:
     sink = JsonLines(path)
     path.rename(path.with_suffix(".1"))
     path.write_text("{}\n")
@@ -81,7 +81,7 @@ def test_a_file_that_was_renamed_and_made_again_is_appended_to(path: Path) -> No
     assert lines(path.with_suffix(".1")) == []
 
 
-def test_a_directory_that_is_gone_is_said(tmp_path: Path) -> None:
+def test_reports_a_directory_that_is_gone(tmp_path: Path) -> None:
     directory = tmp_path / "logs"
     directory.mkdir()
     sink = JsonLines(directory / "out.jsonl")
@@ -110,7 +110,7 @@ def test_an_existing_file_is_appended_to(path: Path) -> None:
     assert lines(path) == [{"old": 1}, {"new": 2}]
 
 
-def test_a_half_line_of_an_earlier_crash_is_not_glued_to(path: Path) -> None:
+def test_a_partial_line_of_an_earlier_crash_is_terminated(path: Path) -> None:
     path.write_bytes(b'{"old":1}\n{"ha')
     sink = JsonLines(path)
     sink.write({"new": 2})
@@ -119,7 +119,7 @@ def test_a_half_line_of_an_earlier_crash_is_not_glued_to(path: Path) -> None:
 
 
 class Disk:
-    """``os.write`` on a disk with room for so many bytes, a few at a time."""
+    """``os.write`` on a disk with room for this many bytes, a few per call."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, room: int, at_once: int = 7) -> None:
         self.room, self.at_once = room, at_once
@@ -166,7 +166,7 @@ def test_a_full_disk_leaves_whole_lines_only(
     assert len(lines(path)) == 2 + room // 8
 
 
-def test_closing_on_a_full_disk_says_so_once_and_releases_the_file(
+def test_closing_on_a_full_disk_fails_once_and_releases_the_file(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sink = JsonLines(path)
@@ -193,9 +193,9 @@ def test_a_path_that_cannot_be_opened(tmp_path: Path, name: str, advice: str) ->
 
 @contextmanager
 def stdout() -> Iterator[int]:
-    """Put a pipe in the place of standard output; yield its reading end.
+    """Replace standard output with a pipe; yield its reading end.
 
-    No fixture: between a fixture and its test pytest puts its own file there again.
+    Not a fixture: between a fixture and its test, pytest installs its own file again.
     """
     kept = os.dup(1)
     reading, writing = os.pipe()
@@ -217,7 +217,7 @@ def test_standard_output_stays_open() -> None:
         assert os.read(reading, 100) == b'{"n":0}\n{"n":1}\n'
 
 
-def test_a_reader_that_has_gone() -> None:
+def test_a_closed_pipe() -> None:
     with stdout() as reading:
         sink = JsonLines(None)
         os.close(reading)

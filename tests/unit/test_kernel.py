@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the kernel's interface has in common, as far as it needs no kernel that loads."""
+"""The common parts of the kernel's interface, without a kernel that loads programs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from profiler.ingest.probe.kernel import is_compiling, is_preemptible
         ("#1 SMP PREEMPT_DYNAMIC Debian 6.1.158-1", "none (voluntary) full\n", False),
         ("#1 SMP PREEMPT_DYNAMIC Debian 7.2.12-1", "full (lazy) \n", True),
         ("#1 SMP PREEMPT_DYNAMIC", "none voluntary (full)\n", True),
-        # Nobody can tell: without debugfs, and built without a choice.
+        # Unknown: without debugfs, and not a fixed choice of the build.
         ("#1 SMP PREEMPT_DYNAMIC", None, True),
         ("#1 SMP PREEMPT_RT", None, True),
     ],
@@ -34,7 +34,7 @@ def test_whether_programs_are_preempted(
 @pytest.mark.parametrize(("setting", "compiling"), [("0\n", False), ("1\n", True), ("2\n", True)])
 def test_whether_bpf_is_compiled(tmp_path: Path, setting: str, compiling: bool) -> None:
     file = tmp_path / "bpf_jit_enable"
-    # A kernel that does not say so has no compiler.
+    # A kernel without this setting has no compiler.
     assert not is_compiling(file)
     file.write_text(setting)
     assert is_compiling(file) == compiling

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Looking names up in BTF; what is found is for guests to show (``tests/e2e``)."""
+"""Name lookup in BTF; the results are tested on guests (``tests/e2e``)."""
 
 from __future__ import annotations
 

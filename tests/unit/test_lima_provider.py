@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The provider lima, against tests/stand_in_limactl.py: no real limactl ran here."""
+"""The provider lima, against tests/stand_in_limactl.py: no real limactl was run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ GUEST = "debian-12"
 
 @pytest.fixture(autouse=True)
 def place(tmp_path, monkeypatch):
-    """An empty PATH and a Lima without instances; nobody asked for a provider."""
+    """An empty PATH and a Lima without instances; no provider is chosen."""
     home = tmp_path / "lima"
     home.mkdir()
     (tmp_path / "bin").mkdir()
@@ -42,7 +42,7 @@ def program(place, text):
 
 @pytest.fixture
 def installed(place):
-    """The stand-in, by the name of limactl."""
+    """Install the stand-in under the name limactl."""
     program(place, f'#!/bin/sh\nexec {sys.executable} {stand_in_limactl.__file__} "$@"\n')
 
 
@@ -65,7 +65,7 @@ def one(status="Running", name=GUEST, guest=GUEST, **more):
 
 @pytest.fixture
 def reachable(monkeypatch, place):
-    """An ssh that takes every address and runs commands here; a file says "provisioned"."""
+    """An ssh that accepts every address and runs commands here; a file marks it provisioned."""
     monkeypatch.setattr(lima, "PROVISIONED", str(place / "provisioned"))
     (place / "provisioned").touch(mode=0o755)
     (place / GUEST).mkdir(exist_ok=True)
@@ -97,7 +97,7 @@ def reachable(monkeypatch, place):
     )
 
 
-def test_without_limactl_nothing_runs_and_it_is_said(place):
+def test_without_limactl_nothing_runs(place):
     assert lima.running() == []
     assert lima.unavailable() == "limactl is not installed: install Lima 2.0 or newer"
 
@@ -118,7 +118,7 @@ def test_a_lima_that_is_too_old(installed, place, version):
     )
 
 
-def test_a_lima_that_refuses_to_work_says_why(installed, place):
+def test_a_lima_that_refuses_to_work_gives_its_reason(installed, place):
     (place / "as-root").touch()
     assert lima.unavailable() == (
         "`limactl list --json` ended with status 1: must not run as the root user"
@@ -140,7 +140,7 @@ def test_a_lima_that_is_broken(place, monkeypatch, text, says):
     assert says in lima.unavailable()
 
 
-def test_what_is_up_is_what_runs_of_our_templates(installed):
+def test_running_guests_are_those_from_our_templates(installed):
     has(
         one("Running", "mine", "ubuntu-24.04"),
         one("Stopped", "debian-13", "debian-13"),
@@ -152,9 +152,7 @@ def test_what_is_up_is_what_runs_of_our_templates(installed):
     assert choose_provider(guest="debian-13") == "qemu"
 
 
-def test_a_guest_that_runs_is_reached_as_its_configuration_for_ssh_says(
-    installed, reachable, place
-):
+def test_a_guest_is_reached_by_its_ssh_configuration(installed, reachable, place):
     has(one())
     guest = lima.attach(GUEST)
     assert (guest.address.host, guest.address.port, guest.address.user) == (
@@ -217,7 +215,7 @@ def test_a_guest_that_is_stopped_is_started_again_and_not_created(installed, pla
     assert left() == ["mine"]
 
 
-def test_what_does_not_come_up_goes_and_its_console_is_kept(installed, place):
+def test_a_failed_start_is_deleted_and_its_console_kept(installed, place):
     (place / "start-fails").touch()
     with pytest.raises(GuestError, match="ended with status 1: see above") as caught:
         lima.start(find_guest(GUEST))
@@ -225,7 +223,7 @@ def test_what_does_not_come_up_goes_and_its_console_is_kept(installed, place):
     assert left() == []
 
 
-def test_what_the_user_created_stays_although_it_does_not_start(installed, place):
+def test_an_instance_of_the_user_stays_after_a_failed_start(installed, place):
     has(one("Stopped"))
     (place / "start-fails").touch()
     with pytest.raises(GuestError):
@@ -233,7 +231,7 @@ def test_what_the_user_created_stays_although_it_does_not_start(installed, place
     assert left() == [GUEST]
 
 
-def test_an_instance_of_somebody_else_that_has_the_name_is_let_be(installed, place):
+def test_a_foreign_instance_with_the_same_name_is_kept(installed, place):
     has(one("Stopped", GUEST, None))
     with pytest.raises(GuestError, match="instance debian-12 that is not from lima/"):
         lima.start(find_guest(GUEST))
@@ -262,7 +260,7 @@ def test_a_guest_without_a_template(installed):
         lima.start(find_guest("debian-11"))
 
 
-def test_a_guest_is_ended_with_its_disk(installed, place):
+def test_stopping_a_guest_removes_its_disk(installed, place):
     has(one("Running", "mine"))
     assert lima.stop(GUEST)
     assert calls(place)[-1] == "delete --force mine"
@@ -282,7 +280,7 @@ def test_the_command_line_brings_a_guest_up_once_and_takes_it_down(
     assert "debian-12 is up already" in captured.err
 
 
-def test_the_command_line_says_in_one_line_what_is_wrong(place, capsys):
+def test_errors_are_one_line(place, capsys):
     assert command_line.main(["--provider", "lima", "up", GUEST]) == 125
     assert capsys.readouterr().err.splitlines() == [
         "provisioning: provider lima cannot be used: limactl is not installed:"

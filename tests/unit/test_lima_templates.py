@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The templates in lima/: against Lima's schema where there is one, and against guests.toml."""
+"""The templates in lima/, checked against Lima's schema if it is there, and guests.toml."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TEMPLATES = sorted(lima.TEMPLATES.glob("*.yaml"))
 GUESTS = [path for path in TEMPLATES if path.stem != "base"]
 BASE = lima.TEMPLATES / "base.yaml"
 
-# It is Lima's, and so not in this repository.
+# The schema is Lima's, so this repository does not contain it.
 BESIDE = REPOSITORY.parent / "shared" / "lima-template.schema.json"
 
 names = pytest.mark.parametrize("path", GUESTS, ids=lambda path: path.stem)
@@ -39,7 +39,7 @@ def schema():
     path = Path(named) if named else BESIDE
     if not named and not path.exists():
         pytest.skip(f"no schema of Lima's templates: {path}; LIMA_TEMPLATE_SCHEMA names another")
-    # A schema that was named and is not there, or that cannot be read, is a failure.
+    # A schema that was named but is missing or unreadable is a failure.
     document = yaml.safe_load(path.read_text())
     jsonschema.Draft202012Validator.check_schema(document)
     return jsonschema.Draft202012Validator(document)
@@ -91,22 +91,22 @@ def test_a_mistake_in_a_template_is_found(schema, mistake):
     assert list(schema.iter_errors(template))
 
 
-def test_every_release_that_lima_is_to_have():
+def test_every_release_has_a_template():
     ubuntu = [f"ubuntu-{release}" for release in ("20.04", "22.04", "24.04", "26.04")]
     assert [path.stem for path in GUESTS] == ["debian-12", "debian-13", *ubuntu]
 
 
 @names
-def test_a_template_is_its_image_the_base_and_the_guests_name(path):
+def test_a_template_has_an_image_the_base_and_a_guest(path):
     assert load(path) == {
-        # Lima's own: the release's images for each architecture, by date and digest.
+        # Lima's own template: the release's images for each architecture, by date and digest.
         "base": [f"template:_images/{path.stem}", BASE.name],
         "param": {"guest": path.stem},
     }
 
 
 @names
-def test_a_template_is_of_a_guest_and_gives_it_what_the_table_says(path):
+def test_a_template_matches_the_table_of_guests(path):
     spec = load_catalog()[path.stem]
     base = load(BASE)
     assert base["cpus"] == spec.cpus
@@ -114,7 +114,7 @@ def test_a_template_is_of_a_guest_and_gives_it_what_the_table_says(path):
     assert spec.memory % 1024 == 0
 
 
-def test_the_base_asks_for_the_lima_that_the_provider_asks_for():
+def test_the_base_and_the_provider_require_the_same_lima():
     assert load(BASE)["minimumLimaVersion"] == ".".join(map(str, lima.OLDEST))
 
 
@@ -128,13 +128,13 @@ def scripts():
 
 
 @pytest.mark.parametrize("script", scripts(), ids=["provision", "probe"])
-def test_a_script_says_who_runs_it_and_can_be_read_by_it(script, tmp_path):
+def test_a_script_names_its_shell_and_is_valid(script, tmp_path):
     interpreter = script.partition("\n")[0]
     assert interpreter in ("#!/bin/sh", "#!/bin/bash")
     subprocess.run([interpreter[2:], "-n"], input=script.encode(), check=True)
     file = tmp_path / "script"
     file.write_text(script)
-    # Beside this Python: it is among the dependencies of the tests.
+    # Beside this Python, as a dependency of the tests.
     shellcheck = Path(sys.executable).with_name("shellcheck")
     checked = subprocess.run([shellcheck, file], capture_output=True, text=True, check=False)
     assert checked.stdout == ""
@@ -201,7 +201,7 @@ def test_the_probe_is_false_when_the_profiler_cannot_attach(probe, profiler):
     assert probe(profiler).returncode != 0
 
 
-def test_the_probe_is_false_and_says_why_when_provisioning_failed(probe):
+def test_the_probe_reports_failed_provisioning(probe):
     done = probe(CAPTURES, why="http-profiler: no clone\n")
     assert done.returncode == 1
     assert done.stderr == "http-profiler: no clone\n"
@@ -240,7 +240,7 @@ def provision(tmp_path):
 
 
 @pytest.mark.parametrize("clone", [".", "http-profiler", "src/of mine/deep/http-profiler"])
-def test_the_clone_is_found_in_what_is_mounted(provision, clone, tmp_path):
+def test_the_clone_is_found_in_the_mount(provision, clone, tmp_path):
     (tmp_path / "shared" / "other" / "lima").mkdir(parents=True)
     (tmp_path / "shared" / "other" / "lima" / "base.yaml").write_text("cpus: 2\n")
     done = provision(clone)
@@ -262,9 +262,7 @@ def test_the_clone_is_found_in_what_is_mounted(provision, clone, tmp_path):
         (["."], 125, "the playbook failed: see /var/log/cloud-init-output.log"),
     ],
 )
-def test_what_keeps_a_guest_from_provisioning_itself_is_kept_for_the_probe(
-    provision, tmp_path, clones, playbook, says
-):
+def test_provisioning_errors_are_stored_for_the_probe(provision, tmp_path, clones, playbook, says):
     done = provision(*clones, playbook=playbook)
     assert done.returncode == 1
     trouble = (tmp_path / "trouble").read_text()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What can be tested of loading without a kernel that loads."""
+"""The parts of loading that can be tested without a kernel that loads."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ ADD_32 = struct.pack("=BBhi", 0xC3, 0x12, 8, 0)
 EXIT = struct.pack("=BBhi", 0x95, 0, 0, 0)
 
 
-def test_a_machine_whose_calls_are_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_architecture(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel.platform, "machine", lambda: "s390x")
     with pytest.raises(ProbeError, match=r"bpf\(2\) on s390x is not known: .* x86_64, aarch64"):
         kernel.bpf(0, b"")
 
 
-def test_what_libc_has_no_words_for() -> None:
+def test_errors_unknown_to_libc() -> None:
     assert kernel.why(524) == (
         "this kernel does not support it (fexit on arm64 came with Linux 6.4)"
     )
 
 
-def test_atomic_additions_are_made_to_return_what_was_there() -> None:
+def test_atomic_additions_return_the_old_value() -> None:
     assert load.with_fetch(ADD + EXIT + ADD) == FETCH_ADD + EXIT + FETCH_ADD
 
 
 def test_other_instructions_stay() -> None:
-    # The second half of a 64-bit constant may look like anything but an atomic addition:
-    # its opcode is 0.
+    # The second half of a 64-bit constant may contain anything, but never looks like an atomic
+    # addition: its opcode is 0.
     constant = struct.pack("=BBhi", 0x18, 1, 0, 0xDB) + struct.pack("=BBhi", 0, 0, 0, 0xDB)
     code = ADD_32 + constant + EXIT
     assert load.with_fetch(code) == code
@@ -60,7 +60,7 @@ def test_values_are_written_over_their_placeholders() -> None:
     other = load_constant(0x1122334455667788, 3)
     first, second = CALLING_PLACEHOLDER, FILTER_PLACEHOLDER
     code = load_constant(first, 1) + other + load_constant(first, 7) + load_constant(second, 1)
-    # The first value looks like the second placeholder.
+    # The first value has the bytes of the second placeholder.
     assert load.with_constants(code, {first: second, second: 0x0504030201}) == (
         load_constant(second, 1) + other + load_constant(second, 7) + load_constant(0x0504030201, 1)
     )
@@ -73,7 +73,7 @@ def test_loads_from_a_context_are_moved_to_where_its_parameters_are() -> None:
     first, second = PARAMETER_PLACEHOLDER, PARAMETER_PLACEHOLDER + 8
     narrow = struct.pack("=BBhi", 0x61, 0x12, first, 0)
     code = load_64(first) + load_64(24) + narrow + load_64(second, 0x34) + load_64(-8)
-    # Where the first goes, the second stood.
+    # The first load moves to the second one's original offset.
     assert load.with_offsets(code, {first: second, second: 16}) == (
         load_64(second) + load_64(24) + narrow + load_64(16, 0x34) + load_64(-8)
     )
@@ -83,7 +83,7 @@ def test_a_helper_s_call_becomes_one_of_a_kernel_function() -> None:
     def call(number: int, source: int = 0) -> bytes:
         return struct.pack("=BBhi", 0x85, source << 4, 0, number)
 
-    # A call of a function of the program has the other mark, and a distance for a number.
+    # A call of a function in the program has the other mark, and a distance instead of a number.
     code = call(14) + call(4711) + call(4711, source=1) + EXIT
     assert load.with_function(code, 4711) == (
         call(14) + call(4711, source=2) + call(4711, source=1) + EXIT
@@ -107,6 +107,6 @@ def test_the_attributes_are_as_long_as_the_kernel_s() -> None:
     assert kernel.EVENT.size == 72
 
 
-def test_a_tracepoint_that_is_not_there_is_named() -> None:
+def test_a_missing_tracepoint_is_named() -> None:
     with pytest.raises(ProbeError, match="no tracepoint syscalls:sys_enter_nothing"):
         load.attach(-1, Attachment(TRACEPOINT, "syscalls:sys_enter_nothing", "f"))

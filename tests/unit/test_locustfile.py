@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the load test ends, without Locust: users are simulated by calls inside calls."""
+"""The end of the load test, without Locust: nested calls simulate users."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from provisioning.host import REPOSITORY
 
 
 class HttpUser:
-    """What is used of Locust's: ``waiting`` is what goes on while a user waits for an answer."""
+    """The part of Locust's class in use; ``waiting`` runs while a user waits for a response."""
 
     def __init__(self, events: list[str], waiting: Callable[[str], None]) -> None:
         runner = SimpleNamespace(quit=lambda: events.append("quit"))
@@ -35,7 +35,7 @@ class HttpUser:
 
 @pytest.fixture
 def load_test(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Any]:
-    """Load the file for so many requests."""
+    """Load the file with this many requests."""
     events = SimpleNamespace(quitting=SimpleNamespace(add_listener=lambda function: function))
     for name, contents in {
         "gevent": {"spawn": lambda function: function()},

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What can be tested of the maps and buffers without a kernel that makes them."""
+"""The parts of maps and buffers that can be tested without a kernel that creates them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def load_constant(value: int, source: int = 0) -> bytes:
 
 
 def test_a_map_is_described_by_a_constant() -> None:
-    # As DEFINE_MAP of bpf/helpers.h puts it together.
+    # As DEFINE_MAP in bpf/helpers.h defines it.
     value = 6 << 56 | 4 << 48 | 70000 << 24 | 65536
     assert described(load_constant(value)) == Shape(type=6, key=4, value=70000, entries=65536)
 
@@ -47,10 +47,10 @@ def test_maps_are_written_over_their_numbers() -> None:
 
 
 class FakeRing:
-    """Writes as the kernel does, into a file that stands for a ring buffer's memory.
+    """Writes as the kernel does, to a file in place of a ring buffer's memory.
 
-    The second copy of the data, which the kernel maps behind the first, is written
-    by hand.
+    The kernel maps a second copy of the data after the first; here it is written
+    explicitly.
     """
 
     def __init__(self, size: int) -> None:
@@ -84,14 +84,14 @@ class FakeRing:
 
 @pytest.fixture
 def ring(monkeypatch: pytest.MonkeyPatch) -> tuple[FakeRing, RingBuffer]:
-    # A file cannot be waited for.
+    # epoll cannot wait for a file.
     monkeypatch.setattr("profiler.ingest.probe.ring.select.epoll", _NoEpoll)
     fake = FakeRing(PAGE)
     return fake, RingBuffer(fake.descriptor, PAGE)
 
 
 class _NoEpoll:
-    """Of what it was asked it remembers how long to wait."""
+    """Remembers the timeouts of its polls."""
 
     def __init__(self) -> None:
         self.waited: list[float] = []
@@ -117,7 +117,7 @@ def test_records_in_their_order(ring: tuple[FakeRing, RingBuffer]) -> None:
 
 
 def test_only_a_batch_is_taken_without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The probe wakes the reader when one has come together (``output()`` in bpf/call.h)."""
+    """The probe wakes the reader when a batch is complete (``output()`` in bpf/call.h)."""
     epoll = _NoEpoll()
     monkeypatch.setattr("profiler.ingest.probe.ring.select.epoll", lambda: epoll)
     fake = FakeRing(PAGE)
@@ -132,7 +132,7 @@ def test_only_a_batch_is_taken_without_waiting(monkeypatch: pytest.MonkeyPatch) 
     assert epoll.waited == [0.1]
 
 
-def test_a_record_that_is_being_written_is_waited_for(ring: tuple[FakeRing, RingBuffer]) -> None:
+def test_reading_waits_for_a_record_being_written(ring: tuple[FakeRing, RingBuffer]) -> None:
     fake, buffer = ring
     fake.write(b"first")
     before = fake.end
@@ -144,7 +144,7 @@ def test_a_record_that_is_being_written_is_waited_for(ring: tuple[FakeRing, Ring
     assert buffer.poll(0) == [b"second", b"third"]
 
 
-def test_a_discarded_record_is_stepped_over(ring: tuple[FakeRing, RingBuffer]) -> None:
+def test_a_discarded_record_is_skipped(ring: tuple[FakeRing, RingBuffer]) -> None:
     fake, buffer = ring
     fake.write(b"thrown away", flags=1 << 30)
     fake.write(b"kept")
@@ -152,7 +152,7 @@ def test_a_discarded_record_is_stepped_over(ring: tuple[FakeRing, RingBuffer]) -
 
 
 def test_round_and_round(ring: tuple[FakeRing, RingBuffer]) -> None:
-    """Records lie across the end of the ring, and no batch keeps the ring full for long."""
+    """Records cross the end of the ring, and no batch keeps the ring full for long."""
     fake, buffer = ring
     written: list[bytes] = []
     seen: list[bytes] = []
@@ -191,7 +191,7 @@ BPF = Path(__file__).parents[2] / "bpf"
 SIZES = {"u8": 1, "u32": 4, "u64": 8}
 
 
-def test_the_verdict_stands_where_it_is_written() -> None:
+def test_the_offset_of_the_verdict() -> None:
     """bcc.py reads struct connection of bpf/connection.h up to its verdict, which it writes."""
     text = (BPF / "connection.h").read_text()
     structure = text[text.index("struct connection {") : text.index("};")]

@@ -39,7 +39,7 @@ def test_each_kernel_is_there_once() -> None:
     assert the_range() == ["debian-11", "debian-12", "debian-13", "debian-14"]
 
 
-def test_what_is_collected(tmp_path: Path) -> None:
+def test_the_collected_results(tmp_path: Path) -> None:
     said = document("6.1.0")
     (tmp_path / "debian-12.socket.json").write_text(json.dumps(said))
     assert collect("debian-12", "today", JUNIT, tmp_path) == Seen(
@@ -89,13 +89,13 @@ def test_failures_are_named() -> None:
         ("-vv --tb=short -ra --durations 5", ""),
         ("-v -k test_doctor -s", "-k test_doctor"),
         ("tests/e2e/test_doctor.py -q", "tests/e2e/test_doctor.py"),
-        # What is not known may choose.
+        # An unknown option may select tests.
         ("--lf", "--lf"),
         # Not -v and a word.
         ("--verbosity-of-ours", "--verbosity-of-ours"),
     ],
 )
-def test_what_only_shows_is_no_selection(arguments: str, selected: str) -> None:
+def test_display_options_are_no_selection(arguments: str, selected: str) -> None:
     assert selection(arguments.split()) == selected.split()
     text = page([Seen("debian-12", "today", {"passed": 1}, [], {}, arguments)])
     assert f"| {f'`{selected}`' if selected else 'all'} | 1 passed |" in text

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The bounds of memory: what is counted is what is taken, and the oldest idle connection goes."""
+"""Memory limits: counted bytes match real ones, and the longest idle connection is dropped."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_the_connection_that_was_idle_for_longest_goes_first() -> None:
     assert (memory.total, len(memory)) == (100, 2)
 
 
-def test_a_connection_that_is_gone_holds_nothing() -> None:
+def test_a_closed_connection_holds_nothing() -> None:
     memory = Memory(100, 100)
     memory.use(1, 60)
     assert memory.use(1, 0) == []
@@ -69,14 +69,14 @@ def test_a_connection_that_is_gone_holds_nothing() -> None:
     assert (memory.total, len(memory)) == (0, 0)
 
 
-def test_one_that_holds_more_than_one_may_is_given_up_itself() -> None:
+def test_a_connection_beyond_its_own_limit_is_dropped() -> None:
     memory = Memory(50, 100)
     memory.use(1, 10)
     assert memory.use(2, 51) == [2]
     assert (memory.total, len(memory)) == (10, 1)
 
 
-def test_what_is_open_on_a_connection_that_is_given_up_is_written_and_counted() -> None:
+def test_open_messages_of_a_dropped_connection_are_written_and_counted() -> None:
     run = Run(max_memory=10_000)
     wires = [Wire(socket=n + 1) for n in range(20)]
     for n, each in enumerate(wires):
@@ -88,13 +88,13 @@ def test_what_is_open_on_a_connection_that_is_given_up_is_written_and_counted() 
     assert run.lines[0]["body"] == "abc"
     assert len(run.pipeline._streams) == len(run.pipeline._messages) == 20 - given_up
     assert run.counted <= 10_000
-    # The others go on as if nothing had been.
+    # The others continue unaffected.
     run.feed(wires[-1].send(b"defghi"), wires[-1].recv(OK))
     assert [line.get("incomplete") for line in run.lines[-2:]] == [None, None]
     assert run.lines[-1]["request"]["url"] == "/19"
 
 
-def test_a_connection_that_was_given_up_is_read_again_from_its_next_message_on() -> None:
+def test_a_dropped_connection_resumes_at_its_next_message() -> None:
     run = Run(max_memory=10_000)
     first = Wire(socket=1)
     run.feed(first.send(POST % 0))
@@ -116,7 +116,7 @@ def test_one_connection_may_hold_only_so_much() -> None:
     assert len(run.lines) == INFLIGHT_MAX
 
 
-def test_chunks_that_came_too_early_count() -> None:
+def test_early_chunks_count() -> None:
     run = Run(max_connection_memory=100_000)
     one = Wire()
     run.feed(one.send(GET % 1))
@@ -130,7 +130,7 @@ def test_chunks_that_came_too_early_count() -> None:
     assert run.pipeline.account.given_up == 1
 
 
-def test_what_ended_or_is_not_http_holds_nothing() -> None:
+def test_ended_or_non_http_connections_hold_nothing() -> None:
     run = Run()
     one, other = Wire(socket=1), Wire(socket=2)
     run.feed(one.send(GET % 1), one.recv(OK), other.send(b"\x16\x03"), other.send(b"under way"))
@@ -152,7 +152,7 @@ def test_what_ended_or_is_not_http_holds_nothing() -> None:
     )
 )
 def test_memory_stays_within_its_bound(moves: list[tuple[int, int, bytes | int | None]]) -> None:
-    """Whatever connections send, lose and end; and when all have ended nothing is held."""
+    """Whatever connections send, lose and end; after all have ended, nothing is held."""
     run = Run(max_memory=6000, max_connection_memory=4000)
     wires = [Wire(socket=n + 1) for n in range(10)]
     for socket, direction, data in moves:
@@ -190,7 +190,7 @@ SHAPES = {
 
 
 def opened(run: Run, shape: list[bytes], count: int, unmeasured: int = 0) -> int:
-    """Open connections of a shape; return the bytes that all but the first take of Python."""
+    """Open connections of a shape; return Python's memory for all of them but the first."""
     for n in range(count):
         if n == unmeasured:
             tracemalloc.start()
@@ -205,10 +205,10 @@ def opened(run: Run, shape: list[bytes], count: int, unmeasured: int = 0) -> int
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
-def test_what_is_counted_is_what_is_taken(
+def test_the_counted_bytes_are_the_real_ones(
     shape: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # A table of fixed size, which comes on top.
+    # Excluding a table of fixed size.
     monkeypatch.setattr(record, "_CONSTANTS_MAX", 1)
     run = Run(max_memory=1 << 40)
     taken = opened(run, shape, 2000)
@@ -217,7 +217,7 @@ def test_what_is_counted_is_what_is_taken(
 
 def test_a_hundred_thousand_half_open_connections_stay_within_the_bound() -> None:
     run = Run(max_memory=8_000_000)
-    # Tracing is slow, and nothing is left of the first ones.
+    # Tracing is slow, and nothing remains of the first connections.
     taken = opened(run, SHAPES["half a head"], 100_000, unmeasured=80_000)
     account = run.pipeline.account
     assert run.counted <= 8_000_000

@@ -17,15 +17,15 @@ def test_records_of_several_cpus_are_sorted_by_time() -> None:
     assert Order().arrange([at(5), at(9), at(2), at(7)], polled=100) == [at(2), at(5), at(7), at(9)]
 
 
-def test_what_is_younger_than_the_poll_waits_for_the_next() -> None:
+def test_records_newer_than_the_poll_wait_for_the_next() -> None:
     order = Order()
     assert order.arrange([at(12), at(5)], polled=10) == [at(5)]
-    # An older one, which another CPU wrote while the first was polled.
+    # An older record, which another CPU wrote while the first CPU's buffer was polled.
     assert order.arrange([at(11)], polled=20) == [at(11), at(12)]
     assert order.rest() == []
 
 
-def test_nothing_waits_for_ever() -> None:
+def test_nothing_waits_forever() -> None:
     order = Order()
     order.arrange([at(12)], polled=10)
     assert order.rest() == [at(12)]

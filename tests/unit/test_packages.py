@@ -27,7 +27,7 @@ FILES = REPOSITORY / "packages" / "files"
 
 
 def options() -> Iterator[tuple[str, str]]:
-    """Every command, and every option of it."""
+    """Yield every command, and each of its options."""
     parser = cli.build_parser()
     for command, each in {"": parser, **commands_of(parser)}.items():
         for line in re.findall(r"^  -.*", each.format_help(), re.MULTILINE):
@@ -80,7 +80,7 @@ def test_no_word_of_the_manual_is_a_request() -> None:
 
 
 @pytest.mark.parametrize("shell", SHELLS)
-def test_a_shell_takes_its_completion(shell: str, tmp_path: Path) -> None:
+def test_each_shell_accepts_its_completion(shell: str, tmp_path: Path) -> None:
     file = tmp_path / "completion"
     file.write_text(completion(cli.build_parser(), shell))
     done = subprocess.run([shell, "-n", file], capture_output=True, text=True, check=False)

@@ -60,13 +60,13 @@ def test_both_ends_are_one() -> None:
 
 
 @pytest.mark.parametrize("role", ["client", "server"])
-def test_an_end_alone_is_told_at_once(role: str) -> None:
+def test_a_single_end_is_emitted_at_once(role: str) -> None:
     pairing = Pairing(0)
     pairing.add(message("request", role))
     assert states(pairing.add(message("response", role))) == ["over"]
 
 
-def test_where_both_ends_have_one_address_the_other_one_may_come() -> None:
+def test_with_one_address_the_other_end_may_follow() -> None:
     pairing = Pairing(0)
     here = {"source_ip": "192.0.2.1", "dest_ip": "192.0.2.1"}
     pairing.add(message("request", "server", **here))
@@ -74,13 +74,13 @@ def test_where_both_ends_have_one_address_the_other_one_may_come() -> None:
     assert pairing.expire(pairing.now + GRACE - 1) == []
     [told] = pairing.expire(pairing.now + 1)
     assert told.exchange.client is None
-    # What comes too late is of the same exchange.
+    # A late message belongs to the same exchange.
     assert pairing.add(message("request", "client", 2, **here)) == []
     assert pairing.add(message("response", "client", 2, **here)) == []
     assert pairing.finish() == []
 
 
-def test_the_client_is_waited_for_but_not_for_long() -> None:
+def test_the_wait_for_the_client_is_short() -> None:
     pairing = Pairing(0)
     for kind, role in (("request", "client"), ("request", "server"), ("response", "server")):
         assert pairing.add(message(kind, role)) == []
@@ -101,7 +101,7 @@ def test_without_sequence_the_number_joins() -> None:
     assert told.exchange.client and told.exchange.server
 
 
-def test_a_request_that_waits_is_told_once_and_again_when_it_is_over() -> None:
+def test_a_pending_request_is_emitted_once_and_again_when_complete() -> None:
     pairing = Pairing(0)
     pairing.add(message("request", "client"))
     pairing.add(message("request", "server"))
@@ -112,7 +112,7 @@ def test_a_request_that_waits_is_told_once_and_again_when_it_is_over() -> None:
     assert states(pairing.add(message("response", "client", 20))) == ["over"]
 
 
-def test_a_request_that_was_broken_off_gets_none() -> None:
+def test_an_aborted_request_gets_no_response() -> None:
     pairing = Pairing(0)
     assert pairing.add(message("request", "client", incomplete=["reset"])) == []
     [told] = pairing.expire(pairing.now + GRACE)
@@ -120,7 +120,7 @@ def test_a_request_that_was_broken_off_gets_none() -> None:
     assert told.exchange.incomplete == ("reset",)
 
 
-def test_the_end_of_the_capture_tells_what_is_open() -> None:
+def test_the_end_of_the_capture_emits_open_exchanges() -> None:
     pairing = Pairing(0)
     pairing.add(message("request", "client"))
     pairing.add(message("request", "server"))
@@ -138,14 +138,14 @@ def test_interim_and_early_responses() -> None:
     assert told.exchange.response and told.exchange.response["status_code"] == 413
 
 
-def test_a_response_of_nothing_that_was_seen() -> None:
+def test_a_response_without_any_request() -> None:
     record = message("response", "client")
     del record["exchange"]
     [told] = Pairing(0).add(record)
     assert told.state == "over" and told.exchange.asked == {}
 
 
-def test_what_comes_late_is_told_if_something_is_missing_of_it() -> None:
+def test_late_messages_are_emitted_if_incomplete() -> None:
     pairing = Pairing(0)
     pairing.add(message("request", "server"))
     pairing.add(message("response", "server"))
@@ -154,7 +154,7 @@ def test_what_comes_late_is_told_if_something_is_missing_of_it() -> None:
     assert told.state == "late" and told.exchange.incomplete == ("lost",)
 
 
-def test_a_number_that_comes_again_is_another_exchange() -> None:
+def test_a_reused_number_is_another_exchange() -> None:
     pairing = Pairing(0)
     for at in (1, 2):
         pairing.add(message("request", "client", at, sequence=at))
@@ -163,7 +163,7 @@ def test_a_number_that_comes_again_is_another_exchange() -> None:
     assert states(pairing.add(message("request", "client", 4, sequence=4))) == ["over"]
 
 
-def test_bodies_are_cut() -> None:
+def test_bodies_are_truncated() -> None:
     pairing = Pairing(5)
     text = message("request", "client", body="0123456789", raw_payload="x", connection="2")
     coded = message("request", "server", body="0123456789", body_encoding="base64")
@@ -203,7 +203,7 @@ def test_memory_is_bounded_by_number_and_by_size() -> None:
     assert pairing.finish() == []
 
 
-def test_the_demo_is_told_as_a_report_tells_it() -> None:
+def test_the_demo_is_paired_as_in_a_report() -> None:
     records = [json.loads(line) for line in DEMO.read_text().splitlines()]
     pairing = Pairing(0)
     told = [one for record in records for one in pairing.add(record)] + pairing.finish()
@@ -212,9 +212,9 @@ def test_the_demo_is_told_as_a_report_tells_it() -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_a_capture_is_told_as_a_report_tells_it(seed: int) -> None:
+def test_a_capture_is_paired_as_in_a_report(seed: int) -> None:
     records = sorted(sample_capture.records(500, seed), key=lambda record: record["timestamp"])
-    # Ends, and threads, come in another order than they spoke.
+    # The ends, and threads, arrive in another order than they communicated.
     chance = random.Random(seed)
     for at in range(0, len(records) - 4, 4):
         part = records[at : at + 4]
@@ -233,8 +233,8 @@ def test_a_capture_is_told_as_a_report_tells_it(seed: int) -> None:
     assert names(one.exchange for one in told if one.state == "over") == names(report)
 
 
-def test_what_a_record_holds_is_what_is_counted() -> None:
-    """Counted in real bytes: within a quarter of what Python takes for it."""
+def test_the_counted_bytes_of_a_record_are_the_real_ones() -> None:
+    """The count is within a quarter of the bytes that Python really takes."""
     lines = (Path(__file__).parents[1] / "replay/cases/demo/expected.jsonl").read_bytes()
     line = lines.splitlines()[0]
     tracemalloc.start()
@@ -264,7 +264,7 @@ def test_a_switch_to_http2_is_three_exchanges(is_live: bool) -> None:
 
 
 def test_an_interim_response_after_the_final_one_is_of_the_same_exchange() -> None:
-    """Lines of several files need not come in order."""
+    """Lines of several files may be out of order."""
     kinds = ("request", 103), ("response", 200), ("response", 103)
     records = [message(kind, "client", status_code=status) for kind, status in kinds]
     (one,) = Exchanges(records)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pipeline: damaged records, and what its route cannot see."""
+"""The pipeline: damaged records, and the limits of each route."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.unit.wires import Wire
         b'{"send": {"seen": {"calls": "x"}, "forwarded": {}, "filtered": {}, "lost": {}}}',
     ],
 )
-def test_counts_that_are_damaged_are_refused(document: bytes) -> None:
+def test_damaged_counts_are_refused(document: bytes) -> None:
     class Sink:
         def write(self, record: object) -> None:
             raise AssertionError(record)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Precedence of the ring's reader: taken while it is behind, and given back."""
+"""The ring reader's priority: raised while it is behind, and then restored."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from profiler.ingest.probe.ring import batch_bytes
 
 RING = 1 << 24
 BATCH, MUCH = batch_bytes(RING), RING // 4
-# What waits in the ring and what is held at each poll, and whether precedence is taken then.
+# At each poll: the bytes in the ring and those held, and whether the priority is then raised.
 POLLS = [
     ((BATCH // 2, 0), False),
     ((BATCH * 2, 0), False),
@@ -32,20 +32,20 @@ needs_permission = pytest.mark.skipif(
 
 
 def run_in_thread(function: Callable[[], None]) -> None:
-    """A thread has a policy of its own, and it ends with it."""
+    """A thread has its own policy, which ends with the thread."""
     thread = threading.Thread(target=function)
     thread.start()
     thread.join()
 
 
 def policies(chosen: int = os.SCHED_OTHER, nice: int = 0) -> list[int]:
-    """A thread's policy after each poll, and behind it all."""
+    """Return a thread's policy after each poll, and at the end."""
     seen: list[int] = []
 
     def follow() -> None:
         if chosen != os.SCHED_OTHER:
             os.sched_setscheduler(0, chosen, os.sched_param(0))
-        if nice or os.geteuid() == 0:  # The tests may be niced themselves.
+        if nice or os.geteuid() == 0:  # The tests may run under nice.
             os.setpriority(os.PRIO_PROCESS, 0, nice)
         precedence = Precedence(RING)
         for (waiting, held), _ in POLLS:
@@ -65,7 +65,7 @@ def test_taken_when_behind_and_given_back_when_caught_up() -> None:
 
 
 @needs_permission
-def test_what_it_starts_is_not_like_it() -> None:
+def test_child_processes_do_not_inherit_it() -> None:
     said: list[str] = []
 
     def follow() -> None:
@@ -78,13 +78,13 @@ def test_what_it_starts_is_not_like_it() -> None:
     assert said == [f"{os.SCHED_OTHER}\n"]
 
 
-def test_where_others_go_first_they_do() -> None:
+def test_a_lower_priority_stays() -> None:
     assert set(policies(os.SCHED_IDLE)) == {os.SCHED_IDLE}
     assert set(policies(nice=5)) == {os.SCHED_OTHER}
 
 
 def test_without_permission_it_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    # A stand-in for the system call, since tests may run as root.
+    # A stand-in for the system call, because tests may run as root.
     def refused(*_: object) -> None:
         raise PermissionError
 

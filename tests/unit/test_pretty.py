@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lines for people: what they say, on a terminal and elsewhere."""
+"""Lines for people: their content, on a terminal and elsewhere."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.terminal import PROFILER, ROOT, Terminal
 
 DEMO = ROOT / "tests" / "replay" / "cases" / "demo" / "capture"
 REPLAY = [*PROFILER, "replay", str(DEMO)]
-# Of the demo's second exchange, whose times are those of the recording.
+# The demo's second exchange, with the times of the recording.
 HEALTHZ = (
     r"23:28:51\.127 python3→gunicorn       GET     127\.0\.0\.1:8080/healthz +"
     r"200    195 B  55\.5 ms"
@@ -100,27 +100,27 @@ def test_without_colours(environment: dict[str, str]) -> None:
     assert b"\x1b" not in terminal.sent
 
 
-def test_an_empty_no_color_says_nothing() -> None:
+def test_an_empty_no_color_is_ignored() -> None:
     with Terminal(REPLAY, NO_COLOR="") as terminal:
         terminal.end()
     assert b"\x1b[32m" in terminal.sent
 
 
 @pytest.mark.parametrize(("option", "is_pretty"), [("jsonl", False), ("pretty", True)])
-def test_a_format_that_is_asked_for(option: str, is_pretty: bool) -> None:
+def test_a_requested_format(option: str, is_pretty: bool) -> None:
     with Terminal([*REPLAY, "--format", option]) as terminal:
         terminal.end()
     assert (b'{"timestamp":' not in terminal.sent) is is_pretty
 
 
-def test_a_file_gets_json_even_if_a_terminal_looks_on(tmp_path: Path) -> None:
+def test_a_file_gets_json_even_with_a_terminal(tmp_path: Path) -> None:
     with Terminal([*REPLAY, "--output", str(tmp_path / "out")]) as terminal:
         text = terminal.end()
     assert "secrets are shown" in text
     assert (tmp_path / "out").read_text().startswith('{"timestamp":')
 
 
-def test_who_hides_secrets_unless_told(tmp_path: Path) -> None:
+def test_formats_that_hide_secrets_by_default(tmp_path: Path) -> None:
     for form, redact, hides in (
         ("pretty", None, True),
         ("pretty", False, False),
@@ -167,7 +167,7 @@ def test_what_is_missing_is_visible(
         assert word in line
 
 
-def test_a_request_that_waits_has_a_line(tmp_path: Path) -> None:
+def test_a_pending_request_has_a_line(tmp_path: Path) -> None:
     later = message("request", timestamp="2026-01-01T00:00:07Z", exchange="2-1")
     lines = pretty([message("request"), later, message("response")], tmp_path / "out")
     assert [re.search(r" (wait|none|200) ", f"{line} ")[1] for line in lines] == [  # type: ignore[index]
@@ -175,7 +175,7 @@ def test_a_request_that_waits_has_a_line(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_the_clock_tells_what_waits(tmp_path: Path) -> None:
+def test_pending_requests_are_emitted_by_the_clock(tmp_path: Path) -> None:
     now = 1_767_225_601_000_000_000
     sink = Pretty(tmp_path / "out", None, lambda: now)
     sink.write(message("request"))
@@ -196,7 +196,7 @@ def test_hostile_bytes_never_reach_the_terminal(tmp_path: Path) -> None:
         assert f"⟨U+{ord(character):04X}⟩" in text
 
 
-def test_a_reader_that_goes_is_no_error() -> None:
+def test_a_closed_pipe_is_no_error() -> None:
     done = subprocess.run(
         ["sh", "-c", f"{sys.executable} -m profiler.cli replay {DEMO} --format pretty | true"],
         capture_output=True,

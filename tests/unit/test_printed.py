@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What bpftrace prints becomes the records that it stands for, whatever bytes they hold."""
+"""bpftrace's output becomes the records that it represents, whatever bytes they contain."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def map_line(name: str, values: dict[int, int]) -> bytes:
 
 
 def printed_by_bpftrace(payload: bytes) -> str:
-    """The format %r: printable ASCII as it is, the backslash too."""
+    """Format as %r does: printable ASCII unchanged, including the backslash."""
     return "".join(chr(b) if 32 <= b <= 126 else f"\\x{b:02x}" for b in payload)
 
 
@@ -72,7 +72,7 @@ class Bpftrace:
         joined: int = 0,
         comm: bytes = b"curl",
     ) -> list[bytes]:
-        """Lines of one call; ``pieces`` are the numbers of those that are left out."""
+        """Return the lines of one call; ``pieces`` are the numbers of missing ones."""
         size = len(payload) if size is None else size
         lines = []
         for n, at in enumerate(range(0, len(payload), piece)):
@@ -130,8 +130,8 @@ def test_escapes_without_a_backslash_are_never_refused(payload: bytes) -> None:
     assert read_escaped(printed_by_bpftrace(payload), len(payload)) == payload
 
 
-def test_escapes_that_mean_two_things_are_refused() -> None:
-    # One byte and four characters, or the other way round.
+def test_ambiguous_escapes_are_refused() -> None:
+    # One byte and four characters, or the reverse.
     assert read_escaped(printed_by_bpftrace(b"\0\\x00"), 5) is None
 
 
@@ -175,7 +175,7 @@ def test_every_field() -> None:
     assert third.comm == b"a".ljust(16, b"\0")
 
 
-def test_a_port_that_was_given_back() -> None:
+def test_a_released_port() -> None:
     bpftrace = Bpftrace()
     lines = bpftrace.call(b"x")
     swapped = 0x10000 + int.from_bytes((8080).to_bytes(2, "big"), "little")
@@ -237,14 +237,14 @@ def test_lines_leave_in_the_order_of_their_times() -> None:
     late = bpftrace.call(b"1", time=SECOND)
     early = bpftrace.call(b"2", time=2 * SECOND)
     bpftrace.feed(*early, bpftrace.beat(10 * SECOND, 0), now=1.0)
-    assert take(1.0) == []  # the other processor has not said how far it is
+    assert take(1.0) == []  # the other processor has not reported its time
     bpftrace.feed(*late, bpftrace.beat(3 * SECOND // 2, 1), now=1.1)
     assert [decode(r).payload for r in take(1.1)] == [b"1"]  # type: ignore[union-attr]
     bpftrace.feed(bpftrace.beat(9 * SECOND, 1), now=1.2)
     assert [decode(r).payload for r in take(1.2)] == [b"2"]  # type: ignore[union-attr]
 
 
-def test_who_called_is_told_before_the_record_may_leave() -> None:
+def test_the_caller_is_known_before_the_record_leaves() -> None:
     bpftrace = Bpftrace(processors=2)
     bpftrace.feed(*bpftrace.call(b"1"), *bpftrace.call(b"2", time=2 * SECOND))
     assert bpftrace.printed.take(0.0) == []
@@ -252,7 +252,7 @@ def test_who_called_is_told_before_the_record_may_leave() -> None:
     assert bpftrace.printed.met() == []
 
 
-def test_a_processor_that_falls_silent_holds_nothing_up() -> None:
+def test_a_silent_processor_delays_nothing() -> None:
     bpftrace = Bpftrace(processors=2)
     bpftrace.feed(bpftrace.beat(1, 0), bpftrace.beat(1, 1), now=1.0)
     assert bpftrace.printed.take(1.0) == []
@@ -273,13 +273,13 @@ def test_attached_when_first_and_last_probe_have_printed() -> None:
     assert not bpftrace.printed.attached
     bpftrace.feed(bpftrace.beat(SECOND))
     assert not bpftrace.printed.attached
-    # On a silent machine there is nothing to count yet.
+    # On an idle machine there is nothing to count yet.
     bpftrace.feed(printf("S"))
     assert bpftrace.printed.attached
     assert bpftrace.printed.said == []
 
 
-def test_what_bpftrace_says_is_kept() -> None:
+def test_messages_of_bpftrace_are_kept() -> None:
     bpftrace = Bpftrace()
     bpftrace.feed(b'{"type": "helper_error", "data": {"msg": "x"}}', b"not JSON")
     assert len(bpftrace.printed.said) == 2
@@ -314,7 +314,7 @@ def test_the_account_of_lost_lines() -> None:
     assert lost
     bpftrace.feed(*kept, *bpftrace.count(*seen_and_forwarded(2, 350)))
     bpftrace.printed.finish()
-    # A difference that bpftrace does not own to is a mistake, and shows.
+    # A difference that bpftrace does not report is an error, and is visible.
     assert not bpftrace.printed.account().balanced()
     bpftrace.feed(b'{"type": "lost_events", "data": {"events": 3}}')
     send = bpftrace.printed.account().send

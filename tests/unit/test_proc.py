@@ -22,7 +22,7 @@ def proc(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_who_a_process_is(proc: Path) -> None:
+def test_the_identity_of_a_process(proc: Path) -> None:
     process = read_process(7, 500 * TICK + 3, proc)
     assert process is not None
     assert process[:2] == (7, 500 * TICK + 3)
@@ -30,7 +30,7 @@ def test_who_a_process_is(proc: Path) -> None:
     assert process.uid == os.getuid()
 
 
-def test_a_pid_that_is_used_again_is_another_process(proc: Path) -> None:
+def test_a_reused_pid_is_another_process(proc: Path) -> None:
     assert read_process(7, 900 * TICK, proc) is None
 
 
@@ -39,7 +39,7 @@ def test_a_process_that_is_gone_stays_unknown(proc: Path) -> None:
 
 
 def test_the_real_proc() -> None:
-    """This process, with the start time that the kernel tells for it."""
+    """This process, with its start time from the kernel."""
     stat = Path("/proc/self/stat").read_text()
     ticks = int(stat.rpartition(")")[2].split()[19])
     process = read_process(os.getpid(), ticks * TICK)

@@ -34,7 +34,7 @@ def process(cgroup: int = 0, pid: int = 7, start_time: int = 500, cmdline: bytes
     return Process(pid, start_time, cgroup, 33, cmdline)
 
 
-def test_who_a_process_is(proc: Path, cgroups: Path) -> None:
+def test_the_identity_of_a_process(proc: Path, cgroups: Path) -> None:
     processes = Processes(proc, cgroups)
     number = inode(cgroups / "system.slice" / "nginx.service")
     found = processes.learn(process(number, cmdline=b"nginx:\0worker\xff\0"))
@@ -42,7 +42,7 @@ def test_who_a_process_is(proc: Path, cgroups: Path) -> None:
     assert processes.identity(7, 500) == Identity(
         "nginx: worker\ufffd", 33, "/system.slice/nginx.service"
     )
-    assert processes.learn(process(number)) is None  # said once
+    assert processes.learn(process(number)) is None  # reported once
 
 
 def test_a_process_that_is_not_introduced_is_unknown(proc: Path, cgroups: Path) -> None:
@@ -52,8 +52,8 @@ def test_a_process_that_is_not_introduced_is_unknown(proc: Path, cgroups: Path) 
     assert processes.identity(8, 500) is None
 
 
-def test_who_moves_data_is_not_forgotten_for_those_who_came_later() -> None:
-    """The kernel introduces a process once, and again only when it has run another program."""
+def test_active_processes_are_not_evicted_by_newer_ones() -> None:
+    """The kernel introduces a process once, and again only after it ran another program."""
     processes = Processes(None)
     processes.learn(process(pid=1, cmdline=b"daemon\0"))
     processes.learn(process(pid=2, cmdline=b"silent\0"))
@@ -81,10 +81,8 @@ def test_a_cmdline_that_could_not_be_read_is_not_known(proc: Path, cgroups: Path
 
 
 @pytest.mark.parametrize("pid", [7, 9])
-def test_the_cgroup_of_a_process_that_has_gone_or_moved(
-    proc: Path, cgroups: Path, pid: int
-) -> None:
-    """/proc names another cgroup than the kernel did, or none: the number decides."""
+def test_the_cgroup_of_a_process_that_ended_or_moved(proc: Path, cgroups: Path, pid: int) -> None:
+    """/proc names another cgroup than the kernel, or none: the kernel's number decides."""
     processes = Processes(proc, cgroups)
     assert processes.learn(process(inode(cgroups / "user.slice"), pid)) is not None
     identity = processes.identity(pid, 500)
@@ -100,7 +98,7 @@ def test_the_root_and_an_unknown_cgroup(proc: Path, cgroups: Path) -> None:
     assert processes.identity(2, 500) == Identity(None, 33, None)
 
 
-def test_a_replay_knows_what_it_is_told_and_does_not_look(proc: Path, cgroups: Path) -> None:
+def test_a_replay_does_not_read_proc(proc: Path, cgroups: Path) -> None:
     processes = Processes(proc=None, cgroups=cgroups)
     number = inode(cgroups / "user.slice")
     assert processes.learn(process(number)) is None

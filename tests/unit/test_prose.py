@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `python -m packages.prose` finds, and what it leaves alone."""
+"""The findings of `python -m packages.prose`, and what it ignores."""
 
 from pathlib import Path
 
@@ -48,7 +48,7 @@ def test_the_average_of_a_page() -> None:
         "[one](http://two.example/three/goes%20on)\n",
     ],
 )
-def test_what_is_not_prose_is_left_alone(skipped: str) -> None:
+def test_what_is_not_prose_is_skipped(skipped: str) -> None:
     assert found("a.md", skipped) == []
 
 

@@ -31,7 +31,7 @@ def contents(directory):
     return [path.name for path in directory.iterdir()]
 
 
-def test_a_thing_has_its_name_only_when_it_is_whole(tmp_path):
+def test_only_a_complete_artifact_has_its_name(tmp_path):
     final = tmp_path / "images" / "thing"
     with made_aside(final) as aside:
         (aside / "disk").write_text("whole")
@@ -42,14 +42,14 @@ def test_a_thing_has_its_name_only_when_it_is_whole(tmp_path):
 
 
 @pytest.mark.parametrize("end", [ValueError, KeyboardInterrupt, SystemExit])
-def test_nothing_is_left_of_a_thing_that_failed(tmp_path, end):
+def test_a_failed_artifact_leaves_nothing(tmp_path, end):
     with pytest.raises(end), made_aside(tmp_path / "thing") as aside:
         (aside / "disk").write_text("half")
         raise end
     assert contents(tmp_path) == []
 
 
-def test_what_a_killed_run_left_is_not_reused_and_goes_with_the_next(tmp_path):
+def test_leftovers_of_a_killed_run_are_removed_by_the_next(tmp_path):
     script = (
         "import os, pathlib, sys; from provisioning.cache import made_aside\n"
         "with made_aside(pathlib.Path(sys.argv[1])) as aside:\n"
@@ -65,7 +65,7 @@ def test_what_a_killed_run_left_is_not_reused_and_goes_with_the_next(tmp_path):
     assert contents(tmp_path) == [other.name]
 
 
-def test_old_images_of_one_guest_go(tmp_path):
+def test_old_images_of_one_guest_are_removed(tmp_path):
     names = [f"debian-12-{n:016x}" for n in range(4)] + ["debian-12-x", f"debian-13-{0:016x}"]
     for age, name in enumerate(names):
         (tmp_path / name).mkdir()
@@ -89,7 +89,7 @@ def test_a_lock_is_held_by_one_and_leaves_no_file(tmp_path):
     assert not path.exists()
 
 
-def test_workers_that_wait_for_a_lock_come_one_after_the_other(tmp_path):
+def test_workers_get_a_lock_one_after_the_other(tmp_path):
     script = (
         "import pathlib, sys, time; from provisioning.cache import locked\n"
         "log = pathlib.Path(sys.argv[1]) / 'log'\n"
@@ -126,7 +126,7 @@ def test_files_count_by_name_mode_and_content_but_not_by_time(tmp_path):
     assert digest_files(tmp_path, [tmp_path]) != first
 
 
-def test_what_python_or_an_editor_leaves_does_not_count(tmp_path):
+def test_files_of_python_and_editors_do_not_count(tmp_path):
     for name in ("code.py", "__pycache__/code.cpython-311.pyc", ".swap", ".mypy_cache/x"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
@@ -136,7 +136,7 @@ def test_what_python_or_an_editor_leaves_does_not_count(tmp_path):
 
 @pytest.fixture
 def repository(tmp_path, monkeypatch):
-    """A small copy of the repository, with a cache of its own."""
+    """A small copy of the repository, with its own cache."""
     root = tmp_path / "repository"
     for name in ("profiler", "bpf", "demo", "loadtest"):
         (root / name).mkdir(parents=True)
@@ -189,7 +189,7 @@ def test_a_copy_of_the_product_gives_the_same_name(repository, tmp_path):
     assert sources.product_inputs(copy) == sources.product_inputs(repository)
 
 
-def test_the_image_that_exists_is_taken_without_a_build(repository, monkeypatch):
+def test_an_existing_image_needs_no_build(repository, monkeypatch):
     monkeypatch.setattr(image, "build", lambda spec: pytest.fail("built"))
     monkeypatch.setattr(image, "made_as_root", lambda spec, what: pytest.fail("built"))
     spec = find_guest("debian-12")
@@ -215,7 +215,7 @@ def test_a_build_that_fails_leaves_nothing_to_reuse(repository, monkeypatch, tmp
     assert contents(tmp_path / "cache" / "systems") == []
 
 
-def test_a_full_disk_is_told_before_anything_is_begun(repository, monkeypatch, tmp_path):
+def test_a_full_disk_is_reported_before_the_build(repository, monkeypatch, tmp_path):
     monkeypatch.setattr(image, "build_system", lambda *a: pytest.fail("begun"))
     free = namedtuple("usage", "free")(int(1.5 * 2**30))
     monkeypatch.setattr(cache.shutil, "disk_usage", lambda path: free)
@@ -227,7 +227,7 @@ def test_a_full_disk_is_told_before_anything_is_begun(repository, monkeypatch, t
 
 
 def fake_build(monkeypatch, versions):
-    """Have a system be built in no time, with ``versions`` of Python packages."""
+    """Replace the build of a system by an instant one, with ``versions`` of Python packages."""
     pinned = []
 
     def system(spec, tree, log, pins):
@@ -242,9 +242,7 @@ def fake_build(monkeypatch, versions):
     return pinned
 
 
-def test_a_lock_is_of_the_newest_and_what_was_built_for_it_is_kept(
-    repository, monkeypatch, tmp_path
-):
+def test_a_lock_has_the_newest_versions_and_keeps_its_build(repository, monkeypatch, tmp_path):
     monkeypatch.setattr(locks, "LOCKS", tmp_path / "locks")
     spec = find_guest("debian-12")
     old = Installed("6.0", (), {}, {"/opt/tool": {"flask": "3.0"}})
@@ -253,7 +251,7 @@ def test_a_lock_is_of_the_newest_and_what_was_built_for_it_is_kept(
     pinned = fake_build(monkeypatch, {"flask": "3.1"})
     with image.building(spec) as log:
         relock.build_and_lock(spec, log)
-    # Nothing is pinned while the newest are looked for; then those are.
+    # First the newest versions are found, without pins; then those are pinned.
     assert pinned == [{}, {"/opt/tool": ["flask==3.1"]}]
     assert locks.read_lock(spec.name).python == {"/opt/tool": {"flask": "3.1"}}
     assert image.system_tree(spec) != before
@@ -281,7 +279,7 @@ def test_a_lock_that_fails_leaves_the_old_one_and_no_tree(repository, monkeypatc
     ("found", "says"),
     [("3.1", ""), ("3.2", "debian-12: versions that differ from the lock (1): /opt/tool: flask")],
 )
-def test_a_build_that_is_not_as_locked_says_so_and_goes_on(
+def test_a_build_reports_differences_from_the_lock_and_continues(
     repository, monkeypatch, tmp_path, capsys, found, says
 ):
     monkeypatch.setattr(locks, "LOCKS", tmp_path / "locks")
@@ -302,9 +300,7 @@ def test_a_build_that_is_not_as_locked_says_so_and_goes_on(
 
 
 @pytest.mark.parametrize("build", [image.build, lambda spec: image.made_as_root(spec, "build")])
-def test_an_archive_that_cannot_be_reached_is_told_from_a_build_that_fails(
-    repository, monkeypatch, build
-):
+def test_an_unreachable_archive_is_not_a_failed_build(repository, monkeypatch, build):
     monkeypatch.setattr(image, "archive_trouble", lambda spec: "no answer within 8 s")
     with pytest.raises(ArchiveUnreachable, match="debian-12 is unreachable: no answer within 8 s"):
         build(find_guest("debian-12"))

@@ -14,11 +14,11 @@ GUESTS = [replace(spec, memory=2048) for spec in load_catalog().values()][:4]
 @pytest.mark.parametrize(
     ("processors", "memory", "guests", "count"),
     [
-        (8, 64_000, 4, 4),  # no more than there are
+        (8, 64_000, 4, 4),  # not more than there are
         (2, 64_000, 4, 2),
         (8, 2 * (2048 + 512), 4, 2),
         (8, 2 * (2048 + 512) - 1, 4, 1),
-        (8, 100, 4, 1),  # it may still do, and says so itself if not
+        (8, 100, 4, 1),  # it may still work, and reports an error if not
         (8, 64_000, 0, 1),
     ],
 )

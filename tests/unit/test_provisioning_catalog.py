@@ -38,7 +38,7 @@ def test_the_kernel_package_follows_the_architecture(machine):
     assert spec.components == ("main",)
 
 
-def test_the_guests_that_issue_2_asks_for():
+def test_the_required_guests():
     kernels = {name: spec.kernel for name, spec in load_catalog().items()}
     assert kernels["debian-12"] == "6.1."
     assert kernels["debian-13"] == "6.12."
@@ -56,18 +56,18 @@ def test_the_releases_of_ubuntu():
     rows = {name: (row.suite, row.kernel, row.python) for name, row in load_catalog().items()}
     assert rows["ubuntu-20.04"] == ("focal", "5.4.", "3.8")
     assert rows["ubuntu-26.04"] == ("resolute", "7.0.", "3.14")
-    # python3.9 and python3-bpfcc are there.
+    # python3.9 and python3-bpfcc exist there.
     assert "universe" in find_guest("ubuntu-20.04").components
 
 
-def test_a_python_beside_the_system_s_makes_the_environments_where_that_is_too_old():
+def test_an_additional_python_makes_the_environments_where_the_system_s_is_too_old():
     assert find_guest("ubuntu-20.04").venv_python == "python3.9"
     others = [row for row in load_catalog().values() if row.name != "ubuntu-20.04"]
     assert {row.venv_python for row in others} == {"python3"}
     assert all(tuple(map(int, row.python.split("."))) >= (3, 9) for row in others)
 
 
-def test_what_shapes_an_image_is_in_its_recipe():
+def test_the_recipe_has_what_shapes_an_image():
     spec = find_guest("debian-12")
     assert spec.containers
     for change in (
@@ -96,7 +96,7 @@ def test_the_oldest_and_the_newest_kernel():
         ("without_security = true", ((), (catalog.WITHOUT_SECURITY,))),
     ],
 )
-def test_only_the_guest_that_says_so_has_its_archive_treated_so(key, options):
+def test_options_of_an_archive_apply_to_their_guest_only(key, options):
     spec = parse_catalog(GUEST + key, host_architecture("x86_64"))["debian-12"]
     assert (spec.apt_options, spec.hooks) == options
 
@@ -107,7 +107,7 @@ def test_without_security_leaves_the_other_archives(tmp_path):
     wanted = "deb http://a.test/debian old main\ndeb http://a.test/debian old-updates main\n"
     sources.write_text(wanted + "deb http://b.test/security old-security main\n")
     hook = catalog.WITHOUT_SECURITY.partition("=")[2]
-    # As mmdebstrap runs a hook.
+    # In the way mmdebstrap runs a hook.
     subprocess.run(["sh", "-c", hook, "exec", str(tmp_path)], check=True)
     assert sources.read_text() == wanted
 
@@ -136,7 +136,7 @@ def test_a_mistake_in_the_table_is_named(change, says):
     assert caught.value.exit_code == 2
 
 
-def test_an_unknown_guest_is_told_the_known_ones():
+def test_the_error_for_an_unknown_guest_lists_the_known_ones():
     with pytest.raises(UnknownGuest, match=r"unknown guest 'debian-99'.*debian-12"):
         find_guest("debian-99")
 
@@ -157,7 +157,7 @@ def test_ubuntu_is_the_default_where_its_archive_answers(monkeypatch):
     assert "its archive answers" in choice.reason
 
 
-def test_debian_is_the_default_elsewhere_and_it_is_said_why(monkeypatch):
+def test_debian_is_the_default_elsewhere_with_the_reason(monkeypatch):
     monkeypatch.setattr(catalog, "archive_trouble", lambda spec: "no answer within 8 s")
     choice = default_guest()
     assert choice.spec.name == "debian-12"
@@ -182,13 +182,13 @@ def test_an_archive_without_its_key(monkeypatch, tmp_path):
     assert trouble == "this host lacks the key of the ubuntu archive"
 
 
-def test_an_archive_that_says_no(monkeypatch, tmp_path):
+def test_an_archive_that_refuses(monkeypatch, tmp_path):
     stand_in(monkeypatch, tmp_path, "echo 'I: running'; echo 'E: Could not resolve it'; exit 1")
     assert catalog.archive_trouble(find_guest("ubuntu-24.04")) == "Could not resolve it"
 
 
-def test_an_expired_archive_is_taken_where_the_guest_says_so(monkeypatch, tmp_path):
-    # Says what mmdebstrap says of a list whose date has passed, unless it need not look.
+def test_an_expired_archive_is_accepted_if_the_guest_permits_it(monkeypatch, tmp_path):
+    # Prints what mmdebstrap prints for an expired list, unless told to ignore the date.
     stand_in(
         monkeypatch,
         tmp_path,
@@ -198,9 +198,9 @@ def test_an_expired_archive_is_taken_where_the_guest_says_so(monkeypatch, tmp_pa
     assert catalog.archive_trouble(find_guest("debian-13")) == "it is expired"
 
 
-def test_an_archive_that_does_not_answer_is_given_up_with_all_its_processes(monkeypatch, tmp_path):
+def test_all_processes_of_an_archive_query_end_after_its_timeout(monkeypatch, tmp_path):
     monkeypatch.setattr(catalog, "ARCHIVE_TIMEOUTS", (0.3, 0.4))
-    # Whatever still runs holds the pipe open.
+    # A process that is still running keeps the pipe open.
     os.mkfifo(tmp_path / "alive")
     reader = os.open(tmp_path / "alive", os.O_RDONLY | os.O_NONBLOCK)
     stand_in(
@@ -216,7 +216,7 @@ def test_an_archive_that_does_not_answer_is_given_up_with_all_its_processes(monk
 
 def test_an_archive_that_is_slow_once_is_not_unreachable(monkeypatch, tmp_path):
     monkeypatch.setattr(catalog, "ARCHIVE_TIMEOUTS", (0.5, 60.0))
-    # A directory is made once.
+    # The first mkdir succeeds, later ones fail.
     stand_in(monkeypatch, tmp_path, f"mkdir {tmp_path}/asked 2>&1 || exit 0; exec sleep 60")
     assert catalog.archive_trouble(find_guest("ubuntu-24.04")) is None
 
@@ -227,10 +227,10 @@ def test_without_mmdebstrap_no_archive_can_be_used(monkeypatch):
     assert trouble == "mmdebstrap is not installed"
 
 
-def test_what_is_measured_is_in_a_guest_of_its_own():
+def test_benchmarks_have_a_guest_of_their_own():
     found = [row for row in load_catalog().values() if row.benchmarks]
     assert [row.name for row in found] == ["debian-13-bench"]
-    # Instructions are counted on one processor only.
+    # icount works with one processor only.
     assert found[0].cpus == 1
     like = find_guest("debian-13")
     assert (found[0].suite, found[0].kernel) == (like.suite, like.kernel)

@@ -25,7 +25,7 @@ INPUTS = {"guest": {"suite": "bookworm"}, "ansible": {"site.yml": "-abc"}, "disk
 
 @pytest.fixture
 def world(tmp_path, monkeypatch):
-    """A guest that was built and locked, and an archive that has just that."""
+    """A guest that is built and locked, and an archive with exactly those packages."""
     spec = find_guest("debian-12")
     built = Image(tmp_path / "image")
     built.directory.mkdir()
@@ -60,7 +60,7 @@ def test_nothing_changed(world):
     ]
 
 
-def test_a_newer_kernel_in_the_archive_is_said_plainly(world):
+def test_reports_a_newer_kernel_in_the_archive(world):
     del world["archive"][KERNEL]
     world["archive"]["linux-image-6.1.0-10-cloud-amd64"] = "6.1.30-1"
     status, lines = answer()
@@ -91,7 +91,7 @@ def test_inputs_are_the_same_after_a_manifest():
     assert changes(before, {"components": ("main",)}) == []
 
 
-def test_an_image_that_is_not_as_locked(world):
+def test_an_image_that_differs_from_the_lock(world):
     other = Installed(INSTALLED.kernel, (), PACKAGES, {"/opt/tool": {"flask": "3.2"}})
     Manifest(INPUTS, other).write(world["image"].directory)
     status, lines = answer()
@@ -99,7 +99,7 @@ def test_an_image_that_is_not_as_locked(world):
     assert "the image differs from the lock: /opt/tool: flask 3.1 -> 3.2" in lines
 
 
-def test_an_archive_that_cannot_be_reached_leaves_it_open(world):
+def test_an_unreachable_archive_leaves_the_answer_open(world):
     world["archive"] = ArchiveUnreachable("debian-12 is unreachable: no answer within 8 s")
     status, lines = answer()
     assert status == CANNOT_TELL == 125
@@ -108,7 +108,7 @@ def test_an_archive_that_cannot_be_reached_leaves_it_open(world):
     )
 
 
-def test_a_difference_is_an_answer_though_the_archive_cannot_be_reached(world):
+def test_a_difference_is_an_answer_without_the_archive(world):
     world["archive"] = ArchiveUnreachable("debian-12 is unreachable: no answer within 8 s")
     world["inputs"] = {}
     assert answer()[0] == DIFFERS
@@ -129,7 +129,7 @@ def test_without_a_lock_the_image_is_what_counts(world):
     assert "the archive does not have what is built: bash 5.2-1 -> 5.3-1" in lines
 
 
-def test_without_either_nothing_can_be_told(world, tmp_path):
+def test_without_image_and_lock_there_is_no_answer(world, tmp_path):
     world["image"] = Image(tmp_path / "nothing" / "built")
     locks.lock_file("debian-12").unlink()
     assert answer() == (
@@ -162,7 +162,9 @@ def test_the_command_exits_with_the_answer(world, capsys):
         ),
     ],
 )
-def test_strict_refuses_what_is_not_as_locked(world, monkeypatch, capsys, version, status, says):
+def test_strict_rejects_differences_from_the_lock(
+    world, monkeypatch, capsys, version, status, says
+):
     other = Installed(INSTALLED.kernel, (), PACKAGES, {"/opt/tool": {"flask": version}})
     Manifest(INPUTS, other).write(world["image"].directory)
     monkeypatch.setattr("provisioning.__main__.ensure_image", lambda spec: world["image"])
@@ -179,7 +181,7 @@ def test_strict_without_a_lock(world, monkeypatch, capsys):
     assert line.endswith("debian-12 has no lock: run `python -m provisioning lock debian-12`")
 
 
-def test_the_latest_manifest_is_of_the_image_wanted_else_of_the_one_used_last(tmp_path):
+def test_the_latest_manifest(tmp_path):
     wanted = tmp_path / f"debian-12-{9:016x}"
     assert latest_manifest(wanted, "debian-12") is None
     for age in (1, 2, 3):
@@ -195,7 +197,7 @@ def test_the_latest_manifest_is_of_the_image_wanted_else_of_the_one_used_last(tm
     assert latest_manifest(wanted, "debian-12") == Manifest({"age": 0}, INSTALLED)
 
 
-# What apt and mmdebstrap do, as far as the hook sees them: the real ones are run by hand.
+# apt and mmdebstrap as far as the hook uses them; the real ones are tested manually.
 APT_CACHE = r"""#!/bin/sh
 for name; do case $name in bash|linux-image-cloud-amd64) echo "Package: $name";; esac; done
 exit 100
@@ -218,7 +220,7 @@ for option; do case $option in --essential-hook=*)
 """
 
 
-def test_the_archive_is_asked_for_the_headers_of_the_kernel_that_it_has(tmp_path, monkeypatch):
+def test_the_query_requests_the_headers_of_the_archive_s_kernel(tmp_path, monkeypatch):
     for name, text in (("apt-cache", APT_CACHE), ("apt-get", APT_GET), ("mmdebstrap", MMDEBSTRAP)):
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
@@ -234,11 +236,11 @@ def test_the_archive_is_asked_for_the_headers_of_the_kernel_that_it_has(tmp_path
         "linux-image-cloud-amd64": "6.1.30-1",
         "linux-headers-6.1.0-10-cloud-amd64": "6.1.30-1",
     }
-    # What the archive does not know would have apt refuse all of it.
+    # apt would reject the whole request for one package that the archive does not have.
     assert "renamed" not in (tmp_path / "arguments").read_text()
 
 
-def test_an_unreachable_archive_is_not_asked(monkeypatch):
+def test_an_unreachable_archive_is_not_queried(monkeypatch):
     monkeypatch.setattr(image, "archive_trouble", lambda spec: "no answer within 8 s")
     monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: pytest.fail("something was run"))
     with pytest.raises(ArchiveUnreachable, match=r"ubuntu-20\.04 is unreachable: no answer"):

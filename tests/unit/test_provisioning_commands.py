@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the command line says when something cannot be had: one line, and an exit code."""
+"""The command line's reaction to something unavailable: one line, and an exit code."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ UBUNTU = ("ubuntu-20.04", "ubuntu-22.04", "ubuntu-24.04", "ubuntu-26.04")
 
 @pytest.fixture
 def unreachable(monkeypatch, tmp_path):
-    """No archive answers, nothing is built, nothing is up, and QEMU is there."""
+    """No archive answers, nothing is built, nothing is up, and QEMU is installed."""
     monkeypatch.setenv("HTTP_PROFILER_CACHE", str(tmp_path))
     monkeypatch.setattr(instances, "STATE", tmp_path / "guests")
     monkeypatch.setattr(image, "public_key", lambda: "key")
@@ -44,7 +44,7 @@ def test_a_check_of_it_cannot_tell(unreachable, capsys, guest):
     ]
 
 
-def test_it_is_listed_all_the_same(unreachable, capsys):
+def test_an_unreachable_guest_is_listed(unreachable, capsys):
     assert main(["list"]) == 0
     lines = capsys.readouterr().out.splitlines()
     listed = [line.split()[0] for line in lines]
@@ -52,7 +52,7 @@ def test_it_is_listed_all_the_same(unreachable, capsys):
     assert listed == list(catalog.load_catalog())
 
 
-def test_what_is_kept_of_a_guest_is_listed(unreachable, capsys):
+def test_images_and_snapshots_are_listed(unreachable, capsys):
     kept = image.image_of(catalog.find_guest("debian-12"))
     kept.directory.mkdir(parents=True)
     for snapshots in ("", ", with a snapshot"):
@@ -72,7 +72,7 @@ def test_several_guests_are_taken_down_at_once(unreachable, capsys):
 
 
 @pytest.mark.parametrize("command", [["down"], ["down", "debian-12", "--all"]])
-def test_which_guests_to_take_down_is_asked_for(capsys, command):
+def test_down_requires_guests_or_all(capsys, command):
     with pytest.raises(SystemExit):
         main(command)
     assert "--all" in capsys.readouterr().err

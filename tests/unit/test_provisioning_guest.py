@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The guest, against a stand-in for ssh: what it asks for and what it makes of the answer."""
+"""The guest, against a stand-in for ssh: its commands, and how it handles the results."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_bytes_that_are_not_text_do_no_harm(guest):
     assert guest.exec(r"printf '\377'").stdout == "\\xff"
 
 
-def test_a_failure_carries_what_the_command_said(guest):
+def test_a_failure_carries_the_output_of_the_command(guest):
     with pytest.raises(CommandFailed) as caught:
         guest.exec("echo why >&2; exit 4")
     assert "exit status 4 in the guest" in str(caught.value)
@@ -64,13 +64,13 @@ def test_a_command_that_takes_too_long(guest):
 
 
 def test_a_guest_without_a_network_is_lost_and_shows_its_console(guest, tmp_path):
-    """It booted, and nobody can come in."""
+    """It booted, but ssh cannot reach it."""
     (tmp_path / "ssh").write_text("#!/bin/sh\nexit 255\n")
     waits = []
     with pytest.raises(MachineLost, match="debian-12: ssh accepts no login") as caught:
         guest.wait(time.monotonic() + 0.5, alive=lambda: waits.append(1))
     assert caught.value.details == "last words"
-    # Each time it was asked whether waiting is in vain.
+    # Each attempt checked whether waiting is pointless.
     assert waits
 
 
@@ -142,7 +142,7 @@ def test_a_lost_machine_shows_its_console_before_the_error(monkeypatch, capsys):
     ]
 
 
-def test_an_interrupt_is_told_by_its_status(monkeypatch, capsys):
+def test_the_status_of_an_interrupt(monkeypatch, capsys):
     def interrupted(*arguments, **options):
         raise KeyboardInterrupt
 
@@ -150,7 +150,7 @@ def test_an_interrupt_is_told_by_its_status(monkeypatch, capsys):
     assert command_line.main(["build", "debian-12"]) == 130
 
 
-def test_progress_tells_what_how_long_and_how_it_ended(capsys):
+def test_progress_shows_the_step_its_time_and_its_result(capsys):
     with step("working"):
         pass
     with pytest.raises(ValueError), step("failing"):
@@ -191,7 +191,7 @@ def test_an_interrupted_program_is_gone_with_its_children(tmp_path, monkeypatch)
         time.sleep(0.01)
 
 
-def test_a_missing_ansible_says_what_to_do(monkeypatch, tmp_path):
+def test_the_error_for_a_missing_ansible_has_a_remedy(monkeypatch, tmp_path):
     monkeypatch.setattr(host.sys, "executable", str(tmp_path / "python"))
     monkeypatch.setattr(host, "REPOSITORY", tmp_path)
     monkeypatch.setattr(host.shutil, "which", lambda name: None)

@@ -57,7 +57,7 @@ def tree(tmp_path):
 
 @pytest.fixture
 def empty(tmp_path, monkeypatch):
-    """A place for locks that has none."""
+    """A directory for locks without any."""
     monkeypatch.setattr(locks, "LOCKS", tmp_path / "locks")
     return tmp_path / "locks"
 
@@ -75,7 +75,7 @@ def test_what_is_installed_in_a_tree(tree):
     )
 
 
-def test_a_tree_with_two_kernels_is_not_taken(tree):
+def test_a_tree_with_two_kernels_is_rejected(tree):
     (tree / "boot" / "vmlinuz-6.2").touch()
     with pytest.raises(BuildFailed, match="expected one kernel in its /boot, found 2"):
         installed_in(tree)
@@ -90,7 +90,7 @@ def test_a_lock_is_read_as_it_was_written(tree, empty):
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", "{"])
-def test_a_broken_lock_says_what_to_do(empty, text):
+def test_the_error_for_a_broken_lock_has_a_remedy(empty, text):
     empty.mkdir()
     (empty / "debian-12.json").write_text(text)
     with pytest.raises(CatalogError, match=r"is not a lock file: remove it and run .* debian-12"):
@@ -124,10 +124,10 @@ def test_the_locks_of_this_repository_are_of_its_guests():
     for name in found:
         lock = read_lock(name)
         assert lock.kernel.startswith(catalog[name].kernel)
-        # Kernel and headers are of one release, and the product's packages are pinned.
+        # The kernel and headers are of one release, and the product's packages are pinned.
         assert f"linux-headers-{lock.kernel}" in lock.packages
         assert any(package.endswith(lock.kernel) for package in lock.packages if "image" in package)
         assert "orjson" in lock.python["/opt/http-profiler"]
         assert "python3-bpfcc" in lock.asked
-        # What was built elsewhere says nothing of where.
+        # A build elsewhere leaves no trace of the place.
         assert json.dumps(lock.document()).count("://") == 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the playbook is told, the wheel that is kept, and the disk of a box."""
+"""The playbook's variables, the cached wheel, and the disk of a box."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def built(monkeypatch):
-    """The names of the sources from which a wheel was built, without pip."""
+    """The names of the sources that a wheel was built from, without pip."""
     seen = []
 
     def build(copy, scratch, wheels, log):
@@ -51,7 +51,7 @@ def test_a_wheel_is_built_once_for_the_same_sources(tmp_path, built):
     assert built == ["one", "two"]
 
 
-def test_a_wheel_that_fails_is_not_kept(tmp_path, monkeypatch, cache):
+def test_a_failed_wheel_is_not_cached(tmp_path, monkeypatch, cache):
     def fails(copy, scratch, wheels, log):
         (wheels / "half.whl").touch()
         raise ProvisioningError("no")
@@ -64,7 +64,7 @@ def test_a_wheel_that_fails_is_not_kept(tmp_path, monkeypatch, cache):
 
 @pytest.fixture
 def ansible(tmp_path, monkeypatch):
-    """An ansible-playbook that writes down what it was called with, and ends with 4."""
+    """An ansible-playbook that stores its arguments, and exits with 4."""
     program = tmp_path / "ansible-playbook"
     program.write_text(
         "#!/bin/sh\n"
@@ -76,7 +76,7 @@ def ansible(tmp_path, monkeypatch):
     monkeypatch.setattr(playbook, "find_ansible", lambda: str(program))
 
 
-def test_a_machine_that_runs_is_told_what_an_image_is_told(tmp_path, ansible, monkeypatch):
+def test_a_running_machine_gets_the_variables_of_an_image(tmp_path, ansible, monkeypatch):
     monkeypatch.setattr(playbook, "wheel_of", lambda copy, log: copy / "profiler.whl")
     spec = find_guest("debian-13")
     status = command_line.main(["play", spec.name, "--", "--limit=debian-13", "site.yml"])
@@ -85,7 +85,7 @@ def test_a_machine_that_runs_is_told_what_an_image_is_told(tmp_path, ansible, mo
     assert told["guest_python"] == "3.13"
     assert told["profiler_wheel"].endswith("/profiler.whl")
     assert set(told) == {*playbook.system_variables(spec), "profiler_wheel", "demo_sources"}
-    # Not what makes a disk of ours: a machine that runs keeps its network and its users.
+    # Not the tasks for our disks: a running machine keeps its network and its users.
     assert not any(key.startswith("embedded") for key in told)
     assert (tmp_path / "arguments").read_text().splitlines()[1:] == [
         "--limit=debian-13",

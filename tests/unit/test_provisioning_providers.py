@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which provider is taken, and what is made of what Vagrant says.
+"""The choice of a provider, and how Vagrant's output is interpreted.
 
-Vagrant stands in here as a script that answers as the real one does;
-tests/vagrant runs the real one.
+Vagrant is a script here, with the answers of the real one; tests/vagrant runs the real
+one.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Host ubuntu-24.04
 
 @pytest.fixture(autouse=True)
 def place(tmp_path, monkeypatch):
-    """No machine of this repository counts, and nobody asked for a provider."""
+    """Ignore the machines of this repository, and choose no provider."""
     monkeypatch.delenv("GUEST_PROVIDER", raising=False)
     monkeypatch.setenv("VAGRANT_DOTFILE_PATH", str(tmp_path / "dot"))
     monkeypatch.setattr(instances, "STATE", tmp_path / "guests")
@@ -45,7 +45,7 @@ def place(tmp_path, monkeypatch):
 
 @pytest.fixture
 def stand_in(tmp_path, monkeypatch):
-    """Make a stand-in for vagrant out of a shell script; each call is a line of tmp_path/calls."""
+    """Turn a shell script into a stand-in for vagrant; each call is a line of tmp_path/calls."""
 
     def make(script):
         program = tmp_path / "bin" / "vagrant"
@@ -59,7 +59,7 @@ def stand_in(tmp_path, monkeypatch):
 
 @pytest.fixture
 def one_up(stand_in, tmp_path):
-    """Vagrant made two machines, of which one runs."""
+    """Vagrant made two machines; one of them runs."""
     for name in ("ubuntu-24.04", "debian-12"):
         made = tmp_path / "dot" / "machines" / name / "libvirt"
         made.mkdir(parents=True)
@@ -89,14 +89,14 @@ def calls(tmp_path):
     return [line.split()[0] for line in file.read_text().splitlines()] if file.exists() else []
 
 
-def test_without_a_machine_of_vagrants_it_is_qemu_and_vagrant_is_not_started(stand_in, place):
+def test_without_a_vagrant_machine_qemu_is_used_and_vagrant_not_run(stand_in, place):
     stand_in("exit 1")
     assert choose_provider() == "qemu"
     assert choose_provider(guest="ubuntu-24.04") == "qemu"
     assert calls(place) == []
 
 
-def test_what_was_asked_for_comes_first(one_up, monkeypatch, place):
+def test_the_requested_provider_takes_precedence(one_up, monkeypatch, place):
     assert choose_provider("qemu") == "qemu"
     monkeypatch.setenv("GUEST_PROVIDER", "lima")
     assert choose_provider() == "lima"
@@ -106,7 +106,7 @@ def test_what_was_asked_for_comes_first(one_up, monkeypatch, place):
         choose_provider("xen")
 
 
-def test_a_machine_that_vagrant_has_up_is_taken(one_up):
+def test_a_running_vagrant_machine_is_used(one_up):
     assert choose_provider() == "vagrant"
     assert choose_provider(guest="ubuntu-24.04") == "vagrant"
     assert guests_up() == guests_up("vagrant") == ["ubuntu-24.04"]
@@ -118,7 +118,7 @@ def test_a_guest_that_vagrant_does_not_have_up_is_left_to_qemu(one_up, name):
     assert choose_provider(guest=name) == "qemu"
 
 
-def test_the_address_is_what_ssh_makes_of_vagrants_words(one_up, place):
+def test_the_address_comes_from_vagrants_ssh_configuration(one_up, place):
     address = vagrant.attach("ubuntu-24.04").address
     assert (address.host, address.port, address.user) == ("192.0.2.7", 2201, "vagrant")
     assert address.keys == (place / "key",)
@@ -134,7 +134,7 @@ def test_keys_that_do_not_exist_are_not_offered(place):
         address_of(config, "one")
 
 
-def test_who_is_not_up_says_how_to_bring_it_up(one_up):
+def test_the_error_for_a_guest_that_is_not_up_has_a_remedy(one_up):
     with pytest.raises(GuestError, match="debian-12 is not up with Vagrant: run `vagrant up deb"):
         machines.attach("debian-12", provider="vagrant")
     with (
@@ -146,14 +146,14 @@ def test_who_is_not_up_says_how_to_bring_it_up(one_up):
 
 @pytest.fixture
 def connections(monkeypatch):
-    """The connections of a guest, opened and closed, without ssh."""
+    """Log the opening and closing of a guest's connections, without ssh."""
     seen = []
     monkeypatch.setattr(Guest, "connect", lambda self: seen.append(self.address.control))
     monkeypatch.setattr(Guest, "disconnect", lambda self: seen.append("closed"))
     return seen
 
 
-def test_the_users_machine_is_borrowed_by_one_and_never_ended(one_up, connections, place):
+def test_the_users_machine_is_borrowed_by_one_and_never_stopped(one_up, connections, place):
     busy = pytest.raises(GuestError, match="is in use by another run")
     with machines.machine() as guest:
         assert guest.name == "ubuntu-24.04"
@@ -183,7 +183,7 @@ def test_a_second_up_finds_the_first(one_up, place):
     assert "up" not in calls(place)
 
 
-def test_vagrants_machine_is_ended_only_if_vagrant_is_named(one_up, place):
+def test_vagrants_machine_is_stopped_only_if_vagrant_is_named(one_up, place):
     assert not machines.down("ubuntu-24.04")
     assert calls(place) == []
     assert machines.down("ubuntu-24.04", provider="vagrant")
@@ -207,7 +207,7 @@ def test_a_vagrant_that_does_not_work(one_up, stand_in, monkeypatch, capsys, scr
     assert capsys.readouterr().err.splitlines()[-1].startswith(f"provisioning: {says}")
 
 
-def test_an_up_that_fails_says_which(stand_in, capfd):
+def test_a_failed_up_names_its_command(stand_in, capfd):
     stand_in("echo 'The provider could not be found' >&2; exit 1")
     assert command_line.main(["--provider", "vagrant", "up", "debian-12"]) == 125
     assert capfd.readouterr().err.splitlines() == [
@@ -216,7 +216,7 @@ def test_an_up_that_fails_says_which(stand_in, capfd):
     ]
 
 
-def test_where_nobody_asked_a_broken_vagrant_is_left_out(one_up, stand_in, capsys):
+def test_a_broken_vagrant_that_was_not_requested_is_ignored(one_up, stand_in, capsys):
     stand_in("echo 'cannot load such file -- fog/libvirt' >&2; exit 1")
     assert choose_provider() == "qemu"
     (line,) = capsys.readouterr().err.splitlines()
@@ -238,8 +238,8 @@ def test_nobody_is_up(stand_in):
         guests_up("vagrant")
 
 
-def test_the_end_to_end_tests_take_the_guest_that_is_up(one_up, place):
-    """In a process of its own, for all that pytest is told before it collects."""
+def test_the_end_to_end_tests_use_the_guest_that_is_up(one_up, place):
+    """In a separate process, because pytest reads its options before it collects tests."""
     program = place / "bin" / "vagrant"
     asked = subprocess.run(
         [sys.executable, "-m", "pytest", "--collect-only", "-q", "tests/e2e/test_load.py"],

@@ -84,7 +84,7 @@ def test_the_other_architecture_differs_by_its_table_only():
     assert line[0] == "qemu-system-aarch64"
     assert option(line, "-machine") == "virt"
     assert "console=ttyAMA0" in option(line, "-append")
-    # It is for the interrupt controller of a PC.
+    # It is for a PC's interrupt controller.
     assert "no_timer_check" in option(command(), "-append")
     assert "no_timer_check" not in option(line, "-append")
 
@@ -99,7 +99,7 @@ def test_a_clock_that_counts_instructions_takes_one_thread_and_one_processor():
     assert option(line, "-icount") == "shift=0,sleep=off"
     assert option(line, "-accel") == "tcg,thread=single"
     assert option(line, "-smp") == "1"
-    # The processor that the figures of the past were counted on.
+    # The processor model of all earlier figures.
     assert option(line, "-cpu") == "max,la57=off,svm=off"
     assert option(command(), "-cpu") == "max,la57=off,svm=off,erms=off,fsrm=off"
     assert "-icount" not in command()
@@ -112,7 +112,7 @@ def test_a_guest_with_more_processors_is_refused_before_it_hangs(state):
 
 
 @pytest.mark.parametrize("counts", [True, False])
-def test_a_machine_that_counts_is_told_by_its_command_line(state, counts):
+def test_the_command_line_shows_whether_a_machine_counts(state, counts):
     instance = Instance("debian-12@gw0")
     assert not qemu.counts_instructions(instance)
     process = fake_machine(instance, *(["-icount"] if counts else []))
@@ -128,7 +128,7 @@ def test_without_kvm_there_is_no_probe(monkeypatch, tmp_path):
 
 
 def stand_in(tmp_path, script):
-    """A QEMU that writes what ``script`` says to the console, whose path is $console."""
+    """A QEMU that runs ``script``, which writes to the console at $console."""
     program = tmp_path / "qemu"
     program.write_text(
         "#!/bin/sh\n"
@@ -166,7 +166,7 @@ def test_kvm_is_used_only_where_a_kernel_booted(kvm_device, tmp_path, script, tr
 
 
 def fake_machine(instance, *more):
-    """A process whose command line is that of an instance."""
+    """Start a process with the command line of an instance."""
     instance.directory.mkdir(parents=True)
     process = subprocess.Popen(
         [
@@ -191,7 +191,7 @@ def test_a_machine_is_ended_by_its_process(state):
     process.wait()
 
 
-def test_a_machine_that_ignores_the_polite_signal_is_ended_too(state):
+def test_a_machine_that_ignores_sigterm_is_killed(state):
     instance = Instance("debian-12")
     instance.directory.mkdir(parents=True)
     ready = instance.directory / "ready"
@@ -207,7 +207,7 @@ def test_a_machine_that_ignores_the_polite_signal_is_ended_too(state):
     process.wait()
 
 
-def test_a_process_that_only_has_the_recorded_number_is_left_alone(state):
+def test_a_reused_process_id_is_left_alone(state):
     instance = Instance("debian-12")
     instance.directory.mkdir(parents=True)
     with subprocess.Popen(["sleep", "60"]) as other:
@@ -239,12 +239,12 @@ def test_two_runs_do_not_change_one_instance(state):
 
 
 @pytest.mark.parametrize("name", ["../x", "debian-12@a/b", "", "@gw0", "debian-12@"])
-def test_a_name_that_would_leave_its_directory_is_refused(name):
+def test_a_name_that_would_escape_its_directory_is_refused(name):
     with pytest.raises(ProvisioningError):
         Instance(name)
 
 
-def test_a_machine_that_a_killed_run_left_half_up_is_ended_before_the_next(state, monkeypatch):
+def test_a_machine_left_by_a_killed_run_is_ended_before_the_next(state, monkeypatch):
     instance = Instance("debian-12")
     process = fake_machine(instance)
     instance.record(Access("127.0.0.1", 0, "tester", "/key", "/tmp/no-such-control/ssh"))
@@ -262,7 +262,7 @@ def test_a_machine_that_a_killed_run_left_half_up_is_ended_before_the_next(state
     assert not instance.directory.exists()
 
 
-def test_no_qemu_says_what_to_install(monkeypatch):
+def test_the_error_without_qemu_names_the_package(monkeypatch):
     monkeypatch.setattr("provisioning.host.shutil.which", lambda name, path=None: None)
     assert "is not installed: run provisioning/setup-host.sh" in qemu.unavailable()
 
@@ -276,7 +276,7 @@ def test_no_qemu_says_what_to_install(monkeypatch):
         (qemu.KVM, qemu.PORT_TAKEN, 2),
     ],
 )
-def test_what_is_tried_again(state, monkeypatch, accelerator, console, boots):
+def test_panics_that_are_retried(state, monkeypatch, accelerator, console, boots):
     attempts = []
 
     def run_once(machine, port, deadline):

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Snapshots of guests, without a guest: what is kept, what is loaded, and what becomes of one
-that is of no use.
-"""
+"""Snapshots without a guest: what is kept, what is loaded, what happens to unusable ones."""
 
 from __future__ import annotations
 
@@ -29,7 +27,7 @@ from provisioning.providers.qemu.monitor import monitor_at
 
 @pytest.fixture(autouse=True)
 def place(tmp_path, monkeypatch):
-    """A cache with an image, a program that is QEMU, and an instance with a disk."""
+    """A cache with an image, a program as QEMU, and an instance with a disk."""
     monkeypatch.setenv("HTTP_PROFILER_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(instances, "STATE", tmp_path / "guests")
     image = tmp_path / "cache" / "images" / "debian-12-0123456789abcdef"
@@ -144,7 +142,7 @@ def test_a_monitor_that_is_not_there(place):
 
 @pytest.fixture
 def settled(monkeypatch):
-    """The guest has settled, and what checks a disk finds no fault."""
+    """The guest has settled, and the check of a disk finds no error."""
     monkeypatch.setattr(snapshot, "settle", lambda guest, instance: None)
     monkeypatch.setattr(snapshot, "find_tool", lambda name, package: "true")
 
@@ -161,7 +159,7 @@ def test_the_newest_is_kept_whole_and_alone(machine, monitor, settled):
     for left in ("snapshot-0.qcow2", ".snapshot-1.qcow2.7.tmp"):
         (machine.image.directory / left).touch()
     take(machine, monitor)
-    # The disk is copied while the machine stands still.
+    # The disk is copied while the machine is paused.
     assert monitor.asked[1:] == ["stop", "savevm settled", "qemu-io disk flush", "cont"]
     assert contents(machine) == [machine.snapshot.name]
     assert machine.snapshot.read_text() == "disk and state"
@@ -170,7 +168,7 @@ def test_the_newest_is_kept_whole_and_alone(machine, monitor, settled):
     assert len(monitor.asked) == 5, "a second time there is nothing to do"
 
 
-def test_a_machine_that_cannot_be_written_down_goes_on(machine, monitor, settled):
+def test_a_machine_continues_after_a_failed_snapshot(machine, monitor, settled):
     monitor.answers["savevm settled"] = {"return": "Error: no space\r\n"}
     with pytest.raises(ProvisioningError, match=r"^QEMU's savevm settled: Error: no space$"):
         take(machine, monitor)
@@ -178,7 +176,7 @@ def test_a_machine_that_cannot_be_written_down_goes_on(machine, monitor, settled
     assert contents(machine) == []
 
 
-def test_a_copy_that_is_not_whole_is_not_kept(machine, monitor, settled, monkeypatch):
+def test_an_incomplete_copy_is_not_kept(machine, monitor, settled, monkeypatch):
     monkeypatch.setattr(snapshot, "find_tool", lambda name, package: "false")
     with pytest.raises(ProvisioningError, match="false ended with 1"):
         take(machine, monitor)
@@ -192,7 +190,9 @@ def test_of_two_that_boot_at_once_one_keeps_it(machine, monitor, settled):
     assert contents(machine) == []
 
 
-def test_a_full_disk_is_told_before_the_machine_is_stopped(machine, monitor, settled, monkeypatch):
+def test_a_full_disk_is_reported_before_the_machine_is_paused(
+    machine, monitor, settled, monkeypatch
+):
     free = namedtuple("usage", "free")(100 * 2**20)
     monkeypatch.setattr(cache.shutil, "disk_usage", lambda path: free)
     with pytest.raises(ProvisioningError, match=r"^0\.1 GiB are free in .*, and it may take 2\.0$"):
@@ -202,7 +202,7 @@ def test_a_full_disk_is_told_before_the_machine_is_stopped(machine, monitor, set
 
 @pytest.fixture
 def runs(monkeypatch):
-    """Start machines that are none; each is noted by whether it goes on from a snapshot."""
+    """Start fake machines; record for each whether it resumes from a snapshot."""
     started = []
     guest = Guest("debian-12", Address("127.0.0.1", 1, "tester", (), instances.Path("none")))
 
@@ -228,19 +228,19 @@ def up(machine):
     return qemu.load(machine) or qemu.boot(machine, 1.0)
 
 
-def test_the_first_boots_and_the_second_goes_on_from_there(machine, runs):
+def test_the_first_boots_and_the_second_resumes(machine, runs):
     up(machine)
     assert runs == ["boots", "is kept", "is back", "is resumed"]
     machine.snapshot.write_text("kept")
     del runs[:]
     up(machine)
     assert runs == ["loads", "is resumed"]
-    # A copy: the snapshot itself is nobody's disk.
+    # A copy: the snapshot itself is never used as a disk.
     assert machine.instance.overlay.read_text() == "kept"
     assert machine.instance.overlay != machine.snapshot
 
 
-def test_one_that_is_not_to_have_one_boots_and_that_is_all(machine, runs):
+def test_a_machine_without_a_snapshot_only_boots(machine, runs):
     up(replace(machine, append="quiet"))
     assert runs == ["boots"]
 
@@ -294,7 +294,7 @@ def test_a_guest_that_cannot_be_resumed_is_up_and_has_no_snapshot(
 
 @pytest.fixture
 def guest(place, monkeypatch):
-    """A guest whose ssh runs the command line here, where sudo is a script of the test."""
+    """A guest whose ssh runs the command line here, with a script of the test as sudo."""
     (place / "ssh").write_text(
         f'#!/bin/sh\nPATH={place}:$PATH\nfor line; do :; done\nexec /bin/sh -c "$line"\n'
     )
@@ -335,7 +335,7 @@ def test_a_clock_that_is_wrong_is_an_error(guest, place, script, says):
         resume.complete_resume(guest)
 
 
-def test_a_guest_that_says_nothing_is_given_up(guest, place, monkeypatch):
+def test_a_silent_guest_times_out(guest, place, monkeypatch):
     monkeypatch.setattr(resume, "TIMEOUT", 0.3)
     monkeypatch.setattr(Guest, "exec", lambda *a, **k: None)
     sudo(place, "exec sleep 60")
@@ -345,7 +345,7 @@ def test_a_guest_that_says_nothing_is_given_up(guest, place, monkeypatch):
     assert time.monotonic() - started < 30
 
 
-def test_an_image_that_goes_takes_its_snapshot_along(machine):
+def test_removing_an_image_removes_its_snapshot(machine):
     machine.snapshot.touch()
     assert machine.image.snapshots == [machine.snapshot]
     cache.prune(machine.image.directory.parent, "debian-12", 0)

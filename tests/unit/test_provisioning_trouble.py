@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What goes wrong around a machine of ours: one clear line each, and nothing half-made is left.
+"""Problems with one of our machines: one clear line each, and nothing partial remains.
 
-QEMU, ssh and qemu-img stand in as scripts; the rest is what a user runs.
+QEMU, ssh and qemu-img are scripts here; everything else is what a user runs.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from provisioning.image import Image
 from provisioning.instances import Instance
 from provisioning.providers import qemu
 
-# It names its process id as QEMU does, says what the role `embedded` has a guest say, and
-# is ended as QEMU is.
+# It writes its process id as QEMU does, prints the ready line of the role `embedded`, and
+# ends as QEMU does.
 UP = 'echo $$ > "$pid"; echo "http-profiler guest: ready" > "$console"; exec tail -f /dev/null'
 
 
 @pytest.fixture(autouse=True)
 def place(tmp_path, monkeypatch):
-    """A state of its own, an image that is built, and no machine of anybody else."""
+    """An empty state, an image that is built, and no other machines."""
     monkeypatch.setenv("GUEST_PROVIDER", "qemu")
     monkeypatch.setenv("HTTP_PROFILER_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(instances, "STATE", tmp_path / "guests")
@@ -43,7 +43,7 @@ def place(tmp_path, monkeypatch):
 
 @pytest.fixture
 def programs(place, monkeypatch):
-    """Make the programs of this host; without a script, one does what succeeds."""
+    """Replace programs of this host; one without a script succeeds."""
     directory = place / "bin"
     directory.mkdir()
 
@@ -53,7 +53,7 @@ def programs(place, monkeypatch):
         program.chmod(0o755)
 
     def make_qemu(script):
-        # It keeps its command line, by which it is known.
+        # It keeps its command line, which identifies it.
         finds = (
             "last=; for argument; do case $argument in file,id=console,path=*) "
             'console=${argument##*=};; esac; [ "$last" = -pidfile ] && pid=$argument; '
@@ -70,7 +70,7 @@ def programs(place, monkeypatch):
 
 
 def trouble(capsys, *arguments):
-    """Run a command that fails; return its last line, before which comes what explains it."""
+    """Run a command that fails; return its last line, which follows the explanation."""
     assert command_line.main(list(arguments)) == 125
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -121,8 +121,8 @@ def test_no_space_for_what_a_machine_writes(programs, monkeypatch, capsys):
     assert left() == []
 
 
-def test_a_guest_that_nobody_can_enter(programs, monkeypatch, capsys):
-    """It has no network, say: it boots, and ssh finds nobody."""
+def test_a_guest_without_ssh(programs, monkeypatch, capsys):
+    """For example without a network: it boots, and ssh cannot reach it."""
     monkeypatch.setattr(command_line.qemu, "BOOT_TIMEOUT", 1.0)
     programs.make("ssh", "exit 255")
     assert command_line.main(["up", "debian-12"]) == 125
@@ -155,7 +155,7 @@ def test_a_second_up_of_the_same_guest(programs, capsys):
             "debian-12 is up already: python -m provisioning ssh debian-12"
         ]
         assert Instance("debian-12").pid() == pid
-        # What a test or a demo wants is a guest of its own, and never that one.
+        # A test or a demo gets a guest of its own, never this one.
         with pytest.raises(GuestError, match="debian-12 is up already: take it down, or name"):
             machines.machine(instance="debian-12").__enter__()
         assert Instance("debian-12").pid() == pid
@@ -191,7 +191,7 @@ def test_a_key_that_guests_toml_must_not_have(monkeypatch, tmp_path, capsys):
 
 @pytest.mark.parametrize("workers", [[], ["-n", "auto"], ["-n", "2"]])
 def test_end_to_end_tests_of_an_unknown_guest(workers):
-    """In a process of its own, for all that pytest is told before it collects."""
+    """In a separate process, because pytest reads its options before it collects tests."""
     asked = subprocess.run(
         [sys.executable, "-m", "pytest", "tests/e2e", "--guest", "debian-99", *workers],
         cwd=REPOSITORY,

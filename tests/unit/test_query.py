@@ -32,24 +32,24 @@ def rows(condition: Any) -> list[int]:
 
 
 @cases("match")
-def test_what_matches(case: dict[str, Any]) -> None:
+def test_matches(case: dict[str, Any]) -> None:
     assert rows(parse(case["query"])) == case["rows"]
 
 
 @cases("search")
-def test_what_a_search_finds(case: dict[str, Any]) -> None:
+def test_searches(case: dict[str, Any]) -> None:
     assert rows(parse_search(case["query"])) == case["rows"]
 
 
 @cases("error")
-def test_what_is_not_understood(case: dict[str, Any]) -> None:
+def test_syntax_errors(case: dict[str, Any]) -> None:
     with pytest.raises(ConditionError) as error:
         parse(case["query"])
     assert (error.value.column, error.value.what) == (case["column"], case["message"])
 
 
 @cases("search_error")
-def test_what_a_search_does_not_understand(case: dict[str, Any]) -> None:
+def test_syntax_errors_of_searches(case: dict[str, Any]) -> None:
     with pytest.raises(ConditionError) as error:
         parse_search(case["query"])
     assert (error.value.column, error.value.what) == (case["column"], case["message"])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Capture files as they are left behind: compressed, several, in any order, not whole."""
+"""Capture files as found in practice: compressed, several, in any order, truncated."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def file(path: Path, *lines: bytes, how: str = "plain") -> Path:
 
 
 @pytest.mark.parametrize("how", COMPRESS)
-def test_its_first_bytes_say_how_a_file_is_compressed(how: str, tmp_path: Path) -> None:
+def test_the_first_bytes_identify_the_compression(how: str, tmp_path: Path) -> None:
     path = file(tmp_path / "any.name", line(1), line(2, "response"), how=how)
     assert [record["type"] for record in profiler.read(path)] == ["request", "response"]
     assert sum(1 for _ in profiler.read(str(path))) == 2
@@ -81,7 +81,7 @@ def test_an_exchange_may_begin_in_one_file_and_end_in_another(
         assert "0 of 1 assertions hold for 1 exchanges" in capsys.readouterr().err
 
 
-def test_a_damaged_line_of_several_files_says_in_which(tmp_path: Path) -> None:
+def test_the_error_for_a_damaged_line_names_its_file(tmp_path: Path) -> None:
     first = file(tmp_path / "a", line(1))
     second = file(tmp_path / "b", line(2), b"{]\n")
     capture = Capture(first, second)
@@ -94,7 +94,7 @@ def test_a_damaged_line_of_several_files_says_in_which(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["gzip", "zstd"])
-def test_a_compressed_file_that_is_cut_off_gives_what_is_there(how: str, tmp_path: Path) -> None:
+def test_a_truncated_compressed_file_is_read_up_to_the_cut(how: str, tmp_path: Path) -> None:
     lines = [line(second % 60, number=second, url=f"/{second * 7919}") for second in range(9999)]
     path = file(tmp_path / "lines", *lines, how=how)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -144,7 +144,7 @@ def test_progress_on_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         list(Capture(path).records(report))
         shown = sys.stderr.getvalue()  # type: ignore[attr-defined]
     assert re.fullmatch(r"(\rhttp-profiler: reading a: \d+ %\x1b\[K)+", shown)
-    # Nothing of it is left behind.
+    # Nothing of it remains.
     assert sys.stderr.getvalue() == shown + "\r\x1b[K"  # type: ignore[attr-defined]
     monkeypatch.setattr("sys.stderr", Terminal())
     with progress(patience=1e6) as report:
@@ -192,12 +192,12 @@ def test_a_hostile_line_is_damaged(more: bytes, why: str, tmp_path: Path) -> Non
     ],
 )
 @pytest.mark.parametrize("kind", ["har", "curl", "csv"])
-def test_what_a_line_claims_is_no_trouble(more: Any, kind: str, tmp_path: Path) -> None:
+def test_strange_values_in_a_line_are_accepted(more: Any, kind: str, tmp_path: Path) -> None:
     record = {"method": "GET", "url": "/", "http_version": "1.1", "headers": {"host": "a"}}
     path = file(tmp_path / "a", line(1, **{**record, **more}))
     assert cli.main(["export", f"--{kind}", str(path), "-o", str(tmp_path / "out")]) == 0
 
 
-def test_a_byte_order_mark_is_passed_over(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_skipped(tmp_path: Path) -> None:
     path = file(tmp_path / "a", b"\xef\xbb\xbf" + line(1))
     assert len(list(profiler.read(path))) == 1

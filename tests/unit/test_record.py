@@ -42,7 +42,7 @@ from tests.unit.messages import read, request, response
 from tests.unit.turns import Ask
 from tests.unit.wires import SECOND, SOCKET, Wire, chunk
 
-# 2026-11-22T16:00:00Z, when the monotonic clock said 0
+# 2026-11-22T16:00:00Z, when the monotonic clock was 0
 SYSCALLS = syscalls.NAMES["x86_64"]
 OFFSET = 1_795_363_200 * SECOND
 POST = b"POST /p?q=1 HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello"
@@ -107,8 +107,8 @@ def test_a_request() -> None:
     }
 
 
-def test_what_records_of_a_connection_say_alike_follows_what_is_known() -> None:
-    """It is remembered, but not longer than it is true."""
+def test_the_common_fields_of_a_connection_are_current() -> None:
+    """It is cached, but only as long as it is valid."""
     wire = Wire()
     first, second = read(wire.send(POST), wire.send(POST, tid=9))
     first = first._replace(origin=first.origin._replace(position=1))
@@ -127,7 +127,7 @@ def test_what_records_of_a_connection_say_alike_follows_what_is_known() -> None:
     assert record(first) == before
 
 
-def test_only_so_much_is_remembered_of_connections() -> None:
+def test_the_cache_of_connections_is_bounded() -> None:
     (message,) = read(Wire().send(POST))
     for socket in range(2 * _CONSTANTS_MAX):
         origin = message.origin._replace(socket=socket, position=1)
@@ -207,7 +207,7 @@ def test_a_response_that_never_came() -> None:
     }
 
 
-def test_the_server_is_who_receives_requests_and_sends_responses() -> None:
+def test_the_server_receives_requests_and_sends_responses() -> None:
     wire = Wire()
     asked, answered = (record(m) for m in read(wire.recv(POST), wire.send(OK)))
     assert (asked["role"], asked["direction"], asked["source_port"]) == ("server", "recv", 80)
@@ -218,7 +218,7 @@ def test_the_server_is_who_receives_requests_and_sends_responses() -> None:
     )
 
 
-def test_what_is_not_known_is_absent() -> None:
+def test_unknown_fields_are_absent() -> None:
     found = record(response(), process=None)
     for key in (
         "cmdline",
@@ -358,7 +358,7 @@ def test_bytes_that_are_not_utf8_are_base64() -> None:
     assert found["raw_payload_encoding"] == "base64"
 
 
-def test_a_body_cut_off_inside_a_character_is_text_as_far_as_it_goes() -> None:
+def test_a_body_cut_off_inside_a_character_is_text_up_to_the_cut() -> None:
     head = b"POST / HTTP/1.1\r\nContent-Length: 9\r\n\r\n"
     found = record(request(head + "ab\u20ac".encode()[:-1]))
     assert found["body"] == "ab"
@@ -379,7 +379,7 @@ def test_a_broken_content_coding_is_named() -> None:
     assert found["body_codings"] == ["gzip"]
 
 
-def test_a_coding_that_is_not_known_is_named_with_those_around_it() -> None:
+def test_an_unknown_coding_is_named_with_those_around_it() -> None:
     body = b"caf\xe9"
     fields = b"Content-Encoding: aes128gcm\r\ncontent-encoding: GZIP, identity\r\n"
     found = body_of(body, fields + b"Content-Type: text/plain; charset=latin1\r\n")
@@ -419,7 +419,7 @@ def test_content_beyond_the_limit_is_named() -> None:
     assert (found["body"], found["incomplete"]) == ("x" * 10, ["decoded_limit"])
 
 
-def test_a_coded_body_that_is_cut_off_is_decoded_as_far_as_it_goes() -> None:
+def test_a_truncated_coded_body_is_decoded_up_to_the_cut() -> None:
     body = gzip.compress(b"x" * 99)
     head = b"POST / HTTP/1.1\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(body)
     sent = (head + body)[:-4]
@@ -509,7 +509,7 @@ def test_a_known_syscall_is_named_and_an_unknown_one_absent() -> None:
 
 
 def said(talk: Talk, **fields: object) -> list[dict[str, Any]]:
-    """The records of a talk, seen by its client."""
+    """Return the records of a talk, seen by its client."""
     wire = Wire()
     moves = [(wire.send if isinstance(t, Ask) else wire.recv)(t.data) for t in talk.turns]  # type: ignore[union-attr]
     return [record(message) for message in read(*moves)]
@@ -574,7 +574,7 @@ def test_a_pushed_request_is_sent_by_the_server() -> None:
     ]
 
 
-def test_what_is_not_known_of_an_http2_message_is_absent() -> None:
+def test_unknown_fields_of_an_http2_message_are_absent() -> None:
     head = b"\0\0\3\1\4\0\0\0\7\x86\xbe\x88"
     found = read(
         Wire().send(head, flags=FLAG_JOINED), Wire().recv(head[:-2] + b"\xbe", flags=FLAG_JOINED)
@@ -607,7 +607,7 @@ def test_both_ends_name_a_connection_and_a_message_alike() -> None:
         SEND: {"local": here, "local_port": 5000, "remote": there, "remote_port": 80},
         RECV: {"local": there, "local_port": 80, "remote": here, "remote_port": 5000},
     }
-    # The receiver joined later: its positions count from another byte.
+    # The receiver was first seen later: its positions count from another byte.
     counted = {SEND: (2**32 - 3, 10), RECV: (2, 5)}
     lines = []
     for direction, addresses in ends.items():
@@ -619,7 +619,7 @@ def test_both_ends_name_a_connection_and_a_message_alike() -> None:
     assert sent["sequence"] == received["sequence"] == 7
 
 
-def test_the_ends_of_a_unix_connection_are_known_by_the_client_s_socket() -> None:
+def test_the_client_s_socket_identifies_a_unix_connection() -> None:
     client = chunk(family=AF_UNIX, socket=11)
     server = chunk(family=AF_UNIX, socket=12)
     assert connection_of(client, None, is_client=True) == "unix:11"

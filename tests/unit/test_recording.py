@@ -23,7 +23,7 @@ def path(tmp_path: Path) -> Path:
     return path
 
 
-def test_what_was_written_is_read(path: Path) -> None:
+def test_write_and_read(path: Path) -> None:
     recording = Recording(path)
     assert recording.origin == ORIGIN
     assert list(recording.records()) == RECORDS
@@ -46,7 +46,7 @@ def test_a_file_cut_anywhere_is_read_up_to_the_cut(path: Path) -> None:
         assert read == RECORDS[: sum(cut >= b for b in boundaries[1:])]
 
 
-def test_damage_is_told_from_a_cut(path: Path) -> None:
+def test_damage_is_distinguished_from_a_cut(path: Path) -> None:
     with path.open("ab") as file:
         file.write(b"\xff\xff\xff\xff garbage")
     with pytest.raises(CaptureFileError, match="damaged at byte"):
@@ -85,7 +85,7 @@ def test_places_that_cannot_be_used(tmp_path: Path) -> None:
         Recorder(tmp_path / "no" / "directory", ORIGIN)
 
 
-def test_a_full_disk_is_said() -> None:
+def test_reports_a_full_disk() -> None:
     recorder = Recorder(Path("/dev/full"), ORIGIN)
     with pytest.raises(OutputError, match="No space left"):
         for _ in range(100):

@@ -16,11 +16,11 @@ def t(value: str) -> str:
     return R.placeholder(value)
 
 
-def test_tokens_are_equal_for_equal_values_of_one_run_only() -> None:
+def test_placeholders_are_equal_for_equal_values_of_one_run_only() -> None:
     assert t("a") == t("a") != t("b")
     assert Redactor().placeholder("a") != Redactor().placeholder("a")
     assert t("") == ""
-    assert t(t("a")) == t("a")  # what is redacted stays as it is
+    assert t(t("a")) == t("a")  # a redacted value stays unchanged
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ WELL_KNOWN = [
 
 
 @pytest.mark.parametrize("token", WELL_KNOWN)
-def test_what_looks_like_nothing_but_a_token(token: str) -> None:
+def test_values_that_look_like_tokens(token: str) -> None:
     for text in ("/share/{}", "/a?b={}&c=1", "see {}, please", "<a>{}</a>", '{{"x": "{}"}}', "{}"):
         hidden = text.format(t(token))
         assert R.url(text.format(token)) == hidden
@@ -155,7 +155,7 @@ def test_tokens_of_their_place(url: str, secret: str) -> None:
         "/robot123456789:x",
     ],
 )
-def test_what_only_looks_a_little_like_one_stays(url: str) -> None:
+def test_values_that_barely_resemble_tokens_stay(url: str) -> None:
     assert R.url(url) == url
     assert R.text(url, "text/plain") == url
 
@@ -181,7 +181,7 @@ def request(**more: Any) -> dict[str, Any]:
     }
 
 
-def test_nothing_of_a_secret_is_left_in_a_record() -> None:
+def test_no_part_of_a_secret_stays_in_a_record() -> None:
     redacted = R.record(request())
     assert "s3cret" not in repr(redacted)
     assert repr(redacted).count(t("s3cret")) == 9
@@ -198,7 +198,7 @@ def test_nothing_of_a_secret_is_left_in_a_record() -> None:
         {"body": "decoded"},
     ],
 )
-def test_bytes_that_cannot_be_looked_into_are_left_out(more: dict[str, Any]) -> None:
+def test_opaque_bytes_are_left_out(more: dict[str, Any]) -> None:
     redacted = R.record(request(**more))
     assert "raw_payload" not in redacted
     assert "raw_payload_encoding" not in redacted

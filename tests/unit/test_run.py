@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""run as it is typed, with an engine that needs no kernel, and a directory for a cgroup.
+"""run from the command line, with an engine that needs no kernel, and a directory as a cgroup.
 
-The real ones are in tests/e2e/test_run.py.
+tests/e2e/test_run.py has the real ones.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def run(*arguments: object, **more: Any) -> tuple[int, str, list[str]]:
-    """Return exit code, standard output, and the lines of standard error that are ours."""
+    """Return the exit code, standard output, and our own lines of standard error."""
     done = subprocess.run(
         command(*arguments),
         capture_output=True,
@@ -53,12 +53,12 @@ def shell(script: str, *arguments: str) -> tuple[str, ...]:
     return "--", "sh", "-c", script, "sh", *arguments
 
 
-def test_the_commands_streams_arguments_and_exit_code_are_its_own() -> None:
+def test_streams_arguments_and_exit_code_are_those_of_the_command() -> None:
     script = 'read line; echo "$line:$*"; echo "to stderr" >&2; exit 7'
     code, out, errors = run(*shell(script, "--", "--output", "x y"), input="hello\n")
     assert (code, out) == (7, "hello:-- --output x y\n")
     assert "to stderr" in errors
-    # Attached before, and ended after it.
+    # Attached before it, and stopped after it.
     begun = next(n for n, line in enumerate(errors) if "capturing" in line)
     assert begun < errors.index("to stderr")
     assert run("--", "true")[0] == 0
@@ -76,7 +76,7 @@ def test_a_command_that_cannot_be_run(tmp_path: Path) -> None:
     code, _, errors = run("--", tmp_path / "file")
     assert code == 126
     assert errors[-1] == f"http-profiler: cannot execute {tmp_path}/file: Permission denied"
-    # Its interpreter is not there: that is found out when it is too late to know better.
+    # Its interpreter is missing, which only shows after the probe was attached.
     (tmp_path / "file").write_text("#!/no/such/interpreter\n")
     (tmp_path / "file").chmod(0o755)
     assert run("--", tmp_path / "file")[0] == 127
@@ -87,7 +87,7 @@ def test_a_profiler_that_cannot_trace(tmp_path: Path) -> None:
     code, _, errors = run("--", "touch", there, env={"STAND_IN_TROUBLE": "no probe here"})
     assert (code, errors[-1]) == (125, "http-profiler: no probe here")
     assert not there.exists()
-    # What fails later does not end the command.
+    # A later failure does not end the command.
     full = ("--output", "/dev/full", "--fail-if", "status=599")
     code, _, errors = run(*full, *shell(f"sleep 0.3; touch {there}"))
     assert code == 125
@@ -117,7 +117,7 @@ def test_wrong_arguments(arguments: list[str], words: str) -> None:
 
 @pytest.fixture
 def trapping() -> Iterator[subprocess.Popen[str]]:
-    """A command under `run` that says which signals it gets, and goes on."""
+    """Run a command under `run` that prints the signals it gets, and continues."""
     script = (
         'for s in INT TERM HUP QUIT; do trap "echo $s" $s; done; '
         "trap 'exit 9' USR2; echo $$; while :; do sleep 0.02; done"
@@ -144,7 +144,7 @@ def test_signals_are_passed_on(trapping: subprocess.Popen[str]) -> None:
     assert trapping.wait(30) == 9
 
 
-def test_what_the_terminal_sends_comes_once() -> None:
+def test_signals_of_the_terminal_arrive_once() -> None:
     """Ctrl-C reaches the command from the terminal: the profiler does not repeat it."""
     script = "trap 'echo caught' INT; echo ready; read line; read line; echo $line; exit 3"
     pid, terminal = pty.fork()
@@ -188,7 +188,7 @@ def test_interrupted_while_the_probe_is_loaded(tmp_path: Path) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user needs root")
 def test_the_command_as_another_user() -> None:
     nobody = pwd.getpwnam("nobody")
-    # --user is a filter, and another thing.
+    # --user is a filter, which is something else.
     options = ("--as", "nobody", "--user", "0")
     code, out, _ = run(*options, *shell("id -u; id -g; id -G; echo $HOME $USER"))
     assert code == 0
@@ -198,14 +198,14 @@ def test_the_command_as_another_user() -> None:
     assert names == f"{nobody.pw_dir} nobody"
 
 
-def test_whose_command_it_is_is_said() -> None:
+def test_reports_the_user_of_the_command() -> None:
     hint = "http-profiler: the command runs as root; `--as alice` runs it as you"
     assert hint in run("--", "true", env={"SUDO_USER": "alice"})[2]
     assert hint not in run("--as", "nobody", "--", "true", env={"SUDO_USER": "alice"})[2]
     assert hint not in run("--", "true", env={"SUDO_USER": "root"})[2]
 
 
-def test_lines_go_where_they_are_asked_for_and_not_into_the_commands_output(
+def test_lines_go_to_the_requested_output(
     tmp_path: Path,
 ) -> None:
     lines = tmp_path / "lines"
@@ -215,12 +215,12 @@ def test_lines_go_where_they_are_asked_for_and_not_into_the_commands_output(
     code, out, _ = run("--", "echo", "mine", env={"OUTPUT_PATH": str(tmp_path / "more")})
     assert out == "mine\n"
     assert len((tmp_path / "more").read_text().splitlines()) == len(EXPECTED)
-    # Asked for is asked for.
+    # An explicit request is honoured.
     code, out, _ = run("--output", "-", "--", "echo", "mine")
     assert len(out.splitlines()) == len(EXPECTED) + 1
 
 
-def test_without_any_of_these_the_exchanges_are_told() -> None:
+def test_without_an_output_exchanges_are_printed() -> None:
     exchanges = len(EXPECTED) // 4
     told = sum("http://127.0.0.1:8080/" in line for line in run("--", "true")[2])
     assert told == exchanges
@@ -243,13 +243,13 @@ def test_assertions(tmp_path: Path) -> None:
     assert code == 4
     assert any(line.startswith("http-profiler: fail-if status=200: ") for line in errors)
     assert "http-profiler: expect GET /nope: seen 0 times, must be >= 1" in errors
-    # The command's own failure wins, and what was violated is said all the same.
+    # The command's own failure takes precedence, and violations are still printed.
     code, _, errors = run(*FAILING, *shell("exit 3"))
     assert code == 3
     assert errors[-1].startswith("http-profiler: 0 of 1 assertions hold")
 
 
-def test_what_was_lost_is_no_success(tmp_path: Path) -> None:
+def test_losses_are_no_success(tmp_path: Path) -> None:
     lost = {"STAND_IN_LOST": "3"}
     said = "http-profiler: the capture is incomplete: calls that were lost: 3"
     code, _, errors = run(*HOLDING, "--", "true", env=lost)
@@ -264,7 +264,7 @@ def test_what_was_lost_is_no_success(tmp_path: Path) -> None:
     assert code == 0
     assert said in errors
     assert run("--", "true", env=lost)[0] == 0
-    # Of other calls of the machine: said, with the result too.
+    # Losses of other processes' calls: reported, also with the result.
     junit = tmp_path / "result.xml"
     skipped = {"STAND_IN_SKIPPED": "2"}
     code, _, errors = run(*HOLDING, "--junit", junit, "--", "true", env=skipped)

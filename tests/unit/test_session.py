@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a capture ends by itself, and what it says of filters; the engine is a recording."""
+"""How a capture ends on its own, and what it reports about filters; the engine is a recording."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ CASE = Path(__file__).parents[1] / "replay" / "cases" / "demo"
 
 
 class Recorded:
-    """An engine that hands over a recording, a few records at a poll, and nothing from then on."""
+    """An engine that delivers a recording, a few records per poll, and then nothing."""
 
     route, carrier, fallback = "syscall", "bpftrace", ""
     clock = time.CLOCK_MONOTONIC
     applied = ("pid", "port")
 
     def __init__(self) -> None:
-        # All but the final counts, which the session asks for.
+        # Everything except the final counts, which the session requests.
         self._records = list(Recording(CASE / "capture").records())[:-1]
         self.polls = 0
         self.held: list[int] = []
@@ -65,18 +65,18 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Recorded:
 
 
 def lines(path: Path) -> list[dict[str, object]]:
-    # Times are those of another clock.
+    # The times are those of another clock.
     timeless = (json.loads(line) for line in path.read_text().splitlines())
     return [{k: v for k, v in line.items() if "time" not in k and "start" not in k}
             for line in timeless]  # fmt: skip
 
 
-def test_a_capture_ends_when_it_has_the_messages_that_were_asked_for(
+def test_a_capture_ends_after_the_requested_messages(
     engine: Recorded, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "out.jsonl"
     session.capture(Settings(output=output, count=5))
-    # What the kernel still had is not written.
+    # What was still in the kernel is not written.
     assert lines(output) == lines(CASE / "expected.jsonl")[:5]
     assert engine.stopped
     said = capsys.readouterr().err
@@ -86,23 +86,23 @@ def test_a_capture_ends_when_it_has_the_messages_that_were_asked_for(
 def test_a_capture_ends_after_its_time(engine: Recorded, tmp_path: Path) -> None:
     output = tmp_path / "out.jsonl"
     session.capture(Settings(output=output, duration=0.001))
-    # What the kernel still had is written.
+    # What was still in the kernel is written.
     assert engine.stopped
     assert lines(output) == lines(CASE / "expected.jsonl")
 
 
-def test_the_engine_is_told_how_much_is_not_written_yet(engine: Recorded, tmp_path: Path) -> None:
+def test_the_engine_gets_the_number_of_unwritten_bytes(engine: Recorded, tmp_path: Path) -> None:
     session.capture(Settings(output=tmp_path / "out.jsonl", duration=0.3))
-    # Messages that are open after the first records, none behind the last.
+    # Some messages are open after the first records, none after the last.
     assert engine.held[0] > 1000
     assert engine.held[-1] == 0
 
 
-def test_what_the_engine_cannot_filter_is_filtered_here_and_said(
+def test_reports_filters_that_the_engine_cannot_apply(
     engine: Recorded, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "out.jsonl"
-    # As if the kernel had applied --port; --comm is not its business here.
+    # As if the kernel had applied --port; --comm does not matter here.
     wanted = conditions(port=(1,), comm=("gunicorn",), role=("server",))
     session.capture(Settings(output=output, duration=0.001, where=wanted))
     expected = lines(CASE / "expected.jsonl")

@@ -50,7 +50,7 @@ def test_a_later_chunk_after_a_loss_follows_a_gap_of_known_size_only() -> None:
 
 
 def test_a_position_ahead_without_a_loss_waits_for_what_is_missing() -> None:
-    """As when two threads send on one socket at once."""
+    """As when two threads send on one socket at the same time."""
     streams = Streams()
     streams.feed(chunk(b"ab"))
     third, second = chunk(b"ef", position=4), chunk(b"cd", position=2)
@@ -60,7 +60,7 @@ def test_a_position_ahead_without_a_loss_waits_for_what_is_missing() -> None:
     assert list(streams.feed(after)) == [after]
 
 
-def test_what_never_comes_is_a_gap_in_the_end() -> None:
+def test_missing_bytes_become_a_gap_at_the_end() -> None:
     for over in ("end", "finish"):
         streams, wire = Streams(), Wire()
         streams.feed(wire.send(b"ab"))
@@ -72,7 +72,7 @@ def test_what_never_comes_is_a_gap_in_the_end() -> None:
         assert list(streams.finish()) == []
 
 
-def test_not_too_many_are_held() -> None:
+def test_held_chunks_are_bounded() -> None:
     streams = Streams()
     streams.feed(chunk(b"a"))
     held = [chunk(b"x", position=2 + i) for i in range(65)]
@@ -113,7 +113,7 @@ def test_a_chunk_that_is_not_whole_is_followed_by_a_gap(flags: int, reason: str)
     ("flags", "reason"),
     [(FLAG_PASSED_OVER, "body_limit"), (FLAG_PASSED_OVER | FLAG_AFTER_LOSS, "lost")],
 )
-def test_what_was_passed_over_is_not_waited_for(flags: int, reason: str) -> None:
+def test_skipped_bytes_are_not_waited_for(flags: int, reason: str) -> None:
     streams = Streams()
     streams.feed(chunk(b"ab"))
     after = chunk(b"c", position=12, flags=flags)
@@ -180,7 +180,7 @@ def test_ended_and_forgotten_sockets_take_no_memory() -> None:
 
 
 @given(st.lists(st.tuples(st.binary(max_size=9), st.booleans()), max_size=30))
-def test_every_byte_is_either_handed_on_or_in_a_gap(pieces: list[tuple[bytes, bool]]) -> None:
+def test_every_byte_is_either_delivered_or_in_a_gap(pieces: list[tuple[bytes, bool]]) -> None:
     streams, wire = Streams(), Wire()
     events: list[Event] = list(streams.feed(wire.send(b"first")))
     lost = 0

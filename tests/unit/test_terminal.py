@@ -35,7 +35,7 @@ from profiler.outputs.terminal import (
         ("e" + "\u0301" * 6, "e" + "\u0301" * 4 + "⟨U+0301⟩⟨U+0301⟩"),
     ],
 )
-def test_what_would_act_or_hide_is_a_number(text: str, shown: str) -> None:
+def test_control_and_hidden_characters_are_shown_as_numbers(text: str, shown: str) -> None:
     assert visible(text) == shown
 
 

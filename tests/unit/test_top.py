@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`top` in a real pseudo-terminal: keys, another size, hostile bytes, a flood, and how it ends."""
+"""`top` in a real pseudo-terminal: keys, resizing, hostile bytes, a flood, and its end."""
 
 from __future__ import annotations
 
@@ -53,14 +53,14 @@ def test_from_endpoints_to_one_exchange_and_back(shop: Path) -> None:
     assert terminal.sent.count(b"\x1b[?25l") == terminal.sent.count(b"\x1b[?25h")  # the cursor
 
 
-def test_secrets_are_shown_if_asked_for(shop: Path) -> None:
+def test_secrets_are_shown_on_request(shop: Path) -> None:
     with Terminal(top(shop, "--no-redact")) as terminal:
         terminal.until("lines of")
         terminal.press("\r", "\r")
         terminal.until(f"authorization: Bearer {sample_capture.SECRET}")
 
 
-def test_filters_say_what_is_shown(shop: Path) -> None:
+def test_filters_select_what_is_shown(shop: Path) -> None:
     with Terminal(top(shop, "--path", "/checkout", "--status", "5xx")) as terminal:
         terminal.until(lambda text: "lines of" in text and "/checkout" in text)
         rows = [line for line in terminal.still().split("\n")[3:-1] if line]
@@ -69,7 +69,7 @@ def test_filters_say_what_is_shown(shop: Path) -> None:
     assert len(rows) == 2 and all("/checkout" in row for row in rows)
 
 
-def test_as_many_as_are_asked_for(shop: Path) -> None:
+def test_the_requested_number(shop: Path) -> None:
     with Terminal(top(shop, "--count", "40")) as terminal:
         terminal.until("lines of shop.jsonl")
         # Each exchange has at least two of them.
@@ -78,12 +78,12 @@ def test_as_many_as_are_asked_for(shop: Path) -> None:
         terminal.end()
 
 
-def test_another_size(shop: Path) -> None:
+def test_resizing(shop: Path) -> None:
     with Terminal(top(shop)) as terminal:
         terminal.until("lines of")
         for lines, columns in ((10, 40), (50, 160), (1, 1), (24, 80)):
             terminal.resize(lines, columns)
-            # The last line is the help, as far as there is room for it.
+            # The last line is the help, as much of it as fits.
             help_ = "↑↓ move  Enter"[: columns - 1]
             terminal.until(
                 lambda text, n=lines, h=help_: n < 3 or text.split("\n")[n - 1].startswith(h)
@@ -101,7 +101,7 @@ def test_hostile_bytes(tmp_path: Path) -> None:
         terminal.until("⟨U+202E⟩gnp.exe")
         terminal.press("q")
         terminal.end()
-    # Of the escape sequences none is one that was said by others: red, or the end of a title.
+    # No escape sequence from captured text: neither red, nor the end of a title.
     sent = terminal.sent.decode()
     assert "\x1b[31mred" not in sent
     assert not set(sent) & set("\x00\x85\u202e\u2066\u200b")
@@ -125,7 +125,7 @@ def test_without_colours(shop: Path, environment: dict[str, str]) -> None:
         ("no-such", "does not know the terminal no-such"),
     ],
 )
-def test_a_terminal_that_is_none(shop: Path, term: str, words: str) -> None:
+def test_unusable_terminals(shop: Path, term: str, words: str) -> None:
     with Terminal(top(shop), columns=200, TERM=term) as terminal:
         assert words in terminal.end()
     assert terminal.exit_code == 1
@@ -143,7 +143,7 @@ def test_no_terminal_at_all(shop: Path) -> None:
 
 
 @pytest.mark.parametrize("signal_", [signal.SIGINT, signal.SIGTERM])
-def test_signals_give_the_screen_back(shop: Path, signal_: int) -> None:
+def test_signals_restore_the_screen(shop: Path, signal_: int) -> None:
     with Terminal(top(shop)) as terminal:
         terminal.until("lines of")
         terminal.signal(signal_)
@@ -152,7 +152,7 @@ def test_signals_give_the_screen_back(shop: Path, signal_: int) -> None:
     assert terminal.sent.count(b"\x1b[?25l") == terminal.sent.count(b"\x1b[?25h")
 
 
-def test_damaged_lines_are_said_and_counted(shop: Path, tmp_path: Path) -> None:
+def test_damaged_lines_are_reported_and_counted(shop: Path, tmp_path: Path) -> None:
     damaged = tmp_path / "d.jsonl"
     damaged.write_bytes(b"{]\n" + shop.read_bytes())
     with Terminal(top(damaged), columns=160) as terminal:
@@ -162,7 +162,7 @@ def test_damaged_lines_are_said_and_counted(shop: Path, tmp_path: Path) -> None:
     assert terminal.exit_code == 3
 
 
-def test_what_cannot_be_read_gives_the_screen_back(tmp_path: Path) -> None:
+def test_a_read_error_restores_the_screen(tmp_path: Path) -> None:
     (tmp_path / "c").write_text("hello\n")
     for name, words in (("c", "is no capture"), ("none", "No such file")):
         with Terminal(top(tmp_path / name), columns=250) as terminal:
@@ -170,7 +170,7 @@ def test_what_cannot_be_read_gives_the_screen_back(tmp_path: Path) -> None:
         assert terminal.exit_code == 1 and b"Traceback" not in terminal.sent
 
 
-def test_a_pipe_that_goes_on_while_keys_are_pressed(shop: Path, tmp_path: Path) -> None:
+def test_a_pipe_that_continues_while_keys_are_pressed(shop: Path, tmp_path: Path) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     lines = shop.read_bytes().splitlines(keepends=True)
@@ -188,7 +188,7 @@ def test_a_pipe_that_goes_on_while_keys_are_pressed(shop: Path, tmp_path: Path) 
     assert terminal.exit_code == 0
 
 
-def test_what_the_kernel_lost_is_said() -> None:
+def test_reports_what_the_kernel_lost() -> None:
     demo = ROOT / "tests" / "replay" / "cases" / "demo" / "capture"
     live = [sys.executable, "-m", "tests.unit.stand_in_engine", str(demo), "top"]
     with Terminal(live, columns=200, STAND_IN_LOST="3", STAND_IN_SKIPPED="2") as terminal:
@@ -199,7 +199,7 @@ def test_what_the_kernel_lost_is_said() -> None:
 
 
 def test_a_flood(tmp_path: Path) -> None:
-    """More messages than a second brings, as fast as they are read, within bounds."""
+    """More messages than in a second, as fast as they can be read, within bounds."""
     [*records] = sample_capture.records(20)
     capture = tmp_path / "flood.jsonl"
     times = 30_000 // len(records)
@@ -216,7 +216,7 @@ def test_a_flood(tmp_path: Path) -> None:
     assert capture.stat().st_size > 300_000_000
     with Terminal(top(capture)) as terminal:
         terminal.until("reading flood.jsonl")
-        terminal.press("\t")  # obeyed while it reads
+        terminal.press("\t")  # handled while it reads
         assert "reading flood.jsonl" in terminal.until("nginx (server)")
         terminal.until("lines of flood.jsonl")
         terminal.press("\t")
@@ -226,5 +226,5 @@ def test_a_flood(tmp_path: Path) -> None:
         terminal.end()
     assert terminal.exit_code == 0
     assert int(re.search(r"VmHWM:\s*(\d+) kB", status)[1]) < 250_000  # type: ignore[index]
-    # Drawn now and then: with every message it would be more than the file.
+    # Drawn now and then: once per message would be more than the file.
     assert len(terminal.sent) < 3_000_000

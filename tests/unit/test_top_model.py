@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `top` knows and shows, without a terminal."""
+"""The state and views of `top`, without a terminal."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def shop(exchanges: int = 300) -> list[dict[str, Any]]:
 
 
 def exchange(number: int, at: float = 1.0, **more: Any) -> list[dict[str, Any]]:
-    """A client's request of one connection, and its response."""
+    """A client's request on one connection, and its response."""
     both = {
         "timestamp": f"2026-01-01T00:00:{at:012.9f}Z",
         "role": "client",
@@ -110,7 +110,7 @@ def test_figures_are_those_of_the_exchanges() -> None:
     assert len(model.groups["connection"]) == 10
 
 
-def test_the_rate_of_what_is_live_is_that_of_the_last_seconds() -> None:
+def test_the_rate_of_a_live_capture_is_that_of_the_last_seconds() -> None:
     model = fed([], is_live=True)
     for second in range(30):
         feed(model, exchange(second, second))
@@ -137,14 +137,14 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert model._held <= 1_000_000
     assert model._held == sum(entry.held for entry in model._kept.values())
     assert all(entry.exchange for entry in model._kept.values())
-    # What is only listed is light.
+    # An exchange that is only listed takes little memory.
     listed = [e for group in model.groups["endpoint"].values() for e in group.latest]
     assert any(entry.exchange is None for entry in listed)
     model.clear()
     assert model._held == 0 and not model._kept
 
 
-def test_what_no_group_lists_is_let_go() -> None:
+def test_unlisted_exchanges_are_dropped() -> None:
     model = fed(record for number in range(5000) for record in exchange(number))
     listed = {
         entry.number
@@ -178,7 +178,7 @@ def test_every_kind_and_every_level() -> None:
     assert not view.key("q")
 
 
-def test_secrets_are_shown_if_asked_for() -> None:
+def test_secrets_are_shown_on_request() -> None:
     view = View(fed(shop(), None))
     press(view, "enter", "enter")
     assert sample_capture.SECRET in "".join(screen(view, 60))
@@ -211,7 +211,7 @@ def test_sorting() -> None:
     assert "nginx" in screen(view)[4]
 
 
-def test_filter_is_typed_and_taken_back() -> None:
+def test_a_filter_is_typed_and_removed() -> None:
     view = View(fed(shop()))
     press(view, "/", *"CHECKOUT q")
     assert "filter: CHECKOUT q_" in screen(view)[-1]
@@ -237,7 +237,7 @@ def test_pause_holds_the_screen_and_what_it_leads_to() -> None:
         feed(model, exchange(number, 5))
     assert screen(view) == before
     press(view, "enter", "enter")
-    assert "body" in screen(view, 50)  # not one that newer ones have pushed out
+    assert "body" in screen(view, 50)  # not one that newer ones have replaced
     press(view, "escape", "escape", "p")
     assert screen(view)[0].startswith("http-profiler top  203 exchanges")
 
@@ -254,7 +254,7 @@ def test_the_cursor_stays_with_its_row() -> None:
     assert cursor[0].rstrip().endswith("/c")
 
 
-def test_an_exchange_that_is_looked_at_is_kept() -> None:
+def test_a_selected_exchange_is_kept() -> None:
     model = fed(exchange(1, body="look at me"))
     view = View(model)
     press(view, "enter", "enter")
@@ -263,7 +263,7 @@ def test_an_exchange_that_is_looked_at_is_kept() -> None:
     assert "look at me" in screen(view)
 
 
-def test_a_group_that_is_gone_leads_back() -> None:
+def test_a_removed_group_leads_back() -> None:
     model = fed(exchange(1))
     view = View(model)
     press(view, "enter", "c")
@@ -298,7 +298,7 @@ def test_a_long_exchange_is_scrolled() -> None:
     assert screen(view, 20)[2].startswith("client")
 
 
-def test_what_is_incomplete_is_said() -> None:
+def test_reports_incomplete_messages() -> None:
     view = View(fed(exchange(1, incomplete=["lost"])))
     assert "incomplete: lost 1" in screen(view)[0]
     press(view, "enter")

@@ -35,7 +35,7 @@ DEFINES = {
 
 TYPES = {"u8": "B", "u16": "H", "u32": "I", "s32": "i", "u64": "Q"}
 
-# What wire.py calls differently, in words that suit Python.
+# Names that differ in wire.py, to suit Python.
 RENAMED = {"local_address": "local", "remote_address": "remote"}
 
 
@@ -58,11 +58,11 @@ def test_chunk_has_the_members_of_struct_event_in_order() -> None:
     assert [name for name, _, _ in members()] == list(Chunk._fields)
 
 
-def test_every_member_lies_where_a_compiler_puts_it() -> None:
+def test_every_member_has_its_compiled_offset() -> None:
     header = members()[:-1]
     codes = [f"{count}s" if count > 1 else code for _, code, count in header]
     assert wire.EVENT.format == "=" + "".join(codes)
-    # "@" aligns as the compiler does, "=" packs: there must be no padding to tell them apart.
+    # "@" aligns as the compiler does, "=" packs: without padding both give the same.
     for n in range(1, len(codes) + 1):
         layout = "".join(codes[:n])
         assert struct.calcsize("@" + layout) == struct.calcsize("=" + layout), header[n - 1]
@@ -75,7 +75,7 @@ def test_every_member_lies_where_a_compiler_puts_it() -> None:
         ("names_event", wire.NAMES_RECORD, None),
     ],
 )
-def test_the_other_records_lie_alike(
+def test_the_other_records_have_their_compiled_offsets(
     struct_name: str, own: struct.Struct, skipped: str | None
 ) -> None:
     codes = []
@@ -111,9 +111,9 @@ def test_constants(define: str, constant: int) -> None:
     assert DEFINES[define] == constant
 
 
-def test_the_call_limit_is_what_the_pieces_of_a_call_hold() -> None:
+def test_the_call_limit_is_the_sum_of_the_pieces() -> None:
     assert DEFINES["PIECES_MAX"] * DEFINES["PAYLOAD_MAX"] == CALL_LIMIT
-    # What one event holds is copied without asking for the limit of a call.
+    # The bytes of a single event are copied without checking the limit of a call.
     assert Settings(max_body=0).call_limit > DEFINES["PAYLOAD_MAX"]
 
 
@@ -175,7 +175,7 @@ def test_a_truncated_chunk_is_an_error(item: Chunk, data: st.DataObject) -> None
         decode(record[:cut])
 
 
-def test_bytes_behind_the_payload_are_not_part_of_it() -> None:
+def test_bytes_after_the_payload_are_not_part_of_it() -> None:
     assert decode(encode(chunk(b"abc")) + b"padding") == chunk(b"abc")
 
 
@@ -203,6 +203,6 @@ def test_an_unknown_kind_is_named() -> None:
         wire.End(direction=3, time=1, socket=2, position=3),
     ],
 )
-def test_values_that_cannot_be_are_refused(item: wire.Item) -> None:
+def test_impossible_values_are_refused(item: wire.Item) -> None:
     with pytest.raises(CaptureFileError, match="contradicts itself"):
         wire.decode(wire.encode(item))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What two sides say in turn, and how that is replayed through the stream and HTTP stages."""
+"""What two sides send in turns, and how that is replayed through the stream and HTTP stages."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Say(NamedTuple):
 
 
 class Lose(NamedTuple):
-    """A hole of so many bytes; ``None``: of unknown size."""
+    """A hole of this many bytes; ``None``: of unknown size."""
 
     direction: int
     size: int | None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes the kernel's side of a test: chunks and ends of one socket, in order."""
+"""The kernel's side of a test: chunks and ends of one socket, in order."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ SECOND = 1_000_000_000
 
 
 def chunk(payload: bytes = b"", **fields: object) -> Chunk:
-    """A chunk with likely values; ``size`` and ``captured`` follow from ``payload``."""
+    """A chunk with typical values; ``size`` and ``captured`` follow from ``payload``."""
     values: dict[str, object] = {
         "kind": CHUNK,
         "direction": SEND,
@@ -53,7 +53,7 @@ class Wire:
         return self._chunk(RECV, payload, fields)
 
     def lose(self, direction: int, size: int) -> None:
-        """Move ``size`` bytes that nobody reports."""
+        """Move ``size`` bytes that are not reported."""
         self.position[direction] += size
         self._after_loss[direction] = FLAG_AFTER_LOSS
 
