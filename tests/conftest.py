@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options and groups that the whole suite knows."""
+"""Options and groups for the whole suite."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ DEFAULT_GUESTS = ("debian-12", "debian-13")
 
 
 def pytest_configure() -> None:
-    """Let no signal be ignored because who started the tests had it ignored (a shell's ``&``).
+    """Handle signals that the parent process ignored (a shell's ``&`` ignores SIGINT).
 
-    What a test runs inherits that, and a shell cannot trap a signal that it was born to ignore.
+    Child processes inherit ignored signals, and a shell cannot trap a signal that was
+    ignored when it started.
     """
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_IGN:
@@ -35,5 +36,5 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--doctor-to",
         type=Path,
         metavar="DIRECTORY",
-        help="keep what the doctor says of each guest and route in DIRECTORY (tests/matrix.py)",
+        help="store the doctor's report for each guest and route in DIRECTORY (tests/matrix.py)",
     )

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The matrix: the end-to-end tests on every guest, and the page that says what they saw.
+"""The matrix: runs the end-to-end tests on every guest, and writes a page of the results.
 
-``python -m tests.matrix`` (``tox -e matrix``) runs the suite, keeps what the
-doctor said of each guest in ``output/matrix/``, and writes
-``docs/reference/supported-kernels.md`` from it. The rule: nothing stands on that page that
-no test saw. Arguments go to pytest; of guests that were not run this time the
-page shows what was seen the last time.
+``python -m tests.matrix`` (``tox -e matrix``) runs the suite, stores the doctor's reports of
+each guest in ``output/matrix/``, and writes ``docs/reference/supported-kernels.md`` from
+them. The page has only what a test saw. Arguments are passed to pytest. For guests that
+were not run this time the page shows their previous results.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 SEEN = REPOSITORY / "output" / "matrix"
 PAGE = REPOSITORY / "docs" / "reference" / "supported-kernels.md"
 
-# The range of kernels; guests of other distributions can be named with --guest.
+# The range of kernels; --guest can name guests of other distributions.
 DISTRIBUTION = "debian"
 
 ROUTES = ("socket", "syscall")
@@ -39,12 +38,12 @@ ENDS = ("send", "recv")
 
 @dataclass(frozen=True)
 class Seen:
-    """What a run of the suite saw of one guest.
+    """The results of a run of the suite on one guest.
 
-    ``selection`` is the arguments to pytest, of which some may have chosen the tests;
-    ``tests`` counts outcomes by name (``passed``, ``failed``, ``skipped``),
-    ``failures`` names the tests; ``doctor`` is its document for each route, where
-    there is one. ``unreachable`` says why the guest could not be made, if so.
+    ``selection`` is the arguments to pytest, which may include a selection of tests;
+    ``tests`` counts outcomes by name (``passed``, ``failed``, ``skipped``), ``failures``
+    names the tests; ``doctor`` is the doctor's document for each route that has one.
+    ``unreachable`` is the reason if the guest could not be made.
     """
 
     guest: str
@@ -83,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def the_range() -> list[str]:
-    """Return the guests that are a release's, by name: those of benchmarks repeat one."""
+    """Return the guests for a release, by name: those for benchmarks repeat one."""
     return [
         spec.name
         for spec in load_catalog().values()
@@ -92,7 +91,7 @@ def the_range() -> list[str]:
 
 
 def collect(guest: str, date: str, junit: str, directory: Path, selection: str = "") -> Seen:
-    """Return what a run saw of ``guest``: of its JUnit report, and of the doctor's documents."""
+    """Return the results of ``guest`` from a JUnit report and the doctor's documents."""
     tests: dict[str, int] = {}
     failures = []
     unreachable = ""
@@ -159,7 +158,7 @@ def _facts(seen: Seen) -> list[str]:
 
 
 def selection(arguments: Sequence[str]) -> list[str]:
-    """Return those of pytest's arguments that may choose tests: all but what only shows them."""
+    """Return pytest's arguments that may select tests: all except those for display."""
     shown = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for flag in ("-v", "-q", "-s", "-l"):
         shown.add_argument(flag, action="count")

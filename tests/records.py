@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The lines that tests read, held against the JSON Schema that the profiler publishes."""
+"""Validates lines against the JSON Schema that the profiler publishes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from jsonschema.exceptions import best_match
 
 from profiler.schema import Record, json_schema
 
-# Readers must allow fields of a later version. What this version writes, the schema lists.
+# Readers must accept fields of a later version. The schema lists all that this version writes.
 _VALIDATOR = Draft202012Validator({**json_schema(), "additionalProperties": False})
 
 

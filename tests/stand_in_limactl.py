@@ -2,14 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """A stand-in for limactl 2, where Lima cannot run: it starts no machine.
 
-It knows the commands that provisioning/providers/lima.py gives and answers in the
-words and with the exit status of the real one, as its sources have them
-(cmd/limactl and pkg/limatype of Lima 2). What it would keep in ~/.lima is in the
-directory STAND_IN_LIMA: instances.json, and files that a test puts there:
+It implements the commands that provisioning/providers/lima.py runs, with the messages and
+exit statuses of the real one, taken from its sources (cmd/limactl and pkg/limatype of
+Lima 2). The directory STAND_IN_LIMA replaces ~/.lima: it holds instances.json, and files
+that a test creates there:
 
-version          what `limactl --version` is to say
+version          the version that `limactl --version` prints
 start-fails      `limactl start` makes an instance that does not come up
-as-root          it is run by root, which the real one refuses
+as-root          it is run by root, which the real one rejects
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def save(instances: list[dict]) -> None:
 
 
 def instance(name: str, status: str, guest: str | None = None, **more: object) -> dict:
-    """What `limactl list --json` says of one; a broken one has no configuration."""
+    """Return an instance as in `limactl list --json`; a broken one has no configuration."""
     directory = HOME / name
     directory.mkdir(exist_ok=True)
     said = {

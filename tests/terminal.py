@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A real pseudo-terminal with a program in it, and an emulator that shows what it drew."""
+"""Runs a program in a real pseudo-terminal, with an emulator that shows what it draws."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SECONDS = 60.0
 QUIET_SECONDS = 1.5
 KEYS = {"up": "\x1b[A", "down": "\x1b[B", "pagedown": "\x1b[6~", "end": "\x1b[4~", "esc": "\x1b"}
 PROFILER = [sys.executable, "-m", "profiler.cli"]
-# What an emulator obeys and a test wants to see: everything that is sent.
+# Escape sequences that an emulator obeys and a test must see: all output is kept.
 _ENVIRONMENT = {"TERM": "linux", "LANG": "C.UTF-8", "TZ": "UTC", "PYTHONPATH": str(ROOT)}
 
 
@@ -37,12 +37,12 @@ class Terminal:
     ) -> None:
         self.screen = pyte.Screen(columns, lines)
         self.sent = b""
-        """All that was written to the terminal."""
+        """Everything that was written to the terminal."""
         self.exit_code: int | None = None
         self.seconds = SECONDS
-        """How long to wait for what must come."""
+        """How long to wait for expected output."""
         self._stream = pyte.ByteStream(self.screen)
-        # What another terminal is like must not decide here: curses believes LINES and COLUMNS.
+        # Only this terminal's size counts: curses prefers LINES and COLUMNS.
         variables = {
             name: value
             for name, value in os.environ.items()
@@ -50,7 +50,7 @@ class Terminal:
         }
         self.pid, self._fd = pty.fork()
         if not self.pid:
-            # The size is there before the program looks at it.
+            # Set the size before the program reads it.
             fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
             with contextlib.suppress(OSError):
                 os.execvpe(command[0], command, {**variables, **_ENVIRONMENT, **environment})
@@ -72,7 +72,7 @@ class Terminal:
 
     @property
     def text(self) -> str:
-        """The screen as it is shown."""
+        """The screen as displayed."""
         return "\n".join(line.rstrip() for line in self.screen.display)
 
     def press(self, *keys: str) -> None:
@@ -81,12 +81,12 @@ class Terminal:
             os.write(self._fd, KEYS.get(key, key).encode())
 
     def resize(self, lines: int, columns: int) -> None:
-        """Give the window another size."""
+        """Resize the window."""
         self.screen.resize(lines, columns)
         fcntl.ioctl(self._fd, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
 
     def until(self, wanted: Callable[[str], object] | str) -> str:
-        """Wait until the screen has a text, or is as ``wanted`` says; return the screen."""
+        """Wait until the screen has a text, or satisfies ``wanted``; return the screen."""
         is_there = wanted if callable(wanted) else lambda text: wanted in text
         deadline = time.monotonic() + self.seconds
         while not is_there(self.text):
@@ -95,11 +95,11 @@ class Terminal:
         return self.text
 
     def still(self) -> str:
-        """Wait until nothing is drawn any more, for some frames; return the screen."""
+        """Wait until nothing is drawn for some frames; return the screen."""
         quiet = time.monotonic()
         deadline = quiet + self.seconds
         while time.monotonic() - quiet < QUIET_SECONDS:
-            assert time.monotonic() < deadline, f"it is drawn again and again\n{self.text}"
+            assert time.monotonic() < deadline, f"the screen keeps changing\n{self.text}"
             before = len(self.sent)
             assert self._read(), f"the program has ended\n{self.text}"
             if len(self.sent) > before:
@@ -110,7 +110,7 @@ class Terminal:
         """Wait until the program has ended; return the screen."""
         deadline = time.monotonic() + self.seconds
         while self._read():
-            assert time.monotonic() < deadline, f"the program does not end\n{self.text}"
+            assert time.monotonic() < deadline, f"the program does not exit\n{self.text}"
         self.exit_code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
         return self.text
 
@@ -119,7 +119,7 @@ class Terminal:
         os.kill(self.pid, number)
 
     def page(self) -> str:
-        """Return the screen as a page of HTML, to be photographed."""
+        """Return the screen as an HTML page, for a screenshot."""
         rows = []
         for number in range(self.screen.lines):
             row = self.screen.buffer[number]
@@ -131,7 +131,7 @@ class Terminal:
             return True
         try:
             data = os.read(self._fd, 65536)
-        except OSError:  # EIO: whoever had the other end is gone.
+        except OSError:  # EIO: the other end is closed.
             return False
         self.sent += data
         self._stream.feed(data)

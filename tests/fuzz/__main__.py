@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fuzzes each target for a while: ``python -m tests.fuzz [SECONDS] [TARGET ...]``.
 
-Starts from the cases of ``tests/cases``. What it finds worth keeping stays in
-``output/fuzz``, and so does an input that fails, whose name it prints: replay it
-with ``python -m tests.fuzz.TARGET FILE``. Exit code 1 if there is one.
+It starts from the cases of ``tests/cases``. ``output/fuzz`` keeps the interesting inputs and
+those that fail. The name of a failing input is printed: replay it with
+``python -m tests.fuzz.TARGET FILE``. The exit code is 1 if there is one.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ OUTPUT = Path("output/fuzz")
 TARGETS = ("fuzz_http", "fuzz_wire")
 SECONDS = 60
 
-# Of each kind that no case has.
+# Kinds that no case contains.
 OTHERS = [
     wire.encode(item)
     for item in (
@@ -38,7 +38,7 @@ OTHERS = [
 
 
 def framed(record: bytes) -> bytes:
-    """Put its length before a record."""
+    """Prefix a record with its length."""
     return len(record).to_bytes(2, "little") + record
 
 

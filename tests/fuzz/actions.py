@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Any bytes are a script: what two ends say, and what becomes of it on its way to the profiler.
+"""Turns any bytes into a script: what two ends send, and what the profiler sees of it.
 
-An action is a byte, two bytes of a length, and for a piece of a stream so many
-bytes. So a mutation of a case is most often a case again.
+An action is one byte, two bytes of length and, for a piece of a stream, that many bytes.
+So a mutation of a case is usually a valid case again.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from tests.unit.wires import SOCKET, chunk
 
 _HEAD = struct.Struct("<BH")
 
-# The low bits of the first byte; above them the direction, and four sockets.
+# The low bits of the first byte; the others are the direction, and one of four sockets.
 PIECE, CONTINUED, BEYOND, LOST, UNKNOWN_LOSS, EARLY, END, JOINED = range(8)
-# Its high bits: what is lost was not wanted (of a body, --max-body), and how a stream ends.
+# Its high bits: the lost bytes were unwanted (body, --max-body), and how a stream ends.
 PASSED_OVER = IS_RESET = 1 << 6
 IS_EXIT = 1 << 7
 
 
 def encode(steps: Iterable[Step], joined: bool, passed_over: bool = False) -> bytes:
-    """Return a case as actions; with ``passed_over`` nothing is lost, but not wanted."""
+    """Return a case as actions; with ``passed_over`` bytes are unwanted instead of lost."""
     out = [_HEAD.pack(JOINED, 0)] if joined else []
     for step in steps:
         who = step.direction << 3 | (step.socket - SOCKET & 3) << 4
@@ -51,7 +51,7 @@ def encode(steps: Iterable[Step], joined: bool, passed_over: bool = False) -> by
 
 
 def decode(data: bytes) -> Iterator[Chunk | End]:
-    """Return what the kernel would report of the actions in ``data``."""
+    """Yield what the kernel would report for the actions in ``data``."""
     position: dict[tuple[int, int], int] = {}
     flags_next: dict[tuple[int, int], int] = {}
     always = time = at = 0
@@ -67,7 +67,7 @@ def decode(data: bytes) -> Iterator[Chunk | End]:
             always ^= FLAG_JOINED
         elif kind == LOST:
             position[key] = start + size
-            # Of what is not wanted, something may be lost besides.
+            # Some of the unwanted bytes may be lost too.
             flag = FLAG_PASSED_OVER if code & PASSED_OVER else FLAG_AFTER_LOSS
             flags_next[key] = flags_next.get(key, 0) | flag
         elif kind == UNKNOWN_LOSS:

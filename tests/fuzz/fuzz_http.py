@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Streams and HTTP: no bytes raise, every line is sound, and memory stays within its bound."""
+"""Streams and HTTP: no input raises, every line is valid, and memory stays within its limit."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ with atheris.instrument_imports(include=["profiler"]):
     from profiler.schema import Record
     from tests.fuzz import actions
 
-# Small, so that each bound is met.
+# Small, so that every limit is reached.
 SETTINGS = Settings(max_head=512, max_body=128, max_memory=40_000, max_connection_memory=20_000)
 REASONS = {
     *("attached_mid_message", "body_limit", "closed_early", "exited", "head_limit", "lost"),
@@ -27,7 +27,7 @@ REASONS = {
 
 
 class Sink:
-    """Looks at each record."""
+    """Checks each record."""
 
     def write(self, record: Record) -> None:
         orjson.dumps(record)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Records of the wire, as from a damaged capture: read, or refused with the one error for that."""
+"""Records of the wire, as from a damaged capture: parsed, or rejected with the proper error."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ with atheris.instrument_imports(include=["profiler"]):
 
 
 class Sink:
-    """Makes each record a line."""
+    """Turns each record into a line."""
 
     def write(self, record: Record) -> None:
         orjson.dumps(record)
 
 
 def test_one_input(data: bytes) -> None:
-    """Feed ``data``, cut into records by the length before each, to the pipeline."""
+    """Split ``data`` into records by their length prefixes, and feed them to the pipeline."""
     pipeline = Pipeline(Settings(), Sink(), Processes(None), "x86_64")
     at = 0
     while at + 2 <= len(data):

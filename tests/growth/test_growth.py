@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Twice the input gives at most twice the work, whatever grows.
+"""Twice the input causes at most twice the work, whatever grows.
 
-The work is instructions as valgrind counts them, so a busy machine changes
-nothing (``benchmarks/growth.py``; docs/explanation/performance.md has the figures).
+The work is counted in instructions by valgrind, so a busy machine does not matter
+(``benchmarks/growth.py``; docs/explanation/performance.md has the figures).
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import pytest
 
 from benchmarks.growth import SHAPES, counts
 
-# Room for what does not grow evenly: Python's tables and collections of garbage, which come at
-# certain sizes. What is quadratic gives up to 4, and is well above when it is half of the work.
+# Room for uneven growth: Python's tables and garbage collection, which happen at certain sizes.
+# Quadratic work gives up to 4, and is clearly above the limit when it is half of the total.
 LIMIT = 2.3
 
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Makes the cases: ``python -m tests.replay.record GUEST [CASE ...]``.
+"""Records cases: ``python -m tests.replay.record GUEST [CASE ...]``.
 
-Boots the guest, records while a scenario of ``tests/e2e/traffic.py`` runs (or
-``demo``, which asks each endpoint of the Flask demo), and writes ``capture``
-and the lines that it gives today as ``expected.jsonl``. Read those before you
-commit them: from then on they are what must come out.
+It boots the guest and records while a scenario of ``tests/e2e/traffic.py`` runs (or
+``demo``, which calls each endpoint of the Flask demo). It writes ``capture`` and its
+current lines as ``expected.jsonl``. Review those before you commit them: from then on
+they are the expected result.
 """
 
 from __future__ import annotations

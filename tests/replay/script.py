@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads the cases of ``tests/cases`` (its README.md has the format), and plays them.
+"""Parses the cases of ``tests/cases`` (README.md there has the format), and plays them.
 
-``python -m tests.replay.script NAME ...`` writes what comes out today as
+``python -m tests.replay.script NAME ...`` writes the current result as
 ``expected.jsonl``.
 """
 
@@ -38,7 +38,7 @@ ENDINGS = {"reset": FLAG_RESET, "exit": FLAG_EXIT}
 DIRECTIONS = {">": SEND, "<": RECV}
 MILLISECOND = 1_000_000
 
-# Who and where: the same in each line.
+# The process and addresses: the same in each line.
 _LEFT_OUT = {
     *("pid", "comm", "source_ip", "source_port", "dest_ip", "dest_port"),
     *("connection", "socket", "netns", "tid", "process_start"),
@@ -50,7 +50,7 @@ _ESCAPES = {b"n": b"\n", b"r": b"\r", b"t": b"\t", b"\\": b"\\"}
 
 @dataclass(frozen=True)
 class Call:
-    """One call, as the kernel reports it: ``beyond`` bytes more than ``payload`` moved."""
+    """One call as the kernel reports it: it moved ``beyond`` bytes more than ``payload``."""
 
     socket: int
     direction: int
@@ -84,7 +84,7 @@ Step = Union[Call, Lost, Ended]
 
 @dataclass
 class Script:
-    """What happens in a case."""
+    """The steps of a case."""
 
     steps: list[Step] = field(default_factory=list)
     settings: Settings = field(default_factory=Settings)
@@ -95,7 +95,7 @@ class Script:
 
 
 def read(path: Path) -> Script:
-    """Read a ``stream.txt``. Raises ValueError with the line that is wrong."""
+    """Parse a ``stream.txt``. Raises ValueError with the invalid line."""
     script = Script()
     time, socket = 1000 * MILLISECOND, SOCKET
     call: tuple[int, bytearray] | None = None
@@ -111,7 +111,7 @@ def read(path: Path) -> Script:
         mark, rest = line[:1], line[1:]
         if mark in DIRECTIONS:
             if rest[:1] not in ("", " "):
-                raise ValueError(f"{path}:{number}: no blank behind {mark}")
+                raise ValueError(f"{path}:{number}: no blank after {mark}")
             direction = DIRECTIONS[mark]
             if call is None or call[0] != direction:
                 end_call()
@@ -174,7 +174,7 @@ def _unescape(data: bytes) -> bytes:
 
 
 def records(steps: Iterable[Step], joined: bool = False) -> list[bytes]:
-    """Return the wire of ``steps``."""
+    """Return the records of the wire for ``steps``."""
     position: dict[tuple[int, int], int] = {}
     lost: set[tuple[int, int]] = set()
     out = []
@@ -208,7 +208,7 @@ def records(steps: Iterable[Step], joined: bool = False) -> list[bytes]:
 
 
 def play(script: Script, steps: Iterable[Step] | None = None, joined: bool = False) -> list[Record]:
-    """Run a script, or other ``steps`` in its place, through the pipeline."""
+    """Run a script, or other ``steps`` instead, through the pipeline."""
     written: list[Record] = []
 
     class Sink:
@@ -222,7 +222,7 @@ def play(script: Script, steps: Iterable[Step] | None = None, joined: bool = Fal
 
 
 def main(*names: str) -> None:
-    """Write what comes out today as what is expected."""
+    """Write the current result as the expected one."""
     for name in names or sorted(path.parent.name for path in CASES.glob("*/stream.txt")):
         lines = play(read(CASES / name / "stream.txt"))
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The cases of ``tests/cases``, each replayed in every way in which bytes may reach an observer.
+"""The cases of ``tests/cases``, each replayed in every way that bytes may reach an observer.
 
-Whole and in any cut a case gives its expected lines. With holes, or joined
-somewhere, it gives less; then the rule is :func:`check_sound`: a message that is
-said to be whole is one of the expected ones, and any other is a beginning of one.
+Whole, and with any cuts, a case gives its expected lines. With holes, or from a later start,
+it gives fewer; then :func:`check_sound` applies: a message marked as whole is one of the
+expected ones, and any other is the beginning of one.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ DAMAGED = [name for name, script in SCRIPTS.items() if not script.only_whole]
 EXPECTED = sorted(Path(__file__).parents[1].rglob("expected.jsonl"))
 
 SEEDS = range(12)
-# A case with more places than this is joined at some of them.
+# A case with more places than this is replayed from some of them only.
 JOINS = 250
 
 
@@ -116,14 +116,14 @@ def test_joined_anywhere(script: Script, expected: list[Record]) -> None:
 
 
 def pieces(step: Step, size: int) -> list[Step]:
-    """A call as several calls of ``size`` bytes."""
+    """Split a call into calls of ``size`` bytes."""
     if not isinstance(step, Call):
         return [step]
     return split(step, range(0, len(step.payload), size))
 
 
 def cut(step: Step, chance: random.Random) -> list[Step]:
-    """A call as several events."""
+    """Split a call into several events."""
     if not isinstance(step, Call):
         return [step]
     places = (chance.randrange(len(step.payload)) for _ in range(chance.randint(0, 4)))
@@ -157,7 +157,7 @@ def start_of(line: Record) -> tuple[object, ...]:
 
 
 def starts_like(line: Record, each: Record) -> bool:
-    """Of a message that is not whole, parts of the start may be unknown (HTTP/2)."""
+    """A partial message may lack parts of its start (HTTP/2)."""
     found, true = start_of(line), start_of(each)
     if line.get("http_version") != "2" or "incomplete" not in line:
         return found == true
@@ -171,7 +171,7 @@ def data_of(line: Record, name: str) -> bytes:
 
 
 def content_of(line: Record) -> str:
-    """What a line says of its message, without what it says of other messages and of time."""
+    """Return the content of a line, without references to other messages and without times."""
     names = ("headers", "trailers", "upgrade", "body", "raw_payload", "bytes")
     return json.dumps([start_of(line), [line.get(name) for name in names]])
 
@@ -181,7 +181,7 @@ def check_sound(lines: list[Record], expected: list[Record], pipelines: bool) ->
     for line in lines:
         alike = [each for each in expected if starts_like(line, each)]
         if line.get("incomplete") == ["no_response", "reset"] and not alike:
-            # That the response was lost shows later.
+            # The loss of the response only shows later.
             alike = [
                 each
                 for each in expected
@@ -189,7 +189,7 @@ def check_sound(lines: list[Record], expected: list[Record], pipelines: bool) ->
             ]
         if "incomplete" not in line and not is_tunnel(line, alike):
             content = content_of(line)
-            assert left[content] > 0, f"made up: {line}"
+            assert left[content] > 0, f"invented: {line}"
             left[content] -= 1
             alike = [each for each in alike if content_of(each) == content]
         raw = data_of(line, "raw_payload")
@@ -198,7 +198,7 @@ def check_sound(lines: list[Record], expected: list[Record], pipelines: bool) ->
             for each in alike
             if data_of(each, "raw_payload").startswith(raw) or is_tunnel(line, [each])
         ]
-        assert alike, f"no beginning of any: {line}"
+        assert alike, f"the beginning of no message: {line}"
         if "request" in line and not pipelines:
             asked = line["request"].items()
             assert any(asked <= each.get("request", line["request"]).items() for each in alike)
@@ -206,12 +206,12 @@ def check_sound(lines: list[Record], expected: list[Record], pipelines: bool) ->
 
 
 def is_tunnel(line: Record, alike: list[Record]) -> bool:
-    """Without its CONNECT, the answer looks like one that lasts until the close."""
+    """Without its CONNECT, the response looks like one that lasts until the close."""
     return "request" not in line and any(each.get("upgrade") == "tunnel" for each in alike)
 
 
 def check_nothing_is_missing(lines: list[Record], expected: list[Record], steps: list[Step]):
-    """All whole requests that begin with a call behind the join are there."""
+    """All whole requests that begin with a call after the start of the capture are present."""
     begin = {step.time: step.payload for step in steps if isinstance(step, Call)}
     found = Counter(content_of(line) for line in lines)
     for line in expected:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Captures recorded on real kernels give the lines that were read and found right.
+"""Recordings from real kernels give the lines that were reviewed.
 
-A case is a folder: ``capture`` and ``expected.jsonl``. Adding one is adding
-files (``record.py`` makes them).
+A case is a folder with ``capture`` and ``expected.jsonl``. To add a case, add these files
+(``record.py`` makes them).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def test_the_expected_lines(case: Path, tmp_path: Path) -> None:
 
 
 def run(case: Path, records: list[bytes]) -> list[Record]:
-    """Run records that stand in for the capture's through the pipeline."""
+    """Run the records through the pipeline, in place of the recording's."""
     written: list[Record] = []
 
     class Sink:
@@ -59,7 +59,7 @@ def run(case: Path, records: list[bytes]) -> list[Record]:
 
 
 def test_the_same_messages_byte_by_byte(case: Path) -> None:
-    """Cutting every chunk into bytes changes nothing that is said of a message's content."""
+    """Splitting every chunk into bytes does not change a message's content."""
     records = list(Recording(case / "capture").records())
     cut = []
     for record in records:
@@ -78,7 +78,7 @@ def test_the_same_messages_byte_by_byte(case: Path) -> None:
 
 
 def test_any_one_record_may_be_missing(case: Path) -> None:
-    """Then no message is made up: each one that comes is a beginning of one of the whole run's."""
+    """Then no message is invented: each one is the beginning of one of the whole run's."""
     records = list(Recording(case / "capture").records())
     whole = [record["raw_payload"] for record in run(case, records)]
     chunks = [i for i, r in enumerate(records) if isinstance(wire.decode(r), wire.Chunk)]
@@ -88,7 +88,7 @@ def test_any_one_record_may_be_missing(case: Path) -> None:
 
 
 def without(records: list[bytes], missing: int) -> list[bytes]:
-    """As if the ring buffer had been full: the kernel says so in the next chunk of the stream."""
+    """As if the ring buffer had been full: the kernel reports it in the stream's next chunk."""
     lost = wire.decode(records[missing])
     assert isinstance(lost, wire.Chunk)
     left = records[:missing]
@@ -104,7 +104,7 @@ def without(records: list[bytes], missing: int) -> list[bytes]:
     return left
 
 
-def test_connections_that_are_given_up_for_their_memory_are_said(
+def test_reports_connections_dropped_for_their_memory(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     case = Path(__file__).parent / "cases" / "threads"
@@ -116,7 +116,7 @@ def test_connections_that_are_given_up_for_their_memory_are_said(
     assert "gave up" not in capsys.readouterr().err
 
 
-def test_a_cut_off_capture_gives_what_is_whole(
+def test_a_truncated_capture_gives_its_whole_messages(
     case: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output, cut = tmp_path / "out.jsonl", tmp_path / "cut"
@@ -148,12 +148,12 @@ def test_filters_choose_among_the_lines(tmp_path: Path, capsys: pytest.CaptureFi
     wanted = [r for r in posts if r["role"] == "client"]
     assert sorted(got, key=json.dumps) == sorted(wanted, key=json.dumps) != []
     assert [r["type"] for r in got] == ["request", "response"] * (len(got) // 2)
-    # What the kernel filters in a capture is filtered here.
+    # Filters that the kernel applies in a capture are applied here.
     server = {r["pid"] for r in expected if r["role"] == "server"}
     assert {r["role"] for r in replayed(pid=tuple(server))} == {"server"}
 
 
-def test_no_more_lines_than_were_asked_for(
+def test_no_more_lines_than_requested(
     case: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "out.jsonl"
