@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Which option turns a call away. One program serves all filters: profiler/ingest/probe/macros.py
- * defines GIVEN_* and WANTED_*, whose values are written when the program is loaded. The verifier
- * knows them then, and removes the tests of options that are not given. FILTER_SLOTS is how many
- * values of one option the program holds.
+ * Finds the option that excludes a call. One program serves all filters:
+ * profiler/ingest/probe/macros.py defines GIVEN_* and WANTED_*, whose values are written when
+ * the program is loaded. The verifier then knows them, and removes the tests of absent options.
+ * FILTER_SLOTS is the number of values of one option that the program holds.
  */
 #ifndef HTTP_PROFILER_FILTER_H
 #define HTTP_PROFILER_FILTER_H
@@ -66,7 +66,7 @@ static __always_inline u32 why_not_asked_for(u64 sk, u32 pid)
 	if (GIVEN_PORT) {
 		u16 local = local_port(sk), remote = remote_port(sk);
 
-		/* A Unix socket has none. */
+		/* A Unix socket has no port. */
 		if (FIELD(u16, sk, sock___sk_common_skc_family) == AF_UNIX ||
 		    !(WANTED_PORT(local) || WANTED_PORT(remote)))
 			return FILTERED_PORT;
@@ -76,7 +76,7 @@ static __always_inline u32 why_not_asked_for(u64 sk, u32 pid)
 	return FILTERED_REASONS;
 }
 
-/* Does only the process not match, so that another one at the same socket may? */
+/* Does only the process not match, so that another one with the same socket may? */
 static __always_inline int is_about_process(u32 why)
 {
 	return why >= FILTERED_PID && why <= FILTERED_CGROUP;
