@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_output(parser, DEFAULTS)
     add_filters(parser)
     add_limits(parser, live=True)
-    how = parser.add_argument_group("how")
+    how = parser.add_argument_group("probe and recording")
     add_probe(how, DEFAULTS.engine)
     how.add_argument(
         "--record",
@@ -54,27 +54,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_ring_size,
         default=DEFAULTS.ring_bytes,
         metavar="BYTES",
-        help="size of the buffer between kernel and profiler, a power of two from 65536 on: "
-        "what it cannot hold in a burst is lost, and said (default: %(default)s)",
+        help="size of the buffer between kernel and profiler, a power of two, at least 65536; what "
+        "does not fit is lost and reported (default: %(default)s)",
     )
     how.add_argument(
         "--buffer",
         choices=BUFFERS,
-        help="what carries the records: the ring buffer, or the perf buffer of kernels before 5.8 "
-        "(default: the ring buffer where there is one)",
+        help="buffer between kernel and profiler: the ring buffer, or the perf buffer for kernels "
+        "before 5.8 (default: ring where the kernel has it)",
     )
     how.add_argument(
         "--types",
         choices=TYPES,
-        help="where the kernel's structures are described: its BTF, or its headers, which serve "
-        "the syscall route only and take the compiler long (default: BTF if the kernel has it)",
+        help="source of the kernel's structure layouts: its BTF, or its headers, which "
+        "compile slowly and support the syscall route only (default: btf if the kernel has it)",
     )
     how.add_argument(
         "--stats",
         type=Path,
         metavar="PATH",
-        help="append the counts to PATH as JSON lines, at an interval and at the end "
-        "(SIGUSR1 prints them)",
+        help="append the account to PATH as JSON lines, at an interval and at the end "
+        "(SIGUSR1 prints it)",
     )
     how.add_argument(
         "--stats-interval",
@@ -82,7 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_positive_seconds,
         default=DEFAULTS.stats_seconds,
         metavar="SECONDS",
-        help="that interval (default: %(default)g)",
+        help="interval of --stats (default: %(default)g)",
     )
 
 

@@ -30,8 +30,8 @@ conditions:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the arguments."""
     parser.description = (
-        "Holds the exchanges of a file of JSON lines against assertions. Exit code 0: "
-        "all of them hold; 4: one does not."
+        "Checks assertions against the exchanges of capture files. Exits with 0 if all hold, "
+        "with 4 if one does not."
     )
     parser.epilog = EPILOG
     add_captures(parser)
@@ -47,7 +47,7 @@ def add_assertions(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="CONDITION",
-        help="no exchange may fulfil it; may be repeated",
+        help="no exchange may match; may be repeated",
     )
     group.add_argument(
         "--expect",
@@ -55,13 +55,13 @@ def add_assertions(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="EXPECTATION",
-        help="an exchange must fulfil it, or as many as it says; may be repeated",
+        help="at least one exchange must match, or as many as it states; may be repeated",
     )
     group.add_argument(
         "--junit",
         type=Path,
         metavar="PATH",
-        help="write the result to PATH as JUnit XML, a test case for each assertion",
+        help="write the results to PATH as JUnit XML, a test case for each assertion",
     )
 
 

@@ -11,10 +11,10 @@ from profiler.errors import UsageError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the arguments."""
-    parser.description = "Writes the exchanges of a file of JSON lines in another format."
+    parser.description = "Converts the exchanges of capture files to another format."
     kind = parser.add_mutually_exclusive_group(required=True)
     for name, what in (
-        ("har", "HTTP Archive 1.2, which the tools of browsers open"),
+        ("har", "HTTP Archive 1.2, for the developer tools of browsers"),
         ("curl", "a shell script that sends each request again"),
         ("csv", "a table of the exchanges, without headers and bodies"),
         ("parquet", "the same with headers and bodies (needs the extra `query`, and --output)"),

@@ -42,13 +42,13 @@ def add_filters(parser: argparse.ArgumentParser) -> None:
 
 def add_limits(parser: argparse.ArgumentParser, *, live: bool) -> None:
     """Add the options that end a capture by itself; ``--duration`` to a ``live`` one."""
-    group = parser.add_argument_group("when to end")
+    group = parser.add_argument_group("when to stop")
     group.add_argument(
         "--count",
         type=typed(values.count),
         default=argparse.SUPPRESS,
         metavar="N",
-        help="after N messages (lines) were written",
+        help="end after N messages (lines) were written",
     )
     if live:
         group.add_argument(
@@ -56,7 +56,7 @@ def add_limits(parser: argparse.ArgumentParser, *, live: bool) -> None:
             type=typed(values.duration),
             default=argparse.SUPPRESS,
             metavar="TIME",
-            help="after this time, such as 30s, 5m or 1h",
+            help="end after this time, such as 30s, 5m or 1h",
         )
 
 
@@ -83,7 +83,7 @@ def add_captures(parser: argparse.ArgumentParser) -> None:
         type=Path,
         nargs="*",
         metavar="CAPTURE",
-        help="a file of JSON lines, which may be compressed (gzip, zstd); `-` is standard input",
+        help="capture file: JSON lines, plain or compressed (gzip, zstd); `-` is standard input",
     )
     add_sample(parser)
 
@@ -133,7 +133,7 @@ def add_redact(
             const=value,
             default=default,
             help=f"{verb} credentials, cookies and token parameters"
-            + (" by placeholders: unreadable, and equal values still equal" if value else "")
+            + (" with placeholders; equal values get equal placeholders" if value else "")
             + (f" (default{where and ' ' + where})" if is_default else ""),
         )
 
@@ -157,8 +157,8 @@ def add_output(parser: argparse.ArgumentParser, defaults: Settings | None = None
         "--format",
         choices=FORMATS,
         default=argparse.SUPPRESS,
-        help="a line for each exchange, for people, or a line of JSON for each message "
-        "(default: pretty on a terminal, else jsonl)",
+        help="pretty: one line for each exchange, for people; jsonl: one JSON line for each "
+        "message (default: pretty if lines go to a terminal, else jsonl)",
     )
     add_redact(group, argparse.SUPPRESS, "where lines are pretty")
     group.add_argument(
@@ -166,16 +166,16 @@ def add_output(parser: argparse.ArgumentParser, defaults: Settings | None = None
         type=size,
         default=default("max_body"),
         metavar="BYTES",
-        help="bytes of each body that are kept; of longer ones the rest is counted and the "
-        f"message says body_limit (default: {DEFAULTS.max_body})",
+        help="keep this much of each body; the rest of a longer one is counted, and the message is "
+        f"incomplete with body_limit (default: {DEFAULTS.max_body})",
     )
     group.add_argument(
         "--max-memory",
         type=size,
         default=default("max_memory"),
         metavar="BYTES",
-        help="memory that all open connections together may hold: beyond it the one that has been "
-        "idle for longest is given up, counted, and its open messages say memory_limit "
+        help="memory that all open connections together may use; beyond it, the one that was idle "
+        "longest is dropped, and its open messages are incomplete with memory_limit "
         f"(default: {DEFAULTS.max_memory})",
     )
     group.add_argument(
@@ -184,7 +184,7 @@ def add_output(parser: argparse.ArgumentParser, defaults: Settings | None = None
         default=default("max_connection_memory"),
         metavar="BYTES",
         help="the same for one connection "
-        f"(default: {CONNECTION_MEMORY} and four times --max-body)",
+        f"(default: {CONNECTION_MEMORY} plus four times --max-body)",
     )
 
 
@@ -194,15 +194,15 @@ def add_probe(group: argparse._ActionsContainer, engine: str = argparse.SUPPRESS
         "--engine",
         choices=ENGINES,
         default=engine,
-        help="what loads the probe: BCC, or bpftrace, which copies less of each message "
+        help="what loads the probe: BCC, or bpftrace, which captures less of each message "
         f"(default: {DEFAULTS.engine})",
     )
     group.add_argument(
         "--route",
         choices=ROUTES,
         default=argparse.SUPPRESS,
-        help="where to hook: the kernel's TCP functions or the system calls' tracepoints, "
-        "bpftrace's only way (default: the first that this kernel and engine offer)",
+        help="where to attach: the kernel's socket functions, or the tracepoints of system calls, "
+        "the only route of bpftrace (default: the first that this kernel and engine support)",
     )
 
 
@@ -217,47 +217,49 @@ def size(text: str) -> int:
 def _add_of_messages(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
         "which processes and connections",
-        "Any option here and below may be repeated: one of its values has to match. All options "
-        "that are given have to. A GLOB of *, ? and [...] stands for the whole of a text.",
+        "A filter may be repeated: one of its values must match. Different filters must all "
+        "match. A GLOB (*, ? and [...]) must match the whole text.",
     )
-    _add(group, "pid", "N", "what this process sends and receives")
+    _add(group, "pid", "N", "this process")
     _add(group, "comm", "NAME", "threads of this name (the field `comm`)")
-    _add(group, "cmdline", "GLOB", "processes with such arguments")
-    _add(group, "user", "NAME", "processes of this user, a name or a number")
+    _add(group, "cmdline", "GLOB", "processes whose arguments match, joined by spaces")
+    _add(group, "user", "NAME", "processes of this user, by name or number")
     _add(
         group,
         "cgroup",
         "PATH",
         "processes in this control group or below it, such as /system.slice/nginx.service, "
-        "with or without /sys/fs/cgroup",
+        "with or without /sys/fs/cgroup in front",
     )
     _add(group, "port", "N", "connections with this port at either end")
     _add(
         group,
         "address",
         "CIDR",
-        "connections with such an address at either end: 10.0.0.0/8, ::1",
+        "connections with an address in this range at either end: 10.0.0.0/8, ::1",
     )
-    _add_choice(group, "direction", values.DIRECTIONS, "messages that a process sent, or received")
-    _add_choice(group, "role", values.ROLES, "messages as clients, or servers, saw them")
+    _add_choice(
+        group, "direction", values.DIRECTIONS, "messages that a process sent, or that it received"
+    )
+    _add_choice(group, "role", values.ROLES, "messages as seen by clients, or by servers")
 
 
 def _add_of_exchanges(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
         "which exchanges",
-        "Of one that matches, request and responses are shown, of any other nothing.",
+        "Request and responses of an exchange are kept or dropped together.",
     )
-    _add(group, "method", "METHOD", "of the request")
-    _add(group, "host", "GLOB", "Host or :authority, with or without its port")
-    _add(group, "path", "GLOB", "path of the request, without ?query")
-    _add(group, "status", "STATUS", "of a response: 404, 5xx, 400-499")
-    _add(group, "header", "NAME[=GLOB]", "a header or trailer of request or response")
+    _add(group, "method", "METHOD", "method of the request")
+    _add(group, "host", "GLOB", "host that the request names, with or without its port")
+    _add(group, "path", "GLOB", "path of the request, without its query")
+    _add(group, "status", "STATUS", "status of a response: 404, 5xx, 400-499")
+    _add(group, "header", "NAME[=GLOB]", "header or trailer of the request or a response")
     group.add_argument(
         "--min-latency",
         type=typed(OPTIONS["min_latency"].read),
         default=argparse.SUPPRESS,
         metavar="TIME",
-        help="at least this long from request to response: 100ms, 2s",
+        help="at least this long from the request to the final response: 100ms, 2s",
     )
     group.add_argument(
         "--where",
@@ -265,8 +267,8 @@ def _add_of_exchanges(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=argparse.SUPPRESS,
         metavar="CONDITION",
-        help="a condition of the query language, such as 'failed and not path=/healthz' or "
-        "'latency>100ms or service=cart' (docs/reference/query.md); several must all hold",
+        help="a condition of the query language (docs/reference/query.md), such as 'failed and not "
+        "path=/healthz' or 'latency>100ms or service=cart'; several must all hold",
     )
 
 

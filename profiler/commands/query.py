@@ -12,15 +12,15 @@ from profiler.commands.options import STDOUT, add_captures, add_filters, add_red
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the arguments."""
     parser.description = (
-        "Runs SQL on a file of JSON lines, by DuckDB. There are two tables: "
-        "`exchanges`, a row for each request with its response, and `messages`, a row for each "
-        "line. The answer is a table on a terminal, else JSON lines."
+        "Runs SQL on capture files with DuckDB. There are two tables: `exchanges` has a row "
+        "for each request with its responses, `messages` a row for each line. Prints a table on a "
+        "terminal, else JSON lines."
     )
     parser.epilog = (
         "example:\n  http-profiler query "
         "'select path, count(*), max(latency_ms) from exchanges group by path' http.jsonl"
     )
-    parser.add_argument("sql", metavar="SQL")
+    parser.add_argument("sql", metavar="SQL", help="a statement of DuckDB's SQL")
     add_captures(parser)
     add_filters(parser)
     add_redact(parser, default=False)

@@ -11,8 +11,12 @@ from profiler.commands.options import add_filters, add_limits, add_output, setti
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the arguments."""
-    parser.description = "Writes the JSON lines of a recording, which --record wrote."
-    parser.add_argument("capture", type=Path, metavar="RECORDING")
+    parser.description = (
+        "Runs a recording, made with --record, through the same pipeline as a capture."
+    )
+    parser.add_argument(
+        "capture", type=Path, metavar="RECORDING", help="a file that --record wrote"
+    )
     add_filters(parser)
     add_limits(parser, live=False)
     add_output(parser)

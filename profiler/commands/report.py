@@ -13,8 +13,8 @@ from profiler.ingest.settings import REPORT_BODY
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the arguments."""
     parser.description = (
-        "Makes one HTML page of a file of JSON lines: who calls whom, rates, errors, "
-        "latencies, the slowest exchanges, and every exchange with its headers and body."
+        "Makes one HTML page from capture files: who calls whom, rates, errors, latencies, "
+        "the slowest exchanges, and every exchange with its headers and body."
     )
     add_captures(parser)
     add_target(parser)
@@ -25,15 +25,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=size,
         default=REPORT_BODY,
         metavar="BYTES",
-        help="characters of each body that the page has; of longer ones it says how long they are "
+        help="characters of each body to include; the page shows the length of longer ones "
         "(default: %(default)s)",
     )
     parser.add_argument(
         "--stats",
         type=Path,
         metavar="PATH",
-        help="what `--stats PATH` of that capture wrote: the page says what the kernel could not "
-        "hand over",
+        help="a file that `--stats` of that capture wrote: the page then shows the account",
     )
 
 

@@ -43,7 +43,7 @@ def add_option(parser: argparse.ArgumentParser) -> None:
         "--config",
         type=Path,
         metavar="FILE",
-        help="read this configuration file, and not ~/.config/http-profiler.toml and "
+        help="read this configuration file instead of ~/.config/http-profiler.toml and "
         "/etc/http-profiler.toml",
     )
 
@@ -51,8 +51,8 @@ def add_option(parser: argparse.ArgumentParser) -> None:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the arguments of the command ``config``; ``show.py`` has what it does."""
     parser.description = (
-        "Prints every option that may stand in a configuration file, as such a file: "
-        "those that are in force with their place, the others with their default."
+        "Prints all options as a configuration file: the options in force with their "
+        "source, the others with their default."
     )
 
 

@@ -13,9 +13,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the arguments."""
     parser.description = (
         "Prints the facts of this machine that matter to the profiler. Then sends "
-        "known HTTP messages over every path and kind of socket, captures them, and says which "
-        "were captured, partial or missed, and why. Exit code 1 if anything is worse than this "
-        "kernel should give."
+        "known HTTP messages over every path and kind of socket, captures them, and reports which "
+        "were captured, partial or missed, and why. Exits with 1 if any result is worse than "
+        "expected for this kernel."
     )
     parser.add_argument(
         "--json",
@@ -23,11 +23,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="print one JSON document, redacted: send it with a bug report",
     )
     parser.add_argument(
-        "--route", choices=ROUTES, default=argparse.SUPPRESS, help="try only this one"
+        "--route",
+        choices=ROUTES,
+        default=argparse.SUPPRESS,
+        help="test only this route (default: both)",
     )
     parser.add_argument(
         "--engine",
         choices=ENGINES,
         default=argparse.SUPPRESS,
-        help=f"try this engine (default: {DEFAULTS.engine})",
+        help=f"test this engine (default: {DEFAULTS.engine})",
     )

@@ -10,9 +10,9 @@ from profiler.commands.check import EPILOG, add_assertions
 from profiler.commands.options import add_filters, add_output, add_probe
 
 DESCRIPTION = """\
-Traces a command and what it starts, and nothing else, and returns its exit code. Its standard
-streams are its own. Lines are written with --output; without it, and without assertions, the
-exchanges are told on standard error when the command has ended.
+Traces a command and its children, and nothing else. Returns the command's exit code. The command
+keeps its standard streams. --output writes lines; without it, and without assertions, the exchanges
+are printed to standard error when the command has ended.
 """
 
 
@@ -21,22 +21,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.usage = "http-profiler run [options] -- CMD ..."
     parser.description = DESCRIPTION
     parser.epilog = (
-        EPILOG + "\nexit codes: the command's own; of a signal N 128+N; 127: there is no "
-        "such command;\n126: it cannot be executed; 125: it could not be traced; 4: an assertion "
-        "does not hold\n"
+        EPILOG
+        + "\nexit codes: that of the command, 128+N if signal N ended it; 127: no such command;\n"
+        "126: it cannot be executed; 125: it could not be traced; 4: an assertion does not hold\n"
     )
     parser.add_argument(
         "--as",
         dest="run_as",
         type=_user,
         metavar="USER",
-        help="run the command as USER, with that home; else it runs as root does",
+        help="run the command as USER, with that user's home (default: as root)",
     )
     add_assertions(parser)
     parser.add_argument(
         "--allow-lost",
         action="store_true",
-        help="an assertion holds also where messages were lost that might have violated it",
+        help="let an assertion hold even if messages were lost that might have violated it",
     )
     parser.add_argument("misplaced", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     add_output(parser)

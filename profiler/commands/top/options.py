@@ -12,7 +12,7 @@ from profiler.commands.options import add_filters, add_limits, add_probe, add_re
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the arguments."""
     parser.description = (
-        "Shows what is captured, live: rates, errors and latencies by endpoint, "
+        "Shows a capture live on the whole screen: rates, errors and latencies by endpoint, "
         "process or connection, down to one exchange with its headers and body."
     )
     parser.epilog = (
@@ -27,8 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         nargs="+",
         metavar="CAPTURE",
-        help="show files of JSON lines instead of capturing, which may be compressed (gzip, zstd); "
-        "`-` is standard input",
+        help="show capture files instead of capturing: JSON lines, plain or compressed (gzip, "
+        "zstd); `-` is standard input",
     )
     add_redact(parser, argparse.SUPPRESS, "here")
     add_filters(parser)
