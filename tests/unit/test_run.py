@@ -24,9 +24,9 @@ DEMO = ROOT / "tests" / "replay" / "cases" / "demo"
 EXPECTED = [json.loads(line) for line in (DEMO / "expected.jsonl").read_text().splitlines()]
 
 
-def command(*arguments: object) -> list[str]:
+def command(*arguments: object, capture: Path = DEMO / "capture") -> list[str]:
     stand_in = "tests.unit.stand_in_engine"
-    return [sys.executable, "-m", stand_in, str(DEMO / "capture"), "run", *map(str, arguments)]
+    return [sys.executable, "-m", stand_in, str(capture), "run", *map(str, arguments)]
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -37,7 +37,7 @@ def environment(**more: str) -> dict[str, str]:
 def run(*arguments: object, **more: Any) -> tuple[int, str, list[str]]:
     """Return the exit code, standard output, and our own lines of standard error."""
     done = subprocess.run(
-        command(*arguments),
+        command(*arguments, capture=more.pop("capture", DEMO / "capture")),
         capture_output=True,
         text=True,
         cwd=ROOT,
@@ -218,6 +218,22 @@ def test_lines_go_to_the_requested_output(
     # An explicit request is honoured.
     code, out, _ = run("--output", "-", "--", "echo", "mine")
     assert len(out.splitlines()) == len(EXPECTED) + 1
+
+
+def test_lines_are_redacted_and_formatted_as_requested(tmp_path: Path) -> None:
+    recording = tmp_path / "capture"
+    before, secret = b"Accept-Encoding: identity", b"X-Api-Key: s3cr3t-s3cr3t-"
+    assert len(before) == len(secret)
+    recording.write_bytes((DEMO / "capture").read_bytes().replace(before, secret))
+    _, shown, _ = run("--output", "-", "--", "true", capture=recording)
+    _, redacted, errors = run("--output", "-", "--redact", "--", "true", capture=recording)
+    assert "s3cr3t" in shown
+    assert "s3cr3t" not in redacted
+    assert "redacted-" in redacted
+    assert any("secrets are redacted" in line for line in errors)
+    _, pretty, _ = run("--output", "-", "--format", "pretty", "--", "true", capture=recording)
+    assert "127.0.0.1:8080/missing" in pretty
+    assert "raw_payload" not in pretty
 
 
 def test_without_an_output_exchanges_are_printed() -> None:

@@ -29,8 +29,7 @@ from profiler.ingest.probe.cgroups import cgroup_of, mounted_at
 from profiler.ingest.session import capture
 from profiler.ingest.settings import Settings
 from profiler.outputs import Sink
-from profiler.outputs.choice import Choice
-from profiler.outputs.jsonl import JsonLines
+from profiler.outputs.choice import Choice, choose
 
 if TYPE_CHECKING:
     from profiler.schema import Record
@@ -66,14 +65,15 @@ def _traced(
 ) -> int:
     started = time.monotonic()
     own = Comparison(FIELDS["cgroup"], "=", cgroup.path)
-    sinks = _sinks(options, settings)
+    written = _output(options, settings)
+    sinks = [written.sink] if written else []
     exchanges = Exchanges() if assertions or not sinks else None
     account = command = trouble = None
     try:
         command = Command(options.argv, cgroup, options.run_as)
         account = capture(
             replace(settings, where=settings.where.and_("cgroup", own)),
-            Choice(_Kept(sinks, exchanges), None),
+            Choice(_Kept(sinks, exchanges), written.redactor if written else None),
             command,
         )
     except CommandError as error:
@@ -140,11 +140,11 @@ class _Kept:
             sink.close()
 
 
-def _sinks(options: argparse.Namespace, settings: Settings) -> list[Sink]:
-    """Standard output is the command's, unless ``--output -`` says otherwise."""
+def _output(options: argparse.Namespace, settings: Settings) -> Choice | None:
+    """Open the output, if any: standard output is the command's, unless ``--output -`` is given."""
     if settings.output is not None or getattr(options, "output", None) == Path("-"):
-        return [JsonLines(settings.output)]
-    return []
+        return choose(settings.output, settings.format or "jsonl", settings.redact, time.time_ns)
+    return None
 
 
 def _check_privilege(user: pwd.struct_passwd | None) -> None:
