@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterator
 from datetime import datetime, timezone
 
+from packages.command_line import ENVIRONMENT, FILES, SIGNALS, exit_codes, groups_of
 from profiler import __version__, cli
-from profiler.commands.configuration.written import FILE_VARIABLE, SYSTEM_FILE
 from profiler.commands.parser import commands_of
 
 _CONFIGURATION = """\
@@ -22,16 +22,6 @@ without the leading dashes. The options of a command are in a table with the com
 The variable of --max-body is HTTP_PROFILER_MAX_BODY, and that of report --max-body is
 HTTP_PROFILER_REPORT_MAX_BODY. `http-profiler config` prints every key, and the values in force.
 """
-
-# The titles that argparse gives to groups without a title; Python 3.9 uses the second.
-_PLAIN = ("options", "optional arguments", "positional arguments")
-
-_FILES = (
-    (str(SYSTEM_FILE), "the configuration of the system"),
-    (f"~/.config/{SYSTEM_FILE.name}", "the configuration of a user"),
-    ("/var/cache/http-profiler", "compiled probes; you can delete them at any time"),
-    ("/var/log/http-profiler/http.jsonl", "the output of the systemd unit, if you start it"),
-)
 
 
 def page(parser: argparse.ArgumentParser) -> str:
@@ -66,18 +56,17 @@ def _page(parser: argparse.ArgumentParser) -> Iterator[str]:
         yield from _example(below.epilog)
     yield from (".SH CONFIGURATION", _text(_CONFIGURATION))
     yield ".SH EXIT STATUS"
-    for code, meaning in _exit_codes():
+    for code, meaning in exit_codes():
         yield from (".TP", f".B {code}", _text(meaning))
     yield ".SH ENVIRONMENT"
-    for variable, meaning in (
-        ("OUTPUT_PATH", "the same as --output"),
-        (FILE_VARIABLE, "the same as --config"),
-        ("HTTP_PROFILER_*", "any other option, see CONFIGURATION"),
-    ):
+    for variable, meaning in ENVIRONMENT:
         yield from (".TP", f".B {variable}", _text(meaning))
     yield ".SH FILES"
-    for path, meaning in _FILES:
+    for path, meaning in FILES:
         yield from (".TP", f".I {_text(path)}", _text(meaning))
+    yield ".SH SIGNALS"
+    for signal, meaning in SIGNALS:
+        yield from (".TP", f".B {signal}", _text(meaning))
     yield ".SH EXAMPLES"
     yield from _example(parser.epilog)
 
@@ -98,43 +87,22 @@ def _positionals(parser: argparse.ArgumentParser) -> list[str]:
 
 
 def _options(parser: argparse.ArgumentParser, heading: str) -> Iterator[str]:
-    """The options by group; ``heading`` is the roff request for the title of a group."""
-    formatter = parser._get_formatter()
-    for group in parser._action_groups:
-        actions = [
-            action
-            for action in group._group_actions
-            if action.help is not argparse.SUPPRESS
-            and not isinstance(action, (argparse._HelpAction, argparse._SubParsersAction))
-            and (action.option_strings or action.help)
-        ]
-        if actions and group.title not in _PLAIN:
-            yield f"{heading} {_text(group.title or '')}"
-            if group.description:
-                yield _text(group.description)
-        for action in actions:
-            yield from (".TP", _invocation(action, formatter))
-            yield _text(formatter._expand_help(action) if action.help else "")
-
-
-def _invocation(action: argparse.Action, formatter: argparse.HelpFormatter) -> str:
-    words = ", ".join(f"\\fB{_text(word)}\\fR" for word in action.option_strings)
-    if action.option_strings and action.nargs == 0:
-        return words
-    value = formatter._format_args(action, formatter._get_default_metavar_for_optional(action))
-    return f"{words} \\fI{_text(value)}\\fR".lstrip()
+    """The options by their groups; ``heading`` is the request that makes a group's title one."""
+    for group in groups_of(parser):
+        if group.title:
+            yield f"{heading} {_text(group.title)}"
+        if group.description:
+            yield _text(group.description)
+        for option in group.options:
+            words = ", ".join(f"\\fB{_text(word)}\\fR" for word in option.words)
+            value = f" \\fI{_text(option.value)}\\fR" if option.value else ""
+            yield from (".TP", f"{words}{value}".lstrip(), _text(option.help))
 
 
 def _example(epilog: str | None) -> Iterator[str]:
     if epilog:
         lines = [_line(line) for line in inspect.cleandoc(epilog).splitlines()]
         yield from (".P", ".EX", *(line or "\\&" for line in lines), ".EE")
-
-
-def _exit_codes() -> list[tuple[str, str]]:
-    """The exit codes and their meanings from the docstring of ``profiler.cli``."""
-    text = " ".join(inspect.cleandoc(cli.__doc__ or "").partition("Exit codes:")[2].split())
-    return re.findall(r"(\d+) (.*?)(?:;\s(?=\d)|\.?$)", text)
 
 
 def _text(text: str) -> str:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The table of commands. Errors become one line and an exit code.
 
-Exit codes: 0 done; 1 it could not be done, with the reason on standard error;
-2 the arguments are wrong, or what is written down in their place; 3 done, but of the
-capture that was read some lines are damaged; 4 an assertion does not hold.
+Exit codes: 0 done; 1 not done, and standard error has the reason; 2 wrong arguments, a wrong
+condition or a wrong configuration; 3 done, but some lines of a capture file could not be read;
+4 an assertion does not hold; 130 interrupted.
 """
 
 from __future__ import annotations

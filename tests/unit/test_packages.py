@@ -62,7 +62,7 @@ def test_the_manual_has_its_sections(manual: str) -> None:
     headings = re.findall(r"^[A-Z][A-Z ]+$", manual, re.MULTILINE)
     assert headings == [
         "NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS", "COMMANDS", "CONFIGURATION",
-        "EXIT STATUS", "ENVIRONMENT", "FILES", "EXAMPLES",
+        "EXIT STATUS", "ENVIRONMENT", "FILES", "SIGNALS", "EXAMPLES",
     ]  # fmt: skip
     status = manual.partition("EXIT STATUS")[2].partition("ENVIRONMENT")[0]
     codes = re.findall(r"^ {7}(\d) +\w", status, re.MULTILINE)
