@@ -33,7 +33,6 @@ FILES = (
     (f"~/.config/{SYSTEM_FILE.name}", "configuration of the user"),
     ("/var/cache/http-profiler", "compiled probes; you can delete them at any time"),
     ("/var/log/http-profiler/http.jsonl", "the output of the systemd unit, if you start it"),
-    ("/var/log/http-profiler/http.jsonl", "lines of the systemd service"),
 )
 
 SIGNALS = (

@@ -23,7 +23,7 @@ examples:
   sudo http-profiler --port 8080
   sudo http-profiler top
   sudo http-profiler --port 8080 --output http.jsonl
-  sudo http-profiler --pid $(pidof -s nginx) | jq 'select(.status_code >= 500)'
+  sudo http-profiler --pid "$(pidof -s nginx)" | jq 'select(.status_code >= 500)'
   sudo http-profiler --record night.capture --output night.jsonl
   http-profiler replay night.capture
   http-profiler report http.jsonl --output report.html

@@ -216,7 +216,7 @@ def size(text: str) -> int:
 
 def _add_of_messages(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
-        "which processes and connections",
+        "processes and connections",
         "A filter may be repeated: one of its values must match. Different filters must all "
         "match. A GLOB (*, ? and [...]) must match the whole text.",
     )
@@ -246,7 +246,7 @@ def _add_of_messages(parser: argparse.ArgumentParser) -> None:
 
 def _add_of_exchanges(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
-        "which exchanges",
+        "exchanges",
         "Request and responses of an exchange are kept or dropped together.",
     )
     _add(group, "method", "METHOD", "method of the request")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import gzip
 import io
@@ -20,6 +21,7 @@ import pytest
 
 from packages import documents
 from profiler.cli import build_parser
+from profiler.commands.parser import commands_of
 from tests.sample_capture import write, write_stats
 
 if sys.version_info >= (3, 14):
@@ -119,11 +121,32 @@ def test_a_command_of_the_documents(call: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", documents.renewed(), ids=lambda path: path.name)
-def test_the_fields_are_those_of_the_schema(path: Path) -> None:
+def test_the_generated_parts_are_up_to_date(path: Path) -> None:
     renew = "python -m packages.documents"
     if path == documents.SCHEMA:
         renew += ", or http-profiler schema > docs/reference/record.schema.json"
     assert path.read_text("utf-8") == documents.renewed()[path], f"to renew it: {renew}"
+
+
+def test_every_command_has_its_options_on_the_page() -> None:
+    page = documents.OPTIONS.read_text("utf-8")
+    parser = build_parser()
+    for name in (parser.prog, *commands_of(parser)):
+        assert f"\n## {name}\n" in page
+        assert f"<!-- options of {name}: made by" in page
+    for part in ("commands", "exit codes", "environment", "files", "signals"):
+        assert f"<!-- {part}: made by" in page
+
+
+def test_every_default_is_documented() -> None:
+    parser = build_parser()
+    for one in (parser, *commands_of(parser).values()):
+        for action in one._actions:
+            # --no-redact has the default of its counterpart.
+            is_counterpart = action.const is False
+            if action.default in (None, argparse.SUPPRESS, False, []) or is_counterpart:
+                continue
+            assert "(default" in (action.help or ""), action.option_strings
 
 
 def test_the_documents_have_many_commands() -> None:

@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="show capture files instead of capturing: JSON lines, plain or compressed (gzip, "
         "zstd); `-` is standard input",
     )
-    add_redact(parser, argparse.SUPPRESS, "here")
+    add_redact(parser, argparse.SUPPRESS, "in top")
     add_filters(parser)
     add_limits(parser, live=True)
     add_probe(parser)
