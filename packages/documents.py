@@ -9,6 +9,7 @@ record's fields, the argument parser, and ``packages/command_line.py``.
 from __future__ import annotations
 
 import argparse
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,10 +28,14 @@ from profiler.commands.parser import commands_of
 from profiler.commands.schema import document
 from profiler.schema import Record, Row, markdown
 
-DOCS = Path(__file__).parents[1] / "docs"
+REPOSITORY = Path(__file__).parents[1]
+DOCS = REPOSITORY / "docs"
 SCHEMA = DOCS / "reference" / "record.schema.json"
 OPTIONS = DOCS / "reference" / "options.md"
 PAGES = (DOCS / "reference" / "record.md", DOCS / "how-to" / "reports.md", OPTIONS)
+
+# The lines of a recorded capture, which a test compares with those of the pipeline.
+_LINES = REPOSITORY / "tests" / "replay" / "cases" / "demo" / "expected.jsonl"
 
 _PART = re.compile(
     r"(?P<begin><!-- (?P<name>[^\n]+?): made by `python -m packages\.documents` -->\n)"
@@ -58,6 +63,7 @@ def _parts() -> Iterator[tuple[str, Iterator[str]]]:
     """The name and lines of each part that a page may contain."""
     for fields in (Record, Row):
         yield f"fields of {fields.__name__}", markdown(fields)
+    yield "example", _example()
     parser = cli.build_parser()
     yield "commands", _commands(parser)
     yield f"options of {parser.prog}", _capture(parser)
@@ -67,6 +73,13 @@ def _parts() -> Iterator[tuple[str, Iterator[str]]]:
     yield "environment", _table("variable", ENVIRONMENT)
     yield "files", _table("path", FILES)
     yield "signals", _table("signal", SIGNALS)
+
+
+def _example() -> Iterator[str]:
+    """A response as its server sent it."""
+    records = map(json.loads, _LINES.read_text("utf-8").splitlines())
+    record = next(one for one in records if (one["type"], one["role"]) == ("response", "server"))
+    yield from ("```json", json.dumps(record, indent=2, ensure_ascii=False), "```")
 
 
 def _commands(parser: argparse.ArgumentParser) -> Iterator[str]:

@@ -20,8 +20,11 @@ import duckdb
 import pytest
 
 from packages import documents
+from profiler.accounting import FILTERED, LOST
 from profiler.cli import build_parser
 from profiler.commands.parser import commands_of
+from profiler.ingest import stream
+from profiler.ingest.http import content, message
 from tests.sample_capture import write, write_stats
 
 if sys.version_info >= (3, 14):
@@ -147,6 +150,29 @@ def test_every_default_is_documented() -> None:
             if action.default in (None, argparse.SUPPRESS, False, []) or is_counterpart:
                 continue
             assert "(default" in (action.help or ""), action.option_strings
+
+
+LOSSES = (REPOSITORY / "docs" / "explanation" / "losses.md").read_text()
+
+
+def first_cells(heading: str, header: str) -> list[str]:
+    """The words in code of the first column of a table below a heading."""
+    table = LOSSES.partition(f"\n{heading}")[2].partition(f"\n| {header} ")[2].partition("\n\n")[0]
+    rows = (line.split(" | ")[0] for line in table.splitlines()[2:])
+    return [word for row in rows for word in re.findall(r"`(\w+)`", row)]
+
+
+def test_every_reason_of_the_account_is_explained() -> None:
+    assert first_cells("**Filtered**", "reason") == list(FILTERED)
+    assert first_cells("**Lost**", "reason") == list(LOST)
+
+
+def test_every_reason_of_an_incomplete_message_is_explained() -> None:
+    at_the_ends = (stream.BODY_LIMIT, stream.LOST, stream.CLOSED_EARLY, stream.RESET, stream.EXITED)
+    in_http = (message.HEAD_LIMIT, message.MEMORY_LIMIT, message.UNDECODABLE, message.STREAM_LIMIT)
+    others = (message.UNKNOWN_HEADER_STATE, message.NO_RESPONSE, content.DECODED_LIMIT)
+    explained = first_cells("## Incomplete messages", "reason")
+    assert sorted(explained) == sorted((*at_the_ends, *in_http, *others))
 
 
 def test_the_documents_have_many_commands() -> None:
