@@ -126,12 +126,15 @@ def _title(group: Group) -> str:
 
 
 def _options(options: tuple[Option, ...] | list[Option]) -> Iterator[str]:
-    yield from ("| option | meaning | default |", "| --- | --- | --- |")
+    rows = [("option", "meaning", "default"), ("---", "---", "---")]
     for words, value, help_ in options:
         meaning, _, default = help_.partition(" (default")
         name = ", ".join(f"{word} {value}".strip() for word in words) or value
         shown = default.lstrip(": ").removesuffix(")") or ("yes" if default else "")
-        yield f"| `{name}` | {_marked(meaning)} | {_marked(shown)} |"
+        rows.append((f"`{name}`", _marked(meaning), _marked(shown)))
+    has_defaults = any(default for _, _, default in rows[2:])
+    for row in rows:
+        yield f"| {' | '.join(row if has_defaults else row[:2])} |"
 
 
 def _table(of: str, rows: list[tuple[str, str]] | tuple[tuple[str, str], ...]) -> Iterator[str]:
