@@ -41,7 +41,7 @@ READERS = ("report", "export", "query", "check", "replay", "probe", "schema", "c
 BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # Before the name only what calls it.
 CALL = re.compile(
-    r"^(?:sudo |ssh \S+ sudo |/opt/http-profiler/bin/)*http-profiler\s(.*)", re.DOTALL
+    r"^(?:sudo |ssh \S+ sudo |/opt/http-profiler/bin/|v/bin/)*http-profiler\s(.*)", re.DOTALL
 )
 
 
