@@ -42,13 +42,13 @@ def replaced(text: str, generated: str) -> str:
 def page(results: Results) -> str:
     """Return the page of all results."""
     dates = sorted({run["date"] for run in results.runs.values()})
-    facts = ", ".join(f"{name} {value}" for name, value in results.facts.items())
     parts = [
         "## In a guest",
-        f"Measured {' to '.join(dict.fromkeys((dates[0], dates[-1])))} by `tox -e bench`: {facts}."
+        f"Measured {' to '.join(dict.fromkeys((dates[0], dates[-1])))} by `tox -e bench`."
         if dates
         else "Nothing was measured.",
         HOW,
+        _facts(results),
         _goals(results),
         "### Instructions added to the target",
         _table(results, ADDED, _added, extra=("base", "noise")),
@@ -69,31 +69,37 @@ def page(results: Results) -> str:
 
 HOW = """\
 The guest has one processor, and a nanosecond of its clock is one instruction (QEMU's
-`-icount shift=0,sleep=off`), so the figures do not depend on the host. All are for one
-round of the workload: server and client, user space and kernel, both ends captured. A
-round is the difference between two runs of the client, one with three times as many rounds
-as the other, so that its start does not count. There are three such pairs (of `saturation`
-one); what is added is the median of them, *slower* their mean. *Noise* is what the same
-differs by when nothing captures, measured before and after all others.
+`-icount shift=0,sleep=off`). So the figures do not depend on the host. Each figure is for one
+round of the workload: server and client, user space and kernel, both ends captured.
 
-The emulator runs an instruction that copies a string once for each byte. So copying a byte
-costs an instruction, whoever copies it; a processor does many bytes in one cycle.
+A round is the difference between two runs of the client, one with three times as many rounds
+as the other. So the start of the client does not count. There are three such pairs (one for
+`saturation`). The added cost is their median, and *slower* is their mean. *Noise* is the
+difference between two measurements without a capture, one before and one after all others.
+
+The emulator executes a string copy as one instruction per byte. So each copied byte costs an
+instruction, whoever copies it. A real processor copies many bytes in one cycle.
 
 - *Added to the target*: the capture runs only when nobody else wants the processor
-  (`SCHED_IDLE`), and what it runs all the same is taken off, so what is left is what the
-  kernel does for it in the processes that are captured. Buffers of 256 MiB. How often these
-  take turns is in it, and that differs from one boot to the next: a server that takes longer
-  finds more to do when it comes back.
-- *Of its BPF programs*: what these ran of it, by the kernel's own statistics
-  (`kernel.bpf_stats_enabled`), in a run apart. It does not depend on who takes turns with whom;
-  what the kernel does to run a program is not in it.
-- *Of the capture itself*: the processor time of its processes, at the usual priority and
-  with its own defaults, until it has caught up.
-- *Slower*: in that run, what a round takes while it goes on, in percent of the base. What the
-  ring can hold (as of `small`) is slowed down by chance: by the share that the reader gets
-  meanwhile.
-- *Messages*: in that run, whole / incomplete / lost of those that were sent and received.\
+  (`SCHED_IDLE`), and its own instructions are subtracted. So this is what the kernel does for
+  the capture in the captured processes. Buffers have 256 MiB. The figure includes how often
+  the processes take turns, which differs between boots: a slower server finds more to do when
+  it resumes.
+- *BPF programs*: the part of this that the programs themselves ran, by the kernel's statistics
+  (`kernel.bpf_stats_enabled`), in a separate run. It does not depend on who takes turns with
+  whom. It excludes what the kernel does to start a program.
+- *The capture itself*: the processor time of its processes, at normal priority and with its
+  own defaults, until it has caught up.
+- *Slower*: in that run, the extra duration of a round while the capture runs, in percent of
+  the base. If the ring can hold everything, as with `small`, chance decides: it depends on the
+  share that the reader gets meanwhile.
+- *Messages*: in that run, whole / incomplete / lost, of those that were sent and received.\
 """
+
+
+def _facts(results: Results) -> str:
+    rows = [list(fact) for fact in results.facts.items()]
+    return _markdown(["measured with", "version"], rows) if rows else ""
 
 
 def _goals(results: Results) -> str:
@@ -116,7 +122,7 @@ def _goals(results: Results) -> str:
         ("added to a request, syscall route", "9,000", _signed(added("small", "syscall"))),
         ("added to a file `write`, socket route", "5", _signed(added("file-write", "socket"))),
         (
-            "the profiler's own, of a message (small)",
+            "the profiler itself, per message (small)",
             "25,000",
             _number(value(OWN, "small", "own", ENDS)),
         ),
@@ -126,7 +132,7 @@ def _goals(results: Results) -> str:
             _number(saturated and _lost(saturated)),
         ),
         (
-            "answers of 1 MB with `--max-body 0`: added to the target",
+            "responses of 1 MB with `--max-body 0`: added to the target",
             "2 %",
             _percent(share("1m", "max-body-0")),
         ),
@@ -135,10 +141,18 @@ def _goals(results: Results) -> str:
             "150 MiB",
             _mebibytes(value(MEMORY, "connections", "memory")),
         ),
-        ("start to capturing, compiled before", "10 s", _seconds(value(START, "start", "second"))),
-        ("start to capturing, the first time", "10 s", _seconds(value(START, "start", "first"))),
+        (
+            "from start to capturing, compiled before",
+            "10 s",
+            _seconds(value(START, "start", "second")),
+        ),
+        (
+            "from start to capturing, the first time",
+            "10 s",
+            _seconds(value(START, "start", "first")),
+        ),
     ]
-    return _markdown(["what", "at most", "measured"], [list(row) for row in rows])
+    return _markdown(["what", "goal: at most", "measured"], [list(row) for row in rows])
 
 
 Cell = Callable[[Results, Any, Measurement], str]
@@ -155,7 +169,7 @@ def _table(results: Results, metric: str, cell: Cell, extra: tuple[str, ...] = (
     for workload in WORKLOADS.values():
         if not any(one.workload == workload.name for one in measured):
             continue
-        row = [f"`{workload.name}`: {workload.what}; a {workload.unit}"]
+        row = [f"`{workload.name}`: {workload.what}; per {workload.unit}"]
         if extra:
             base = _run(results, ADDED, workload.name, BASE)
             again = _run(results, ADDED, workload.name, AGAIN)
