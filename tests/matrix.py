@@ -124,8 +124,9 @@ def page(seen: Iterable[Seen]) -> str:
     guests = sorted(seen, key=lambda one: [int(n) for n in re.findall(r"\d+", one.guest)])
     parts = [
         "# Supported kernels",
-        "Written by `tox -e matrix` from what its tests saw: do not edit. Each guest ran the\n"
-        "end-to-end tests that are named below, with `http-profiler doctor` on either route.",
+        "`tox -e matrix` writes this page from the results of its tests: do not edit it. Each\n"
+        "guest ran the end-to-end tests that the table names, and `http-profiler doctor` on both\n"
+        "routes.",
         _table(
             ["guest", "date", "kernel", "BCC", "bpftrace", "tests", "results"], map(_facts, guests)
         ),
@@ -135,11 +136,14 @@ def page(seen: Iterable[Seen]) -> str:
             names = "\n".join(f"- `{name}`" for name in guest.failures)
             parts.append(f"Failed on {guest.guest}:\n\n{names}")
     parts.append(
-        "What follows is said by the doctor's canary: two HTTP exchanges or more over each path\n"
-        "and kind of socket, checked at the end that sends and the end that receives. *captured*:\n"
-        "every message, whole, once, byte for byte, with the right process and addresses.\n"
-        "*partial*: the line says what it lacks, and what comes after it is right. *missed*: a\n"
-        "message has no line. *wrong*: a line contradicts what was said."
+        "The tables below are the doctor's results. It sends two HTTP exchanges or more over each\n"
+        "path and kind of socket, and checks the lines of the sender and of the receiver:\n\n"
+        "- *captured*: every message has one line, whole, byte for byte, with the right process\n"
+        "  and addresses.\n"
+        "- *partial*: a line is incomplete and names the reason. The lines after it are right.\n"
+        "- *missed*: a message has no line.\n"
+        "- *wrong*: a line contradicts what was sent.\n"
+        "- *unavailable*: the machine cannot run this case."
     )
     for route in ROUTES:
         for group, title in (("path", "paths"), ("socket", "sockets")):
@@ -170,7 +174,7 @@ def selection(arguments: Sequence[str]) -> list[str]:
 def _results(guests: list[Seen], route: str, group: str) -> str:
     cells: dict[str, dict[str, str]] = {}
     words: dict[str, str] = {}
-    notes: dict[str, list[str]] = {}
+    notes: dict[tuple[str, str], list[str]] = {}
     for guest in guests:
         ends: dict[str, dict[str, dict[str, Any]]] = {}
         for row in guest.doctor[route]["cases"]:
@@ -179,9 +183,8 @@ def _results(guests: list[Seen], route: str, group: str) -> str:
                 words[row["name"]] = row["what"]
         for name, rows in ends.items():
             number = ""
-            reasons = [f"{end}: {rows[end]['reason']}" for end in ENDS if rows[end]["reason"]]
-            if reasons:
-                note = f"`{name}` " + "; ".join(reasons)
+            note = (name, _reasons(rows))
+            if note[1]:
                 notes.setdefault(note, []).append(guest.guest)
                 number = f" [{list(notes).index(note) + 1}]"
             cells.setdefault(name, {})[guest.guest] = _cell(rows) + number
@@ -193,10 +196,20 @@ def _results(guests: list[Seen], route: str, group: str) -> str:
             for case, by_guest in cells.items()
         ),
     )
-    listed = [
-        f"{i}. {note} ({', '.join(where)})" for i, (note, where) in enumerate(notes.items(), 1)
-    ]
-    return "\n\n".join([table, "\n".join(listed)] if listed else [table])
+    if not notes:
+        return table
+    listed = (
+        [str(number), f"`{case}`", reason, ", ".join(where)]
+        for number, ((case, reason), where) in enumerate(notes.items(), 1)
+    )
+    return table + "\n\n" + _table(["note", "case", "reason", "guests"], listed)
+
+
+def _reasons(rows: dict[str, dict[str, Any]]) -> str:
+    reasons = [rows[end]["reason"] for end in ENDS]
+    if len(set(reasons)) == 1:
+        return reasons[0]
+    return "; ".join(f"{end}: {reason}" for end, reason in zip(ENDS, reasons) if reason)
 
 
 def _cell(rows: dict[str, dict[str, Any]]) -> str:

@@ -71,8 +71,15 @@ def test_the_page() -> None:
     assert "| case | what it is | debian-9 | debian-12 |" in text
     assert "| `peek` | the peek | captured | captured |" in text
     assert "| `sendfile` | the sendfile | not run | send partial, recv captured [1] |" in text
-    assert "1. `sendfile` send: lost: why (debian-12)" in text
+    assert "| 1 | `sendfile` | send: lost: why | debian-12 |" in text
     assert "tox -e matrix" in text
+
+
+def test_a_reason_of_both_ends_is_there_once() -> None:
+    both = [row("mptcp", end, "unavailable", "no MPTCP") for end in ("send", "recv")]
+    text = page([seen("debian-11", *both)])
+    assert "| `mptcp` | the mptcp | unavailable [1] |" in text
+    assert "| 1 | `mptcp` | no MPTCP | debian-11 |" in text
 
 
 def test_failures_are_named() -> None:
