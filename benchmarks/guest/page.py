@@ -47,9 +47,11 @@ def page(results: Results) -> str:
         f"Measured {' to '.join(dict.fromkeys((dates[0], dates[-1])))} by `tox -e bench`."
         if dates
         else "Nothing was measured.",
-        HOW,
-        _facts(results),
         _goals(results),
+        "### How it is measured",
+        HOW,
+        _workloads(results),
+        _facts(results),
         "### Instructions added to the target",
         _table(results, ADDED, _added, extra=("base", "noise")),
         "### Instructions of the capture's BPF programs",
@@ -93,8 +95,20 @@ instruction, whoever copies it. A real processor copies many bytes in one cycle.
 - *Slower*: in that run, the extra duration of a round while the capture runs, in percent of
   the base. If the ring can hold everything, as with `small`, chance decides: it depends on the
   share that the reader gets meanwhile.
-- *Messages*: in that run, whole / incomplete / lost, of those that were sent and received.\
+- *Messages*: in that run, whole / incomplete / lost, of those that were sent and received.
+
+These are the workloads and the versions:\
 """
+
+
+def _workloads(results: Results) -> str:
+    measured = {one.workload for one in results.runs}
+    rows = [
+        [f"`{workload.name}`", workload.what, workload.unit]
+        for workload in WORKLOADS.values()
+        if workload.name in measured and START not in workload.metrics
+    ]
+    return _markdown(["workload", "what it does", "a round is one"], rows) if rows else ""
 
 
 def _facts(results: Results) -> str:
@@ -169,7 +183,7 @@ def _table(results: Results, metric: str, cell: Cell, extra: tuple[str, ...] = (
     for workload in WORKLOADS.values():
         if not any(one.workload == workload.name for one in measured):
             continue
-        row = [f"`{workload.name}`: {workload.what}; per {workload.unit}"]
+        row = [f"`{workload.name}`"]
         if extra:
             base = _run(results, ADDED, workload.name, BASE)
             again = _run(results, ADDED, workload.name, AGAIN)

@@ -276,8 +276,9 @@ def test_the_added_cost_is_shown_with_the_noise(tmp_path):
     )
     assert "Measured 2026-11-23 by `tox -e bench`." in text
     assert "| kernel | 6.12.1 |" in text
-    row, programs = (line for line in text.splitlines() if line.startswith("| `small`"))
-    # Losses would make it look cheaper than it is.
+    what, row, programs = (line for line in text.splitlines() if line.startswith("| `small`"))
+    assert what == "| `small` | nginx, answers of 64 bytes, `ab -k -c 4` | request |"
+    # Losses would make it cheaper than it is.
     assert row.endswith("| 67,700 | -10 | +4,300 (with losses) | +7,300 |")
     # tcpdump has none.
     assert programs.endswith("| 4,886 | - |")
