@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 import http.server
+import re
 import subprocess
 import sys
 import threading
@@ -98,6 +99,13 @@ def test_no_page_names_another_host(site: Path) -> None:
     for style in site.rglob("*.css"):
         text = style.read_text("utf-8")
         assert "url(http" not in text and "url(//" not in text and "@import" not in text, style
+
+
+def test_no_markdown_is_left(site: Path) -> None:
+    """GitHub shows a list or a table right after a paragraph; here it needs an empty line."""
+    for page in site.rglob("index.html"):
+        for text in re.findall(r"<p>(.*?)</p>", page.read_text("utf-8"), re.DOTALL):
+            assert not re.search(r"^\s*([-*] |\||```)", text, re.MULTILINE), (page, text)
 
 
 def test_each_page_fits_a_phone(visitor: Browser, site: Path, address: str) -> None:
