@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A made-up capture of a shop: lines as the profiler writes them, as many as are asked for.
+"""A synthetic capture of a shop: lines as the profiler writes them, in any number.
 
 Customers and a monitor call nginx; nginx calls the shop, which calls a catalog, a payment
 service elsewhere, and a container engine on a Unix socket. The same number and seed give the

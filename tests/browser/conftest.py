@@ -92,11 +92,11 @@ class Browser:
         self.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
     def complaints(self) -> list[str]:
-        """What the console says since the last call."""
+        """Messages on the console since the last call."""
         return [entry["message"] for entry in self.driver.get_log("browser")]
 
     def requests(self) -> list[str]:
-        """The addresses that were asked for since the last call."""
+        """The addresses that were requested since the last call."""
         events = (json.loads(entry["message"]) for entry in self.driver.get_log("performance"))
         return [
             event["message"]["params"]["request"]["url"]
@@ -114,7 +114,7 @@ def chromium() -> Iterator[Browser]:
 
 @pytest.fixture
 def browser(chromium: Browser) -> Iterator[Browser]:
-    """The browser; behind each test it has complained of nothing, and asked for the file alone."""
+    """The browser; after each test: no messages on its console, and no request but for the file."""
     chromium.complaints()
     chromium.requests()
     yield chromium

@@ -42,7 +42,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Without a choice, take the guests that Vagrant or Lima has up; ask once for all workers."""
+    """Without --guest, use the guests that Vagrant or Lima has up: query once for all workers."""
     if hasattr(config, "workerinput"):
         return
     try:
@@ -59,7 +59,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         one = metafunc.definition.get_closest_marker("one_guest")
         _parametrize(metafunc, "guest", named or (one.args if one else DEFAULT_GUESTS))
     elif "system" in metafunc.fixturenames:
-        # They boot their own, if any: without a choice, one stands for all, that has less to do.
+        # These tests boot their own guests, if any. Without --guest one stands for all.
         _parametrize(metafunc, "system", named or DEFAULT_GUESTS[-1:])
 
 
@@ -86,14 +86,14 @@ def pytest_pyfunc_call() -> Generator[None, object, object]:
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter,
 ) -> Generator[None, None, None]:
-    """Say which tests were run again."""
+    """Print which tests were run again."""
     yield
     names = {report.nodeid: None for report in terminalreporter.stats.get("rerun", ())}
     terminalreporter.write_line(run_again(list(names)))
 
 
 def run_again(names: Sequence[str]) -> str:
-    """What the last but one line of a run says."""
+    """Return the last line but one of a run."""
     if not names:
         return "no test was run again"
     number = "1 test was" if len(names) == 1 else f"{len(names)} tests were"
@@ -124,7 +124,7 @@ def _build(name: str) -> None:
     try:
         build(name)
     except ArchiveUnreachable as error:
-        # Nothing is said about the product, good or bad.
+        # This is no result about the product, good or bad.
         pytest.skip(str(error))
 
 
@@ -153,7 +153,7 @@ def guest(request: pytest.FixtureRequest) -> Iterator[Guest]:
 
 @pytest.fixture
 def token() -> str:
-    """A word that no other test uses, to tell one's own traffic by."""
+    """A word that no other test uses, which marks the traffic of this one."""
     return uuid.uuid4().hex[:12]
 
 
@@ -164,15 +164,16 @@ def traffic(guest: Guest, scenario: str, *arguments: object) -> dict[str, Any]:
 
 
 def stopped(guest: Guest) -> None:
-    """Stop the profiler: it does not read its buffer. And first the sudo around it.
+    """Stop the profiler, so that it does not read its buffer.
 
-    It would stop itself when its command is stopped, or let it go on.
+    The pattern matches the sudo that started it too, which would otherwise stop with its
+    command, or resume it.
     """
     guest.exec("sudo pkill -STOP -f 'http-profiler --outpu[t]'")
 
 
 def continued(guest: Guest) -> None:
-    """Let both go on, the profiler first: a sudo that still finds it stopped stops again."""
+    """Resume both, the profiler first: sudo stops again while its command is stopped."""
     for which in ("-n", ""):
         guest.exec(f"sudo pkill -CONT {which} -f 'http-profiler --outpu[t]'")
 
@@ -181,7 +182,7 @@ def continued(guest: Guest) -> None:
 def background(
     guest: Guest, scenario: str, *arguments: object, **streams: Any
 ) -> Iterator[tuple[Running, dict[str, Any]]]:
-    """Start a scenario that goes on; yield it and the facts that it prints first."""
+    """Start a scenario that keeps running; yield it and the facts that it prints first."""
     command = ["python3", TRAFFIC, scenario, *map(str, arguments)]
     with guest.popen(command, stderr=None, **streams) as running:
         yield running, json.loads(running.stdout.readline())
@@ -191,42 +192,42 @@ def background(
 def held(
     guest: Guest, scenario: str, *arguments: object
 ) -> Iterator[tuple[dict[str, Any], Callable[[], None]]]:
-    """Start a scenario that waits for a line; yield what it said, and what lets it go on."""
+    """Start a scenario that waits for a line; yield its facts, and a function that resumes it."""
     with background(guest, scenario, *arguments, stdin=subprocess.PIPE) as (running, facts):
 
-        def go_on() -> None:
+        def resume() -> None:
             running.process.stdin.write(b"\n")
             running.process.stdin.flush()
 
-        yield facts, go_on
+        yield facts, resume
 
 
-# Calls that overlap end in an order of their own. Only the socket route knows that of the
-# stream; on the syscall route the messages are whole, but one may be paired with another.
+# Overlapping calls return in any order. Only the socket route knows their order in the stream; on
+# the syscall route the messages are whole, but may be paired wrongly.
 UNORDERED = ("threads", "syscall")
 
 
 @dataclass
 class Examination:
-    """What the doctor said of a guest on one route."""
+    """The doctor's results in a guest on one route."""
 
     guest: str
     route: str
     exit_code: int
     document: dict[str, Any]
     options: frozenset[str]
-    """The ``CONFIG_`` options with which the guest's kernel was built."""
+    """The ``CONFIG_`` options that the guest's kernel was built with."""
 
     @property
     def kernel(self) -> tuple[int, int]:
-        """As the guest's row of guests.toml promises it, not as the doctor says."""
+        """The release in the guest's row of guests.toml, not what the doctor reports."""
         major, minor = find_guest(self.guest).kernel.split(".")[:2]
         return int(major), int(minor or 0)  # a row may leave the second number open
 
 
 @pytest.fixture(scope="session", params=ROUTES)
 def examination(guest: Guest, request: pytest.FixtureRequest) -> Examination:
-    """One run of the doctor for each guest and route, for all tests that ask about it."""
+    """One run of the doctor for each guest and route, shared by all tests that use it."""
     route = request.param
     done = guest.exec(f"sudo http-profiler doctor --json --route {route}", check=False, timeout=600)
     assert done.stdout, done.stderr
