@@ -101,6 +101,36 @@ def test_without_sequence_the_number_joins() -> None:
     assert told.exchange.client and told.exchange.server
 
 
+def unnumbered(kind: str, role: str, at: float) -> dict[str, Any]:
+    record = message(kind, role, at, url="/")
+    del record["sequence"]
+    return record
+
+
+# The client's request at 1, its response at 3, the server's request at this time.
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (0, 2, 1)])
+@pytest.mark.parametrize(("at", "ends"), [(0.5, 1), (1, 2), (2, 2), (3, 2), (4, 1)])
+def test_without_sequence_the_server_must_receive_it_while_the_client_waits(
+    order: tuple[int, ...], at: float, ends: int
+) -> None:
+    records = [
+        unnumbered("request", "client", 1),
+        unnumbered("response", "client", 3),
+        unnumbered("request", "server", at),
+    ]
+    exchanges = Exchanges(records[index] for index in order)
+    found = list(exchanges)
+    assert max(len(one.sides) for one in found) == ends
+    assert len(exchanges) == len(found) == 3 - ends
+
+
+@pytest.mark.parametrize(("at", "ends"), [(0.5, 1), (9, 2)])
+def test_without_sequence_a_client_may_still_wait(at: float, ends: int) -> None:
+    records = [unnumbered("request", "server", at), unnumbered("request", "client", 1)]
+    for order in (records, records[::-1]):
+        assert [len(one.sides) for one in Exchanges(order)] == [ends] * (3 - ends)
+
+
 def test_a_pending_request_is_emitted_once_and_again_when_complete() -> None:
     pairing = Pairing(0)
     pairing.add(message("request", "client"))
@@ -145,13 +175,25 @@ def test_a_response_without_any_request() -> None:
     assert told.state == "over" and told.exchange.asked == {}
 
 
-def test_late_messages_are_emitted_if_incomplete() -> None:
+@pytest.mark.parametrize(("first", "late"), [("server", "client"), ("client", "server")])
+def test_late_messages_are_emitted_if_incomplete(first: str, late: str) -> None:
     pairing = Pairing(0)
-    pairing.add(message("request", "server"))
-    pairing.add(message("response", "server"))
-    assert pairing.add(message("request", "client")) == []
-    [told] = pairing.add(message("response", "client", incomplete=["lost"]))
+    pairing.add(message("request", first))
+    pairing.add(message("response", first))
+    assert pairing.add(message("request", late)) == []
+    [told] = pairing.add(message("response", late, incomplete=["lost"]))
     assert told.state == "late" and told.exchange.incomplete == ("lost",)
+    assert getattr(told.exchange, late) and getattr(told.exchange, first) is None
+
+
+@pytest.mark.parametrize(("first", "late"), [("server", "client"), ("client", "server")])
+def test_a_late_request_is_emitted_if_incomplete(first: str, late: str) -> None:
+    pairing = Pairing(0)
+    pairing.add(message("request", first))
+    pairing.add(message("response", first))
+    [told] = pairing.add(message("request", late, incomplete=["lost"]))
+    assert told.state == "late" and told.exchange.request
+    assert getattr(told.exchange, late) and getattr(told.exchange, first) is None
 
 
 def test_a_reused_number_is_another_exchange() -> None:
