@@ -170,6 +170,6 @@ def _read(codec: Codec, data: bytes, limit: int) -> tuple[bytes, bool]:
         if len(content) == limit or not decoder.eof:
             return bytes(content), False
         data = decoder.unused_data
-        if not data.startswith(codec.further or b"\0not a member"):
+        if not data.startswith(codec.further):
             return bytes(content), True
     return bytes(content), False
