@@ -348,8 +348,6 @@ class _Parser:
 
     def _sign(self, allowed: tuple[str, ...], of: str) -> str:
         token = self._next
-        if token.kind != "sign":
-            raise self._error(f"an operator is missing: {' '.join(allowed)}", token)
         if token.text not in _SIGNS:
             raise self._error(f"{token.text!r} is not an operator: {' '.join(_SIGNS)}", token)
         if token.text not in allowed:

@@ -53,3 +53,15 @@ def test_syntax_errors_of_searches(case: dict[str, Any]) -> None:
     with pytest.raises(ConditionError) as error:
         parse_search(case["query"])
     assert (error.value.column, error.value.what) == (case["column"], case["message"])
+
+
+@pytest.mark.parametrize("text", ["", " \t\n"])
+def test_a_blank_search_has_no_condition(text: str) -> None:
+    assert parse_search(text) is None
+
+
+def test_an_error_shows_200_characters_of_the_condition() -> None:
+    for text, shown in (("x" * 200, "x" * 200), ("x" * 201, "x" * 200 + "…")):
+        with pytest.raises(ConditionError) as error:
+            parse(text)
+        assert str(error.value).startswith(f"{shown!r}, column 1: ")
