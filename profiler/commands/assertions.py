@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ``check`` does, and what ``run`` does of the same: say and write whether assertions hold."""
+"""Verifies assertions and reports the result: the command ``check``, and a part of ``run``."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from profiler.outputs.junit import junit
 
 @dataclass(frozen=True)
 class Assertions:
-    """What was asked for on the command line."""
+    """The assertions of the command line."""
 
     assertions: Sequence[Assertion]
     junit: Path | None
@@ -38,9 +38,10 @@ class Assertions:
         lost: str | None = None,
         seconds: float = 0.0,
     ) -> bool:
-        """Verify, print what was violated, write JUnit XML; return whether all of them hold.
+        """Verify, print violations, write JUnit XML; return whether all assertions hold.
 
-        ``notes`` are printed with it; ``lost`` is what counts as lost. Raises OutputError.
+        ``notes`` are printed as well; ``lost`` describes lost traffic, if that counts. Raises
+        OutputError.
         """
         number, verdicts = verify(exchanges, self.assertions, lost)
         for line in (*notes, *(line for verdict in verdicts for line in verdict.lines())):
@@ -54,7 +55,7 @@ class Assertions:
 
 
 def assertions_of(options: argparse.Namespace) -> Assertions:
-    """Return what was asked for."""
+    """Return the assertions of the command line."""
     assertions = (*options.fail_if, *options.expect)
     if options.junit and not assertions:
         raise UsageError("--junit needs --fail-if or --expect")
@@ -67,7 +68,7 @@ def say(text: str) -> None:
 
 
 def check(options: argparse.Namespace) -> int:
-    """Hold a capture against what was asked for; return the exit code."""
+    """Verify the assertions on a capture; return the exit code."""
     started = time.monotonic()
     assertions = assertions_of(options)
     if not assertions:

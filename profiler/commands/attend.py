@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """``http-profiler attend``: the profiler as the child of a program that asserts on traffic.
 
-Records go to standard output as JSON lines. Between them stand *marks*, ``{"mark": N}``: 0 when
-the probe is attached, and N when all that was moved before the Nth :data:`SETTLE` came on
-standard input has been written. :data:`END` ends the capture, and so does the end of standard
-input: the program is gone, however it went. ``background.py`` is the other end.
+Records go to standard output as JSON lines. *Marks*, ``{"mark": N}``, stand between them. Mark 0
+means that the probe is attached. Mark N means that everything moved before the Nth :data:`SETTLE`
+on standard input has been written. :data:`END` ends the capture, and so does the end of standard
+input, however the program ended. ``background.py`` is the other end.
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ if TYPE_CHECKING:
 SETTLE, END = b".", b"!"
 
 _STDIN = 0
-# The buffer is read in polls. It was empty, or has been read through: see RingBuffer.poll().
+# Polls after which everything before has been read: the buffer was empty, or was read through
+# (see RingBuffer.poll()).
 _IDLE_POLLS = 2
 _POLLS = 16
 
 
-class _Asker:
-    """The attendant who answers with marks."""
+class _Marker:
+    """An attendant that answers each SETTLE with a mark."""
 
     def __init__(self, lines: Lines) -> None:
         self._lines = lines
@@ -45,7 +46,7 @@ class _Asker:
             while self._answered < self._asked:
                 self._answered += 1
                 self._mark(self._answered)
-        # Looked at last: what was asked now is answered by polls that begin after it.
+        # Last, because only polls that begin after a request can answer it.
         if select.select([_STDIN], [], [], 0)[0]:
             asked = os.read(_STDIN, 4096)
             self._asked += asked.count(SETTLE)
@@ -59,18 +60,18 @@ class _Asker:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Describe the arguments: there are none but those before the command."""
+    """Describe the arguments: only those before the command exist."""
     parser.description = __doc__
 
 
 def run(options: argparse.Namespace) -> int:
     """Capture until standard input ends. Raises ProfilerError."""
-    # The other end has no use for these.
+    # background.py imports this module, and does not need these.
     from profiler.commands.options import settings_of
     from profiler.ingest.session import capture
     from profiler.outputs.choice import Choice
     from profiler.outputs.jsonl import JsonLines
 
     lines = JsonLines(None)
-    capture(settings_of(options), Choice(lines, None), _Asker(lines))
+    capture(settings_of(options), Choice(lines, None), _Marker(lines))
     return 0

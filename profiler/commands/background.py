@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Captures beside one's own program: ``with profiler.capture(port=8080) as messages:``.
+"""Captures from a Python program: ``with profiler.capture(port=8080) as messages:``.
 
-The capture is a child process (``attend.py``), so that its probe, its root and its trouble
-are its own, and nothing of the asserting program is in its way. A thread takes over its
-lines. The rule: the block is entered when the probe is attached, and when it is left, or
-after :meth:`Messages.settle`, everything that was sent before is there.
+The capture runs in a child process (``attend.py``), so that its probe, its root privileges and its
+errors stay out of the asserting program. A thread reads its lines. The block starts when the probe
+is attached. After the block, or after :meth:`Messages.settle`, every message sent before is
+available.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 Value = Union[str, int, float]
 
-# Compiling the probe takes seconds, in an emulated machine minutes.
+# Compiling the probe takes seconds, or minutes in an emulated machine.
 START_SECONDS = 300.0
 SETTLE_SECONDS = 60.0
 
@@ -42,18 +42,18 @@ SETTLE_SECONDS = 60.0
 def capture(
     *, command: Sequence[str] | None = None, **options: Value | Sequence[Value] | None
 ) -> Iterator[Messages]:
-    """Capture until the block is left; it is entered when nothing is missed any more.
+    """Capture until the block ends; it starts once no message can be missed.
 
-    ``options`` are those of the command line, with ``_`` for ``-``, and a list where one may be
-    repeated: ``port=[80, 8080]``, ``comm="nginx"``, ``max_body=0``. ``command`` is how
-    the profiler is called, such as ``["sudo", "-n", "http-profiler"]``; by default it is this
-    Python's. Configuration files are not read, so that a test is the same everywhere, unless
-    ``config`` names one. Raises ProfilerError, with what the profiler said.
+    ``options`` are those of the command line, with ``_`` instead of ``-``, and a list where an
+    option may be repeated: ``port=[80, 8080]``, ``comm="nginx"``, ``max_body=0``. ``command``
+    starts the profiler, for example ``["sudo", "-n", "http-profiler"]``; by default, it is this
+    Python's. Configuration files are ignored unless ``config`` names one, so that a test behaves
+    the same everywhere. Raises ProfilerError with the profiler's last message.
     """
     options.setdefault("config", os.devnull)
     arguments = [*(command or (sys.executable, "-m", "profiler.cli")), *_arguments(options)]
-    with tempfile.TemporaryFile() as said:
-        feed = _Feed([*arguments, "attend"], said)
+    with tempfile.TemporaryFile() as stderr:
+        feed = _Feed([*arguments, "attend"], stderr)
         try:
             feed.begin()
             yield Messages(feed)
@@ -62,7 +62,7 @@ def capture(
 
 
 class Messages(Sequence["Record"]):
-    """The messages so far, as records (``docs/reference/record.md``); they grow as others come."""
+    """The messages captured so far, as records (``docs/reference/record.md``); the list grows."""
 
     def __init__(self, feed: _Feed, start: int = 0) -> None:
         self._feed = feed
@@ -86,7 +86,7 @@ class Messages(Sequence["Record"]):
         return iter(self._feed.records[self._start :])
 
     def wait_for(self, wanted: Callable[[Record], object], timeout: float = 10.0) -> Record:
-        """Return the first record for which ``wanted`` is true, of those here and yet to come.
+        """Return the first record, present or future, for which ``wanted`` is true.
 
         Raises TimeoutError after ``timeout`` seconds, ProfilerError if the capture has ended.
         """
@@ -95,7 +95,7 @@ class Messages(Sequence["Record"]):
         while True:
             record = self._feed.record(number, deadline - time.monotonic())
             if record is None and self._feed.has_ended:
-                raise self._feed.error("the capture ended before such a message came")
+                raise self._feed.error("the capture ended before a matching message was seen")
             if record is None:
                 raise TimeoutError(f"no such message within {timeout:g} s, among {len(self)}")
             if wanted(record):
@@ -103,31 +103,31 @@ class Messages(Sequence["Record"]):
             number += 1
 
     def follow(self) -> Iterator[Record]:
-        """Yield the records from the first on, as they come, until the capture ends."""
+        """Yield all records, present and future, until the capture ends."""
         number = self._start
         while (record := self._feed.record(number)) is not None:
             yield record
             number += 1
 
     def settle(self) -> None:
-        """Wait until all that was sent and received before is here. Raises ProfilerError."""
+        """Wait until every message sent or received before is available. Raises ProfilerError."""
         self._feed.settle()
 
     def from_now(self) -> Messages:
-        """Return the messages that come from now on, of the same capture."""
+        """Return the messages of this capture that are seen from now on."""
         self.settle()
         return Messages(self._feed, len(self._feed.records))
 
     def stop(self) -> None:
-        """End the capture now, not only with the block; what was sent before is here then."""
+        """End the capture before the block ends; messages sent before are then available."""
         self._feed.stop()
 
     def exchanges(self) -> list[Exchange]:
-        """Return the exchanges so far, in the order of time."""
+        """Return the exchanges so far, in order of time."""
         return list(Exchanges(self))
 
     def fail_if(self, condition: str) -> None:
-        """Settle, and raise AssertionError if an exchange fulfils ``condition``.
+        """Settle, and raise AssertionError if an exchange matches ``condition``.
 
         ``docs/reference/query.md`` describes the language. Raises ConditionError, a ProfilerError.
         """
@@ -149,18 +149,18 @@ class Messages(Sequence["Record"]):
 
 
 class _Feed:
-    """The child, and a thread that takes over what it writes."""
+    """The child process, and the thread that reads its output."""
 
-    def __init__(self, arguments: Sequence[str], said: IO[bytes]) -> None:
+    def __init__(self, arguments: Sequence[str], stderr: IO[bytes]) -> None:
         self.records: list[Record] = []
         self.has_ended = False
-        self._said = said
+        self._stderr = stderr
         self._changed = threading.Condition()
         self._mark = -1
         self._asked = 0
         try:
             self._child = subprocess.Popen(
-                arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, bufsize=0
+                arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, bufsize=0
             )
         except OSError as error:
             raise ProfilerError(f"cannot start {arguments[0]}: {error.strerror}") from error
@@ -174,29 +174,29 @@ class _Feed:
     def settle(self) -> None:
         if not self.has_ended:
             self._asked += 1
-            self._tell(SETTLE)
+            self._send(SETTLE)
             self._wait_for_mark(self._asked, SETTLE_SECONDS)
 
     def stop(self) -> None:
-        self._tell(END)
+        self._send(END)
         self._reader.join()
         self._child.wait()
 
     def record(self, number: int, seconds: float | None = None) -> Record | None:
-        """Return that record as soon as it is here; ``None`` if it does not come."""
+        """Return record ``number`` once it is available; ``None`` if it never is."""
         with self._changed:
             self._changed.wait_for(lambda: len(self.records) > number or self.has_ended, seconds)
             return self.records[number] if len(self.records) > number else None
 
     def error(self, what: str) -> ProfilerError:
-        """Return ``what`` with what the profiler said last."""
-        self._said.seek(0)
-        lines = self._said.read().decode(errors="replace").strip().splitlines()
+        """Return an error: ``what`` with the profiler's last message."""
+        self._stderr.seek(0)
+        lines = self._stderr.read().decode(errors="replace").strip().splitlines()
         reason = lines[-1].partition(": ")[2] if lines else ""
         return ProfilerError(f"{what}: {reason}" if reason else what)
 
-    def _tell(self, word: bytes) -> None:
-        # Who waits for the answer learns that it has ended.
+    def _send(self, word: bytes) -> None:
+        # A caller that waits for the answer notices the end.
         with contextlib.suppress(BrokenPipeError):
             assert self._child.stdin is not None, "it is a pipe"
             self._child.stdin.write(word)
@@ -224,7 +224,7 @@ class _Feed:
         if self.has_ended:
             self._child.wait()
             raise self.error("the capture ended")
-        raise self.error(f"the profiler does not answer within {seconds:g} s")
+        raise self.error(f"the profiler did not answer within {seconds:g} s")
 
 
 def _arguments(options: dict[str, Value | Sequence[Value] | None]) -> Iterator[str]:

@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 
 
 class Opened:
-    """The capture that is read, and what of it is wanted, and how it is shown."""
+    """A capture, with the filters and the redactor to apply to it."""
 
     def __init__(self, options: argparse.Namespace, raw: bool = True) -> None:
-        """Open it, and say what is done about secrets, as the first line.
+        """Open it, and print first how secrets are treated.
 
-        Without ``raw`` the records have no ``raw_payload``, which then need not be redacted.
+        Without ``raw``, the records have no ``raw_payload``, which saves redacting it.
         """
         target = getattr(options, "output", STDOUT)
         captures = captures_of(options)
         for path in captures:
             if target.exists() and path.exists() and target.samefile(path):
-                raise OutputError(f"{target} is the capture itself; choose another --output")
+                raise OutputError(f"{target} is the capture that is read; choose another --output")
         self.capture = Capture(*captures)
         self.redactor = Redactor() if options.redact else None
         self._raw = raw
@@ -41,9 +41,9 @@ class Opened:
         say(described(self.redactor))
 
     def records(self) -> Iterator[Record]:
-        """Yield the records that are wanted; tell a terminal how far it is."""
+        """Yield the records that the filters keep; show the progress on a terminal."""
         with progress() as report:
-            # Filters ask for what was captured, not for the placeholders that stand for it.
+            # Filters match captured values, not their placeholders.
             for record in filtered(self.capture.records(report), self._filter):
                 if not self._raw:
                     record.pop("raw_payload", None)
@@ -51,7 +51,7 @@ class Opened:
                 yield record if self.redactor is None else self.redactor.record(record)
 
     def ended(self, exchanges: Exchanges | None = None) -> int:
-        """Say what was read and what was not; return the exit code."""
+        """Print what was read and what was damaged; return the exit code."""
         capture, dropped = self.capture, self._filter.dropped
         for line in Account(dropped=dropped, undecided=self._filter.given_up).left_out():
             say(line)

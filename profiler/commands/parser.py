@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The argument parser, and what is wrong with arguments that it refuses, in one line."""
+"""The argument parser, and one-line explanations of arguments that it refuses."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from profiler.errors import UsageError
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that raises UsageError, and keeps the lines of a text that has several."""
+    """A parser that raises UsageError, and keeps the line breaks of multi-line texts."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(formatter_class=_Formatter, **options)
@@ -29,7 +29,7 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
 
 
 def commands_of(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
-    """Return the parsers of the commands that its help shows, by name."""
+    """Return the parsers of the commands that the help lists, by name."""
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             return {shown.dest: action.choices[shown.dest] for shown in action._choices_actions}
@@ -37,7 +37,7 @@ def commands_of(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentP
 
 
 def advice(name: str, known: Iterable[str], otherwise: str) -> str:
-    """Suggest the known name that is most like ``name``; without one, say ``otherwise``."""
+    """Suggest the known name closest to ``name``; return ``otherwise`` if none is close."""
     import difflib
 
     near = difflib.get_close_matches(name, known, n=1)
@@ -45,9 +45,9 @@ def advice(name: str, known: Iterable[str], otherwise: str) -> str:
 
 
 def mistake(parser: argparse.ArgumentParser, words: Sequence[str]) -> str | None:
-    """Describe the first of the refused ``words`` that is no option or no command, if any.
+    """Describe the first of the refused ``words`` that is an unknown option or command, if any.
 
-    argparse cannot: it takes the value of an unknown option for a command.
+    argparse cannot: it mistakes the value of an unknown option for a command.
     """
     return _mistake(parser, words, parser)
 
@@ -66,7 +66,7 @@ def _mistake(
             if word == "--" or (operand and operand.nargs == argparse.REMAINDER):
                 return None
             continue
-        # A list of all that it may abbreviate since Python 3.12.
+        # Since Python 3.12, a list of all options that it may abbreviate.
         action, *_, value = option[0] if isinstance(option, list) else option
         if action is None:
             return _no_option(word.partition("=")[0], parser, root)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How far a command is, on a terminal, when it takes longer than a second."""
+"""The progress of a command that takes longer than a second, on a terminal."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _STEP = 1000
 
 @contextmanager
 def progress(verb: str = "reading", patience: float = 1.0) -> Iterator[Progress | None]:
-    """Give what reports progress after ``patience`` seconds; ``None`` without a terminal."""
+    """Yield what shows progress after ``patience`` seconds; ``None`` without a terminal."""
     if not sys.stderr.isatty():
         yield None
         return
@@ -43,9 +43,9 @@ def progress(verb: str = "reading", patience: float = 1.0) -> Iterator[Progress 
 
 
 def writing(exchanges: Exchanges, to: Path) -> Iterator[Exchange]:
-    """Yield exchanges that are written ``to`` a file; report how many were."""
+    """Yield exchanges to be written ``to`` a file, and show the progress."""
     if to == STDOUT:
-        # Whoever looks on sees them.
+        # On a terminal, the exchanges themselves show the progress.
         yield from exchanges
         return
     total = len(exchanges)

@@ -40,7 +40,7 @@ def test_lines_and_top_of_a_live_capture(guest: Guest, token: str) -> None:
         assert b"wrote 2 requests and 2 responses" in terminal.sent
 
         with looking_on(guest, f"sudo http-profiler top --port {port}") as terminal:
-            terminal.until("no exchange yet")
+            terminal.until("no exchanges yet")
             traffic(guest, "requests", "127.0.0.1", port, *[f"GET:/{token}-top"] * 5)
             terminal.until(f"GET 127.0.0.1:{port}/{token}-top")
             terminal.press("\t")

@@ -90,7 +90,7 @@ def test_a_command_and_its_children_only(guest: Guest, token: str) -> None:
     assert 'tests="4" failures="2"' in guest.exec(["sudo", "cat", junit]).stdout
 
     # The process left behind moved back to the original cgroup, and the command's cgroup is gone.
-    assert said[-1] == "http-profiler: 1 processes that the command left behind go on, untraced"
+    assert said[-1] == "http-profiler: 1 processes outlived the command and continue untraced"
     left = guest.exec(["cat", f"{directory}/left"]).stdout.strip()
     assert "http-profiler-" not in guest.exec(["cat", f"/proc/{left}/cgroup"]).stdout
     guest.exec(["kill", left])

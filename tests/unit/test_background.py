@@ -69,7 +69,7 @@ def test_a_message_is_waited_for(messages: profiler.Messages) -> None:
     with pytest.raises(TimeoutError, match=r"no such message within 0.1 s, among \d+"):
         messages.wait_for(lambda record: False, timeout=0.1)
     messages.stop()
-    with pytest.raises(ProfilerError, match="the capture ended before such a message came"):
+    with pytest.raises(ProfilerError, match="the capture ended before a matching message was seen"):
         messages.wait_for(lambda record: False)
 
 

@@ -130,11 +130,11 @@ def test_wrong_arguments(called: list[Any], line: str, capsys: pytest.CaptureFix
         ("80", "there is no command '80'; `http-profiler --help` lists all"),
         ("attnd", "there is no command 'attnd'; `http-profiler --help` lists all"),
         ("-- report x", "there is no command '--'; `http-profiler --help` lists all"),
-        ("report", "the following arguments are required: CAPTURE"),
+        ("report", "no capture file: name one, or try --sample"),
         ("replay x y", "unrecognized arguments: y"),
         ("--comm --prot", "argument --comm: expected one argument"),
         ("replay c --max-b x", "argument --max-body: 'x' is not a number of bytes"),
-        ("run ls -l", "the command stands behind `--`: run [options] -- ls -l"),
+        ("run ls -l", "put the command after `--`: run [options] -- ls -l"),
     ],
 )  # fmt: skip
 def test_errors_in_arguments(

@@ -185,7 +185,7 @@ def test_the_file_is_private_and_whole_or_absent(
         ("/dev/full", "No space left on device"),
         ("{tmp}/no/such", "No such file or directory"),
         ("{tmp}", "Is a directory"),
-        ("{capture}", "is the capture itself"),
+        ("{capture}", "is the capture that is read"),
     ],
 )
 @pytest.mark.parametrize("command", COMMANDS[:-1], ids=name)

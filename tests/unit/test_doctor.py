@@ -207,7 +207,7 @@ def test_a_line_that_matches_no_message() -> None:
     found = verdicts([*records, stray])
     assert found[SEND].result == "captured"
     assert found[RECV].result == "wrong"
-    assert "nobody said: request /t0/example/3" in found[RECV].reason
+    assert "a line that matches no message: request /t0/example/3" in found[RECV].reason
     # A number of a socket is used again: what another program sent is not shown.
     foreign = {**stray, "url": "/secret", "raw_payload": "GET /secret HTTP/1.1\r\n\r\n"}
     assert "a request of" in verdicts([*records, foreign])[RECV].reason
@@ -323,7 +323,7 @@ def test_cases_that_need_a_newer_kernel() -> None:
         for found in evaluate(case, outcome, Lines([]), TOKEN, "socket", kernel):
             assert found.result == "unavailable"
             assert found.worse == worse
-            assert ("from Linux 5.6 on" in found.reason) != worse
+            assert ("needs Linux 5.6 or newer" in found.reason) != worse
             assert "Function not implemented" in found.reason
 
 
@@ -417,7 +417,7 @@ def test_the_table() -> None:
         "The canary on the socket route",
         "        case     send     recv",
         "! path  example  partial  captured  send: lost (response 1)",
-        "1 cases; 1 worse than this kernel should give, marked !",
+        "1 cases; 1 worse than expected on this kernel, marked !",
     ]
     assert to_text(MACHINE, [evaluated(lines(script()))]).endswith("1 cases; all as expected")
 
@@ -426,7 +426,7 @@ def test_a_run_that_could_not_start() -> None:
     run = Run("syscall", error="the profiler did not start: why")
     assert not run.ok
     text = to_text(MACHINE, [run])
-    assert text.endswith("The canary on the syscall route: not judged: " + str(run.error))
+    assert text.endswith("The canary on the syscall route: no results: " + str(run.error))
 
 
 def test_the_document() -> None:

@@ -100,11 +100,11 @@ def test_a_profiler_that_cannot_trace(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "the command stands behind `--`: run [options] -- CMD"),
-        (["--"], "the command stands behind `--`: run [options] -- CMD"),
-        (["pytest", "-q"], "the command stands behind `--`: run [options] -- pytest -q"),
+        ([], "put the command after `--`: run [options] -- CMD"),
+        (["--"], "put the command after `--`: run [options] -- CMD"),
+        (["pytest", "-q"], "put the command after `--`: run [options] -- pytest -q"),
         (["--as", "no-such-user", "--", "true"], "this machine has no user 'no-such-user'"),
-        (["--cgroup", "/x", "--", "true"], "--cgroup does not go with run"),
+        (["--cgroup", "/x", "--", "true"], "--cgroup cannot be combined with run"),
         (["--fail-if", "status", "--", "true"], "column 1: an operator is missing after status"),
         (["--junit", "x", "--", "true"], "--junit needs --fail-if or --expect"),
     ],

@@ -121,8 +121,8 @@ def test_without_colours(shop: Path, environment: dict[str, str]) -> None:
 @pytest.mark.parametrize(
     ("term", "words"),
     [
-        ("dumb", "the terminal dumb cannot place a cursor"),
-        ("no-such", "does not know the terminal no-such"),
+        ("dumb", "the terminal dumb cannot move its cursor"),
+        ("no-such", "has no description of the terminal no-such"),
     ],
 )
 def test_unusable_terminals(shop: Path, term: str, words: str) -> None:
@@ -220,7 +220,7 @@ def test_a_flood(tmp_path: Path) -> None:
         assert "reading flood.jsonl" in terminal.until("nginx (server)")
         terminal.until("lines of flood.jsonl")
         terminal.press("\t")
-        terminal.until("left out, for they were idle")
+        terminal.until("idle, dropped:")
         status = Path(f"/proc/{terminal.pid}/status").read_text()
         terminal.press("q")
         terminal.end()

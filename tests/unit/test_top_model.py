@@ -267,7 +267,7 @@ def test_a_removed_group_leads_back() -> None:
     model = fed(exchange(1))
     view = View(model)
     press(view, "enter", "c")
-    assert "no exchange yet" in screen(view)[3]
+    assert "no exchanges yet" in screen(view)[3]
     press(view, "enter", "down", "escape")
 
 

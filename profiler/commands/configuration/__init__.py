@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options that are written down: configuration files and environment variables.
+"""Options from configuration files and environment variables.
 
-The rule: no option is named here. Keys, variables and the checks of their values are
-those of the argument parser, so an option that is added there has all three. What is
-wrong is an error whichever command is run, also where something else overrides it.
+No option is named here. Keys, variables and the checks of values come from the argument parser, so
+a new option gets all three. A mistake is an error for every command, even where another source
+overrides it.
 
-In force is the first of: the command line, the environment, the user's file, the
-system's file, the default. ``--config FILE`` is read instead of both files.
+The first of these sets an option: the command line, the environment, the user's file, the system's
+file, the default. ``--config FILE`` replaces both files.
 
-``keys.py`` has what may be written down, ``written.py`` reads it, ``show.py`` prints it.
+``keys.py`` lists the possible keys, ``written.py`` reads the files and variables, ``show.py``
+prints them.
 """
 
 from __future__ import annotations
@@ -27,14 +28,14 @@ from profiler.commands.parser import commands_of
 
 @dataclass(frozen=True)
 class Configuration:
-    """Everything that was asked for, and where."""
+    """Every option that is set, and its source."""
 
     keys: Keys
     written: tuple[Written, ...]
-    """What is written down, those of a command behind those that stand before one."""
+    """From files and variables; options of a command come after those for all commands."""
 
     given: Mapping[str, Any]
-    """What the command line itself gives, by ``dest``."""
+    """From the command line, by ``dest``."""
 
 
 def add_option(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +50,7 @@ def add_option(parser: argparse.ArgumentParser) -> None:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Describe the arguments of the command ``config``; ``show.py`` has what it does."""
+    """Describe the arguments of the command ``config``; ``show.py`` implements it."""
     parser.description = (
         "Prints all options as a configuration file: the options in force with their "
         "source, the others with their default."
@@ -61,16 +62,16 @@ def configured(
     arguments: Sequence[str] | None = None,
     environment: Mapping[str, str] = os.environ,
 ) -> argparse.Namespace:
-    """Parse the command line, and put in what it leaves open and is written down elsewhere.
+    """Parse the command line, and fill in the options of files and environment.
 
-    ``configuration`` of what is returned is the :class:`Configuration`. Raises ProfilerError.
+    The result's ``configuration`` is a :class:`Configuration`. Raises ProfilerError.
     """
     options = parser.parse_args(arguments)
     keys = keys_of(parser)
     written = read(keys, getattr(options, "config", None), environment)
     given = _given(parser, arguments)
     command = options.command or ""
-    # What a command has a default of its own for, it does not take from before it.
+    # A command's own default wins over an option that is set for all commands.
     own = {key.action.dest for key in keys.get(command, {}).values() if command and key.has_default}
     for one in written:
         dest, where = one.key.action.dest, one.key.command
@@ -83,7 +84,7 @@ def configured(
 
 
 def _given(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> dict[str, Any]:
-    """Parse again, without defaults: a parser does not tell them from what was given."""
+    """Parse again without defaults: a parser does not distinguish a default from a given value."""
     defaults = {
         action: action.default
         for each in (parser, *commands_of(parser).values())

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What may be written down: the options of the argument parser, by their long names.
+"""The possible keys: the options of the argument parser, by their long names.
 
-A key is written as it would be given: its value goes through the option's own type
-and choices, and is put where the option puts it.
+A key's value is written as on the command line. It passes through the option's own type and
+choices, and is stored where the option stores it.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from profiler.commands.parser import commands_of
 PREFIX = "HTTP_PROFILER_"
 
 Value = Union[bool, list[str]]
-"""Of a switch whether it is on; of any other option the texts of its values."""
+"""For a switch, whether it is on; for any other option, the texts of its values."""
 
 
 @dataclass(frozen=True)
 class Key:
-    """An option that may be written down; ``command`` is empty where it stands before one."""
+    """An option that may be set; ``command`` is empty for an option of all commands."""
 
     name: str
     command: str
@@ -40,7 +40,7 @@ class Key:
 
     @property
     def has_default(self) -> bool:
-        """Whether it is set without being given."""
+        """Whether it has a default."""
         return self.action.default is not argparse.SUPPRESS
 
     @property
@@ -55,7 +55,7 @@ class Key:
         Raises ArgumentError or ArgumentTypeError if the option refuses the value.
         """
         if hasattr(options, self.action.dest):
-            # An option that is repeated would be added to what is there.
+            # A repeated option would be appended to its present value.
             delattr(options, self.action.dest)
         if isinstance(value, bool):
             self._switch(value, options)
@@ -88,7 +88,7 @@ Keys = dict[str, dict[str, Key]]
 
 
 def keys_of(parser: argparse.ArgumentParser) -> Keys:
-    """Return the options that may be written down."""
+    """Return the options that may be set in files and environment."""
     keys = {"": _keys_of_one(parser, "")}
     for command, below in commands_of(parser).items():
         keys[command] = _keys_of_one(below, command)
@@ -96,7 +96,7 @@ def keys_of(parser: argparse.ArgumentParser) -> Keys:
 
 
 def _keys_of_one(parser: argparse.ArgumentParser, command: str) -> dict[str, Key]:
-    # The command line has to have one of these, whatever is written down.
+    # One of these is required on the command line, whatever a file sets.
     demanded = [
         action
         for group in parser._mutually_exclusive_groups
@@ -110,7 +110,7 @@ def _keys_of_one(parser: argparse.ArgumentParser, command: str) -> dict[str, Key
             continue
         if isinstance(action, (argparse._HelpAction, argparse._VersionAction)):
             continue
-        # The key of `--no-x` is `x`. A file does not name the files that are read.
+        # The key of `--no-x` is `x`. No file can choose which file is read.
         positive = names[0].removeprefix("no-")
         if f"--{positive}" in parser._option_string_actions and positive != names[0]:
             continue

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prints options as a configuration file: what is in force and whence, and every default."""
+"""Prints options as a configuration file: those in effect with their source, and every default."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
 
 _COMMAND_LINE = "the command line"
 
-# Written so that it is read back as the same text.
+# Quoted so that it reads back as the same text.
 _NUMBER = re.compile(r"0|[1-9][0-9]*|(?:0|[1-9][0-9]*)\.[0-9]*[1-9]|[1-9][0-9]*\.0")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print what is in force."""
+    """Print the options in effect."""
     print("\n".join(lines(options.configuration)))
     return 0
 
 
 def lines(configuration: Configuration) -> Iterator[str]:
-    """Yield a line for each option; those that are not written down are comments."""
+    """Yield a line for each option; options that are not set are comments."""
     written = {(one.key.command, one.key.name): one for one in configuration.written}
     for command, keys in configuration.keys.items():
         if command and keys:
@@ -73,7 +73,7 @@ def _toml(value: Value, is_list: bool) -> str:
 
 
 def _toml_of_given(value: object) -> str:
-    """The command line's values are converted already."""
+    """Format a value of the command line, which is already converted."""
     if isinstance(value, bool):
         return _toml(value, False)
     if isinstance(value, (list, tuple)):
@@ -82,5 +82,5 @@ def _toml_of_given(value: object) -> str:
 
 
 def _quoted(text: str) -> str:
-    # TOML's strings are JSON's, but for one character.
+    # TOML strings equal JSON strings, except for one character.
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

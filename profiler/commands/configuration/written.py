@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads what is written down: files in TOML, and environment variables.
+"""Reads options from TOML files and environment variables.
 
-The rule: a name that is no option's is an error, which names the nearest that is one.
+An unknown name is an error, which suggests the closest option.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ SYSTEM_FILE = Path("/etc/http-profiler.toml")
 
 FILE_VARIABLE = PREFIX + "CONFIG"
 
-# The harness keeps its images there, on the same machine.
+# The harness uses this variable for its image cache, on the same machine.
 _NOT_OURS = (FILE_VARIABLE, PREFIX + "CACHE")
-# Older than the others, and told to other programs too.
+# Older than the others, and used by other programs too.
 _OLD_NAMES = {"OUTPUT_PATH": PREFIX + "OUTPUT"}
 
 _SWITCH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
@@ -37,7 +37,7 @@ _SWITCH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0
 
 @dataclass(frozen=True)
 class Written:
-    """A value that is written down, and where: a file's path, or ``$NAME``."""
+    """A value and its source: a file's path, or ``$NAME``."""
 
     key: Key
     value: Value
@@ -53,9 +53,9 @@ class Written:
 
 
 def read(keys: Keys, file: Path | None, environment: Mapping[str, str]) -> tuple[Written, ...]:
-    """Return what is in force of all that is written down, those of a command at the end.
+    """Return the values in effect; those of a single command come last.
 
-    ``file`` is that of ``--config``. Raises ConfigurationError.
+    ``file`` is the one given by ``--config``. Raises ConfigurationError.
     """
     written: dict[tuple[str, str], Written] = {}
     for one in _all(keys, file, environment):
@@ -69,7 +69,7 @@ def is_option(variable: str) -> bool:
 
 
 def _all(keys: Keys, file: Path | None, environment: Mapping[str, str]) -> Iterator[Written]:
-    """The weakest first."""
+    """Yield all values; later ones override earlier ones."""
     if file is None and environment.get(FILE_VARIABLE):
         file = Path(environment[FILE_VARIABLE])
     home = environment.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")  # noqa: PTH111
@@ -113,16 +113,18 @@ def _of_toml(key: Key, value: object, where: str) -> Value:
     if key.is_switch:
         if isinstance(value, bool):
             return value
-        raise ConfigurationError(f"{where}: {key.name}: true or false is wanted, not {value!r}")
+        raise ConfigurationError(f"{where}: {key.name}: must be true or false, not {value!r}")
     values = value if isinstance(value, list) and key.is_repeatable else [value]
     for each in values:
         if isinstance(each, bool) or not isinstance(each, (str, int, float)):
-            wanted = "a string or a number" + (", or a list," if key.is_repeatable else "")
-            raise ConfigurationError(f"{where}: {key.name}: {wanted} is wanted, not {each!r}")
+            wanted = (
+                "a string, a number or a list," if key.is_repeatable else "a string or a number,"
+            )
+            raise ConfigurationError(f"{where}: {key.name}: must be {wanted} not {each!r}")
     return [str(each) for each in values]
 
 
-# Their blanks and quotes are their own: one in a variable.
+# A condition keeps its spaces and quotes, so a variable holds only one.
 _CONDITIONS = ("CONDITION", "EXPECTATION")
 
 
@@ -130,7 +132,7 @@ def _of_text(key: Key, text: str) -> Value:
     if key.is_switch:
         if text.lower() in _SWITCH:
             return _SWITCH[text.lower()]
-        raise ConfigurationError(f"${key.variable}: true or false is wanted, not {text!r}")
+        raise ConfigurationError(f"${key.variable}: must be true or false, not {text!r}")
     if not key.is_repeatable or key.action.metavar in _CONDITIONS:
         return [text]
     try:
@@ -143,5 +145,5 @@ def _known(name: str, known: Mapping[str, Key], where: str, commands: Iterable[s
     if name in known:
         return known[name]
     tables = {f"[{command}]" for command in commands if command}
-    found = advice(name, [*known, *tables], "`http-profiler config` prints all")
+    found = advice(name, [*known, *tables], "`http-profiler config` lists all")
     raise ConfigurationError(f"{where}: unknown name {name!r}; {found}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The canary: a process that sends known HTTP messages in every way there is.
+"""The canary: a process that sends known HTTP messages in every possible way.
 
 ``python -m profiler.commands.doctor.canary TOKEN`` opens what must be open before the
 profiler starts, prints ``{"ready": true}`` and waits for a line on standard
@@ -7,7 +7,7 @@ input. Then it plays every case and prints one line of JSON for each: what was
 sent, or why it could not be. The last case, ``end``, is a plain exchange: when its
 lines are written, so are all earlier ones.
 
-It only talks to itself, over loopback. Network and pid namespaces need root.
+It exchanges messages only with itself, over loopback. Network and pid namespaces need root.
 """
 
 from __future__ import annotations

@@ -162,7 +162,7 @@ CASES = (
         less=(
             Less(
                 PARTIAL,
-                "of one call's segments the probe walks the first 64",
+                "the probe reads only the first 64 segments of a call",
                 ENDS,
                 _FIRST,
                 ("body_limit",),

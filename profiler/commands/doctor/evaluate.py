@@ -39,7 +39,7 @@ from profiler.commands.doctor.script import (
 
 Record = dict[str, Any]
 
-SKIPPED = "the kernel skipped the probe for some calls, and the account says so"
+SKIPPED = "the kernel skipped the probe for some calls, as the account reports"
 SKIPPABLE = ("lost", "closed_early")
 
 # Reasons that leave the size of the message known: the rest was counted.
@@ -109,7 +109,7 @@ def evaluate(
     """
     if outcome.unavailable is not None:
         there = kernel >= case.since
-        since = "" if there else f" (it is there from Linux {case.since[0]}.{case.since[1]} on)"
+        since = "" if there else f" (needs Linux {case.since[0]}.{case.since[1]} or newer)"
         if there and case.option:
             there, since = False, f" (a kernel may be built without {case.option})"
         expected = CAPTURED if there else UNAVAILABLE
@@ -146,7 +146,7 @@ def _evaluate_end(
         if record["direction"] == end and id(record) not in known
     ]
     if strays:
-        what = f"a line that nobody said: {_short(strays[0], token)}"
+        what = f"a line that matches no message: {_short(strays[0], token)}"
         verdicts.append(_Verdict(f"{len(strays)} in all", WRONG, CAPTURED, what, True, ""))
     result = max((v.result for v in verdicts), key=RESULTS.index)
     expected = max((v.expected for v in verdicts), key=RESULTS.index)
@@ -239,11 +239,11 @@ def _content(record: Mapping[str, Any], whole: bytes) -> list[str]:
     wrong = []
     if not incomplete:
         if raw != text:
-            wrong.append("raw_payload is not what was said")
+            wrong.append("raw_payload differs from what was sent")
         if kept != body:
-            wrong.append("body is not what was said")
+            wrong.append("body differs from what was sent")
     elif not text.startswith(raw) or not raw.startswith(head) or not body.startswith(kept):
-        wrong.append("what is kept is not the beginning of what was said")
+        wrong.append("the captured part is not the beginning of what was sent")
     if record["bytes"] != len(whole) and incomplete <= _COUNTED:
         wrong.append(f"bytes is {record['bytes']}, not {len(whole)}")
     if record["captured"] != len(raw):

@@ -48,11 +48,11 @@ _ROOT = Path(__file__).resolve().parents[3]
 
 
 class ExaminationError(ProfilerError):
-    """The examination itself failed; the text says what did not happen."""
+    """The examination itself failed; the text names the step."""
 
 
 def run(options: argparse.Namespace) -> int:
-    """Examine this machine as the options say; return the exit code."""
+    """Examine this machine with these options; return the exit code."""
     settings = settings_of(options)
     return examine(settings.route, settings.engine, options.json)
 
@@ -60,8 +60,8 @@ def run(options: argparse.Namespace) -> int:
 def examine(route: str | None, engine: str | None, as_json: bool) -> int:
     """Examine this machine, print what was found, and return the exit code.
 
-    ``route`` and ``engine`` as of the command line; without a route each is tried.
-    0 if nothing is worse than it should be on this kernel, else 1.
+    ``route`` and ``engine`` are those of the command line; without a route, each is tried. The exit
+    code is 0 if no result is worse than expected on this kernel, else 1.
     """
     machine = read_machine()
     routes = (route,) if route else ROUTES
@@ -99,7 +99,7 @@ def _play(
 ) -> tuple[dict[str, Outcome], Lines]:
     """Run both; return the canary's outcomes and the lines. ``messages``: the profiler's own."""
     output, printed = directory / "lines.jsonl", directory / "printed"
-    # Not what is configured for captures: that may leave the canary out.
+    # Without the configuration for captures, which might filter out the canary.
     options = ["--config", os.devnull, "--output", str(output), "--route", route]
     if engine:
         options += ["--engine", engine]
@@ -162,7 +162,7 @@ def _wait_for_start(profiler: subprocess.Popen[str], printed: Path) -> None:
 
 
 def _play_cases(canary: subprocess.Popen[str], directory: Path) -> dict[str, Outcome]:
-    """Have every case played; the canary itself bounds the time of each."""
+    """Let the canary play every case; it bounds the time of each itself."""
     assert canary.stdin
     canary.stdin.write("\n")
     canary.stdin.flush()
@@ -175,12 +175,12 @@ def _play_cases(canary: subprocess.Popen[str], directory: Path) -> dict[str, Out
 
 
 def _read_line(canary: subprocess.Popen[str], directory: Path) -> dict[str, Any]:
-    """The next line of the canary."""
+    """Return the canary's next line."""
     assert canary.stdout
     line = canary.stdout.readline()
     if not line:
         complaint = _last_line((directory / CANARY_ERRORS).read_text(errors="replace"))
-        raise ExaminationError(f"the canary ended too early: {complaint}")
+        raise ExaminationError(f"the canary ended early: {complaint}")
     return dict(json.loads(line))
 
 
@@ -196,11 +196,11 @@ def _wait_for_end(output: Path, token: str) -> None:
 
 
 def _records(output: Path) -> list[Record]:
-    """The whole lines that are there."""
+    """Return the records of the whole lines written so far."""
     lines = output.read_bytes().split(b"\n")[:-1]
     return [json.loads(line) for line in lines]
 
 
 def _last_line(text: str) -> str:
     lines = text.strip().splitlines()
-    return lines[-1].removeprefix("http-profiler: ") if lines else "it said nothing"
+    return lines[-1].removeprefix("http-profiler: ") if lines else "it printed nothing"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the cases need of Linux and Python 3.9's standard library does not reach.
+"""What the cases need from Linux and Python 3.9's standard library lacks.
 
 Numbers are from the kernel's ``include/uapi``; the calls are libc's own wrappers.
 All of them raise OSError.
@@ -73,7 +73,7 @@ def syscall(call: str, number: int, *arguments: Any) -> int:
 
 
 def sendmmsg(sock: socket.socket, parts: Sequence[bytes]) -> int:
-    """Send each part as a message of its own; return how many bytes went."""
+    """Send each part as a separate message; return the number of bytes sent."""
     headers, kept = _headers([ctypes.create_string_buffer(part, len(part)) for part in parts])
     count = checked(_libc.sendmmsg(sock.fileno(), headers, len(parts), 0), "sendmmsg")
     del kept
@@ -81,7 +81,7 @@ def sendmmsg(sock: socket.socket, parts: Sequence[bytes]) -> int:
 
 
 def recvmmsg(sock: socket.socket, sizes: Sequence[int]) -> bytes:
-    """Receive into buffers of ``sizes``, as much as there is; waits for the first byte."""
+    """Receive what is available into buffers of ``sizes``; wait for the first byte."""
     buffers = [ctypes.create_string_buffer(size) for size in sizes]
     headers, kept = _headers(buffers)
     count = checked(
@@ -111,7 +111,7 @@ def splice(source: int, target: int, size: int) -> int:
 
 @contextmanager
 def namespace(flag: int, kind: str) -> Iterator[None]:
-    """Be in a new namespace (``CLONE_NEW...``; ``kind`` as in /proc/self/ns), then in the old.
+    """Enter a new namespace (``CLONE_NEW...``; ``kind`` as in /proc/self/ns), then return.
 
     Needs CAP_SYS_ADMIN, and a process with one thread.
     """

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What this machine has for the profiler: facts only, read and never changed.
+"""What this machine offers the profiler: reads facts and changes nothing.
 
-A fact that cannot be read is ``None``, and shown as unknown: without root the
-kernel hides some of them.
+A fact that cannot be read is ``None``, and shown as unknown: without root, the kernel hides some of
+them.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class Machine:
 
 
 def read_machine() -> Machine:
-    """Look at the machine. Never raises for what it lacks."""
+    """Read the facts. Never raises for a missing one."""
     hooks = load_hooks()
     functions: dict[str, bool | None] = {
         hook.name: None for hook in hooks.functions if not hook.optional

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The ways bytes get into a socket and out of it, each a case over loopback TCP.
 
-Most are a pair of calls, used for two exchanges on one connection. The others
-treat the first exchange in their way and leave the second one plain: it shows
-whether the stream is still in step.
+Most are a pair of calls, used for two exchanges on one connection. The others use their special way
+for the first exchange and plain calls for the second one, which shows whether the stream is still
+in step.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def calls(send: Send, receive: Receive, protocol: int = 0) -> Play:
 
 
 def first(send: Send = send_bytes, receive: Receive = receive_bytes, size: int = BODY_SIZE) -> Play:
-    """One exchange in the way given, and a plain one after it."""
+    """One exchange with the given calls, and a plain one after it."""
 
     def play(scenario: Scenario) -> None:
         client, server = tcp_pair()
@@ -87,7 +87,7 @@ def _pieces(data: bytes, size: int) -> list[bytes]:
 def _into(
     segments: Callable[[int], Sequence[int]], call: Callable[[socket.socket, list[bytearray]], int]
 ) -> Receive:
-    """Receive into several buffers: ``segments`` says of what sizes, for so many bytes."""
+    """Receive into several buffers; ``segments`` returns their sizes for a number of bytes."""
 
     def receive(sock: socket.socket, size: int) -> bytes:
         buffers = [bytearray(length) for length in segments(size)]
@@ -156,7 +156,7 @@ def _splice_out(sock: socket.socket, data: bytes) -> None:
         while len(got) < len(body):
             count = linux.splice(sock.fileno(), target, len(body) - len(got))
             if not count:
-                raise CanaryError("splice found the end of the connection")
+                raise CanaryError("splice reached the end of the connection")
             got += os.read(source, count)
     if got != body:
         raise CanaryError("other bytes arrived than were sent")
@@ -192,7 +192,7 @@ def io_uring(send: int, receive: int) -> Play:
                 ring.submit(receive, target.fileno(), buffer)
                 send_bytes(source, data)
                 if buffer.raw[: ring.wait()] != data:
-                    raise CanaryError("io_uring received other bytes than were sent")
+                    raise CanaryError("io_uring received different bytes from those sent")
 
             def send_all(sock: socket.socket, data: bytes) -> None:
                 while data:
@@ -215,7 +215,7 @@ io_uring_read_write = io_uring(uring.WRITE, uring.READ)
 def _peek(sock: socket.socket, data: bytes) -> None:
     for _ in range(3):
         if not data.startswith(sock.recv(len(data), socket.MSG_PEEK)):
-            raise CanaryError("MSG_PEEK showed other bytes than were sent")
+            raise CanaryError("MSG_PEEK returned different bytes from those sent")
     receive_bytes(sock, data)
 
 
@@ -235,7 +235,7 @@ def _without_waiting(sock: socket.socket, data: bytes) -> None:
         for _ in range(2):
             with contextlib.suppress(BlockingIOError):
                 sock.recv(len(data))
-                raise CanaryError("there was data on a connection that had carried all of it")
+                raise CanaryError("there was unexpected data on an idle connection")
     finally:
         sock.setblocking(True)
 
@@ -253,12 +253,12 @@ def oob(scenario: Scenario) -> None:
                 source.send(b"!", socket.MSG_OOB)
                 wait_for(target, select.POLLPRI)
                 if target.recv(1, socket.MSG_OOB) != b"!":
-                    raise CanaryError("MSG_OOB brought another byte than was sent")
+                    raise CanaryError("MSG_OOB returned a different byte from the one sent")
             scenario.exchange(number, client, server)
 
 
 def eagain(scenario: Scenario) -> None:
-    """Both ends ask for data before there is any, and are refused."""
+    """Both ends read before there is data, and get EAGAIN."""
     client, server = tcp_pair()
     with client, server:
         for number in (1, 2):
@@ -280,7 +280,7 @@ def _in_parts(sock: socket.socket, data: bytes) -> None:
     finally:
         sock.setblocking(True)
     if parts < 2:
-        raise CanaryError("nothing was sent in parts: the socket's buffer takes all at once")
+        raise CanaryError("no write was partial: the socket's buffer took everything at once")
 
 
 def partial_writes(scenario: Scenario) -> None:
@@ -357,7 +357,7 @@ def _zerocopy(sock: socket.socket, data: bytes) -> None:
 
 
 def zerocopy(scenario: Scenario) -> None:
-    """Sent from the caller's own pages; the kernel says on the error queue that it is done."""
+    """Sent from the caller's own pages; the kernel reports completion on the error queue."""
     client, server = tcp_pair()
     with client, server:
         for number in (1, 2):
@@ -368,14 +368,14 @@ def zerocopy(scenario: Scenario) -> None:
 
 
 def load_tls(scenario: Scenario) -> None:
-    """Have the kernel load its TLS, which the profiler looks for ten times a second."""
+    """Make the kernel load its TLS module, which the profiler checks for ten times a second."""
     client, server = tcp_pair()
     with client, server:
         linux.start_tls(client)
 
 
 def ktls(scenario: Scenario) -> None:
-    """TLS that the kernel speaks: the calls move plain text."""
+    """TLS in the kernel: the calls move plain text."""
     client, server = tcp_pair()
     with client, server:
         for end in (client, server):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The findings as a table for people, and as JSON for programs and for bug reports.
 
-The table is plain text without colour. ``!`` marks a row that is worse than this kernel should
-give. The JSON document is redacted (``redact.py``).
+The table is plain text without colour. ``!`` marks a row that is worse than expected on this
+kernel. The JSON document is redacted (``redact.py``).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from profiler.commands.doctor.redact import redactor
 from profiler.commands.doctor.script import ENDS
 
 FORMAT = 1
-"""The version of the JSON document; another number means that a field changed or went."""
+"""The version of the JSON document; it changes if a field changes or is removed."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def _hooks(there: dict[str, bool | None]) -> str:
 def _run_text(run: Run) -> str:
     title = f"The canary on the {run.route} route"
     if run.error:
-        return f"{title}: not judged: {run.error}"
+        return f"{title}: no results: {run.error}"
     cases: dict[tuple[str, str], dict[str, Evaluation]] = {}
     for evaluation in run.evaluations:
         cases.setdefault((evaluation.group, evaluation.name), {})[evaluation.end] = evaluation
@@ -120,7 +120,7 @@ def _run_text(run: Run) -> str:
         rows.append((mark, group, name, *(ends[end].result for end in ENDS), _why(ends)))
     worse = sum(row[0] == "! " for row in rows)
     verdict = f"{len(cases)} cases; " + (
-        f"{worse} worse than this kernel should give, marked !" if worse else "all as expected"
+        f"{worse} worse than expected on this kernel, marked !" if worse else "all as expected"
     )
     return f"{title}\n{_aligned(rows)}\n{verdict}"
 

@@ -26,17 +26,17 @@ Send = Callable[[socket.socket, bytes], None]
 """Sends all of the bytes, in its own way."""
 
 Receive = Callable[[socket.socket, bytes], None]
-"""Receives just the bytes that are expected, in its own way."""
+"""Receives exactly the expected bytes, in its own way."""
 
 CASE_SECONDS = 30
-"""How long a case may take, in an emulated machine with other work."""
+"""The time limit of a case, in an emulated machine under other load."""
 
 # More might not fit into the buffers of both ends, and one process plays both.
 _AT_ONCE = 16 * 1024
 
 
 class CanaryError(Exception):
-    """A case could not be played; the text says why."""
+    """A case could not be played; the text has the reason."""
 
 
 def send_bytes(sock: socket.socket, data: bytes) -> None:
@@ -55,7 +55,7 @@ def receive_with(call: Callable[[socket.socket, int], bytes]) -> Receive:
                 raise CanaryError(f"the connection ended after {len(got)} of {len(data)} bytes")
             got += part
         if got != data:
-            raise CanaryError("other bytes arrived than were sent")
+            raise CanaryError("the bytes received differ from those sent")
 
     return receive_bytes
 
@@ -98,7 +98,7 @@ class Scenario:
         transfer(server, client, self.response(number, size), send, receive)
 
     def ask(self, number: int, client: socket.socket) -> None:
-        """Play the client's half of an exchange, in another process than the server's."""
+        """Play the client's half of an exchange, if the server is another process."""
         send_bytes(client, self.request(number))
         receive_bytes(client, self.response(number))
 
@@ -108,7 +108,7 @@ class Scenario:
         send_bytes(server, self.response(number))
 
     def note(self, number: int, client: End, server: End, size: int = BODY_SIZE) -> None:
-        """List an exchange that is about to be played."""
+        """Add an exchange that is about to be played to the list."""
         self.sent.append(Sent(REQUEST, number, size, client, server))
         self.sent.append(Sent(RESPONSE, number, size, server, client))
 
@@ -116,7 +116,7 @@ class Scenario:
 def transfer(
     source: socket.socket, target: socket.socket, data: bytes, send: Send, receive: Receive
 ) -> None:
-    """Send and receive ``data``: one after the other, or together if it is much."""
+    """Send and receive ``data``: one after the other, or concurrently if it is large."""
     if len(data) <= _AT_ONCE:
         send(source, data)
         receive(target, data)
@@ -127,7 +127,7 @@ def transfer(
 
 @contextmanager
 def thread(work: Callable[[], None]) -> Iterator[None]:
-    """Run ``work`` beside the body of the statement; both have ended after it."""
+    """Run ``work`` in a thread during the ``with`` block; the thread has ended after it."""
     errors: list[Exception] = []
 
     def run() -> None:
@@ -146,7 +146,7 @@ def thread(work: Callable[[], None]) -> Iterator[None]:
 
 @contextmanager
 def child(work: Callable[[], None]) -> Iterator[int]:
-    """Run ``work`` in a forked process, whose id is yielded; it has ended after the statement."""
+    """Run ``work`` in a forked process and yield its id; it has ended after the ``with`` block."""
     pid = os.fork()
     if not pid:
         status = 1
@@ -199,7 +199,7 @@ def wait_for(sock: socket.socket, event: int) -> None:
 
 
 def end_of(sock: socket.socket, pid: int = 0) -> End:
-    """Return what the profiler should know of a socket that ``pid`` uses now; 0 is the canary."""
+    """Return what the profiler should report about a socket of ``pid``; 0 is the canary."""
     inode = os.fstat(sock.fileno()).st_ino
     netns = Path("/proc/self/ns/net").stat().st_ino
     name = sock.getsockname()

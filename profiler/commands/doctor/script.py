@@ -16,7 +16,7 @@ REQUEST, RESPONSE = "request", "response"
 SEND, RECV = "send", "recv"
 ENDS = (SEND, RECV)
 
-# A message then fits into what the light engine can hold.
+# So small that a message fits into what the bpftrace engine copies.
 BODY_SIZE = 32
 
 NAME_HEADER = "x-canary"
@@ -53,7 +53,7 @@ class Sent:
 
     @property
     def label(self) -> str:
-        """``request 1``: what it is called in results."""
+        """Its name in results, such as ``request 1``."""
         return f"{self.type} {self.number}"
 
     def to_json(self) -> dict[str, Any]:

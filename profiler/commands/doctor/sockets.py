@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The kinds of sockets, and of processes that hold them, each a case with two exchanges.
 
-The calls are plain ones: what differs is whose socket it is and how the process
-came by it.
+The calls are plain ones. The cases differ in the process that holds the socket, and in how it got
+it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ Pair = tuple[socket.socket, socket.socket]
 
 NUMBERS = (1, 2)
 
-# Asks over an inherited descriptor: pairs of a request in hexadecimal and the response's size.
+# Sends requests over an inherited descriptor. Arguments: pairs of a request in hexadecimal and the
+# # response's size.
 _ASKER = """
 import os, sys
 fd = int(sys.argv[1])
@@ -159,14 +160,14 @@ def fork_exec(scenario: Scenario) -> None:
             try:
                 _answer_all(scenario, end_of(client, client_process.pid), server)
                 if client_process.wait(CASE_SECONDS):
-                    raise CanaryError("the program that asks has failed")
+                    raise CanaryError("the program that sends the requests failed")
             except BaseException:
                 client_process.kill()
                 raise
 
 
 def dup(scenario: Scenario) -> None:
-    """The second exchange goes over duplicates, the originals being closed."""
+    """The second exchange uses duplicates, after the originals were closed."""
     client, server = tcp_pair()
     with client, server:
         scenario.exchange(1, client, server)
@@ -185,7 +186,7 @@ def passed(scenario: Scenario) -> None:
         with socket.socket(fileno=descriptors[0]) as client:
             _ask_all(scenario, client)
 
-    # Forked before the connection is there: it cannot inherit it.
+    # Forked before the connection exists, so it cannot inherit it.
     with here, there, child(receive_and_ask) as pid:
         client, server = tcp_pair()
         with client, server:
@@ -194,7 +195,7 @@ def passed(scenario: Scenario) -> None:
 
 
 def reused(scenario: Scenario) -> None:
-    """The second exchange is another connection's, under the descriptors of the first."""
+    """The second exchange uses another connection, with the descriptor numbers of the first."""
     ends, others = tcp_pair(), tcp_pair()
     with ends[0], ends[1], others[0], others[1]:
         scenario.exchange(1, *ends)
@@ -221,7 +222,7 @@ def pidns(scenario: Scenario) -> None:
 
 
 def gone(scenario: Scenario) -> None:
-    """A process that connects, asks and ends, all before its lines are written."""
+    """A process that connects, sends requests and ends, all before its lines are written."""
     source, target = os.pipe()
     with (
         listening() as listener,

@@ -61,13 +61,13 @@ class Ring:
         os.close(self._fd)
 
     def send(self, operation: int, fd: int, data: bytes) -> int:
-        """SEND or WRITE; return how many bytes went."""
+        """SEND or WRITE; return the number of bytes sent."""
         buffer = ctypes.create_string_buffer(data, len(data))
         self.submit(operation, fd, buffer)
         return self.wait()
 
     def submit(self, operation: int, fd: int, buffer: Any) -> None:
-        """Hand a request over; ``buffer`` must live until :meth:`wait` returns."""
+        """Submit a request; ``buffer`` must live until :meth:`wait` returns."""
         tail = self._word(self._sq, self._sq_tail)
         slot = tail & self._word(self._sq, self._sq_mask)
         address = ctypes.addressof(buffer)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``http-profiler run -- CMD``: a command and its children are traced, and nothing else.
+"""``http-profiler run -- CMD``: traces only a command and its children.
 
-``cgroup`` makes the cgroup that they are known by; ``command`` starts the command in it once
-the probe is attached, and passes signals on; ``options`` is what a user types, and the exit
-code.
+``cgroup`` creates the cgroup that identifies them; ``command`` starts the command in it once the
+probe is attached, and forwards signals; ``options`` has the arguments, and ``trace`` runs it all
+and chooses the exit code.
 """

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A cgroup of one's own for a command: what is in it, and only that, is traced.
+"""A cgroup for one command: exactly the processes in it are traced.
 
-A child is in the cgroup of its parent, whatever it does with sessions and process groups, so
-nothing escapes but what is moved on purpose (``systemd-run``, a container engine). It is made
-below the profiler's own, so that limits and accounting stay as they are; where that cannot
-hold processes, below the root of the hierarchy.
+A child is in its parent's cgroup, whatever it does with sessions and process groups. So a process
+escapes only if it is moved on purpose (``systemd-run``, a container engine). The cgroup is created
+below the profiler's own, so that limits and accounting stay as they are. If that one cannot hold
+processes, it is created below the root of the hierarchy.
 
-What outlives the command goes back where it would have been without us, and on untraced.
+A process that outlives the command moves back to the parent cgroup, and continues untraced.
 """
 
 from __future__ import annotations
@@ -20,17 +20,18 @@ from pathlib import Path
 
 from profiler.errors import ProfilerError
 
-# A process that has ended leaves its cgroup a moment later (Linux 6.19).
+# An ended process leaves its cgroup a moment later (Linux 6.19).
 _EMPTY_SECONDS = 5.0
 
 
 class Cgroup:
-    """A directory of the cgroup2 hierarchy, made for this process. Raises ProfilerError."""
+    """A directory in the cgroup2 hierarchy, created for this process. Raises ProfilerError."""
 
     def __init__(self, mount: Path, own: str) -> None:
-        """Make it below ``own``, a path as in ``/proc/self/cgroup``, of the hierarchy at ``mount``.
+        """Create it below ``own``, in the hierarchy at ``mount``.
 
-        If it cannot be made there, it is made at the root.
+        ``own`` is a path as in ``/proc/self/cgroup``. If it cannot be created there, it is created
+        at the root.
         """
         self._mount = mount
         trouble = None
@@ -45,14 +46,14 @@ class Cgroup:
                 return
             self.directory.rmdir()
         raise ProfilerError(
-            f"cannot make a cgroup below {mount}: "
+            f"cannot create a cgroup below {mount}: "
             f"{trouble.strerror if trouble else 'it is threaded'}; "
-            "`run` needs root and a cgroup2 hierarchy that can be written"
+            "`run` needs root and a writable cgroup2 hierarchy"
         )
 
     @property
     def path(self) -> str:
-        """Its path in the hierarchy, as records have it."""
+        """Its path in the hierarchy, as in the field ``cgroup`` of a record."""
         return f"/{self.directory.relative_to(self._mount)}"
 
     def join(self) -> None:
@@ -60,9 +61,9 @@ class Cgroup:
         (self.directory / "cgroup.procs").write_text("0")
 
     def remove(self) -> list[str]:
-        """Send away what is left in it, and remove it; return what there is to say of that.
+        """Move its remaining processes out, and remove it; return messages about that.
 
-        Cgroups that the command has made itself are its own: they stay if they are in use.
+        Cgroups that the command itself created stay if they are in use.
         """
         moved: set[int] = set()
         deadline = time.monotonic() + _EMPTY_SECONDS
@@ -81,12 +82,14 @@ class Cgroup:
                 events.seek(0)
                 events.read()
                 changes.poll(min(left, 0.1) * 1000)
-        said = []
+        messages = []
         if moved:
-            said.append(f"{len(moved)} processes that the command left behind go on, untraced")
+            messages.append(f"{len(moved)} processes outlived the command and continue untraced")
         if self.directory.exists():
-            said.append(f"left {self.directory}: the command made cgroups in it that are in use")
-        return said
+            messages.append(
+                f"kept {self.directory}: cgroups that the command created in it are in use"
+            )
+        return messages
 
     def _send_away(self) -> Iterator[int]:
         procs = self.directory / "cgroup.procs"

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The traced command: started once the probe is attached, waited for, told of signals.
+"""The traced command: starts it once the probe is attached, waits for it, forwards signals.
 
-It is a child like any other of a shell's: same session, same process group, same terminal, its
-standard streams untouched. So what the terminal sends - Ctrl-C, Ctrl-\\, Ctrl-Z - it gets
-by itself; what somebody sends to the profiler is passed on. To tell the two apart, the
-signals are blocked and asked for (sigtimedwait(2) says who sent one).
+It runs as if a shell had started it: same session, same process group, same terminal, same standard
+streams. So signals from the terminal (Ctrl-C, Ctrl-\\, Ctrl-Z) reach it directly, and signals sent
+to the profiler are forwarded. To distinguish the two, the signals are blocked and read with
+sigtimedwait(2), which reports their sender.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from profiler.commands.run.cgroup import Cgroup
 from profiler.errors import ProfilerError
 
 _PASSED_ON = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT}
-_SI_KERNEL = 0x80  # bits/siginfo-consts.h: what the terminal sends
+_SI_KERNEL = 0x80  # bits/siginfo-consts.h: sent by the terminal
 _WAIT_SECONDS = 0.1
 
 CANNOT_EXECUTE, NOT_FOUND = 126, 127
@@ -36,9 +36,9 @@ class CommandError(ProfilerError):
 
 
 class Command:
-    """A command line, to be started in ``cgroup`` as ``user`` (by default who runs this).
+    """A command line to start in ``cgroup`` as ``user`` (default: the current user).
 
-    Raises CommandError if there is no such program.
+    Raises CommandError if the program does not exist.
     """
 
     def __init__(
@@ -54,12 +54,12 @@ class Command:
 
     @property
     def started(self) -> bool:
-        """Was it started?"""
+        """Whether it was started."""
         return self._child is not None
 
     @property
     def ended(self) -> bool:
-        """Has it been seen to have ended?"""
+        """Whether its end was noticed."""
         return self._child is not None and self._child.returncode is not None
 
     def begun(self, _account: Callable[[], Account]) -> None:
@@ -77,16 +77,20 @@ class Command:
             self._unblock()
             if isinstance(error, FileNotFoundError):
                 raise CommandError(f"{name}: command not found", NOT_FOUND) from error
-            why = error.strerror if isinstance(error, OSError) else "its cgroup does not take it"
+            why = (
+                error.strerror
+                if isinstance(error, OSError)
+                else "it could not join its cgroup, or change its user"
+            )
             raise CommandError(f"cannot execute {name}: {why}", CANNOT_EXECUTE) from error
 
     def goes_on(self, _idle: bool) -> bool:
-        """Pass on what was sent to the profiler; is the command still running?"""
+        """Forward signals sent to the profiler; return whether the command is running."""
         self._pass_on(0)
         return self._child is not None and self._child.poll() is None
 
     def wait(self) -> int:
-        """Wait for its end; return its exit code, of a signal N 128+N."""
+        """Wait for its end; return its exit code, or 128+N if signal N killed it."""
         assert self._child is not None, "it was started"
         while self._child.poll() is None:
             self._pass_on(_WAIT_SECONDS)
@@ -95,7 +99,7 @@ class Command:
         return code if code >= 0 else 128 - code
 
     def _prepare(self) -> None:
-        """In the child: take it to its cgroup and make it the user's."""
+        """In the child: join the cgroup and change to the user."""
         self._cgroup.join()
         if self._user:
             os.initgroups(self._user.pw_name, self._user.pw_gid)

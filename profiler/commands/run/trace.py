@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ``http-profiler run`` does with what was typed, and the exit code that comes of it.
+"""Implements ``http-profiler run``, and chooses its exit code.
 
-The command's own failure wins; then that of the profiler (125), then that of an assertion.
+A failure of the command takes precedence, then one of the profiler (125), then one of an assertion.
 """
 
 from __future__ import annotations
@@ -44,9 +44,11 @@ def run(options: argparse.Namespace) -> int:
     assertions = assertions_of(options)
     if options.misplaced or not options.argv:
         command = " ".join(options.misplaced) or "CMD"
-        raise UsageError(f"the command stands behind `--`: run [options] -- {command}")
+        raise UsageError(f"put the command after `--`: run [options] -- {command}")
     if settings.filters.cgroup:
-        raise UsageError("--cgroup does not go with run: the command has one of its own")
+        raise UsageError(
+            "--cgroup cannot be combined with run: the command gets a cgroup of its own"
+        )
     try:
         _check_privilege(options.run_as)
         cgroup = Cgroup(mounted_at() or Path("/sys/fs/cgroup"), cgroup_of("self") or "/")
@@ -86,25 +88,25 @@ def _traced(
     if command is None or not command.started:
         return TROUBLE if trouble else _INTERRUPTED
     if not command.ended:
-        account = None  # It is not of all that the command does.
+        account = None  # It does not cover all that the command does.
     code = command.wait()
     holds = True
     if exchanges is not None and assertions:
-        holds = _hold(options, assertions, exchanges, account, time.monotonic() - started)
+        holds = _verify(options, assertions, exchanges, account, time.monotonic() - started)
     elif exchanges is not None:
-        _tell(exchanges)
+        _summarize(exchanges)
     if trouble and trouble.exit_code:
         return code or TROUBLE
     return code or (0 if holds else VIOLATED)
 
 
-def _tell(exchanges: Exchanges) -> None:
+def _summarize(exchanges: Exchanges) -> None:
     redactor = Redactor()
     for exchange in exchanges:
         say(describe(exchange, redactor))
 
 
-def _hold(
+def _verify(
     options: argparse.Namespace,
     assertions: Assertions,
     exchanges: Exchanges,
@@ -119,7 +121,7 @@ def _hold(
 
 
 class _Kept:
-    """A sink of sinks; what is asserted on is kept besides."""
+    """Writes to all sinks, and collects the exchanges that assertions need."""
 
     def __init__(self, sinks: list[Sink], exchanges: Exchanges | None) -> None:
         self._sinks = sinks

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``http-profiler top``: of what this machine says now, or of lines that were captured."""
+"""``http-profiler top``: shows live traffic, or capture files."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _LOOK_SECONDS = 1.0
 
 
 class _Losses:
-    """The attendant who tells the view what the kernel has lost."""
+    """An attendant that updates the view with what the kernel lost."""
 
     def __init__(self, view: View) -> None:
         self._view = view
@@ -51,7 +51,7 @@ class _Losses:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Show what is captured, or what ``--from`` names; return the exit code."""
+    """Show live traffic, or the files of ``--from``; return the exit code."""
     settings = settings_of(options)
     if options.sample or options.captures is not None:
         return DAMAGED if recorded(captures_of(options), settings) else 0
@@ -60,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def live(settings: Settings) -> None:
-    """Show what this machine says, until ``q``, SIGINT or SIGTERM. Raises ProfilerError."""
+    """Show live traffic until ``q``, SIGINT or SIGTERM. Raises ProfilerError."""
     redactor = _redactor(settings.redact)
     top = Top(redactor, is_live=True)
     capture(settings, Choice(top, redactor), _Losses(top.view))
@@ -69,10 +69,10 @@ def live(settings: Settings) -> None:
 def recorded(paths: Sequence[Path], settings: Settings) -> int:
     """Show capture files, or standard input (``-``), until ``q``. Raises ProfilerError.
 
-    Of these lines, what the filters want, as many as ``settings.count``. Returns how many could
-    not be read.
+    Applies the filters, and stops after ``settings.count`` messages. Returns the number of damaged
+    lines.
     """
-    # The terminal's keys come from standard input.
+    # The screen reads keys from standard input.
     keyboard = _STDIN in paths and keyboard_instead_of_input()
     lines = Capture(*(Path(f"/dev/fd/{keyboard}") if path == _STDIN else path for path in paths))
     name = "standard input" if keyboard else lines.name
@@ -80,7 +80,7 @@ def recorded(paths: Sequence[Path], settings: Settings) -> int:
     top = Top(redactor, is_live=False, source=f"reading {name} ...")
     print(f"http-profiler: {described(redactor)}", file=sys.stderr, flush=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    # Left by `q`, by Ctrl-C or in order, which are no trouble.
+    # Ended by `q`, by Ctrl-C or by itself; none of these is an error.
     with contextlib.closing(top), contextlib.suppress(OutputClosed, KeyboardInterrupt):
         records = filtered(lines.records(), Filter(settings.where))
         for batch in batches(islice(records, settings.count)):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One exchange as a text: what both ends said of it, its headers and its bodies."""
+"""One exchange as text: what both ends saw of it, its headers and its bodies."""
 
 from __future__ import annotations
 
@@ -51,15 +51,15 @@ def _texts(exchange: Exchange, redactor: Redactor | None) -> Iterator[tuple[str,
 
 
 def _end(role: str, side: Side, first: Record) -> Iterator[tuple[str, str]]:
-    # The client's address on its own line, and the server's.
+    # Each end's line has that end's address.
     address = local(first) if role == "client" else remote(first)
-    said = [address or "", f"pid {first['pid']}" if "pid" in first else "", first.get("comm", "")]
+    words = [address or "", f"pid {first['pid']}" if "pid" in first else "", first.get("comm", "")]
     response = side.response or {}
     if "latency_ms" in response:
-        said.append(f"latency {time_text(response['latency_ms'])}")
+        words.append(f"latency {time_text(response['latency_ms'])}")
     if "duration_ms" in response:
-        said.append(f"duration {time_text(response['duration_ms'])}")
-    yield f"{role:<13}{'  '.join(filter(None, said))}", "bold"
+        words.append(f"duration {time_text(response['duration_ms'])}")
+    yield f"{role:<13}{'  '.join(filter(None, words))}", "bold"
     facts = cast("dict[str, object]", first)
     for name in ("timestamp", "cmdline", "cgroup", "exchange", "connection"):
         if name in facts:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Percentiles of any number of latencies, in bounded memory.
 
-A histogram whose bounds grow by a factor: each octave has 32 bins, so a value is given
-back within 1.1 % of what it was. Between a microsecond and a month there are 1,320 bins.
+A histogram with exponential bounds: each octave has 32 bins, so a value is returned within 1.1 % of
+the original. There are 1,320 bins between a microsecond and a month.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _MOST = 1320
 
 
 class Latencies:
-    """Takes milliseconds; knows their percentiles by nearest rank."""
+    """Collects milliseconds; computes percentiles by nearest rank."""
 
     __slots__ = ("_bins", "count")
 
@@ -32,13 +32,15 @@ class Latencies:
         self.count += 1
 
     def copy(self) -> Latencies:
-        """Return one that stays as it is."""
+        """Return an independent copy."""
         one = Latencies()
         one._bins, one.count = dict(self._bins), self.count
         return one
 
     def percentile(self, share: float) -> float | None:
-        """Return what ``share`` (0.99) of all do not exceed, milliseconds; ``None`` of none."""
+        """Return the latency (ms) that ``share`` (0.99) of all do not exceed; ``None`` if there is
+        none.
+        """
         rank = math.ceil(share * self.count)
         for number in sorted(self._bins):
             rank -= self._bins[number]

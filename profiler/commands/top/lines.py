@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a frame is made of: lines of spans, and tables that become such."""
+"""The parts of a frame: lines of spans, and tables that become lines."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ class Shown(Generic[Row]):
     text: Callable[[Row], str]
     style: Callable[[Row], str] = lambda row: ""
     rises: bool = False
-    """Sorted by this column, small comes first."""
+    """Whether a sort by this column puts small values first."""
 
 
 def heading(table: Sequence[Shown[Row]], width: int, sort: str, falls: bool) -> Line:
-    """Return the names of the columns; the one that is sorted by has an arrow."""
+    """Return the names of the columns; the sort column has an arrow."""
     arrow = "▼" if falls else "▲"
     names = (
         pad(one.column.name + (arrow if one.column.name == sort else ""), room, one.column.right)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ``top`` knows: groups of exchanges with their figures, and the latest of each.
+"""The data of ``top``: groups of exchanges with their figures, and the latest exchanges of each.
 
-Everything is bounded. Of each kind ``GROUPS_MAX`` groups are kept, those that were last
-active; of each group the last ``LATEST`` exchanges; and of these their headers and bodies as
-long as all of them together hold less than ``HELD_MAX`` bytes, the oldest first to go.
+Everything is bounded. Each kind keeps the ``GROUPS_MAX`` groups that were active last, and each
+group its last ``LATEST`` exchanges. Headers and bodies are kept up to ``HELD_MAX`` bytes in all;
+the oldest are dropped first.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _NAME_MAX = 300
 
 
 class Entry:
-    """An exchange as it is listed; ``exchange`` is ``None`` once that is no longer kept."""
+    """A listed exchange; ``exchange`` is ``None`` once it has been dropped."""
 
     __slots__ = ("exchange", "groups", "held", "number", "seen")
 
@@ -38,7 +38,7 @@ class Entry:
         self.seen = seen
         self.exchange: Exchange | None = exchange
         self.groups = 0
-        """In how many groups it is among the latest."""
+        """The number of groups that list it among their latest."""
         self.held = sum(size_of(record) for side in exchange.sides for record in side.records)
 
 
@@ -70,8 +70,8 @@ class Group:
         self.latencies = Latencies()
         self.latest: deque[Entry] = deque()
         self.pids: set[int] = set()
-        """Of a process; at most 100."""
-        # How many in which second, at the second modulo their number.
+        """Process ids, for a group of a process; at most 100."""
+        # Exchanges per second: a ring indexed by the second modulo its size.
         self.seconds = [(0, 0)] * (WINDOW + 2)
 
     def add(self, seen: Summary, size: int, latency: float | None, second: int) -> None:
@@ -94,10 +94,10 @@ class Group:
 
 
 class Model:
-    """Takes what is told of exchanges; knows figures, and what there is to look at."""
+    """Takes exchanges as they are reported, and keeps the figures and the latest of them."""
 
     def __init__(self, redactor: Redactor | None, is_live: bool) -> None:
-        """Of what is live the rate is that of the last seconds, else that of all."""
+        """The rate of a live capture covers the last seconds, that of a file all of it."""
         self.redactor = redactor
         self.is_live = is_live
         self.now = 0
@@ -105,13 +105,13 @@ class Model:
         self.clear()
 
     def clear(self) -> None:
-        """Begin anew."""
+        """Start again from nothing."""
         self.all = Group(None, "all")
         self.groups: dict[str, OrderedDict[object, Group]] = {kind: OrderedDict() for kind in KINDS}
         self.left_out = Counter[str]()
         """Groups of each kind that are no longer kept."""
         self.incomplete = Counter[str]()
-        """Messages, by the reason why they are not whole."""
+        """Incomplete messages, by reason."""
         self._first: int | None = None
         self._kept: OrderedDict[int, Entry] = OrderedDict()
         self._held = 0
@@ -148,14 +148,14 @@ class Model:
             self._forget(next(iter(self._kept.values())))
 
     def rate(self, group: Group) -> float:
-        """Return exchanges a second."""
+        """Return exchanges per second."""
         second, first = self.now // _SECOND, (self._first or 0) // _SECOND
         if self.is_live:
             return group.recent(second) / min(max(second - first, 1), WINDOW)
         return group.count / max((self.now - (self._first or 0)) / _SECOND, 1.0)
 
     def frozen(self) -> Model:
-        """Return a copy that stays as it is."""
+        """Return a copy that no longer changes."""
         entries: dict[int, Entry] = {}
 
         def still(group: Group) -> Group:
@@ -207,7 +207,7 @@ class Model:
 
 
 def _groups_of(exchange: Exchange, seen: Summary) -> Iterator[tuple[str, object, str, Side]]:
-    """Yield kind, key and name of each group, and whose figures count there."""
+    """Yield kind, key and name of each group, and the side whose figures it counts."""
     first = exchange.first
     asked = endpoint(exchange)[:_NAME_MAX]
     yield "endpoint", asked, asked, exchange.side

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The terminal: takes the whole screen, draws frames, tells keys, and gives the screen back."""
+"""The terminal: takes the whole screen, draws frames, reads keys, and restores the screen."""
 
 from __future__ import annotations
 
@@ -54,22 +54,24 @@ class Screen:
     def __init__(self) -> None:
         for file, name in ((0, "input"), (1, "output")):
             if not os.isatty(file):
-                raise OutputError(f"top needs a terminal, and standard {name} is none; {_ADVICE}")
+                raise OutputError(
+                    f"top needs a terminal, but standard {name} is not one; {_ADVICE}"
+                )
         term = os.environ.get("TERM") or "dumb"
         try:
             curses.setupterm(term, 1)
         except curses.error:
             raise OutputError(
-                f"this machine does not know the terminal {term}; {_ADVICE}"
+                f"this machine has no description of the terminal {term}; {_ADVICE}"
             ) from None
         if not curses.tigetstr("cup"):
-            raise OutputError(f"the terminal {term} cannot place a cursor; {_ADVICE}")
+            raise OutputError(f"the terminal {term} cannot move its cursor; {_ADVICE}")
         self._window: curses.window | None = None
         self._styles: dict[str, int] = {"": curses.A_NORMAL, **_ATTRIBUTES}
 
     def open(self) -> None:
         """Take the screen."""
-        # An escape sequence comes at once; the key alone need not be waited for.
+        # An escape sequence arrives at once, so the Escape key needs no long timeout.
         curses.set_escdelay(50)
         self._window = window = curses.initscr()
         curses.noecho()
@@ -82,7 +84,7 @@ class Screen:
             self._add_colours()
 
     def close(self) -> None:
-        """Give the screen back; again it does nothing."""
+        """Restore the screen; a second call does nothing."""
         if self._window is not None:
             self._window = None
             curses.endwin()
@@ -100,7 +102,7 @@ class Screen:
         window.erase()
         encoding = window.encoding
         for number, line in enumerate(lines):
-            with contextlib.suppress(curses.error):  # Behind the last cell there is no place.
+            with contextlib.suppress(curses.error):  # There is no cell after the last one.
                 window.move(number, 0)
                 for text, style in line:
                     shown = text.encode(encoding, "replace").decode(encoding)
@@ -108,18 +110,18 @@ class Screen:
         window.refresh()
 
     def wait(self, seconds: float) -> None:
-        """Wait until a key is pressed, or for so long."""
+        """Wait for a key, at most ``seconds``."""
         select.select([0], [], [], seconds)
 
     def pressed(self) -> Iterator[str]:
-        """Yield the keys that were pressed since the last time, by name or character."""
+        """Yield the keys pressed since the last call, by name or character."""
         while self._window is not None:
             try:
                 key = self._window.get_wch()
             except curses.error:
                 return
             if key == curses.KEY_RESIZE:
-                # What was on its way to a window of another size may stand anywhere in this one.
+                # Text already on its way to the old window may be anywhere in the new one.
                 self._window.clearok(True)
             name = _KEYS.get(key)
             if name == "redraw":
@@ -141,7 +143,7 @@ class Screen:
 
 
 def keyboard_instead_of_input() -> int:
-    """Put the terminal in the place of standard input; return what was there.
+    """Replace standard input by the terminal; return a descriptor of the former input.
 
     Raises OutputError.
     """

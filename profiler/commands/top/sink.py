@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The sink: records go into the model, and now and then the view is drawn."""
+"""The sink: adds records to the model, and draws the view."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ FRAME_SECONDS = 0.25
 
 
 class Top:
-    """Takes the screen with the first ``flush``; ``q`` is an OutputClosed. Raises OutputError."""
+    """Takes the screen at the first ``flush``; ``q`` raises OutputClosed. Raises OutputError."""
 
     def __init__(self, redactor: Redactor | None, is_live: bool, source: str = "") -> None:
-        """What is live has the time of the clock; a capture has that of its records."""
+        """A live capture uses the clock's time; a file uses that of its records."""
         self.screen = Screen()
         self._pairing = Pairing(BODY_MAX)
         self._model = Model(redactor, is_live)
@@ -39,7 +39,7 @@ class Top:
             self._model.add(paired)
 
     def flush(self) -> None:
-        """Obey the keys, and draw if it is time to."""
+        """Handle the keys, and draw if it is time."""
         if self._is_closed:
             return
         if not self._is_open:
@@ -54,23 +54,23 @@ class Top:
             pressed = True
             if not self.view.key(key):
                 self.close()
-                raise OutputClosed("top was left")
+                raise OutputClosed("the user left top")
         if pressed or time.monotonic() >= self._due:
             self._draw()
 
     def finish(self) -> None:
-        """Nothing more comes: count what is still open."""
+        """The capture has ended: count what is still open."""
         for paired in self._pairing.finish():
             self._model.add(paired)
 
     def close(self) -> None:
-        """Give the screen back."""
+        """Restore the screen."""
         self._is_closed = True
         self.screen.close()
 
     def _draw(self) -> None:
         began = time.monotonic()
         self.screen.draw(self.view.frame(*self.screen.size))
-        # A slow terminal must not keep the capture from reading: at most half of the time.
+        # A slow terminal must not stop the capture from reading: it gets at most half of the time.
         took = time.monotonic() - began
         self._due = began + max(FRAME_SECONDS, 2 * took)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lines of a file or a pipe, read in a thread: whoever looks on must not wait for them."""
+"""Reads lines of a file or a pipe in a thread, so that the screen never waits for them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _POLL_SECONDS = 0.05
 
 class _Reader(Thread):
     def __init__(self, records: Iterable[Record]) -> None:
-        # It may wait for a line that never comes; nobody waits for it.
+        # A daemon: it may block on a line that never comes.
         super().__init__(daemon=True)
         self.changed = Condition()
         self.waiting: list[Record] = []
@@ -41,7 +41,7 @@ class _Reader(Thread):
 
 
 def batches(records: Iterable[Record]) -> Iterator[list[Record]]:
-    """Yield records as they come; none if there are none for a moment.
+    """Yield records as they arrive; an empty list if none arrives for a moment.
 
     Raises the ProfilerError that reading raises.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The columns of the two tables: of groups, and of exchanges."""
+"""The columns of the two tables: groups and exchanges."""
 
 from __future__ import annotations
 
@@ -83,12 +83,12 @@ def exchanges() -> list[Shown[Entry]]:
             lambda e: "" if e.seen.size is None else size_text(e.seen.size),
         ),
         Shown(Column("process", 22, 1), seen(lambda s: s.process), lambda e: e.seen.process),
-        Shown(Column("url", 0), seen(lambda s: s.url), said, rises=True),
+        Shown(Column("url", 0), seen(lambda s: s.url), request_text, rises=True),
     ]
 
 
-def said(entry: Entry) -> str:
-    """Return what was asked, and what is missing of it."""
+def request_text(entry: Entry) -> str:
+    """Return method and URL, after the notes on what is missing."""
     notes = f"! {', '.join(entry.seen.notes)} " if entry.seen.notes else ""
     return f"{notes}{entry.seen.method} {entry.seen.url}"
 

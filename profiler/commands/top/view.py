@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is on the screen, and what a key does: without a terminal.
+"""What the screen shows and what each key does, without a terminal.
 
-There are three levels: groups, the exchanges of one group, one exchange. While it is paused
-a copy of the model is shown, and the model goes on.
+There are three levels: groups, the exchanges of one group, and one exchange. While paused, the view
+shows a copy of the model, and the model keeps counting.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ _Row = Union[Group, Entry]
 
 
 class _Table:
-    """How a table is looked at."""
+    """How a table is sorted, filtered and scrolled."""
 
     def __init__(self, sort: str) -> None:
         self.sort = sort
         self.falls = True
         self.filter = ""
         self.condition: Condition | None = None
-        """What ``filter`` means; while that is not understood, what it meant before."""
+        """The parsed ``filter``; while that is invalid, the last valid one."""
         self.error = ""
         self.selected: object = None
-        """Names the row under the cursor; ``None``: the first, whichever that is."""
+        """The key of the row under the cursor; ``None``: always the first row."""
         self.top = 0
 
     def search(self, text: str) -> None:
-        """Take what was typed."""
+        """Apply a filter as typed so far."""
         self.filter = text
         try:
             self.condition, self.error = parse_search(text), ""
@@ -59,10 +59,10 @@ class View:
     """The state of the screen."""
 
     def __init__(self, model: Model, source: str = "") -> None:
-        """``source`` is a word about where the exchanges come from."""
+        """``source`` describes where the exchanges come from."""
         self.source = source
         self.lost = ""
-        """What is missing of what is shown, in words."""
+        """A description of what is missing."""
         self._model = model
         self._paused: Model | None = None
         self._kind = KINDS[0]
@@ -88,7 +88,7 @@ class View:
         return [_cut(line, width) for line in frame[:height]]
 
     def key(self, key: str) -> bool:
-        """Obey a key, by its name or its character; return whether to go on."""
+        """Handle a key, by name or character; return ``False`` to quit."""
         level = self._level
         if self._types:
             self._type(key)
@@ -131,7 +131,7 @@ class View:
     def _level(self) -> str:
         if self._entry is not None:
             return "detail"
-        # A group may have been left out meanwhile.
+        # The group may have been dropped meanwhile.
         return "groups" if self._opened is None else "exchanges"
 
     @property
@@ -152,7 +152,7 @@ class View:
         if table.condition is not None:
             rows = [row for row in rows if _matches(row, table.condition)]
         by = next((one for one in columns if one.column.name == table.sort), columns[-1])
-        # What is alike has an order too, or rows would jump.
+        # Equal values need a fixed order too, or rows would jump.
         rows.sort(key=_place)
         rows.sort(key=by.key, reverse=table.falls != by.rises)
         return rows
@@ -169,14 +169,14 @@ class View:
                 line = [Span(pad("".join(span.text for span in line), width), "cursor")]
             lines.append(line)
         if not rows:
-            none = "nothing matches the filter" if table.filter else "no exchange yet"
+            none = "nothing matches the filter" if table.filter else "no exchanges yet"
             lines.append([Span(none, "dim")])
         return lines[:height]
 
     def _detail(self, height: int, width: int) -> list[Line]:
         assert self._entry is not None
         if self._entry.exchange is None:
-            return [[Span("no longer kept: newer exchanges took its room", "lost")]][:height]
+            return [[Span("dropped: newer exchanges took its space", "lost")]][:height]
         lines = detail(self._entry.exchange, self._model.redactor, width)
         self._scroll = max(min(self._scroll, len(lines) - height), 0)
         return lines[self._scroll : self._scroll + height]
@@ -207,7 +207,7 @@ class View:
 
     def _state(self, level: str) -> Line:
         if self._entry is not None:
-            return [Span(visible(tables.said(self._entry)), "bold")]
+            return [Span(visible(tables.request_text(self._entry)), "bold")]
         group = self._opened
         if group is not None:
             latest = f"  the latest {len(group.latest)} of {group.count}"
@@ -218,7 +218,7 @@ class View:
                 line += [Span(" "), Span(f" {kind} ", "cursor" if kind == self._kind else "")]
             left_out = self._shown.left_out[self._kind]
             if left_out:
-                line.append(Span(f"  left out, for they were idle: {left_out}", "lost"))
+                line.append(Span(f"  idle, dropped: {left_out}", "lost"))
         if self._tables[level].filter:
             line.append(Span(visible(f"  filter: {self._tables[level].filter}"), "refused"))
         return line
@@ -228,7 +228,10 @@ class View:
         typed = Span(f"filter: {visible(table.filter)}_", "bold")
         if table.error:
             return [typed, Span(f"  {visible(table.error)}", "failed")]
-        return [typed, Span("  words, failed, status>=500, GET /a*  Enter: done  Esc: none", "dim")]
+        return [
+            typed,
+            Span("  words, failed, status>=500, GET /a*  Enter: apply  Esc: clear", "dim"),
+        ]
 
     def _type(self, key: str) -> None:
         table = self._table
@@ -255,7 +258,7 @@ class View:
         row = rows[self._cursor(rows)]
         self._table.selected = _name(row)
         if isinstance(row, Entry):
-            # A copy, of which nothing is taken away while it is looked at.
+            # A copy, so that nothing is dropped from it while it is shown.
             self._entry, self._scroll = copy.copy(row), 0
         else:
             self._group = row.key
@@ -285,7 +288,7 @@ def _name(row: _Row) -> object:
 
 
 def _matches(row: _Row, condition: Condition) -> bool:
-    """Whether an exchange matches; of a group its name, or one of the latest."""
+    """Whether an exchange matches; for a group, whether its name or one of its latest does."""
     if isinstance(row, Entry):
         return row.exchange is not None and matches(condition, row.exchange)
     words = condition.conditions if isinstance(condition, Every) else (condition,)
@@ -300,7 +303,7 @@ def _place(row: _Row) -> tuple[str, int]:
 
 
 def _cut(line: Line, width: int) -> Line:
-    """Return the beginning of a line that fits into ``width`` cells."""
+    """Return the part of a line that fits into ``width`` cells."""
     cut: Line = []
     for text, style in line:
         text = clip(text, width)
