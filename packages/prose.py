@@ -112,7 +112,7 @@ def _python(text: str) -> Iterator[tuple[int, str]]:
 def main(arguments: list[str] | None = None) -> int:
     """Check the named files, by default those of the repository; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m packages.prose", description=__doc__)
-    parser.add_argument("paths", nargs="*", type=Path, help="files (default: those of the repository)")
+    parser.add_argument("paths", nargs="*", type=Path, help="files (default: all of git)")
     listed = subprocess.run(
         ["git", "ls-files", "*.md", "*.py"], stdout=subprocess.PIPE, check=True, text=True
     ).stdout.split()
