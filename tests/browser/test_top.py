@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageSequence
 
 from tests import sample_capture
 from tests.browser.conftest import Browser
@@ -16,6 +16,10 @@ from tests.terminal import PROFILER, ROOT, Terminal
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return sample_capture.write(tmp_path_factory.mktemp("shop") / "shop.jsonl", 3000)
+
+
+PALETTE_SIZE = 128
+"""Colours of the film: the few of the screen, each with its shades at the edges of letters."""
 
 
 class Camera:
@@ -53,7 +57,15 @@ class Camera:
 
     def film(self, name: str, frames: list[tuple[Image.Image, int]]) -> None:
         """Write a GIF that repeats: each frame with its milliseconds."""
-        pictures = [frame.quantize(64, dither=Image.Dither.NONE) for frame, _ in frames]
+        # One palette for all frames: with its own, a frame without much red shows it as grey.
+        width, height = frames[0][0].size
+        strip = Image.new("RGB", (width, height * len(frames)))
+        for number, (frame, _) in enumerate(frames):
+            strip.paste(frame, (0, height * number))
+        palette = strip.quantize(PALETTE_SIZE)
+        pictures = [
+            frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame, _ in frames
+        ]
         for directory in self.directories:
             directory.mkdir(parents=True, exist_ok=True)
             pictures[0].save(
@@ -108,8 +120,17 @@ def test_a_film_of_finding_a_failure(camera: Camera) -> None:
     assert terminal.exit_code == 0
     assert {frame.size for frame, _ in frames} == {frames[0][0].size}
     camera.film("top", frames)
+    film = camera.directories[0] / "top.gif"
     # Pages that show it are opened by telephone, too.
-    assert (camera.directories[0] / "top.gif").stat().st_size < 1_000_000
+    assert film.stat().st_size < 1_000_000
+    with Image.open(film) as picture:
+        assert all(has_red(frame.convert("RGB")) for frame in ImageSequence.Iterator(picture))
+
+
+def has_red(frame: Image.Image) -> bool:
+    """Whether the share that failed, on top of each screen, is red."""
+    colours = frame.getcolors(frame.width * frame.height) or []
+    return any(red > 240 and green < 140 for _, (red, green, _) in colours)
 
 
 def selected(terminal: Terminal) -> str:
