@@ -146,10 +146,10 @@ def selected(terminal: Terminal) -> str:
 
 def test_a_picture_of_each_level(camera: Camera, shop: Path) -> None:
     command = [*PROFILER, "top", "--from", str(shop)]
-    with Terminal(command, lines=26, columns=110) as terminal:
+    with Terminal(command, lines=20, columns=110) as terminal:
         terminal.until("lines of shop.jsonl")
-        terminal.press(*["down"] * 8)
-        terminal.until("POST shop.example/checkout")
+        terminal.press(*["down"] * 10)
+        terminal.until(lambda _: "POST shop.example/checkout" in selected(terminal))
         camera.still("top", terminal)
         terminal.press("/", *"shop.internal/checkout", "\r", "\r")
         terminal.until("time▼")
