@@ -16,6 +16,7 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
+from profiler import cli
 from profiler.exchanges.endpoint import endpoint
 from profiler.exchanges.model import Exchange, failed, host
 from profiler.exchanges.pair import Exchanges
@@ -61,6 +62,27 @@ def test_it_is_drawn(
     assert browser.run(background) == ("rgb(18, 22, 28)" if dark else "rgb(246, 247, 249)")
     if request.config.getoption("--pictures"):
         browser.picture(ROOT / "docs" / "pictures" / f"report-{name}.png", height=1180)
+
+
+@pytest.mark.parametrize("name", ["shop", "sample"])
+def test_no_label_of_the_map_covers_another(
+    browser: Browser, page: Path, tmp_path: Path, name: str
+) -> None:
+    if name == "sample":
+        page = tmp_path / "sample.html"
+        assert cli.main(["report", "--sample", "--output", str(page)]) == 0
+    browser.open(page)
+    covered = browser.run(
+        "(labels => labels.flatMap((one, index) => labels.slice(index + 1)"
+        ".filter(other => one.x < other.x + other.width && other.x < one.x + one.width"
+        "  && one.y < other.y + other.height && other.y < one.y + one.height)"
+        ".map(other => one.text + ' and ' + other.text)))"
+        "([...document.querySelectorAll('#map .edge-text')].map(label => {"
+        "  const {x, y, width, height} = label.getBBox();"
+        # A letter is lower than the box of its font.
+        "  return {x, y: y + 1, width, height: height - 2, text: label.textContent} }))"
+    )
+    assert covered == []
 
 
 def test_figures_are_those_of_the_capture(

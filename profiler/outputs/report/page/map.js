@@ -3,6 +3,7 @@
 
 const BOX = { width: 176, height: 46, across: 330, down: 66 };
 const MAP_NODES = 40;
+const LABEL = 15;  // The height of a label with some space.
 
 function drawMap(capture, rows, filter, choose, measure) {
   const size = capture.nodes.length;
@@ -82,6 +83,10 @@ function picture(capture, edges, shown, filter, choose) {
   const y = (node) => height / 2 + place.get(node) * BOX.down;
   const chart = svg("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "group", "aria-label": `${nodes.length} programs and addresses` });
   const labels = [];
+  const callers = new Map();
+  for (const edge of edges) callers.set(edge.to, (callers.get(edge.to) ?? 0) + 1);
+  // A label is beside the called program if only one line comes to it.
+  const besideCaller = (edge) => callers.get(edge.to) > 1;
   for (const edge of edges) {
     const from = [x(edge.from) + BOX.width, y(edge.from)], to = [x(edge.to), y(edge.to)];
     let path, label;
@@ -96,11 +101,15 @@ function picture(capture, edges, shown, filter, choose) {
       from[1] += leave; to[1] += come;
       const bend = Math.max(50, (to[0] - from[0]) / 2);
       path = `M${from} C${from[0] + bend},${from[1]} ${to[0] - bend},${to[1]} ${to}`;
-      // Beside the end at which it is alone.
-      const alone = edges.filter((one) => one.to === edge.to).length > 1;
-      // Above the line or below it, where the line does not go.
-      const [end, other] = alone ? [from, to] : [to, from];
-      label = [end[0] + (alone ? 10 : -10), end[1] + (other[1] < end[1] - 1 ? 16 : -7), alone ? "start" : "end"];
+      const beside = besideCaller(edge) ? edges.filter((one) => one.from === edge.from && one.to !== one.from && besideCaller(one)) : [];
+      if (beside.length > 1) {
+        // A list in the order of the lines: each begins with its own line.
+        label = [from[0] + 10, y(edge.from) + spread(beside, edge, (one) => y(one.to), LABEL) + 4, "start"];
+      } else {
+        // Above the line or below it, where the line does not go.
+        const [end, other] = besideCaller(edge) ? [from, to] : [to, from];
+        label = [end[0] + (besideCaller(edge) ? 10 : -10), end[1] + (other[1] < end[1] - 1 ? 16 : -7), besideCaller(edge) ? "start" : "end"];
+      }
     } else {
       const low = Math.max(from[1], to[1]) + BOX.down * 0.55;
       path = `M${x(edge.from) + BOX.width / 2},${from[1] + BOX.height / 2} C${x(edge.from) + BOX.width / 2},${low + 22} ${x(edge.to) + BOX.width / 2},${low + 22} ${x(edge.to) + BOX.width / 2},${to[1] + BOX.height / 2}`;
@@ -132,8 +141,8 @@ function picture(capture, edges, shown, filter, choose) {
 
 const shortened = (text, length) => (text.length > length ? `${text.slice(0, length - 1)}\u2026` : text);
 
-function spread(siblings, edge, at) {
+/** How far from the middle an edge is, where all siblings are in the order of `at`. */
+function spread(siblings, edge, at, gap = Math.min(12, (BOX.height - 14) / Math.max(1, siblings.length - 1))) {
   const sorted = [...siblings].sort((a, b) => at(a) - at(b));
-  const gap = Math.min(12, (BOX.height - 14) / Math.max(1, sorted.length - 1));
   return (sorted.indexOf(edge) - (sorted.length - 1) / 2) * gap;
 }
