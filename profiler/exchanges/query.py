@@ -287,7 +287,7 @@ class _Parser:
             self._at += 1
             return condition
         following = self._tokens[self._at + 1] if token.kind != "end" else token
-        if token.kind == "word" and following.kind == "sign" and self._is_apart(token, following):
+        if token.kind == "word" and following.kind == "sign" and self._is_apart(token):
             return self._comparison()
         if token.kind == "word" and token.text in _FLAGS:
             self._at += 1
@@ -300,10 +300,9 @@ class _Parser:
             return _word(token)
         raise self._error(self._missing(token), token)
 
-    def _is_apart(self, token: _Token, sign: _Token) -> bool:
+    def _is_apart(self, token: _Token) -> bool:
         """Whether a sign compares: after a flag or a method it counts exchanges."""
-        is_field = field_named(token.text) is not None
-        return is_field or not (token.text in _FLAGS or _METHOD.fullmatch(token.text))
+        return not (token.text in _FLAGS or _METHOD.fullmatch(token.text))
 
     def _request(self) -> Condition:
         method = self._next

@@ -65,3 +65,9 @@ def test_an_error_shows_200_characters_of_the_condition() -> None:
         with pytest.raises(ConditionError) as error:
             parse(text)
         assert str(error.value).startswith(f"{shown!r}, column 1: ")
+
+
+def test_only_a_search_proposes_quotes() -> None:
+    with pytest.raises(ConditionError) as error:
+        parse("q=cart")
+    assert error.value.what.startswith("'q' is not a field: fields are status, ")
