@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much memory the open connections take, and which of them is given up for it.
+"""Bounds the memory of open connections.
 
-The stages say what a connection holds (``Messages.held``, ``Streams.held``);
-this is the sum, and the order in which connections last moved. The rule: what
-holds more than one connection may is given up; when all together hold too much,
-the one that has been idle for the longest time goes first.
+The stages report how much a connection holds (``Messages.held``,
+``Streams.held``). This module keeps the sum, and the order in which connections
+last moved data. It drops a connection that exceeds the limit for one
+connection. If all connections together exceed the total limit, it drops the one
+that has been idle longest.
 
-The bounds are on what connections hold. What the profiler takes besides - the
-interpreter, BCC, the ring buffer, small tables of fixed size - comes on top.
+The limits cover only what connections hold. The interpreter, BCC, the ring
+buffer and small tables of fixed size are not included.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections import OrderedDict
 
 
 class Memory:
-    """The bytes that each open connection holds, the one idle for longest first."""
+    """The bytes that each open connection holds; the one idle longest comes first."""
 
     def __init__(self, connection_limit: int, limit: int) -> None:
         self._connection_limit = connection_limit
@@ -25,9 +26,9 @@ class Memory:
         self.total = 0
 
     def use(self, socket: int, size: int) -> list[int]:
-        """Connection ``socket`` moved and holds ``size`` bytes, 0 if it is gone.
+        """Note that connection ``socket`` moved data and holds ``size`` bytes; 0 if it is closed.
 
-        Return the connections to be given up; they are forgotten here.
+        Return the connections to drop. Their sizes are already removed here.
         """
         held = self._held
         before = held.get(socket, 0)
@@ -44,13 +45,13 @@ class Memory:
         if size > self._connection_limit:
             self.total -= held.pop(socket)
             return [socket]
-        given_up = []
+        dropped = []
         while self.total > self._limit:
             idle, size = held.popitem(last=False)
             self.total -= size
-            given_up.append(idle)
-        return given_up
+            dropped.append(idle)
+        return dropped
 
     def __len__(self) -> int:
-        """Connections that hold something."""
+        """The number of connections that hold something."""
         return len(self._held)

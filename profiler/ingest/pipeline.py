@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The stages, wired in their order: records of the wire in, JSON records into a sink.
+"""Connects the stages: takes records of the wire and writes JSON records to a sink.
 
-The same pipeline serves a live capture and a replay. It asks the machine for
-nothing but the path of a cgroup, and that through
-:class:`~profiler.ingest.process.Processes`; what it learns there goes into the
-recording like any other record, so a replay needs no machine at all.
+The same pipeline serves a live capture and a replay. It reads only one thing
+from the machine, the paths of cgroups, through
+:class:`~profiler.ingest.process.Processes`. It writes these paths to the recording
+as records of the wire, so a replay does not depend on the machine.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ _NAMES_KEPT = 4096
 
 
 class RecordWriter(Protocol):
-    """Where the wire is recorded."""
+    """Records the wire."""
 
     def write(self, record: bytes) -> None:
-        """Take one record of the wire."""
+        """Append one record of the wire."""
 
 
 class Pipeline:
@@ -55,16 +55,17 @@ class Pipeline:
         *,
         route: str = "socket",
     ) -> None:
-        """Read syscall numbers as those of ``machine``; ``recorder`` takes a copy of the wire.
+        """Interpret syscall numbers as those of ``machine``; copy the wire to ``recorder``.
 
-        ``applied`` are the filters that the kernel has applied; ``route`` is where the probe is.
+        ``applied`` names the filters that the kernel has already applied. ``route`` is where the
+        probe is attached: ``socket`` or ``syscall``.
         """
         self._settings = settings
         self._sink = sink
         self._processes = processes
         self._syscalls = syscalls.names(machine)
         self._recorder = recorder
-        # What io_uring moves passes no system call.
+        # On the syscall route, io_uring moves bytes that pass no hooked system call.
         self._streams = Streams(sees_all=route == "socket")
         self._messages = Messages(settings)
         self.memory = Memory(settings.connection_memory, settings.max_memory)
@@ -81,14 +82,14 @@ class Pipeline:
 
     @property
     def full(self) -> bool:
-        """Are all messages written that were asked for (``--count``)?"""
+        """Whether all messages that ``--count`` requests are written."""
         return self._settings.count is not None and self.account.messages >= self._settings.count
 
     def feed(self, record: bytes) -> int | None:
-        """Take the next record of the wire; return the inode of a socket that is not HTTP.
+        """Process the next record of the wire; return a socket's inode once it proves not HTTP.
 
-        Raises CaptureFileError if it is not a record, and what the sink or the
-        recorder raises.
+        Raises CaptureFileError if ``record`` is invalid, and what the sink or the recorder
+        raises.
         """
         item = wire.decode(record)
         if self._recorder:
@@ -110,7 +111,7 @@ class Pipeline:
         return None
 
     def finish(self) -> None:
-        """The capture is over: write the messages that are still open."""
+        """End the capture: write the messages that are still open."""
         self.account.final = True
         for event in self._streams.finish():
             self._read(event)
@@ -133,12 +134,12 @@ class Pipeline:
         if held:
             held += self._streams.held(socket)
         else:
-            # Chunks of a socket that is not HTTP may have been under way.
+            # Chunks may still arrive after the socket proved not to be HTTP.
             self._streams.forget(socket)
-        for given_up in self.memory.use(socket, held):
+        for dropped in self.memory.use(socket, held):
             self.account.given_up += 1
-            self._streams.forget(given_up)
-            for output in self._messages.give_up(given_up):
+            self._streams.forget(dropped)
+            for output in self._messages.give_up(dropped):
                 if isinstance(output, Message):
                     self._write(output)
 

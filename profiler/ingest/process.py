@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who a process is: command line, user, cgroup.
+"""Identifies processes: command line, user, cgroup.
 
-The kernel says who a process is before the first record that names it, and
-again when the process has run another program; so this is right for a process
-that is gone by now, and a pid that is used again is another process. Only the
-cgroup comes as a number, whose path is looked up here, once; in a replay the
-capture brings the path as well.
+The kernel describes a process before the first record that refers to it, and
+again after exec(). So the identity is also known for a process that has ended,
+and a reused pid is a new process. The cgroup arrives as an inode number. Its
+path is looked up here, once; in a replay the recording contains the path.
 """
 
 from __future__ import annotations
@@ -22,9 +21,9 @@ _KEPT = 4096
 
 
 class Identity(NamedTuple):
-    """What is known of a process; ``cmdline`` and ``cgroup`` are ``None`` if they are not.
+    """What is known about a process; ``cmdline`` and ``cgroup`` are ``None`` if unknown.
 
-    ``cmdline`` is the arguments joined by spaces; ``cgroup`` the path in the
+    ``cmdline`` is the arguments joined by spaces. ``cgroup`` is the path in the
     cgroup2 hierarchy, as in ``/proc/PID/cgroup``.
     """
 
@@ -34,23 +33,23 @@ class Identity(NamedTuple):
 
 
 class Processes:
-    """The processes that were heard of, of more than ``_KEPT`` those that moved data last."""
+    """The known processes: at most ``_KEPT``, those that moved data last."""
 
     def __init__(self, proc: Path | None = Path("/proc"), cgroups: Path | None = None) -> None:
-        """Look cgroups up in ``proc`` and below ``cgroups``, by default where they are mounted.
+        """Look up cgroups in ``proc`` and below ``cgroups``, by default the mounted hierarchy.
 
-        With ``proc`` ``None`` only what :meth:`learn_cgroup` is told is known.
+        If ``proc`` is ``None``, paths come only from :meth:`learn_cgroup`.
         """
         self._proc = proc
         self._root = (cgroups or mounted_at(proc)) if proc else None
-        # By pid and start time; with the inode of the cgroup.
+        # (pid, start time) -> (cmdline, uid, inode of the cgroup)
         self._known: OrderedDict[tuple[int, int], tuple[str | None, int, int]] = OrderedDict()
         self._paths: OrderedDict[int, str | None] = OrderedDict()
-        # Those that were asked for since something was learnt.
+        # A cache, cleared whenever one of the tables changes.
         self._identities: dict[tuple[int, int], Identity] = {}
 
     def learn(self, process: Process) -> Cgroup | None:
-        """Take over who a process is; return its cgroup if that was found out just now."""
+        """Remember ``process``; return its cgroup if its path has just been found."""
         self._identities.clear()
         cmdline = _text(process.cmdline) if process.cmdline else None
         known = cmdline, process.uid, process.cgroup
@@ -62,19 +61,19 @@ class Processes:
         return None if path is None else Cgroup(process.cgroup, os.fsencode(path))
 
     def learn_cgroup(self, cgroup: Cgroup) -> None:
-        """Take over the path of a cgroup."""
+        """Remember the path of a cgroup."""
         self._identities.clear()
         _keep(self._paths, cgroup.id, _shown(cgroup.path))
 
     def identity(self, pid: int, start_time: int) -> Identity | None:
-        """Who this process is; ``None`` if it was never introduced."""
+        """Return the identity of a process; ``None`` if the kernel has not described it."""
         key = pid, start_time
         identity = self._identities.get(key)
         if identity is None:
             known = self._known.get(key)
             if known is None:
                 return None
-            # The kernel introduces it once, so what is asked for is kept longest.
+            # The kernel describes a process only once, so keep those in use longest.
             self._known.move_to_end(key)
             cmdline, uid, cgroup = known
             identity = self._identities[key] = Identity(cmdline, uid, self._paths.get(cgroup))
@@ -85,7 +84,7 @@ class Processes:
         path = cgroup_of(pid, self._proc)
         if path is not None and _inode(self._root / path.lstrip("/")) == inode:
             return path
-        # The process is gone or has moved.
+        # The process has ended or moved to another cgroup.
         for directory, _, _ in os.walk(self._root):
             if _inode(Path(directory)) == inode:
                 return "/" + os.path.relpath(directory, self._root).lstrip(".")
@@ -107,7 +106,7 @@ def _inode(path: Path) -> int | None:
 
 
 def _shown(path: bytes) -> str:
-    # A name need not be UTF-8, but a line must be.
+    # A cgroup's name need not be UTF-8, but the output must be.
     return path.decode(errors="replace")
 
 

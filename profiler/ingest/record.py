@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A message becomes the public record: exactly the fields of ``docs/reference/record.md``.
+"""Turns a message into the public record, with the fields of ``docs/reference/record.md``.
 
-Rules: a value that is not known is absent, never empty and never zero. Text is
-text where the bytes are such, and base64 where they are not, with a field
-beside it that says so. The keys come in the order of the documented table.
+An unknown value is absent, never empty and never zero. Bytes that are not text
+are encoded as base64, and another field of the record names this encoding. The
+keys have the order of the documented table.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ def record_of(
 ) -> Record:
     """Return the record of ``message``.
 
-    ``names`` are those of a Unix socket; ``clock_offset`` is CLOCK_REALTIME minus
-    the kernel's clock in nanoseconds;
-    ``max_content`` limits what decoding a content coding may yield; ``syscalls``
-    names the syscalls of the captured machine by number.
+    ``names`` are the paths of a Unix socket. ``clock_offset`` is CLOCK_REALTIME minus
+    the kernel's clock, in nanoseconds. ``max_content`` limits the bytes that decoding
+    a content coding may yield. ``syscalls`` maps the syscall numbers of the captured
+    machine to names.
     """
-    # Taken apart at once: asking a tuple for each of its fields costs a third of all this.
+    # Unpacked at once: accessing each field by its name costs a third of this function's time.
     origin, head, raw, body, size, incomplete, last_time, trailers, error_code = message
     type_, version, method, target, status, reason, fields, request, stream = head
     sent = origin.direction == SEND
@@ -87,12 +87,12 @@ def record_of(
             record["upgrade"] = upgrade
     body_text: tuple[str, str | None] | None = _NO_TEXT
     if codings:
-        # The charset, and characters, are those of the content, not of its coded form.
+        # Text and charset are properties of the decoded content, not of its coded form.
         body_text = text_of(body)
     elif body:
         content_type = fields.content_type
         if content_type is not None and content_type.startswith("application/grpc"):
-            # Length-prefixed messages: short ones happen to be UTF-8.
+            # Length-prefixed messages are binary, but short ones can look like UTF-8.
             body_text = None
         else:
             body_text = text_of(body, content_type, cut=bool(incomplete))
@@ -110,7 +110,7 @@ def record_of(
     record["type"] = type_
     record["role"] = "client" if sent == asks else "server"
     if request is not None:
-        # The response brings along what is known of its request: either may complete first.
+        # The response carries a summary of its request, because either may complete first.
         number, method, target, host, asked_origin = request
         record["exchange"] = f"{origin.socket}-{number}"
         if not is_request:
@@ -118,7 +118,7 @@ def record_of(
             _add_request(asked, method, target)
             if host is not None:
                 asked["host"] = host
-            # A response that never came has no bytes, and took no time.
+            # A response that never arrived has no bytes, and so no latency or duration.
             if size:
                 asked_time = asked_origin.time
                 record["latency_ms"] = (origin.time - asked_time) / 1e6
@@ -145,10 +145,10 @@ def _add_request(record: Record | RequestSummary, method: str | None, target: st
 
 
 class _Constant(NamedTuple):
-    """What the records of one thread and one direction of a connection say alike.
+    """Fields that are equal in all records of one thread and one direction of a connection.
 
-    ``mover`` stands before ``bytes``, ``call`` behind what is said of the exchange, ``socket``
-    behind ``sequence``.
+    ``mover`` comes before ``bytes``, ``call`` after the fields of the exchange, and ``socket``
+    after ``sequence``.
     """
 
     mover: Record
@@ -156,14 +156,14 @@ class _Constant(NamedTuple):
     socket: Record
 
 
-# The fields of a chunk that decide it.
+# The fields of a chunk that determine a _Constant.
 _WHO = (
     "direction", "family", "pid", "tid", "start_time", "socket", "netns", "local_port",
     "remote_port", "local", "remote", "comm",
 )  # fmt: skip
 _who = itemgetter(*map(Chunk._fields.index, _WHO))
 
-# Remembered until there are so many: a connection that is kept alive asks again and again.
+# A cache for connections that carry many messages. It is cleared when it is full.
 _constants: dict[tuple[object, ...], _Constant] = {}
 _CONSTANTS_MAX = 1024
 
@@ -176,7 +176,7 @@ def _constant_of(
     names: Names | None,
     clock_offset: int,
 ) -> _Constant:
-    # Many connections carry one exchange: the first message is not worth an entry.
+    # Many connections carry only one exchange, so the first message is not cached.
     key = (
         (_who(origin), syscall, is_client, process, names, clock_offset)
         if origin.position
@@ -247,10 +247,10 @@ def _add_paths(record: Record, names: Names | None, sent: bool) -> None:
 
 
 def connection_of(origin: Chunk, names: Names | None, is_client: bool) -> str | None:
-    """Return what both ends call the connection; ``None`` if this end does not know it.
+    """Return an identifier that is equal at both ends; ``None`` if this end does not know it.
 
-    For TCP the Community ID (version 1, seed 0) that network tools use; for a Unix
-    socket the inode of the client's end, which no other connection has.
+    For TCP it is the Community ID (version 1, seed 0) that network tools use. For a Unix
+    socket it contains the inode of the client's end, which is unique to the connection.
     """
     if origin.family != AF_UNIX:
         size = 4 if origin.family == AF_INET else 16
@@ -267,7 +267,7 @@ def community_id(local: bytes, local_port: int, remote: bytes, remote_port: int)
     """Return the Community ID of a TCP connection between packed addresses.
 
     https://github.com/corelight/community-id-spec, version 1 with seed 0. An IPv4-mapped
-    address counts as IPv4, as it is on the wire.
+    address is treated as IPv4, because the packets are IPv4.
     """
     low, high = (_as_on_wire(local), local_port), (_as_on_wire(remote), remote_port)
     if low > high:
@@ -281,14 +281,14 @@ def _as_on_wire(address: bytes) -> bytes:
 
 
 def unix_path(path: bytes) -> str:
-    """Return a ``sun_path`` as ss(8) shows it: an abstract one begins with ``@``."""
+    """Return a ``sun_path`` as ss(8) prints it: an abstract one begins with ``@``."""
     if path.startswith(b"\0"):
         return path.replace(b"\0", b"@").decode(errors="replace")
     return path.partition(b"\0")[0].decode(errors="replace")
 
 
 def timestamp(realtime: int) -> str:
-    """Return RFC 3339 in UTC with nine digits; ``realtime`` is nanoseconds since 1970."""
+    """Format ``realtime``, in ns since 1970, as RFC 3339 in UTC with nine fractional digits."""
     second, nanosecond = divmod(realtime, 1_000_000_000)
     return f"{_second(second)}.{nanosecond:09d}Z"
 
@@ -298,13 +298,13 @@ def _second(second: int) -> str:
     return datetime.fromtimestamp(second, timezone.utc).strftime("%Y-%m-%dT%H:%M:%S")
 
 
-# A process says more than one thing.
+# A process usually has many records.
 _start = lru_cache(maxsize=1024)(timestamp)
 
 
 @lru_cache(maxsize=4096)
 def address(family: int, packed: bytes) -> str:
-    """Return ``packed`` in canonical form (RFC 5952); an IPv4-mapped one as IPv4."""
+    """Return a packed address in canonical form (RFC 5952); IPv4-mapped ones as IPv4."""
     if family == AF_INET:
         return str(IPv4Address(packed[:4]))
     address = IPv6Address(packed)
@@ -313,7 +313,7 @@ def address(family: int, packed: bytes) -> str:
 
 @lru_cache(maxsize=4096)
 def comm(padded: bytes) -> str:
-    """Return the name of a thread: the bytes before the first NUL."""
+    """Return a thread's name: the bytes before the first NUL."""
     return padded.partition(b"\0")[0].decode(errors="replace")
 
 

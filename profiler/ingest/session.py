@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One run of the profiler: a live capture until it is told to stop, or a replay.
+"""One run of the profiler: a live capture or a replay.
 
-The rule for ending, whatever the reason - a signal, a full disk, a reader that
-has gone: unhook the probe, take what the kernel had already handed over, write
-it, state the counts. Only then is an error reported.
+A capture ends in the same way after a signal, a full disk or a closed output:
+detach the probe, drain and write what the kernel has already forwarded, print the
+counts. Only then is an error reported.
 """
 
 from __future__ import annotations
@@ -37,30 +37,30 @@ from profiler.outputs import Sink
 from profiler.outputs.choice import Choice, choose
 
 _CLOCK_SECONDS = 1.0
-# The wall clock was set, not just disciplined, if it moved by more than this between two polls.
+# If the wall clock moved by more than this between two polls, it was set, not slewed by NTP.
 _CLOCK_STEP_NS = 1_000_000
 
 
 class Attendant(Protocol):
-    """What goes along with a capture: a command that is traced, a program that reads the lines."""
+    """Accompanies a capture: a traced command, or a program that reads the lines."""
 
     def begun(self, account: Callable[[], Account]) -> None:
-        """The probe is attached: from here on nothing is missed. May raise ProfilerError.
+        """Start: the probe is attached and misses nothing from now on. May raise ProfilerError.
 
-        ``account`` returns that of the capture so far, until it ends.
+        ``account`` returns the account of the capture so far; call it only during the capture.
         """
 
     def goes_on(self, idle: bool) -> bool:
-        """A poll was written, ``idle`` if it brought nothing: is the capture to go on?"""
+        """Whether to continue, called after each poll; ``idle`` if it returned no records."""
 
 
 def capture(
     settings: Settings, choice: Choice | None = None, attendant: Attendant | None = None
 ) -> Account:
-    """Capture on this machine until it is told to stop, or has all that was asked for.
+    """Capture on this machine until a signal, or a limit in ``settings``, ends the capture.
 
-    Into the sink of ``choice``, which is closed in any case; else into that of the settings.
-    ``attendant`` may tell it to stop. Raises ProfilerError.
+    Write to the sink of ``choice``, which is always closed, or else to the one that ``settings``
+    describe. ``attendant`` can end the capture too. Raises ProfilerError.
     """
     started = time.monotonic()
     with _signals() as received, contextlib.ExitStack() as stack:
@@ -89,17 +89,17 @@ def capture(
             route=engine.route,
         )
         if engine.fallback:
-            _say(f"not taken: {engine.fallback}")
+            _say(f"not used: {engine.fallback}")
         late = [f"--{name}" for name in settings.filters.given() if name not in engine.applied]
         if late:
-            _say(f"{engine.carrier} cannot filter by {', '.join(late)}: done with whole messages")
+            _say(f"{engine.carrier} cannot filter by {', '.join(late)}: applied to whole messages")
         _say(
             f"capturing ({engine.route} route, {engine.carrier}, Linux {os.uname().release}, "
             f"after {time.monotonic() - started:.1f} s)" + ("" if attendant else "; Ctrl-C ends it")
         )
         if attendant and not received.stop:
             attendant.begun(lambda: _account(engine, pipeline))
-        # Whatever ends the loop, the summary is the last word before the error.
+        # However the loop ends, the summary comes directly before the error.
         stack.callback(lambda: _say_summary(pipeline.account))
         try:
             _run(engine, pipeline, sink, stats, received, settings.duration, attendant)
@@ -111,7 +111,10 @@ def capture(
 
 
 def replay(path: Path, settings: Settings) -> None:
-    """Run a recording through the pipeline. Raises ProfilerError, after what is whole."""
+    """Run a recording through the pipeline.
+
+    Raises ProfilerError. Intact records before a damaged one are written first.
+    """
     recording = Recording(path)
     sink, redactor = choose(settings.output, settings.format, settings.redact)
     _say(described(redactor))
@@ -144,7 +147,7 @@ def _run(
     clock_due, offset = 0.0, 0
     end = None if duration is None else time.monotonic() + duration
     for records in engine.batches(lambda: pipeline.memory.total):
-        # NTP disciplines the wall clock, and an administrator sets it.
+        # NTP slews the wall clock, and an administrator may set it.
         clocks = _read_clocks(engine.clock)
         moved = abs(clocks.realtime - clocks.kernel - offset)
         if time.monotonic() >= clock_due or moved > _CLOCK_STEP_NS:
@@ -153,8 +156,8 @@ def _run(
             offset = clocks.realtime - clocks.kernel
         _feed_all(engine, pipeline, records)
         sink.flush()
-        if received.asked:
-            received.asked = False
+        if received.counts:
+            received.counts = False
             _say_summary(_account(engine, pipeline))
         if stats and stats.due():
             stats.write(_account(engine, pipeline))
@@ -176,12 +179,12 @@ def _feed_all(engine: Engine, pipeline: Pipeline, records: list[bytes]) -> None:
 
 
 def _end(engine: Engine, pipeline: Pipeline, sink: Sink) -> None:
-    """Do every step, even behind one that fails: a full disk must not hide the counts."""
+    """Run every step, even after one that fails: a full disk must not hide the counts."""
     records = engine.stop()
     document = json.dumps(engine.account().to_json()).encode()
     records.append(wire.encode(wire.Counters(document)))
     steps: list[Callable[[], object]] = [partial(pipeline.feed, record) for record in records]
-    # Closed before the summary: a sink may have the whole screen until then.
+    # Closed before the summary: a sink may use the whole screen until it is closed.
     steps += [pipeline.finish, sink.flush, sink.close]
     failure = None
     for step in steps:
@@ -202,13 +205,13 @@ def _read_clocks(kernel: int) -> wire.Clock:
 
 @dataclass
 class Signals:
-    """What was asked of the profiler since it last looked."""
+    """The signals received and not yet handled."""
 
     stop: bool = False
-    """SIGINT or SIGTERM: end in order. A second one acts as usual."""
+    """SIGINT or SIGTERM: end in order. A second one has its usual effect."""
 
-    asked: bool = False
-    """SIGUSR1: state the counts and go on."""
+    counts: bool = False
+    """SIGUSR1: print the counts and continue."""
 
 
 @contextlib.contextmanager
@@ -222,12 +225,12 @@ def _signals() -> Iterator[Signals]:
         for number in stopping:
             signal.signal(number, previous[number])
 
-    def ask(_number: int, _frame: FrameType | None) -> None:
-        received.asked = True
+    def request_counts(_number: int, _frame: FrameType | None) -> None:
+        received.counts = True
 
     for number in stopping:
         signal.signal(number, stop)
-    signal.signal(signal.SIGUSR1, ask)
+    signal.signal(signal.SIGUSR1, request_counts)
     try:
         yield received
     finally:
@@ -236,7 +239,7 @@ def _signals() -> Iterator[Signals]:
 
 
 def _say(text: str) -> None:
-    """One line for the user; standard output belongs to the records."""
+    """Print one line for the user to standard error; standard output is for the records."""
     with contextlib.suppress(BrokenPipeError):
         print(f"http-profiler: {text}", file=sys.stderr, flush=True)
 

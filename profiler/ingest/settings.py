@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every default of the profiler, in one frozen dataclass."""
+"""The profiler's settings and their defaults, in one frozen dataclass."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ TYPES = ("btf", "headers")
 ENGINES = ("bcc", "bpftrace")
 FORMATS = ("pretty", "jsonl")
 
-# What one syscall may hand over; see PIECES_MAX and PAYLOAD_MAX in bpf/event.h.
+# Bytes of one syscall that the probe can forward: PIECES_MAX and PAYLOAD_MAX in bpf/event.h.
 CALL_LIMIT = 64 * 16383
 
 
-# What a connection may hold besides bodies: heads, requests that wait, chunks that came early.
+# What a connection may hold besides bodies: heads, unanswered requests, chunks out of order.
 CONNECTION_MEMORY = 4 * 1024 * 1024
 
-# Characters of each body that a report has: a page must open in a browser.
+# Characters of each body in a report: a browser must be able to open the page.
 REPORT_BODY = 16 * 1024
 
 
@@ -33,68 +33,69 @@ class Settings:
     """Where JSON lines go; ``None`` is standard output."""
 
     format: str | None = None
-    """``pretty`` or ``jsonl``; ``None``: ``pretty`` if standard output is a terminal."""
+    """``pretty`` or ``jsonl``; ``None`` is ``pretty`` if standard output is a terminal."""
 
     redact: bool | None = None
-    """Whether secrets become placeholders; ``None``: they do in ``pretty``, not in ``jsonl``."""
+    """Whether placeholders replace secrets; ``None``: in ``pretty``, but not in ``jsonl``."""
 
     where: Conditions = ALL
-    """Which calls, messages and exchanges are wanted."""
+    """Which calls, messages and exchanges to capture."""
 
     duration: float | None = None
-    """Seconds after which a capture ends by itself."""
+    """Seconds after which a capture ends."""
 
     count: int | None = None
-    """Messages after which it does; no more than these are written."""
+    """Messages after which a capture ends; never more than these are written."""
 
     max_body: int = 1024 * 1024
-    """Bytes of one message's framed body, and of its decoded content, that are kept."""
+    """Bytes kept of one message's framed body, and of its decoded content."""
 
     max_head: int = 64 * 1024
     """Bytes of one message's start line and headers; a longer head is not HTTP."""
 
     max_memory: int = 256 * 1024 * 1024
-    """Bytes of memory that all open connections together may hold."""
+    """Bytes of memory that all open connections may hold together."""
 
     max_connection_memory: int | None = None
     """Bytes of memory that one connection may hold; ``None``: see ``connection_memory``."""
 
     route: str | None = None
-    """``socket`` or ``syscall``; ``None`` takes the better one that the kernel offers."""
+    """``socket`` or ``syscall``; ``None``: the better one that the kernel supports."""
 
     buffer: str | None = None
-    """``ring`` or ``perf``; ``None`` takes the ring buffer where the kernel has one."""
+    """``ring`` or ``perf``; ``None``: the ring buffer if the kernel has one."""
 
     types: str | None = None
-    """Where the kernel's structures are described: ``btf`` or ``headers``; ``None``: BTF if any."""
+    """Source of struct offsets: ``btf`` or ``headers``; ``None``: BTF if the kernel has it."""
+
     engine: str = "bcc"
-    """What loads the probe: ``bcc`` or ``bpftrace``."""
+    """The engine that loads the probe: ``bcc`` or ``bpftrace``."""
 
     record: Path | None = None
-    """Where the raw capture is written, to be replayed later."""
+    """Where the recording is written, for a later replay."""
 
     ring_bytes: int = 16 * 1024 * 1024
-    """Size of the ring buffer between kernel and profiler; a power of two."""
+    """Size in bytes of the ring buffer between kernel and profiler; a power of two."""
 
     stats: Path | None = None
-    """Where the counts are written at an interval, as JSON lines."""
+    """Where the counts are written periodically, as JSON lines."""
 
     stats_seconds: float = 10.0
-    """That interval."""
+    """Seconds between two lines of counts."""
 
     @property
     def filters(self) -> Filters:
-        """What of ``where`` the kernel can decide."""
+        """The conditions in ``where`` that the kernel can evaluate."""
         return self.where.filters
 
     @property
     def connection_memory(self) -> int:
-        """``max_connection_memory``; else room for a body each way, as captured and as content."""
+        """``max_connection_memory``, or room for a body in each direction, raw and decoded."""
         if self.max_connection_memory is not None:
             return self.max_connection_memory
         return CONNECTION_MEMORY + 4 * self.max_body
 
     @property
     def call_limit(self) -> int:
-        """Bytes of one syscall that are copied: room for a head and a body, up to CALL_LIMIT."""
+        """Bytes copied of one syscall: room for a head and a body, up to CALL_LIMIT."""
         return min(CALL_LIMIT, self.max_head + self.max_body)

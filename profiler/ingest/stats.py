@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Appends the account of a running capture to the ``--stats`` file at an interval."""
+"""Periodically appends the account of a running capture to the ``--stats`` file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from profiler.outputs.jsonl import Lines
 
 
 class Stats:
-    """The file, as :class:`~profiler.outputs.jsonl.Lines` has it. Raises OutputError."""
+    """The ``--stats`` file, opened by :class:`~profiler.outputs.jsonl.Lines`.
+
+    Raises OutputError if it cannot be opened.
+    """
 
     def __init__(self, path: Path, seconds: float) -> None:
         self._seconds = seconds
@@ -21,7 +24,7 @@ class Stats:
         self._lines = Lines(path, "--stats")
 
     def due(self) -> bool:
-        """Has the interval passed since the last line?"""
+        """Whether the interval since the last line has passed."""
         return time.monotonic() >= self._due
 
     def write(self, account: Account) -> None:

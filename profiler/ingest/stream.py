@@ -1,22 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Records become streams: bytes in order, with every hole named.
+"""Turns records into streams: bytes in order, with explicit gaps.
 
-The kernel hands over pieces of a stream with their positions. This stage
-remembers, for each direction of each socket, the position that must come next,
-and turns every disagreement into a :class:`Gap`: later stages never look at
-positions again. What comes out of :meth:`Streams.feed` is
+The kernel forwards pieces of a stream with their positions. This stage stores the
+next expected position for each direction of each socket, and turns every mismatch
+into a :class:`Gap`. Later stages need no positions. :meth:`Streams.feed` returns
+events of three types:
 
 * a :class:`~profiler.ingest.wire.Chunk`: its ``payload`` continues the stream,
-* a :class:`Gap`: bytes moved that nobody has seen,
-* a :class:`Finish`: the stream is over.
+* a :class:`Gap`: bytes moved that were not captured,
+* a :class:`Finish`: the stream has ended.
 
-The first chunk of a direction sets the base: whatever came before was never
-ours to show.
+The first chunk of a direction sets its base position. Bytes before it are not
+reported as a gap.
 
-Threads that move data of one socket at the same time may hand their records
-over in another order than that of their positions. So a record that comes too
-early is held back until the missing ones have come - unless the kernel says
-that it lost some, or too many are held.
+If several threads use one socket at the same time, their records may arrive out of
+order. A record ahead of its position is held until the missing records arrive. It is
+released early if the kernel reports a loss, or if too many records are held.
 """
 
 from __future__ import annotations
@@ -35,13 +34,13 @@ from profiler.ingest.wire import (
     End,
 )
 
-# Chunks of one direction that wait for an earlier one.
+# Chunks of one direction that are held for an earlier one, at most.
 _HELD_MAX = 64
 
-# The kernel says that what is missing before it will not come.
+# The kernel reports that the bytes missing before the chunk will not arrive.
 _AFTER_HOLE = FLAG_AFTER_LOSS | FLAG_PASSED_OVER
 
-# What a chunk takes besides its payload.
+# Bytes of memory that a chunk takes besides its payload.
 _CHUNK_SIZE = 800
 
 BODY_LIMIT = "body_limit"
@@ -52,9 +51,9 @@ EXITED = "exited"
 
 
 class Gap(NamedTuple):
-    """``size`` bytes of a direction were not seen; ``None``: nobody knows how many.
+    """``size`` bytes of a direction were not captured; ``None`` if the number is unknown.
 
-    ``reason`` is :data:`LOST` or :data:`BODY_LIMIT`. ``time`` is that of the
+    ``reason`` is :data:`LOST` or :data:`BODY_LIMIT`. ``time`` is the time of the
     record that revealed the gap.
     """
 
@@ -68,9 +67,8 @@ class Gap(NamedTuple):
 class Finish(NamedTuple):
     """This direction carries no more bytes.
 
-    ``reason`` is what befalls a message that is open: :data:`CLOSED_EARLY`,
-    :data:`RESET` or :data:`EXITED`. ``unseen``: it carried bytes, or may have, of which no chunk
-    came.
+    ``reason`` is why an open message is incomplete: :data:`CLOSED_EARLY`, :data:`RESET`
+    or :data:`EXITED`. ``unseen``: it carried, or may have carried, bytes without any chunk.
     """
 
     socket: int
@@ -84,18 +82,18 @@ Event = Union[Chunk, Gap, Finish]
 
 
 class Streams:
-    """The expected position of every direction that is open."""
+    """The expected position of every open direction."""
 
     def __init__(self, sees_all: bool = True) -> None:
-        """Without ``sees_all`` bytes may be moved that the probe does not count."""
+        """If ``sees_all`` is false, bytes may move that the probe does not count."""
         self._sees_all = sees_all
-        # One integer names a direction (see _key): this table is used for every chunk.
+        # The key is one integer (see _key), because every chunk is looked up here.
         self._expected: dict[int, int] = {}
-        # Chunks that came too early, by direction; hardly ever any.
+        # Chunks ahead of their position, by direction; usually empty.
         self._held: dict[int, list[Chunk]] = {}
 
     def feed(self, item: Chunk | End) -> Sequence[Event]:
-        """Return what ``item`` means for its stream."""
+        """Return the events that ``item`` causes in its stream."""
         if isinstance(item, End):
             return self._end(item)
         key = _key(item.socket, item.direction)
@@ -108,17 +106,17 @@ class Streams:
         return self._chunk(key, item, expected)
 
     def finish(self) -> Sequence[Event]:
-        """The capture ends: return what is still held back."""
+        """End the capture: return what is still held."""
         return [event for key in list(self._held) for event in self._release(key)]
 
     def forget(self, socket: int) -> None:
-        """Drop what is known of ``socket``: nobody wants its bytes any more."""
+        """Drop the state of ``socket``: its bytes are no longer needed."""
         for direction in (0, 1):
             self._expected.pop(_key(socket, direction), None)
             self._held.pop(_key(socket, direction), None)
 
     def held(self, socket: int) -> int:
-        """Return the bytes of memory that chunks of ``socket`` take which came too early."""
+        """Return the bytes of memory that the held chunks of ``socket`` take."""
         if not self._held:
             return 0
         return sum(
@@ -128,11 +126,11 @@ class Streams:
         )
 
     def __len__(self) -> int:
-        """Directions that are open."""
+        """The number of open directions."""
         return len(self._expected)
 
     def _chunk(self, key: int, chunk: Chunk, expected: int | None) -> Sequence[Event]:
-        """A chunk that may not simply continue its stream."""
+        """Take a chunk that may be out of order, truncated or empty."""
         held = self._held.get(key, [])
         early = expected is not None and chunk.position > expected
         if early and not chunk.flags & _AFTER_HOLE and len(held) < _HELD_MAX:
@@ -153,7 +151,7 @@ class Streams:
         return events
 
     def _release(self, key: int) -> Sequence[Event]:
-        """What is held back of a direction, in order: what it waited for will not come."""
+        """Release the held chunks of a direction in order: the missing ones will not arrive."""
         events: list[Event] = []
         for chunk in sorted(self._held.pop(key, ()), key=attrgetter("position")):
             events += self._take(key, chunk, self._expected.get(key))
@@ -165,7 +163,7 @@ class Streams:
 
     @staticmethod
     def _events_of(chunk: Chunk, expected: int | None) -> Sequence[Event]:
-        """A chunk, and the gaps before and behind it."""
+        """Return a chunk with the gaps before and after it."""
         events: list[Event] = []
         if expected is not None:
             if chunk.position != expected:
@@ -201,9 +199,9 @@ def _key(socket: int, direction: int) -> int:
 
 
 def _hole(item: Chunk | End, expected: int) -> Gap:
-    # A position that goes back means that the kernel had evicted what it knew
-    # of the socket and began to count anew: what moved in between is unknown.
+    # If the position is lower than expected, the kernel evicted its state of the
+    # socket and restarted the count, so the number of missing bytes is unknown.
     size = item.position - expected if item.position > expected else None
-    # What was lost may have been anything.
+    # LOST unless all missing bytes were skipped on purpose.
     reason = BODY_LIMIT if item.flags & _AFTER_HOLE == FLAG_PASSED_OVER else LOST
     return Gap(item.socket, item.direction, item.time, size, reason)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The names of the syscalls that move a socket's bytes, by machine and number.
+"""The names of the syscalls that move bytes of sockets, by machine and number.
 
 Numbers are from the kernel's ``arch/x86/entry/syscalls/syscall_64.tbl`` and
 ``include/uapi/asm-generic/unistd.h``, which aarch64 and riscv64 use.
@@ -53,5 +53,5 @@ NAMES: dict[str, dict[int, str]] = {"x86_64": _X86_64, "aarch64": _GENERIC, "ris
 
 
 def names(machine: str | None = None) -> dict[int, str]:
-    """Return the names of this machine's syscalls; empty for a machine that is not listed."""
+    """Return syscall names by number, by default of this machine; empty if it is unknown."""
     return NAMES.get(machine or platform.machine(), {})

@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One record of the wire, as bytes and as a value.
+"""Encodes and decodes the records of the wire.
 
-The *wire* is the sequence of records that leaves the kernel, to which user
-space adds three kinds of its own (:class:`Clock`, :class:`Cgroup`,
-:class:`Counters`) so that the sequence explains itself: a recorded capture is
-exactly these bytes, and replaying them needs neither the machine's clock nor
-its ``/sys``.
+The *wire* is the sequence of records that the kernel emits. User space adds three
+kinds (:class:`Clock`, :class:`Cgroup`, :class:`Counters`), so that the sequence is
+self-contained: a recording consists of these bytes, and a replay needs neither the
+machine's clock nor its ``/sys``.
 
-The layout of :class:`Chunk` and :class:`End` is ``struct event`` in
-``bpf/event.h``, that of :class:`Process` ``struct process_event`` and that of
-:class:`Names` ``struct names_event``. All integers are in host byte order.
+Layouts are structs in ``bpf/event.h``: ``struct event`` for :class:`Chunk` and
+:class:`End`, ``struct process_event`` for :class:`Process`, and ``struct names_event``
+for :class:`Names`. All integers are in host byte order.
 """
 
 from __future__ import annotations
@@ -34,11 +33,11 @@ FLAG_RESET = 32
 FLAG_EXIT = 64
 FLAG_PASSED_OVER = 128
 
-# More than any stream carries; sums of such numbers still go into a line.
+# More than any stream carries; sums of such numbers still fit JSON's 64-bit integers.
 _POSITION_MAX = 2**62
 
 EVENT = struct.Struct("=BBBBiQIIQQQIIIIHH16s16s16s")
-_EVENT_OF_END = struct.Struct("=xBxB4xQ16xQQ68x")  # what End keeps of it
+_EVENT_OF_END = struct.Struct("=xBxB4xQ16xQQ68x")  # only the fields of End
 CLOCK_RECORD = struct.Struct("=B7xQQ")
 PROCESS_RECORD = struct.Struct("=B3xIQQII")
 NAMES_RECORD = struct.Struct("=BBB5xQQ108s108s")
@@ -48,13 +47,13 @@ CGROUP_RECORD = struct.Struct("=B7xQ")
 class Chunk(NamedTuple):
     """A piece of one direction of one connection.
 
-    ``size`` bytes of the stream from ``position`` on; ``payload`` holds the
-    first ``captured`` of them (fewer than ``size`` if the per-call limit or a
-    fault cut it off; see ``flags``). ``time`` and ``start_time`` are nanoseconds
-    of the kernel's clock (see :class:`Clock`). ``local`` and ``remote`` are packed
-    addresses of 16 bytes, of which AF_INET uses the first four and AF_UNIX none
-    (see :class:`Names`). ``sequence`` is TCP's number of the byte at position 0,
-    modulo 2**32; 0 if the socket is no plain TCP. ``comm`` is padded with NULs.
+    It covers ``size`` bytes of the stream from ``position`` on. ``payload`` holds the
+    first ``captured`` bytes, fewer than ``size`` if the per-call limit or a fault
+    truncated it (see ``flags``). ``time`` and ``start_time`` are nanoseconds of the
+    kernel's clock (see :class:`Clock`). ``local`` and ``remote`` are packed addresses of
+    16 bytes: AF_INET uses the first four, AF_UNIX none (see :class:`Names`).
+    ``sequence`` is the TCP sequence number of the byte at position 0, modulo 2**32; it
+    is 0 if the socket is not plain TCP. ``comm`` is padded with NULs.
     """
 
     kind: int
@@ -81,10 +80,10 @@ class Chunk(NamedTuple):
 
 
 class End(NamedTuple):
-    """No byte of this direction comes after ``position``: end of file, or the socket was closed.
+    """The direction ends at ``position``: end of file, or the socket was closed.
 
-    ``flags`` are FLAG_RESET if a call had failed because the connection was reset,
-    FLAG_EXIT if the process was ending, and FLAG_PASSED_OVER.
+    ``flags`` may contain FLAG_RESET (a call failed because the connection was reset),
+    FLAG_EXIT (the process was exiting) and FLAG_PASSED_OVER.
     """
 
     direction: int
@@ -95,9 +94,9 @@ class End(NamedTuple):
 
 
 class Clock(NamedTuple):
-    """What the clock of the kernel's records and CLOCK_REALTIME said at one moment, in ns.
+    """The clock of the kernel's records and CLOCK_REALTIME, read at one moment, in ns.
 
-    The former is CLOCK_BOOTTIME, or CLOCK_MONOTONIC on kernels before 5.8.
+    ``kernel`` is CLOCK_BOOTTIME, or CLOCK_MONOTONIC on kernels before 5.8.
     """
 
     kernel: int
@@ -105,11 +104,11 @@ class Clock(NamedTuple):
 
 
 class Process(NamedTuple):
-    """Who a pid is from now on: ``start_time`` tells reuses of the pid apart.
+    """The identity of a pid from now on; ``start_time`` distinguishes reuses of the pid.
 
-    ``cgroup`` is the inode of its directory in the cgroup2 hierarchy; ``uid`` is
-    as the initial user namespace sees it; ``cmdline`` is the arguments, each ended
-    by a NUL, as in ``/proc/PID/cmdline``, empty if they could not be read.
+    ``cgroup`` is the inode of its directory in the cgroup2 hierarchy. ``uid`` is the
+    user in the initial user namespace. ``cmdline`` is the arguments, each terminated
+    by a NUL as in ``/proc/PID/cmdline``; empty if they could not be read.
     """
 
     pid: int
@@ -120,10 +119,10 @@ class Process(NamedTuple):
 
 
 class Names(NamedTuple):
-    """What the ends of a Unix socket are bound to (``sun_path``, unix(7)); empty: unnamed.
+    """The paths of both ends of a Unix socket (``sun_path``, unix(7)); empty if unnamed.
 
     The path of an abstract socket begins with a NUL. ``peer`` is the inode of the
-    socket at the other end, 0 while nobody has accepted the connection.
+    socket at the other end; it is 0 until the connection is accepted.
     """
 
     socket: int
@@ -133,7 +132,7 @@ class Names(NamedTuple):
 
 
 class Cgroup(NamedTuple):
-    """The path, in the cgroup2 hierarchy, of the directory with inode ``id``."""
+    """The path of the directory with inode ``id`` in the cgroup2 hierarchy."""
 
     id: int
     path: bytes
@@ -147,17 +146,17 @@ class Counters(NamedTuple):
 
 Item = Union[Chunk, End, Clock, Process, Names, Cgroup, Counters]
 
-# construct(Chunk, values): a NamedTuple of all its values, for those that each message needs. The
-# class's own constructor is a Python function: with it a message takes 4.6 % more instructions
-# (benchmarks.replay --kept --instructions).
+# construct(Chunk, values) makes a NamedTuple from all its values, for types that every message
+# needs. The class's own constructor is a Python function: with it a message takes 4.6 % more
+# instructions (benchmarks.replay --kept --instructions).
 construct = tuple.__new__
 
 
 def decode(record: bytes) -> Item:
-    """Return the item that ``record`` holds.
+    """Decode ``record``.
 
-    Raises :class:`~profiler.errors.CaptureFileError` if it holds none: an
-    unknown kind, fewer bytes than its kind needs, or values that cannot be.
+    Raises :class:`~profiler.errors.CaptureFileError` if its kind is unknown, it is
+    shorter than its kind requires, or its values are impossible.
     """
     try:
         kind = record[0]
@@ -168,7 +167,7 @@ def decode(record: bytes) -> Item:
             payload = record[EVENT.size : EVENT.size + fields[12]]
             if len(payload) != fields[12]:
                 raise CaptureFileError(
-                    f"a chunk of {fields[12]} captured bytes holds {len(payload)}"
+                    f"a chunk of {fields[12]} captured bytes contains only {len(payload)}"
                 )
             return construct(Chunk, (*fields, payload))
         if kind == END:
@@ -192,7 +191,7 @@ def decode(record: bytes) -> Item:
             return Counters(record[1:])
     except (struct.error, IndexError):
         raise CaptureFileError(f"a record of {len(record)} bytes is too short") from None
-    raise CaptureFileError(f"a record is of the unknown kind {kind}")
+    raise CaptureFileError(f"a record has the unknown kind {kind}")
 
 
 def encode(item: Item) -> bytes:

@@ -224,7 +224,7 @@ def test_filters_and_loss(guest: Guest, token: str) -> None:
     assert "do not add up" not in said
     assert {r["pid"] for r in records} == {wanted["pid"]}
     assert "port " in said and "pid " in said
-    assert "bpftrace cannot filter by --user, --address: done with whole messages" in said
+    assert "bpftrace cannot filter by --user, --address: applied to whole messages" in said
     assert "left out 2 messages (--address 2)" in said
     # Lost messages are missing or marked; whole messages are right.
     sent = bytes(97 + i % 26 for i in range(600)).decode()

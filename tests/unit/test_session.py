@@ -109,5 +109,5 @@ def test_reports_filters_that_the_engine_cannot_apply(
     servers = [r for r in expected if (r["comm"], r["role"]) == ("gunicorn", "server")]
     assert lines(output) == servers != []
     said = capsys.readouterr().err
-    assert "bpftrace cannot filter by --comm: done with whole messages" in said
+    assert "bpftrace cannot filter by --comm: applied to whole messages" in said
     assert f"left out {len(expected) - len(servers)} messages (" in said
