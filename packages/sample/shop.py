@@ -3,8 +3,8 @@
 customers and monitor.
 
 frontend calls catalog and cart by HTTP, cart calls payments by gRPC. Two things are wrong with
-it, for a newcomer to find: one item is slow, and payments declines one card, which customers see
-as a status of 502.
+it, for a newcomer to find: one item is slow, and payments declines one card. Customers then get
+a status of 502.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ VISITS = 24
 
 
 def call(service: str, method: str, path: str, headers: dict[str, str], body: Any = None) -> Any:
-    """Return status and document of one request to a service of the shop."""
+    """Send one request to a service of the shop; return the status and the document."""
     data = None if body is None else json.dumps(body).encode()
     if data is not None:
         headers = {**headers, "Content-Type": "application/json"}
@@ -43,7 +43,7 @@ def call(service: str, method: str, path: str, headers: dict[str, str], body: An
 
 
 class Service(BaseHTTPRequestHandler):
-    """An HTTP service: ``answer()`` of each returns a status and a document."""
+    """An HTTP service. A subclass implements ``answer()``."""
 
     protocol_version = "HTTP/1.1"
 
@@ -52,7 +52,7 @@ class Service(BaseHTTPRequestHandler):
         raise NotImplementedError
 
     def do_GET(self) -> None:
-        """Answer with a document in JSON."""
+        """Respond with a JSON document."""
         body = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))) or "null")
         passed_on = {
             name: self.headers[name]
@@ -74,7 +74,7 @@ class Service(BaseHTTPRequestHandler):
     do_POST = do_GET
 
     def log_message(self, *arguments: object) -> None:
-        """Keep no log."""
+        """Write no log."""
 
 
 class Frontend(Service):
@@ -144,7 +144,7 @@ def _json_codec() -> Any:
 
 
 async def payments() -> None:
-    """Serve gRPC: one method, which declines one card."""
+    """Serve one gRPC method, which declines one card."""
     from grpclib.const import Cardinality, Handler, Status
     from grpclib.exceptions import GRPCError
     from grpclib.server import Server
@@ -165,7 +165,7 @@ async def payments() -> None:
 
 
 def customers() -> None:
-    """Visit the shop, one customer after the other, always in the same way."""
+    """Visit the shop, one customer after the other: the same requests in each run."""
     chance = random.Random(1)
 
     def visit(method: str, path: str, body: Any = None) -> None:
@@ -185,7 +185,7 @@ def customers() -> None:
 
 
 def monitor() -> None:
-    """Ask each service whether it is well, until it is ended."""
+    """Request /healthz of each HTTP service every five seconds, until terminated."""
     while True:
         for service in ("frontend", "catalog", "cart"):
             call(service, "GET", "/healthz", {})
@@ -195,7 +195,7 @@ def monitor() -> None:
 def main(role: str) -> None:
     """Play one part of the shop."""
     if role in ("cart", "payments"):
-        # Before the first request, whose latency it would be.
+        # Else the first request would include the time of the import.
         import grpclib.client
         import grpclib.server  # noqa: F401
     services = {"frontend": Frontend, "catalog": Catalog, "cart": Cart}
