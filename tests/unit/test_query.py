@@ -71,3 +71,18 @@ def test_only_a_search_proposes_quotes() -> None:
     with pytest.raises(ConditionError) as error:
         parse("q=cart")
     assert error.value.what.startswith("'q' is not a field: fields are status, ")
+
+
+def test_the_limit_is_on_nesting_not_on_length() -> None:
+    long = " or ".join(["failed"] * 60)
+    assert rows(parse(long)) == rows(parse("failed"))
+    for deep, is_accepted in (
+        ("(" * 49 + "failed" + ")" * 49, True),
+        ("not " * 50 + "failed", False),
+    ):
+        text = f"{long} or {deep}"
+        if is_accepted:
+            parse(text)
+        else:
+            with pytest.raises(ConditionError, match="50 deep"):
+                parse(text)
