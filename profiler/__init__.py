@@ -5,8 +5,8 @@ The layers, and imports go one way::
 
     schema, accounting < exchanges < outputs < ingest < commands < cli
 
-``ingest`` makes records of the kernel's bytes; everything else works on records, wherever they
-came from. ``docs/explanation/architecture.md`` is the guided tour.
+``ingest`` turns the kernel's bytes into records; everything else works on records from any source.
+``docs/explanation/architecture.md`` is the guided tour.
 
 For programs: :func:`profiler.read` yields the records of capture files, and
 :func:`profiler.capture` asserts on traffic (``docs/how-to/assertions.md``).
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.2.0"
 
 RECORDING_FORMAT = "http-profiler capture"
-"""What the first line of a recording (``--record``) calls its format."""
+"""The name of the format in the first line of a recording (``--record``)."""
 
 __all__ = ["Messages", "Record", "__version__", "capture", "read"]
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 else:
 
     def __getattr__(name: str) -> object:
-        # Loaded on first use: the command line, and each stage, do without.
+        # Loaded on first use, because the command line and the stages do not need them.
         if name in _HOMES:
             from importlib import import_module
 

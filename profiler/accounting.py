@@ -2,8 +2,8 @@
 """The account of a capture: what was seen, forwarded, filtered and lost, and what was written.
 
 ``seen = forwarded + filtered + lost`` holds for calls and for bytes in each direction. ``seen`` is
-counted where a call is first looked at and the others where its fate is decided, so the equation
-is a check. Until a capture has ended, the fate of some calls is not decided.
+counted where a call is first inspected, and the others where its fate is decided, so the equation
+is a check. Some calls are undecided until a capture has ended.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ SKIPPED_CALLS = "the kernel skipped the probe"
 
 @dataclass(frozen=True)
 class Count:
-    """Calls and the bytes they moved."""
+    """A number of calls, and the bytes they moved."""
 
     calls: int = 0
     bytes: int = 0
@@ -59,7 +59,7 @@ _NOTHING = Count()
 
 @dataclass(frozen=True)
 class Direction:
-    """What became of everything that moved in one direction."""
+    """The fate of everything that moved in one direction."""
 
     seen: Count = _NOTHING
     forwarded: Count = _NOTHING
@@ -67,7 +67,7 @@ class Direction:
     lost: dict[str, Count] = field(default_factory=dict)
 
     def balanced(self) -> bool:
-        """Is everything that was seen accounted for?"""
+        """Whether everything that was seen is accounted for."""
         return self.seen == sum((*self.filtered.values(), *self.lost.values()), self.forwarded)
 
     def __str__(self) -> str:
@@ -89,14 +89,14 @@ class KernelAccount:
     send: Direction = field(default_factory=Direction)
     recv: Direction = field(default_factory=Direction)
     skipped: int = 0
-    """Calls that were not even seen: the probe was at work on that CPU already."""
+    """Calls that were not seen, because the probe was already running on that CPU."""
 
     def balanced(self) -> bool:
-        """Does the equation hold in both directions?"""
+        """Whether the equation holds in both directions."""
         return self.send.balanced() and self.recv.balanced()
 
     def to_json(self) -> dict[str, Any]:
-        """As nested objects; a count is ``{"calls": n, "bytes": n}``."""
+        """Return nested objects; a count is ``{"calls": n, "bytes": n}``."""
         return asdict(self)
 
     @classmethod
@@ -112,39 +112,39 @@ class KernelAccount:
 
         sides = direction(document["send"]), direction(document["recv"])
         account = cls(*sides, document["skipped"])
-        account.balanced()  # Raises TypeError if something is no number.
+        account.balanced()  # Raises TypeError if a count is not a number.
         return account
 
 
 @dataclass
 class Account:
-    """What a capture has come to so far; the pipeline counts what it writes here."""
+    """The counts of a capture so far; the pipeline counts what it writes here."""
 
     requests: int = 0
     responses: int = 0
     incomplete: dict[str, int] = field(default_factory=dict)
     """Reason -> messages with that reason."""
     given_up: int = 0
-    """Connections that were given up to stay within the bounds of memory."""
+    """Connections that were dropped to stay within the limits of memory."""
     dropped: dict[str, int] = field(default_factory=dict)
     """Filter -> messages that were not written because of it."""
     undecided: int = 0
-    """Exchanges that were left out because too many waited for a filter's decision."""
+    """Exchanges that were left out because too many were waiting for a filter's decision."""
     kernel: KernelAccount | None = None
     final: bool = False
     """The capture has ended."""
 
     @property
     def messages(self) -> int:
-        """How many were written."""
+        """The number of messages that were written."""
         return self.requests + self.responses
 
     @property
     def lost_text(self) -> str | None:
-        """What is missing of what was to be captured, in words; ``None`` if nothing is.
+        """A description of the captured traffic that is missing; ``None`` if none is.
 
-        ``unreadable`` bytes (pages of a file that sendfile sends) do not matter here: the messages
-        that contain them say so themselves, and the others are whole.
+        ``unreadable`` bytes (pages of a file that sendfile sends) do not count: the messages that
+        contain them report it themselves, and the others are whole.
         """
         if self.kernel is None:
             lost = ["the kernel's counts are missing"]
@@ -152,25 +152,26 @@ class Account:
             sides = self.kernel.send, self.kernel.recv
             reasons = (item for side in sides for item in side.lost.items())
             calls = sum(count.calls for reason, count in reasons if reason != "unreadable")
-            lost = [f"calls that were lost: {calls}"] if calls else []
+            lost = [f"lost calls: {calls}"] if calls else []
         if self.given_up:
-            lost.append(f"connections that were given up: {self.given_up}")
+            lost.append(f"dropped connections: {self.given_up}")
         if self.undecided:
-            lost.append(f"exchanges that were left out undecided: {self.undecided}")
+            lost.append(f"undecided exchanges that were left out: {self.undecided}")
         return "; ".join(lost) or None
 
     @property
     def skipped_text(self) -> str | None:
-        """What may be missing of any process of the machine, in words; ``None`` if nothing is.
+        """A description of calls of any process that were skipped; ``None`` if none was.
 
-        What was skipped of a TCP connection that later moves more is detected, and is ``lost``.
+        If a TCP connection moves more data after a skipped call, the gap is detected and counted as
+        ``lost``.
         """
         if self.kernel is None or not self.kernel.skipped:
             return None
         return f"{SKIPPED_CALLS} for {self.kernel.skipped} calls of this machine"
 
     def left_out(self) -> list[str]:
-        """What the filters dropped, as lines."""
+        """Return lines about what the filters dropped."""
         lines = []
         if self.dropped:
             reasons = ", ".join(
@@ -179,13 +180,13 @@ class Account:
             lines.append(f"left out {sum(self.dropped.values())} messages ({reasons})")
         if self.undecided:
             lines.append(
-                f"{self.undecided} exchanges were left out before they were over, since too many "
-                "waited: they may have been wanted"
+                f"left out {self.undecided} exchanges that had not ended, because too many were "
+                "waiting: some might have matched the filters"
             )
         return lines
 
     def lines(self) -> list[str]:
-        """The summary of a capture."""
+        """Return the summary of a capture."""
         incomplete = ", ".join(f"{reason} {n}" for reason, n in sorted(self.incomplete.items()))
         lines = [
             f"wrote {self.requests} requests and {self.responses} responses"
@@ -194,7 +195,7 @@ class Account:
         ]
         if self.given_up:
             lines.append(
-                f"gave up {self.given_up} connections that held too much memory "
+                f"dropped {self.given_up} connections that held too much memory "
                 "(--max-memory, --max-connection-memory)"
             )
         if self.kernel:
@@ -202,8 +203,8 @@ class Account:
             lines += [f"recv calls/bytes: {self.kernel.recv}"]
             if self.kernel.skipped:
                 lines.append(
-                    f"{SKIPPED_CALLS} for {self.kernel.skipped} calls: what they moved is "
-                    "missing, and messages of that moment may be wrong"
+                    f"{SKIPPED_CALLS} for {self.kernel.skipped} calls: the data they moved is "
+                    "missing, and messages around that time may be wrong"
                 )
             if self.final and not self.kernel.balanced():
                 lines.append(
@@ -212,19 +213,19 @@ class Account:
         return lines
 
     def to_json(self) -> dict[str, Any]:
-        """A line of the ``--stats`` file, without its time."""
+        """Return a line of the ``--stats`` file, without its time."""
         written = asdict(self)
         kernel, final = written.pop("kernel"), written.pop("final")
         return {"final": final, "written": written, **({"account": kernel} if kernel else {})}
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> Account:
-        """The inverse of :meth:`to_json`, of a line that has the kernel's account."""
+        """The inverse of :meth:`to_json`, for a line with the kernel's account."""
         kernel = KernelAccount.from_json(document["account"])
         return cls(**document["written"], kernel=kernel, final=document["final"] is True)
 
     def to_report(self) -> dict[str, Any] | None:
-        """A row for each fate: its name and reason, then calls and bytes, sent and received."""
+        """Return a row per fate: its name and reason, then calls and bytes, sent and received."""
         if self.kernel is None:
             return None
         send, recv = self.kernel.send, self.kernel.recv
@@ -250,7 +251,7 @@ def read(path: Path) -> Account:
         try:
             return Account.from_json(orjson.loads(line))
         except orjson.JSONDecodeError:
-            continue  # What was being written when the machine went down.
+            continue  # A line that was being written when the machine went down.
         except (AttributeError, KeyError, TypeError):
             break
-    raise CaptureFileError(f"{path} has no counts: give the file that --stats wrote")
+    raise CaptureFileError(f"{path} has no counts: name a file that --stats wrote")

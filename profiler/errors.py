@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The errors a user can cause: each says what happened, to what, and what to do.
+"""The errors a user can cause. Each text states what happened, to what, and what to do.
 
-The command line prints the text of a :class:`ProfilerError` as one line and
-exits with its ``exit_code``; no traceback is shown for one.
+The command line prints a :class:`ProfilerError` as one line without a traceback, and exits with its
+``exit_code``.
 """
 
 from __future__ import annotations
 
-# Exit codes of commands that were done.
+# Exit codes of commands that finished.
 DAMAGED = 3
 """Some lines of the capture could not be read."""
 VIOLATED = 4
@@ -27,13 +27,13 @@ class UsageError(ProfilerError):
 
 
 class ConfigurationError(ProfilerError):
-    """A configuration file or an environment variable is wrong: as a wrong argument is."""
+    """A configuration file or an environment variable is wrong."""
 
     exit_code = 2
 
 
 class CaptureFileError(ProfilerError):
-    """A recorded capture is not ours, is of another version, or is cut off."""
+    """A capture file or recording has another format or version, or is cut off."""
 
 
 class OutputError(ProfilerError):
@@ -41,7 +41,7 @@ class OutputError(ProfilerError):
 
 
 class OutputClosed(OutputError):
-    """Whoever read the output has gone: a way to say that it was enough."""
+    """The reader closed the output, because it needs no more."""
 
     exit_code = 0
 
@@ -51,14 +51,14 @@ class ProbeError(ProfilerError):
 
 
 class UnsupportedError(ProbeError):
-    """This machine lacks a feature that was asked for.
+    """This machine lacks a required feature.
 
-    ``since`` is the first kernel version that has it, such as ``(5, 8)``, where it is
-    the kernel that lacks it; the text then names it.
+    ``since`` is the first kernel version that has it, such as ``(5, 8)``, if the kernel lacks it;
+    the text then names that version.
     """
 
     def __init__(self, message: str, since: tuple[int, int] | None = None) -> None:
         if since:
-            message += f" (Linux has it from {since[0]}.{since[1]} on)"
+            message += f" (needs Linux {since[0]}.{since[1]} or newer)"
         super().__init__(message)
         self.since = since

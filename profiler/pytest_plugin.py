@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The fixture ``http_messages``: what was said on this machine while a test ran.
+"""The fixture ``http_messages``: the HTTP messages on this machine while a test ran.
 
-It is asked for in the root ``conftest.py``, so that nothing changes for who has the profiler
-installed for other reasons::
+The root ``conftest.py`` enables it, so that nothing changes for users who installed the profiler
+for other reasons::
 
     pytest_plugins = ["profiler.pytest_plugin"]
 
-The probe is attached once for the session; each test sees its own part.
+The probe is attached once per session; each test sees only its own messages.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from profiler.commands.background import Messages, capture
 
 @pytest.fixture(scope="session")
 def http_capture_options() -> dict[str, Any]:
-    """Arguments of ``profiler.capture()``; override it: ``{"port": 8080}``."""
+    """Arguments of ``profiler.capture()``; override them, for example with ``{"port": 8080}``."""
     return {}
 
 

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The record: one line of output, one HTTP message, as a typed dictionary.
 
-This is the only place that lists the fields. The JSON Schema (``http-profiler schema``,
-``docs/reference/record.schema.json``), the SQL types of ``query`` and Parquet, the checks of a
-reader and the tables of the documents are generated from the two dictionaries below. A new field is
-one line here and one place that fills it.
+This is the only list of the fields. The two dictionaries below generate the JSON Schema
+(``http-profiler schema``, ``docs/reference/record.schema.json``), the SQL types of ``query`` and
+Parquet, the checks of the reader, and the tables in the documents. A new field is one line here and
+one place that fills it.
 
-A value that is not known is absent: never invented, never zero, never empty.
+An unknown value is absent: never invented, never zero, never empty.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Timestamp = str
 
 
 class RequestSummary(TypedDict, total=False):
-    """What a response says of its request."""
+    """What a response repeats of its request."""
 
     method: str
     url: str
@@ -173,7 +173,7 @@ class Record(TypedDict, total=False):
 
 
 class CutRecord(Record, total=False):
-    """A record that is kept to be shown: without ``raw_payload``, its body cut."""
+    """A record kept for display: without ``raw_payload``, and with a shortened body."""
 
     body_length: Annotated[int, "characters that the body had"]
 
@@ -307,7 +307,7 @@ def _sql_type(hint: Any) -> str:
         return _sql_type(arguments[0])
     if origin is list:
         return f"{_sql_type(arguments[0])}[]"
-    # The names of headers are data: a column of JSON takes any.
+    # Header names are data: a column of JSON accepts any.
     return "JSON" if origin is dict else "VARCHAR"
 
 
@@ -332,7 +332,7 @@ Check = Callable[[Any], bool]
 
 @cache
 def checks() -> dict[str, Check]:
-    """Return a test for each field of a record: is a value from JSON of the field's type?"""
+    """Return a check for each field of a record: whether a value from JSON has the field's type."""
     return {field.name: _check(field.type) for field in fields(Record)}
 
 

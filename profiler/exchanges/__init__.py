@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything that works on records alone, wherever they came from.
+"""Everything that works on records alone, from any source.
 
-``model`` says what an exchange is and when it failed, ``pair`` puts records together, ``query``
-is the one language of conditions, ``read`` opens capture files, ``redact`` hides secrets,
-``summary`` describes an exchange in one line.
+``model`` defines an exchange and when it failed, ``pair`` pairs records, ``query`` is the language
+of conditions, ``read`` opens capture files, ``redact`` hides secrets, ``summary`` describes an
+exchange in one line.
 """

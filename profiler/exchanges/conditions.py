@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is wanted: the conditions that options are short for, and what of them the kernel decides.
+"""The conditions that filter options stand for, and the part that the kernel can decide.
 
-A start loads this and not the language (``query.py``), which only a condition needs.
+Every start loads this module. The parser (``query.py``) is loaded only for ``--where`` and the
+like.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Filters:
-    """What the kernel can decide where bytes move: of each, any value will do; empty: all."""
+    """The filters that the kernel can apply: any value of each may match; empty: all match."""
 
     pid: tuple[int, ...] = ()
     comm: tuple[str, ...] = ()
@@ -29,12 +30,12 @@ class Filters:
     address: tuple[Address, ...] = ()
 
     def given(self) -> tuple[str, ...]:
-        """The names of those that are given."""
+        """The names of the filters that are set."""
         return tuple(name for name, value in vars(self).items() if value)
 
 
 class Named(NamedTuple):
-    """A condition, and the option that it was given with: ``where``, ``status`` ..."""
+    """A condition, and the option that set it: ``where``, ``status`` ..."""
 
     option: str
     condition: Condition
@@ -42,7 +43,7 @@ class Named(NamedTuple):
 
 @dataclass(frozen=True)
 class Conditions:
-    """What is wanted: all of these must hold."""
+    """Conditions that must all hold."""
 
     named: tuple[Named, ...] = ()
 
@@ -50,7 +51,7 @@ class Conditions:
         return bool(self.named)
 
     def and_(self, option: str, condition: Condition) -> Conditions:
-        """Return these and another one; what ``and`` joins is taken apart."""
+        """Return these and another one; an ``and`` is split into its parts."""
         from profiler.exchanges.query import Every
 
         parts = condition.conditions if isinstance(condition, Every) else (condition,)
@@ -58,18 +59,18 @@ class Conditions:
 
     @property
     def filters(self) -> Filters:
-        """What of them the kernel can decide."""
+        """The part that the kernel can decide."""
         found = {name: tuple(pushed) for name, (_, pushed) in self._pushed().items()}
         return Filters(**found)
 
     def without(self, applied: Iterable[str]) -> Conditions:
-        """Return those that are left when the kernel has applied some members of ``filters``."""
+        """Return the conditions that remain when the kernel has applied some of the ``filters``."""
         pushed = self._pushed()
         gone = [pushed[name][0] for name in applied if name in pushed]
         return Conditions(tuple(one for one in self.named if not any(one is it for it in gone)))
 
     def _pushed(self) -> dict[str, tuple[Named, list[Any]]]:
-        """By the kernel's name: the first condition that is all about it, and its values."""
+        """By name of a kernel filter: the first condition that is only about it, and its values."""
         pushed: dict[str, tuple[Named, list[Any]]] = {}
         for named in self.named:
             found = _alternatives(named.condition)
@@ -79,11 +80,11 @@ class Conditions:
 
 
 ALL = Conditions()
-"""Everything is wanted."""
+"""Everything matches."""
 
 
 def _alternatives(condition: Condition) -> tuple[str, list[Any]] | None:
-    """Return a field of the kernel's and its values, if a condition is no more than these."""
+    """Return a kernel filter and its values, if the condition is no more than that."""
     from profiler.exchanges.query import Comparison, Some
 
     one_of: Sequence[Condition] = (condition,)
@@ -101,7 +102,7 @@ def _alternatives(condition: Condition) -> tuple[str, list[Any]] | None:
 
 
 class Option(NamedTuple):
-    """A filter option: how its value is read, and the comparison that it is short for."""
+    """A filter option: how its value is read, and the comparison that it stands for."""
 
     read: Callable[[str], Any]
     field: str
@@ -130,7 +131,7 @@ OPTIONS = {
 
 
 def conditions(where: Sequence[Condition] = (), **options: Sequence[Any] | None) -> Conditions:
-    """Return what options mean: of each, any value will do.
+    """Return the conditions that options stand for; any value of an option may match.
 
     The values are those that ``read`` of :data:`OPTIONS` returns.
     """
@@ -162,5 +163,5 @@ def _comparison(name: str, sign: str, value: Any) -> Condition:
         header, value = value
         name = f"header.{header}"
     field = field_named(name)
-    assert field is not None, "a name that was read"
+    assert field is not None, "the name is in FIELDS"
     return Comparison(field, sign, value)

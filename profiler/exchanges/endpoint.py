@@ -19,12 +19,12 @@ def endpoint(exchange: Exchange) -> str:
 
 
 def template(target: str) -> str:
-    """Return the path of a target with each part that looks like an id as ``{id}``."""
+    """Return the path of a target, with ``{id}`` for each part that looks like an id."""
     path = path_of(target)
     return "/".join(map(_without_id, path.split("/"))) if path.startswith("/") else path
 
 
-# Numbers and versions, dates and times, UUIDs, addresses of mail.
+# Numbers and versions, dates and times, UUIDs, e-mail addresses.
 _ID = re.compile(
     r"[0-9]+(?:[.,:][0-9]+)*"
     r"|[0-9]{4}-[0-9]{2}(?:-[0-9]{2})?(?:T[0-9:.%A-Fa-f+-]+Z?)?|[0-9]{4}-W[0-9]{2}"
@@ -39,12 +39,12 @@ _ID_PIECE = re.compile(
     r"|(?=(?:[^0-9]*[0-9]){2})(?=[^a-z]*[a-z])(?=[^A-Z]*[A-Z])[A-Za-z0-9_=~%-]{8,}"
     r"|(?=[^0-9]*[0-9])[A-Za-z0-9_=~%-]{24,}|[0-9]+"
 )
-# Of pictures and documents: p3.jpg is one of many, as p356.jpg is; app2.js is not.
+# Pictures and documents: p3.jpg is one of many, like p356.jpg; app2.js is not.
 _MEDIA = re.compile(
     "jpe?g|png|gif|webp|avif|svg|pdf|mp[34]|webm|ts|m4s|csv|txt|zip|gz", re.IGNORECASE
 )
 _MEDIA_PIECE = re.compile(rf"{_ID_PIECE.pattern}|[A-Za-z]*[0-9]+")
-# Words that end in a number and name a kind of thing, not a thing.
+# Words that end in a number, but name a kind of thing, not one thing.
 _WORD = re.compile(
     r"(?:api[-_]?)?v[0-9]+(?:[.][0-9]+)*|(?:sha|md|base|utf|iso|win|ipv|es|http|oauth|log|h|x|s)"
     r"[-_]?[0-9]{1,4}",

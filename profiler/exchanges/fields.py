@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a condition can ask of an exchange: the names of its fields, and where their values are.
+"""The fields that a condition can use: their names, and where their values are.
 
 A new field is one row of the table at the end. A field may have no value (no response was seen) or
-several (a repeated header): a comparison holds if it holds for one of them. While an exchange is
-under way a value may still come, so each field says when it is *known*: no other value follows.
+several (a repeated header): a comparison holds if it holds for one of them. A value may still
+arrive while an exchange is open, so each field defines when it is *known*: no other value follows.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from profiler.exchanges.model import (
     is_final,
     outcome,
     path_of,
+    repeated_request,
     service,
-    told,
     without_port,
 )
 
@@ -35,19 +35,19 @@ if TYPE_CHECKING:
 class View:
     """An exchange as one end saw it; what this end did not see is taken from the other.
 
-    ``records`` are the messages whose process and addresses count: all of this end,
-    or the one that a filter decides on. ``over``: nothing more comes of the exchange.
+    ``records`` are the messages whose process and addresses count: all of this end, or the one that
+    a filter decides on. ``over``: no more messages of the exchange follow.
     """
 
     def __init__(self, exchange: Exchange, role: str, records: Sequence[Record], over: bool):
         side = exchange.client if role == "client" else exchange.server
-        assert side is not None, "an end that was seen"
+        assert side is not None, "the end was seen"
         self.exchange = exchange
         self.side: Side = side
         self.role = role
         self.records = records
         self.over = over
-        self.request = side.request or told(side) or exchange.asked
+        self.request = side.request or repeated_request(side) or exchange.asked
         self.responses = side.responses if side.response else (*side.interim, *_final(exchange))
 
     @property
@@ -57,7 +57,7 @@ class View:
 
     @cached_property
     def has_request(self) -> bool:
-        """Whether no more can be learnt of the request."""
+        """Whether nothing more about the request can follow."""
         return self.over or self.side.request is not None
 
     @property
@@ -67,7 +67,7 @@ class View:
 
     @property
     def is_whole(self) -> bool:
-        """Whether request and final response are there."""
+        """Whether request and final response were seen."""
         return self.has_request and self.is_answered
 
 
@@ -77,7 +77,7 @@ def _final(exchange: Exchange) -> Iterator[Record]:
 
 
 def views(exchange: Exchange) -> list[View]:
-    """Return an exchange that is over as each end saw it; at least one."""
+    """Return a finished exchange as each end saw it; at least one view."""
     return [
         View(exchange, role, side.records, over=True)
         for role, side in (("client", exchange.client), ("server", exchange.server))
@@ -91,10 +91,10 @@ EQUAL = ("=", "!=")
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of value: how it is written, and what a condition may do with it.
+    """A kind of value: how it is written, and which operators it allows.
 
-    ``read`` makes a value of a text, and raises ValueError. ``same(wanted, value)`` is what ``=``
-    means, where that is not equality.
+    ``read`` parses a value, and raises ValueError. ``same(wanted, value)`` implements ``=``, if
+    that is not equality.
     """
 
     read: Callable[[str], Any]
@@ -133,7 +133,7 @@ OUTCOME = _choice("ok", "failed", "unknown")
 
 
 class Field(NamedTuple):
-    """A name that a condition may ask for."""
+    """A name that a condition may use."""
 
     name: str
     kind: Kind
@@ -159,7 +159,7 @@ def _header(view: View, name: str) -> Iterator[str]:
 
 
 def _asked(view: View) -> bool:
-    # What a response tells of its request is all that can be known of method and target.
+    # A response repeats its request, so no more can follow about method and target.
     return view.has_request or bool(view.request)
 
 
@@ -205,7 +205,7 @@ def _path(view: View) -> Iterator[str]:
 
 
 def _host(view: View) -> Iterator[str]:
-    """The host that the request names, else the server's address, with its port and without."""
+    """The host that the request names, else the server's address, with and without its port."""
     if "headers" in view.request:
         name = host(view.exchange).lower()
         yield from {name, without_port(name)}
@@ -224,7 +224,7 @@ def _interim(view: View) -> Iterator[int]:
 
 def _outcome(view: View) -> Iterator[str]:
     found = outcome(view.exchange)
-    # A failure stays one, unless a response may still follow its request's end.
+    # A failure is final, unless a response may still follow the end of the request.
     is_sure = view.final is not None or "exited" not in view.exchange.incomplete
     if view.is_whole or (found == "failed" and is_sure):
         yield found

@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which records are wanted: conditions, applied to records while they come.
+"""Filters records: applies conditions to records as they arrive.
 
-A condition about an exchange keeps or drops request and responses together, as one process saw
-them; one about a message - its process, direction, addresses - decides on each by itself. So a
-record waits until the conditions are decided for it: as soon as one cannot hold any more, or all
-do. What the request decides holds nothing up.
+A condition about an exchange keeps or drops the request and responses together, as one process saw
+them. A condition about a message (its process, direction or addresses) decides on each message
+separately. So a record waits until its conditions are decided: until one can no longer hold, or all
+hold. A condition that the request decides delays nothing.
 
-What waits is bounded. Beyond that the exchange that has waited for longest is decided by what is
-known of it, as is what still waits at the end: a condition that depends on more does not hold.
+The waiting records are bounded. Beyond the limit, the exchange that has waited longest is decided
+with what is known about it. The same happens to all waiting exchanges at the end. A condition that
+depends on more then does not hold.
 
-It takes nothing but records: a live capture, a replay and the commands that read capture files
+The filter needs nothing but records: live captures, replays and commands that read capture files
 use the same object.
 """
 
@@ -35,14 +36,14 @@ from profiler.exchanges.pair import (
 if TYPE_CHECKING:
     from profiler.schema import Record
 
-# What may still come of exchanges that were decided gets this share of the memory.
+# The share of the memory for decided exchanges that may still get messages.
 _DECIDED_SHARE = 4
-# Each record asks for all of them; they are bounded, or a peer could make that take forever.
+# Each record evaluates all of them, so they are bounded, or a peer could make that take forever.
 _INTERIM_MAX = 20
 
 
 class _Open(End["Record"]):
-    """What one process has seen of an exchange that is not over."""
+    """What one process has seen of an exchange that has not ended."""
 
     __slots__ = ("dropped", "held", "role", "size")
 
@@ -50,13 +51,15 @@ class _Open(End["Record"]):
         super().__init__()
         self.role = role
         self.held: list[Record] = []
-        """Those of its records that wait, in the order of their lines."""
+        """Its waiting records, in the order of their lines."""
         self.size = 0
         self.dropped = ""
-        """The option that dropped it before it was over."""
+        """The option that dropped it before it ended."""
 
     def put(self, record: Record, kept: Record) -> None:
-        """Take a record. Of more interim responses than any server sends the oldest count."""
+        """Take a record. If there are more interim responses than any server sends, the oldest are
+        kept.
+        """
         super().put(record, kept)
         del self.interim[_INTERIM_MAX:]
 
@@ -66,12 +69,12 @@ class _Open(End["Record"]):
 
 
 class Filter:
-    """Takes records in the order of their lines, gives back those that are wanted."""
+    """Takes records in the order of their lines, and returns those that match."""
 
     def __init__(
         self, conditions: Conditions, *, open_max: int = OPEN_MAX, held_max: int = HELD_MAX
     ) -> None:
-        """At most ``open_max`` exchanges wait, which hold ``held_max`` bytes at most."""
+        """At most ``open_max`` exchanges wait, and they hold at most ``held_max`` bytes."""
         self._conditions = conditions.named
         self._open_max = open_max
         self._held_max = held_max
@@ -80,24 +83,24 @@ class Filter:
         self._waiting: OrderedDict[Key, _Open] = OrderedDict()
         self._decided: OrderedDict[Key, _Open] = OrderedDict()
         self.dropped: dict[str, int] = {}
-        """Option -> messages for which it did not hold."""
+        """Option -> number of messages that it dropped."""
         self.given_up = 0
-        """Exchanges that were decided before they were over, since too much waited."""
+        """Exchanges that were decided before they ended, because too many were waiting."""
 
     def feed(self, record: Record) -> list[Record]:
-        """Take a record; return what is wanted of it and of those that waited."""
+        """Take a record; return those records, new or waiting, that are now known to match."""
         if not self._conditions:
             return [record]
         key, role = key_of(record), record.get("role", "client")
         if key is None:
-            # Nothing tells which request it answers, so it is all there is.
+            # Nothing identifies its exchange, so it stands alone.
             alone = _Open(role)
             alone.put(record, record)
             return self._decide(alone, [record], over=True) or []
         wanted: list[Record] = []
         end = self._resumed(key)
         if end is not None and not end.takes(record):
-            # A socket's number has come again: nothing more comes of the other one.
+            # The socket's number was reused: nothing more of the earlier exchange follows.
             wanted += self._release(key, end, over=True)
             self._forget(key)
             end = None
@@ -114,17 +117,17 @@ class Filter:
             wanted += self._decide_oldest()
         decided_max = self._held_max // _DECIDED_SHARE
         while self._decided_held > decided_max:
-            # What still comes of it is then decided by itself.
+            # Later messages of this exchange are then decided separately.
             self._forget(next(iter(self._decided)))
         return wanted
 
     @property
     def held(self) -> int:
-        """Bytes of memory that records take: those that wait, and heads of decided exchanges."""
+        """Bytes of memory of the waiting records, and of the heads of decided exchanges."""
         return self._held + self._decided_held
 
     def finish(self) -> Iterator[Record]:
-        """The capture is over: decide what still waits, and yield what is wanted of it."""
+        """The capture has ended: decide all waiting records, and yield those that match."""
         while self._waiting:
             yield from self._decide_oldest()
 
@@ -133,7 +136,7 @@ class Filter:
         return self._release(key, end, over=True)
 
     def _resumed(self, key: Key) -> _Open | None:
-        """Return what is known of an end, which waits again if it was decided."""
+        """Return what is known about an end; it waits again if it was already decided."""
         end = self._forget(key)
         if end is not None:
             self._waiting[key] = end
@@ -141,9 +144,9 @@ class Filter:
         return end or self._waiting.get(key)
 
     def _release(self, key: Key, end: _Open, over: bool) -> list[Record]:
-        """Return what is wanted of the records that wait, if they are decided.
+        """Return the waiting records that match, if they are decided.
 
-        What may still come of the end is decided with its heads, which are kept.
+        The heads are kept, to decide on later messages of the end.
         """
         wanted = self._decide(end, end.held, over)
         if wanted is None:
@@ -163,7 +166,7 @@ class Filter:
         return wanted
 
     def _decide(self, end: _Open, records: list[Record], over: bool) -> list[Record] | None:
-        """Return those of an end's records that are wanted; ``None`` while that is not known."""
+        """Return the records of an end that match; ``None`` while that is not known."""
         exchange = end.exchange()
         decided: list[tuple[Record, str]] = []
         for record in records:
@@ -179,7 +182,7 @@ class Filter:
         return [record for record, option in decided if not option]
 
     def _dropped_by(self, end: _Open, exchange: Exchange, record: Record, over: bool) -> str | None:
-        """Return the option that drops a record; empty if none does, ``None`` if that is open."""
+        """Return the option that drops a record; empty if none does, ``None`` if undecided."""
         if end.dropped:
             return end.dropped
         view = View(exchange, end.role, (record,), over)
@@ -199,7 +202,7 @@ class Filter:
 
 
 def filtered(records: Iterable[Record], wanted: Filter) -> Iterator[Record]:
-    """Yield those of ``records`` that are wanted."""
+    """Yield the ``records`` that match."""
     for record in records:
         yield from wanted.feed(record)
     yield from wanted.finish()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Headers of a record, by their names in lower case."""
+"""Headers of a record, by lower-case name."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def values(record: Record, name: str) -> Iterator[str]:
-    """Yield the values of a header, and of a trailer, of that name in lower case."""
+    """Yield the values of a header or trailer, by its lower-case name."""
     for fields in (record.get("headers"), record.get("trailers")):
         value = fields.get(name) if fields else None
         if value is not None:
@@ -19,6 +19,6 @@ def values(record: Record, name: str) -> Iterator[str]:
 
 
 def header(record: Record, name: str) -> str | None:
-    """Return the first value of a header, by its name in lower case; ``None`` without one."""
+    """Return the first value of a header, by its lower-case name; ``None`` if it is absent."""
     value = record.get("headers", {}).get(name)
     return next(iter(value), None) if isinstance(value, list) else value

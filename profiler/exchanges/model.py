@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """An exchange: its messages, when it failed, its host, path and service.
 
-An exchange is a request with its responses, as its client, its server or both saw it. Every
-command and output uses these functions, so that one question has one answer.
+An exchange is a request with its responses, as its client, its server or both saw it. Every command
+and output uses these functions, so that all give the same answer.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Side:
 
     @property
     def records(self) -> tuple[Record, ...]:
-        """All of them in the order of the exchange; at least one."""
+        """All records in the order of the exchange; at least one."""
         request = (self.request,) if self.request else ()
         return (*request, *self.responses)
 
@@ -85,17 +85,19 @@ class Exchange:
 
     @property
     def asked(self) -> Record:
-        """The request; without its record, what a response knows of it. May be empty."""
-        return self.request or next(filter(None, map(told, self.sides)), cast("Record", {}))
+        """The request, or what a response repeats of it. May be empty."""
+        return self.request or next(
+            filter(None, map(repeated_request, self.sides)), cast("Record", {})
+        )
 
     @property
     def incomplete(self) -> tuple[str, ...]:
-        """Why something is missing, at either end, each reason once."""
+        """Why something is missing at either end, each reason once."""
         return tuple(dict.fromkeys(why for side in self.sides for why in reasons(side)))
 
 
-def told(side: Side) -> Record | None:
-    """Return what the responses of a side know of their request, as a record of it."""
+def repeated_request(side: Side) -> Record | None:
+    """Return a record of the request, made of what the responses repeat of it."""
     summary = next((one["request"] for one in side.responses if "request" in one), None)
     if summary is None:
         return None
@@ -110,31 +112,31 @@ def told(side: Side) -> Record | None:
 
 
 def reasons(side: Side) -> Iterator[str]:
-    """Yield why messages of a side are not whole."""
+    """Yield the reasons why messages of a side are incomplete."""
     for record in side.records:
         yield from record.get("incomplete", ())
 
 
 def is_final(response: Record) -> bool:
-    """Does no other response to the same request follow this one?"""
+    """Whether this is the last response to its request."""
     status = response.get("status_code", 200)
-    # 101 is the last of HTTP on its connection (RFC 9110, 15.2.2), unless it switches to h2c:
-    # the response then follows on stream 1 (RFC 7540, 3.2).
+    # 101 ends HTTP on its connection (RFC 9110, 15.2.2), unless it switches to h2c: then the
+    # response follows on stream 1 (RFC 7540, 3.2).
     return not 100 <= status < 200 or (status == 101 and response.get("upgrade") != "h2c")
 
 
 def outcome(exchange: Exchange) -> Outcome:
-    """Say whether an exchange failed.
+    """Return whether an exchange failed.
 
     It failed if its status is 5xx, if its gRPC status is not 0, if it was reset, or if its
-    connection ended without a response. ``unknown``: no response was seen, or not its gRPC
-    status, and nothing shows that there was none.
+    connection ended without a response. ``unknown``: the response or its gRPC status was not seen,
+    and nothing shows that there was none.
     """
     if any(_failed(record) for side in exchange.sides for record in side.records):
         return "failed"
     response = exchange.response
     if response is None:
-        # Its process ended, and its connection with it, before a response came.
+        # The process, and with it the connection, ended before a response arrived.
         return "failed" if "exited" in exchange.incomplete else "unknown"
     is_cut_grpc = "incomplete" in response and _is_grpc(response)
     if "status_code" not in response or (is_cut_grpc and grpc_status(response) is None):
@@ -160,7 +162,7 @@ def _failed(record: Record) -> bool:
 def grpc_status(response: Record) -> int | None:
     """Return the status of a gRPC response, from its trailers or a trailers-only head.
 
-    ``None`` if it has none; one that is not a number is 2, UNKNOWN
+    ``None`` if it has none; a status that is not a number counts as 2, UNKNOWN
     (https://grpc.io/docs/guides/status-codes).
     """
     value = next(values(response, "grpc-status"), None)
@@ -179,7 +181,7 @@ _PORT = re.compile(r":[0-9]*$")
 
 
 def named_host(request: Record) -> str | None:
-    """Return host and port that a request names (``:authority``, Host), if they can be one."""
+    """Return host and port that a request names (``:authority``, Host), if they are valid."""
     for name in (":authority", "host"):
         value = header(request, name)
         if value and _AUTHORITY.fullmatch(value):
@@ -188,7 +190,7 @@ def named_host(request: Record) -> str | None:
 
 
 def authority(request: Record, seen: Record) -> str:
-    """Return host and port of a request's URL: those that it names, else where it went.
+    """Return host and port of a request's URL: those that it names, else the server's address.
 
     ``seen`` is a record of the exchange: it has the addresses.
     """
@@ -208,7 +210,7 @@ def without_port(host: str) -> str:
 
 
 def service(exchange: Exchange) -> str:
-    """Return who answered: the server's program if it was seen, else the host without its port."""
+    """Return the server's program if it was seen, else the host without its port."""
     server = program(exchange.server.records[0]) if exchange.server else None
     return server or without_port(host(exchange)).lower()
 
@@ -274,15 +276,15 @@ _INTERPRETER = re.compile(
 
 
 def program(record: Record) -> str | None:
-    """Return what the process is called: its program, of an interpreter the script it runs.
+    """Return the name of the process: its program, or the script that an interpreter runs.
 
-    ``comm`` is the name of one thread, and a server has many of them.
+    ``comm`` is the name of one thread, and a server has many threads.
     """
     words = record.get("cmdline", "").split()
     if words:
         name = _base(words[0])
         if not _INTERPRETER.fullmatch(name):
-            # nginx and others write a sentence over their arguments: "nginx: worker process".
+            # nginx and others overwrite their arguments with a title: "nginx: worker process".
             return name.rstrip(":") or record.get("comm")
         for before, word in zip(words, words[1:]):
             if word.startswith("-") and word not in ("-m", "-jar"):
@@ -304,7 +306,7 @@ _TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?Z", re.ASCII
 
 def nanoseconds(timestamp: str) -> int:
     """Return the nanoseconds since 1970 of a record's time. Raises ValueError."""
-    # What nanoseconds since 1970 can be in 64 bits, in databases too.
+    # The range of 64-bit nanoseconds since 1970, also in databases.
     if _TIMESTAMP.fullmatch(timestamp) is None or not "1970" <= timestamp[:4] < "2262":
         raise ValueError(timestamp)
     return _second(timestamp[:19]) * 1_000_000_000 + int(timestamp[20:-1].ljust(9, "0") or 0)

@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Puts records together: a request, its responses, and what both ends saw of them.
+"""Pairs records: a request with its responses, and what both ends saw of them.
 
-This is the only place that does so. Three things decide it:
+This is the only place that does so. Three rules decide:
 
 - Records of one *end* share ``exchange``, ``netns`` and ``role``, in any order. A socket's number
-  can come again: a second request, or a second final response, is of another exchange.
-- Two ends are joined by ``connection``, ``type`` and ``sequence`` of a message. Without a
-  ``sequence`` (Unix sockets, ``--engine bpftrace``) requests are taken for one if connection,
-  number, method and target are the same, and the server saw its own while the client waited:
-  numbers count what was seen, and the two ends may not have seen the same.
-- An exchange is *over* with its response at each end that was seen, or when none can follow.
+  can be reused: a second request, or a second final response, belongs to another exchange. - Two
+  ends are joined by ``connection``, ``type`` and ``sequence`` of a message. Without a ``sequence``
+  (Unix sockets, ``--engine bpftrace``), two requests are the same if connection, number, method and
+  target are equal, and the server saw its request while the client waited. The number alone does
+  not suffice: it counts what an end saw, and the two ends may have seen different messages. - An
+  exchange is *over* when each end that was seen has its response, or when none can follow.
 
-:class:`Pairing` does it while records come, in bounded memory. :class:`Exchanges` does it with
-all records of a capture, which wait in a file.
+:class:`Pairing` works while records arrive, in bounded memory. :class:`Exchanges` works on all
+records of a capture, which it keeps in a file.
 """
 
 from __future__ import annotations
@@ -32,33 +32,33 @@ if TYPE_CHECKING:
     from profiler.schema import CutRecord, Record
 
 GRACE = 500_000_000
-"""How long an exchange that could be over waits for what may still come, in nanoseconds."""
+"""How long a finished exchange waits for late messages, in nanoseconds."""
 PATIENCE = 5_000_000_000
-"""After this time a request is reported as one that waits for its response, in nanoseconds."""
+"""The time after which a request without a response is reported as waiting, in nanoseconds."""
 OPEN_MAX = 10_000
 """Exchanges that are open at once."""
 HELD_MAX = 64 * 1024 * 1024
 """Bytes of memory that their records take."""
 
 _DONE_MAX = 20_000
-# After these no more of the request comes, and so, but for an early one, no response.
+# After these, no more of the request follows, and so no response, except an early one.
 _BROKEN = frozenset({"closed_early", "reset", "exited"})
 
 Key = tuple[object, ...]
 State = Literal["over", "waiting", "late"]
 Kept = TypeVar("Kept")
-"""What stands for a record: the record itself, or its place in a file."""
+"""How a record is kept: the record itself, or its place in a file."""
 
 
 def key_of(record: Record) -> Key | None:
-    """Return what the records of one end share; ``None`` for one that is all there is."""
+    """Return what the records of one end share; ``None`` for a record that stands alone."""
     if "exchange" not in record:
         return None
     return record["exchange"], record.get("netns"), record.get("role", "client")
 
 
 def size_of(record: Record) -> int:
-    """Return the bytes of memory that a record takes, with all that it holds."""
+    """Return the bytes of memory that a record takes, with everything in it."""
     size = getsizeof(record)
     for value in record.values():
         size += getsizeof(value)
@@ -83,7 +83,7 @@ class End(Generic[Kept]):
         self.response: Kept | None = None
 
     def takes(self, record: Record) -> bool:
-        """Whether a record can be of this exchange: its place is not taken."""
+        """Whether a record can belong to this exchange: its place is free."""
         if record["type"] == "request":
             return self.request is None
         return self.response is None or not is_final(record)
@@ -99,15 +99,15 @@ class End(Generic[Kept]):
 
     @property
     def is_whole(self) -> bool:
-        """Whether request and final response are there."""
+        """Whether request and final response were seen."""
         return self.request is not None and self.response is not None
 
 
 class Paired(NamedTuple):
-    """An exchange, and how it stands.
+    """An exchange and its state.
 
-    ``over``: nothing more comes. ``waiting``: its request waits for a response. ``late``: a
-    message that is incomplete, of an exchange that was over before it came.
+    ``over``: nothing more follows. ``waiting``: its request waits for a response. ``late``: an
+    incomplete message of an exchange that was over before.
     """
 
     exchange: Exchange
@@ -115,7 +115,7 @@ class Paired(NamedTuple):
 
 
 class _Open(End[Kept]):
-    """An end, and what joins it to the other one."""
+    """An end, and its link to the other one."""
 
     __slots__ = (
         "end", "first", "is_broken", "is_local", "is_sure", "key", "other", "role", "shared",
@@ -129,11 +129,11 @@ class _Open(End[Kept]):
         self.first = self.end = time
         """Times of its first and its last record."""
         self.shared: tuple[Key, ...] = ()
-        """Under which the other end can find it."""
+        """The keys by which the other end can find it."""
         self.other: _Open[Kept] | None = None
         self.is_broken = self.is_local = False
         self.is_sure = True
-        """The other end was joined by a sequence number."""
+        """Whether the other end was joined by a sequence number."""
         self.state = ""
         self.size = 0
 
@@ -153,7 +153,7 @@ class _Joined(Generic[Kept]):
             end.is_broken = not _BROKEN.isdisjoint(record.get("incomplete", ()))
         else:
             source = record.get("source_ip")
-            # The other end is surely on this machine.
+            # A sequence number proves that the other end is on this machine.
             end.is_local = source in (None, record.get("dest_ip")) or source[:4] == "127."
         shared = shared_key(record, end.role)
         if end.other is None and shared is not None:
@@ -172,7 +172,7 @@ class _Joined(Generic[Kept]):
             end.state = other.state
 
     def forget(self, end: _Open[Kept]) -> None:
-        """Nothing more is looked for."""
+        """Stop looking for the other end."""
         if self.open.get(end.key) is end:
             del self.open[end.key]
         for shared in end.shared:
@@ -181,8 +181,8 @@ class _Joined(Generic[Kept]):
 
 
 def shared_key(record: Record, role: str) -> Key | None:
-    """Return what both ends call a message, and which end this is."""
-    # Captures of old versions have addresses only.
+    """Return a key that both ends share for a message, and which end this is."""
+    # Captures from old versions have only addresses.
     connection: object = record.get("connection") or frozenset(
         ((record.get("source_ip"), record.get("source_port")),
          (record.get("dest_ip"), record.get("dest_port")))
@@ -208,29 +208,29 @@ def _overlap(end: _Open[Kept], other: _Open[Kept]) -> bool:
 
 
 class Pairing:
-    """Takes records in the order in which they were written; gives exchanges when they are over.
+    """Takes records in the order in which they were written; returns exchanges that are over.
 
-    What may still come has :data:`GRACE`: the response at the other end, the other end itself
-    where both have one address, the request after an early response. A request that waits for
-    longer than :data:`PATIENCE` is reported before it is over. What the other end says of an
-    exchange that was over is left out, unless something is missing of it.
+    A finished exchange waits :data:`GRACE` for the response at the other end, for the other end
+    itself if both have one address, and for the request after an early response. A request that
+    waits longer than :data:`PATIENCE` is reported before it is over. After an exchange is over,
+    messages of the other end are ignored, unless they are incomplete.
     """
 
     def __init__(self, max_body: int) -> None:
         """Keep ``max_body`` characters of each body, and no ``raw_payload``."""
         self._max_body = max_body
         self._joined: _Joined[Record] = _Joined()
-        # Exchanges that are over, and whether their request was known.
+        # Exchanges that are over -> whether their request was known.
         self._done: OrderedDict[Key, bool] = OrderedDict()
         self._graced: deque[tuple[int, _Open[Record]]] = deque()
         self._asked: deque[tuple[int, _Open[Record]]] = deque()
         self.held = 0
         """Bytes of memory that the records of open exchanges take."""
         self.now = 0
-        """The latest time that was seen, nanoseconds since 1970."""
+        """The latest time seen so far, nanoseconds since 1970."""
 
     def add(self, record: Record) -> list[Paired]:
-        """Take a record; return what there is to report now."""
+        """Take a record; return the exchanges to report now."""
         record = without_payload(record, self._max_body)
         self.now = max(self.now, nanoseconds(record["timestamp"]))
         found = self._add(record)
@@ -239,7 +239,7 @@ class Pairing:
         return found
 
     def expire(self, now: int) -> list[Paired]:
-        """Return what has waited for long enough; ``now`` is nanoseconds since 1970."""
+        """Return the exchanges that have waited long enough; ``now`` is nanoseconds since 1970."""
         self.now = max(self.now, now)
         found = []
         while self._graced and self._graced[0][0] <= self.now:
@@ -258,7 +258,7 @@ class Pairing:
         return found
 
     def finish(self) -> list[Paired]:
-        """Return what is still open: nothing more comes."""
+        """Return the exchanges still open: no more records follow."""
         found = []
         while self._joined.open:
             found.append(self._end_oldest())
@@ -275,7 +275,7 @@ class Pairing:
         end = self._joined.open.get(key)
         found = []
         if end is not None and not end.takes(record):
-            # A number that comes again.
+            # The socket's number was reused.
             found.append(self._end(end))
             end = None
         elif end is None and record["type"] == "response" and key in self._done:
@@ -284,7 +284,7 @@ class Pairing:
             shared = shared_key(record, role)
             is_early = record["type"] == "request" and self._done.get(key) is False
             if is_early or (shared is not None and self._done.pop(shared, False)):
-                # It was over with an early response, or at the other end.
+                # It ended with an early response, or at the other end.
                 self._remember(key, True)
                 return [*found, *_late(role, record)]
             end = self._joined.open[key] = _Open(key, role, self.now)
@@ -316,7 +316,7 @@ class Pairing:
             self._joined.forget(one)
             self.held -= one.size
             self._remember(one.key, one.request is not None)
-            # The queues hold it for a while.
+            # The queues still hold a reference to it.
             one.request = one.response = None
             one.interim = []
             if end.other is None:
@@ -340,7 +340,7 @@ def without_payload(record: Record, max_body: int) -> CutRecord:
     kept.pop("raw_payload_encoding", None)
     body = kept.get("body", "")
     if len(body) > max_body:
-        # Base64 is cut between its groups of four.
+        # Base64 may be cut only between groups of four characters.
         keep = max_body - (max_body % 4 if kept.get("body_encoding") == "base64" else 0)
         kept["body"], kept["body_length"] = body[:keep], len(body)
     return kept
@@ -370,18 +370,18 @@ _Place = tuple[int, int]  # offset and size in the file
 
 
 class Exchanges:
-    """Collects the records of a capture, then yields their exchanges in the order of time.
+    """Collects the records of a capture, then yields their exchanges in order of time.
 
-    Records wait in a file without a name, so that memory holds some hundred bytes of each
-    exchange, however long its bodies are.
+    Records wait in an unnamed file, so that an exchange takes only some hundred bytes of memory,
+    however long its bodies are.
     """
 
     def __init__(self, records: Iterable[Record] = ()) -> None:
         """Add ``records``. Raises OutputError if there is no room to keep them."""
-        # A capture pairs in memory and does without.
+        # A live capture pairs in memory and does not need this module.
         import tempfile
 
-        # In /tmp, or where TMPDIR says.
+        # In /tmp, or the directory that TMPDIR names.
         self._file = tempfile.TemporaryFile(buffering=1 << 20)  # noqa: SIM115
         self._size = 0
         self._joined: _Joined[_Place] = _Joined()
@@ -418,7 +418,7 @@ class Exchanges:
     @staticmethod
     def _other(one: _Open[_Place]) -> _Open[_Place] | None:
         other = one.other
-        # Lines need not come in the order of time: only now is it known when both ended.
+        # Lines need not be in order of time, so only now is it known when both ended.
         return other if other and (one.is_sure or _overlap(one, other)) else None
 
     def _side(self, end: _Open[_Place]) -> Side:

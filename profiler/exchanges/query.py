@@ -3,22 +3,20 @@
 
 ::
 
-    condition   = both { "or" both }
-    both        = one { "and" one }
-    one         = "not" one | "(" condition ")" | "failed" | request | comparison
-    request     = ( METHOD | "*" ) VALUE                  a pattern for the path or the target
-    comparison  = FIELD sign VALUE
-    sign        = "=" | "!=" | "<" | "<=" | ">" | ">=" | "~"
-    VALUE       = a word | "text in quotes" | 'text in quotes'
-    expectation = condition [ sign NUMBER ]               how many exchanges; default >= 1
+    condition = both { "or" both } both = one { "and" one } one = "not" one | "(" condition ")" |
+    "failed" | request | comparison request = ( METHOD | "*" ) VALUE a pattern for the path or the
+    target comparison = FIELD sign VALUE sign = "=" | "!=" | "<" | "<=" | ">" | ">=" | "~" VALUE = a
+    word | "text in quotes" | 'text in quotes' expectation = condition [ sign NUMBER ] number of
+    exchanges; default >= 1
 
-A word holds no blanks, quotes, parentheses, nor any of ``=<>!~``: a text with one of them is
-quoted. ``none`` (without quotes) is the value of a field that has none. ``~`` matches a pattern
-(``*``, ``?``, ``[...]``) with the whole of a text. ``!=`` holds exactly where ``=`` does not.
+A word contains no spaces, quotes, parentheses, or any of ``=<>!~``; a text with one of them must be
+quoted. ``none`` (without quotes) is the value of a field without a value. ``~`` matches a pattern
+(``*``, ``?``, ``[...]``) against the whole text. ``!=`` holds exactly where ``=`` does not.
 
-What is not understood is a :class:`ConditionError` with its column, never a condition that holds
-for nothing. A *search*, which people type into a field, may also be words: each is looked for in
-method, URL, processes and status, ``-word`` excludes, and blanks between two terms mean ``and``.
+A syntax error raises :class:`ConditionError` with its column; it never becomes a condition that
+matches nothing. A *search*, which users type into a field, may also contain words: each is searched
+in method, URL, processes and status, ``-word`` excludes, and a space between two terms means
+``and``.
 
 Options such as ``--status`` are short forms (``conditions.py``).
 """
@@ -53,7 +51,7 @@ _SHOWN_MAX = 200
 
 
 class ConditionError(ProfilerError):
-    """A condition cannot be understood; ``column`` is where, from 1 on."""
+    """A condition is invalid; ``column`` is the place, counted from 1."""
 
     exit_code = 2
 
@@ -64,19 +62,19 @@ class ConditionError(ProfilerError):
         self.what = what
 
 
-# ---- what a condition is: a tree, evaluated to True, False or None (not known yet)
+# ---- a condition is a tree, evaluated to True, False or None (not known yet)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Whether one of a field's values compares to ``value``; ``None`` is that of no value."""
+    """Whether a comparison with ``value`` holds for a value of the field; ``None``: no value."""
 
     field: Field
     sign: str
     value: Any
 
     def evaluate(self, view: View) -> bool | None:
-        """Return whether it holds; ``None`` while that depends on what is still to come."""
+        """Return whether it holds; ``None`` while that depends on later messages."""
         found = self.field.values(view)
         if self.value is None:
             if any(True for _ in found):
@@ -90,7 +88,7 @@ class Comparison:
         if self.sign == "~":
             return pattern(self.value).fullmatch(found) is not None
         if self.sign in _ORDER:
-            # A status is a range; in an order it is a single one.
+            # A status is a range; with < and > it is a single number.
             value = self.value[0] if isinstance(self.value, tuple) else self.value
             return _ORDER[self.sign](found, value)
         same = self.field.kind.same
@@ -99,7 +97,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Word:
-    """Whether a word of a search is in what a line shows of an exchange."""
+    """Whether a word of a search occurs in the line of an exchange."""
 
     word: str
 
@@ -163,38 +161,38 @@ def _first(conditions: Iterable[Condition], view: View, decisive: bool) -> bool 
 
 
 def matches(condition: Condition, exchange: Exchange) -> bool:
-    """Whether a condition holds for an exchange that is over, as one of its ends saw it."""
+    """Whether a condition holds for a finished exchange, as one of its ends saw it."""
     return any(condition.evaluate(view) for view in views(exchange))
 
 
 @dataclass(frozen=True)
 class Expectation:
-    """How many exchanges must fulfil a condition."""
+    """How many exchanges must match a condition."""
 
     condition: Condition
     sign: str = ">="
     number: int = 1
 
     def holds(self, count: int) -> bool:
-        """Are ``count`` exchanges as many as there must be?"""
+        """Whether ``count`` exchanges meet the expectation."""
         return _COUNT[self.sign](count, self.number)
 
 
-# ---- how it is written
+# ---- the syntax
 
 
 def parse(text: str) -> Condition:
-    """Read a condition. Raises ConditionError."""
+    """Parse a condition. Raises ConditionError."""
     return _Parser(text).whole()
 
 
 def parse_search(text: str) -> Condition | None:
-    """Read what somebody searches for, ``None`` if that is nothing. Raises ConditionError."""
+    """Parse a search; ``None`` if it is empty. Raises ConditionError."""
     return _Parser(text, is_search=True).whole() if text.strip() else None
 
 
 def parse_expectation(text: str) -> Expectation:
-    """Read an expectation. Raises ConditionError."""
+    """Parse an expectation. Raises ConditionError."""
     return _Parser(text).expectation()
 
 
@@ -211,11 +209,11 @@ _TOKEN = re.compile(
     r"|\"(?P<double>(?:[^\"\\]|\\.)*)\"|'(?P<single>(?:[^'\\]|\\.)*)'",
     re.DOTALL,
 )
-# A method is a token (RFC 9110, 5.6.2), and all in use are upper case; fields are lower case.
+# A method is a token (RFC 9110, 5.6.2). All methods in use are upper case; fields are lower case.
 _METHOD = re.compile(r"\*|[A-Z][A-Z0-9!#$%&*+.^_`|-]*")
 _FLAGS = {"failed": Comparison(FIELDS["outcome"], "=", "failed")}
 _KEYWORDS = ("and", "or", "not")
-# Far less than Python's own limit of nested calls.
+# Far below Python's own limit of nested calls.
 _DEPTH_MAX = 50
 
 
@@ -241,7 +239,7 @@ class _Parser:
             self._expect_end()
             return Expectation(condition)
         if token.position == self._tokens[self._at - 1].end:
-            raise self._error("put a blank before a number of exchanges", token)
+            raise self._error("put a space before a number of exchanges", token)
         sign = self._sign(tuple(_COUNT), "a number of exchanges")
         number = self._value()
         if not re.fullmatch("[0-9]{1,18}", number.text):
@@ -262,7 +260,7 @@ class _Parser:
         return conditions[0] if len(conditions) == 1 else Every(tuple(conditions))
 
     def _begins_another(self) -> bool:
-        """In a search, blanks between two terms mean ``and``."""
+        """Whether another term follows: in a search, a space between two terms means ``and``."""
         token = self._next
         return self._is_search and token.kind in ("word", "quoted", "(") and token.text != "or"
 
@@ -362,11 +360,11 @@ class _Parser:
             raise self._error("a value is missing", token)
         self._at += 1
         following = self._next
-        # What touches a word was meant to be part of it.
+        # Text that touches a word was meant to be part of it.
         if following.position == token.end and following.kind not in (")", "end"):
             raise self._error(
                 f"{following.text[0]!r} in a value: put the value in quotes, "
-                "or a blank before a number of exchanges",
+                "or a space before a number of exchanges",
                 following,
             )
         return token

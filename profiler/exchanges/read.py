@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads capture files: whole lines are records, what is none is counted and remembered.
+"""Reads capture files: returns valid lines as records, and counts damaged ones.
 
-A line is damaged if it is no JSON object, if it is no message, or if a field is of another type
-than ``schema.py`` says: a file that another version wrote must not become a wrong answer. Fields
-that this version does not know are passed on. Files may be compressed (gzip, zstd), which their
-first bytes say, and several are read in the order of their first records.
+A line is damaged if it is not a JSON object, not a message, or if a field does not have its type in
+``schema.py``. So a file from another version cannot lead to wrong results. Unknown fields are kept.
+Files may be compressed (gzip, zstd), which their first bytes show. Several files are read in the
+order of their first records.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 STDIN = Path("-")
 
-# Above any line that can be written: the largest body, six times over for its escapes, twice.
+# Above any line that can be written: twice the largest body, times six for escapes.
 _LINE_MAX = 1 << 30
 _EXAMPLES = 5
 _PROGRESS_LINES = 1000
@@ -43,14 +43,14 @@ _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _UPPER = re.compile("[A-Z]")
 
 Progress = Callable[[str, float], None]
-"""Is told what is being read and what share of it has been, from 0 to 1."""
+"""Called with the name of what is being read and the share read so far, from 0 to 1."""
 
 
 def read(path: str | os.PathLike[str], *more: str | os.PathLike[str]) -> Iterator[Record]:
     """Yield the records of capture files, which may be compressed; ``-`` is standard input.
 
-    Damaged lines are left out, with a warning at the end. Raises CaptureFileError for a file that
-    cannot be read or has no record at all.
+    Damaged lines are skipped, with a warning at the end. Raises CaptureFileError for a file that
+    cannot be read or has no records.
     """
     capture = Capture(*map(Path, (path, *more)))
     yield from capture.records()
@@ -60,13 +60,13 @@ def read(path: str | os.PathLike[str], *more: str | os.PathLike[str]) -> Iterato
 
 @dataclass
 class Damage:
-    """What of a capture could not be read."""
+    """The damaged lines of a capture."""
 
     lines: int = 0
-    """How many lines are no message."""
+    """The number of damaged lines."""
 
     examples: list[tuple[int, str]] = field(default_factory=list)
-    """Of the first few: the line's number, from 1 on, and what is wrong with it."""
+    """The first few: the line's number, from 1, and what is wrong with it."""
 
     def add(self, number: int, why: str) -> None:
         """Count a line."""
@@ -85,7 +85,7 @@ class Capture:
 
     def __init__(self, *paths: Path) -> None:
         self.lines = 0
-        """Lines that were read, empty ones apart."""
+        """Lines read so far, without empty ones."""
         self.damage = Damage()
         self._files = [_File(path, self, len(paths) > 1) for path in dict.fromkeys(paths)]
         more = len(self._files) - 1
@@ -93,16 +93,16 @@ class Capture:
 
     @property
     def damaged(self) -> str | None:
-        """What could not be read, in one line; ``None`` if nothing."""
+        """A line about damaged lines; ``None`` if there are none."""
         damage = self.damage
-        return f"of the {self.lines} lines of {self.name}, {damage}" if damage.lines else None
+        return f"{self.name}: of {self.lines} lines, {damage}" if damage.lines else None
 
     def records(self, progress: Progress | None = None) -> Iterator[Record]:
-        """Yield the record of each whole line. Raises CaptureFileError if a file has none."""
+        """Yield the record of each valid line. Raises CaptureFileError if a file has none."""
         if len(self._files) == 1:
             yield from self._files[0].records(progress)
             return
-        # By their first records: logrotate's newest file is not the first by name or number.
+        # Sorted by first record: the names of rotated files do not show their order.
         begun: list[tuple[str, int, Record, Iterator[Record]]] = []
         for file in self._files:
             records = file.records(progress)
@@ -114,7 +114,7 @@ class Capture:
 
 
 class _File:
-    """One of them."""
+    """One of the files of a capture."""
 
     def __init__(self, path: Path, capture: Capture, is_one_of_several: bool) -> None:
         self.name = "standard input" if path == STDIN else path.name
@@ -151,12 +151,12 @@ class _File:
             ) from error
         if damaged and damaged == lines:
             raise CaptureFileError(
-                f"{self._path} is no capture file of http-profiler that this version can read: "
-                f"of its {lines} lines none is a message ({first_damage})"
+                f"{self._path} is not a capture file that this version of http-profiler can read: "
+                f"none of its {lines} lines is a message ({first_damage})"
             )
 
     def _numbered(self, progress: Progress | None) -> Iterator[tuple[int, bytes]]:
-        """Yield the lines that are not empty, with their numbers from 1 on."""
+        """Yield the lines that are not empty, with their numbers, from 1."""
         size = 0 if self._path == STDIN else os.fstat(self._raw.fileno()).st_size
         number = 0
         with self._raw:
@@ -183,7 +183,7 @@ class _File:
         if isinstance(record, dict) and record.get("format") == RECORDING_FORMAT:
             raise CaptureFileError(
                 f"{self._path} is a recording, not a capture file: "
-                f"make one of it with `http-profiler replay {self._path}`"
+                f"convert it with `http-profiler replay {self._path}`"
             )
 
 
@@ -221,33 +221,33 @@ def _parsed(line: bytes) -> object:
 
 
 def fault(record: object) -> str | None:
-    """Return what keeps ``record`` from being a message's; ``None`` if nothing does."""
+    """Return why ``record`` is not a valid record; ``None`` if it is."""
     if not isinstance(record, dict):
-        return "is no JSON object"
+        return "is not a JSON object"
     if record.get("type") not in ("request", "response") or "timestamp" not in record:
-        return "is no message"
+        return "is not a message"
     checks = schema.checks()
     for name, value in record.items():
         check = checks.get(name)
         if check is not None and not check(value):
-            return f"`{name}` is of another type"
+            return f"`{name}` has the wrong type"
         if isinstance(value, (dict, list)) and not _can_be_written(value):
             return f"`{name}` is nested too deeply"
     if record.get("body_encoding") == "base64":
         try:
             b64decode(record.get("body", ""), validate=True)
         except ValueError:
-            return "`body` is no base64"
+            return "`body` is not base64"
     for name in ("timestamp", "process_start"):
         try:
             nanoseconds(str(record.get(name, record["timestamp"])))
         except ValueError:
-            return f"`{name}` is no time"
+            return f"`{name}` is not a time"
     return None
 
 
 def _can_be_written(value: object) -> bool:
-    # orjson reads what is nested deeper than what it writes.
+    # orjson reads deeper nesting than it writes.
     try:
         orjson.dumps(value)
     except (TypeError, orjson.JSONEncodeError):
@@ -279,7 +279,7 @@ def _listed(value: str | list[str]) -> Iterable[str]:
 
 
 def body_bytes(record: Record) -> bytes:
-    """Return the bytes of a record's content, as they were before they were read as text."""
+    """Return the bytes of a record's content, before they were decoded as text."""
     body = record.get("body", "")
     if record.get("body_encoding") == "base64":
         return b64decode(body)
@@ -290,7 +290,7 @@ def body_bytes(record: Record) -> bytes:
 
 
 def header_fields(record: Record) -> list[tuple[str, str]]:
-    """Return names and values of a record's headers; names as sent, where its bytes show them."""
+    """Return names and values of a record's headers; names as sent, if its bytes show them."""
     head = ""
     if record.get("http_version") in ("1.0", "1.1") and "raw_payload_encoding" not in record:
         head = record.get("raw_payload", "").partition("\r\n\r\n")[0]

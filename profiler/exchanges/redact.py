@@ -1,19 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Secrets become placeholders: unreadable, and equal values still equal.
+"""Replaces secrets with placeholders; equal values get equal placeholders.
 
-The rule: what *names* a secret stays, its value goes. Names are those of headers
-(``Authorization``, ``Cookie`` ...) and of parameters (``access_token``,
-``password`` ...), and the same parameter names count in a query, in a form, in JSON,
-as a header of that name and on a command line. A value becomes
-``redacted-`` and the beginning of its HMAC under a key that is made anew for each
-run and kept nowhere: who reads two placeholders sees whether the values were the same, and
-nothing else - not even by trying all short passwords.
+The *name* of a secret stays, its value is replaced. Names are those of headers (``Authorization``,
+``Cookie`` ...) and of parameters (``access_token``, ``password`` ...). The same parameter names
+count in a query, in a form, in JSON, as a header of that name and on a command line. A value
+becomes ``redacted-`` and the beginning of its HMAC, with a random key that each run generates and
+never stores. A reader of two placeholders learns whether the values were equal and nothing else,
+not even by trying all short passwords.
 
-What looks like nothing but a token (a JSON Web Token, the keys of well-known services) is
-found by its form, wherever it stands in a text: in a path, in a sentence, as a parameter that
-is just called ``key``.
+Text that has the form of a token (a JSON Web Token, the keys of well-known services) is found
+anywhere in a text: in a path, in a sentence, as a parameter that is just called ``key``.
 
-What is no text, or a secret of a form of its own in a place of its own making, is not found.
+Secrets in data that is not text, and secrets of an unknown form in an unknown place, are not found.
 """
 
 from __future__ import annotations
@@ -30,7 +28,7 @@ from profiler.exchanges.headers import header
 if TYPE_CHECKING:
     from profiler.schema import Headers, Record
 
-# Names as `_plain` gives them: "X-Api-Key", "api_key" and "apiKey" are one.
+# Names as `_plain` returns them: "X-Api-Key", "api_key" and "apiKey" are equal.
 _SECRET_NAMES = frozenset(
     [
         "accesskey",
@@ -87,7 +85,7 @@ _SECRET_NAMES = frozenset(
         "xsrftoken",
     ]
 )
-# `; name=value` behind a cookie of Set-Cookie (RFC 6265bis, 5.6): they say no secret.
+# `; name=value` after a cookie in Set-Cookie (RFC 6265bis, 5.6): these attributes are not secret.
 _ATTRIBUTES = frozenset(
     [
         "domain",
@@ -102,13 +100,13 @@ _ATTRIBUTES = frozenset(
     ]
 )
 _CREDENTIALS = frozenset({"authorization", "proxyauthorization"})
-# Behind these names a URL may stand, with parameters of its own.
+# The values of these headers may be URLs, with parameters of their own.
 _URL_HEADERS = frozenset(
     {"referer", "location", "contentlocation", "link", "refresh", "path", "originaluri"}
     | {"originalurl", "rewriteurl", "forwardeduri"}
 )
-# None of these looks at a byte more than a few times, whatever the text.
-# In a query, a form, a fragment and on a command line. A value ends where the next begins.
+# Each of these patterns reads a byte only a few times, whatever the text. In a query, a form, a
+# fragment and on a command line. A value ends where the next begins.
 _PARAMETER = re.compile(r"(?<![\w.\-\[\]%])([\w.\-\[\]%]{1,256})=([^&;#\s\"'<>]+)", re.ASCII)
 _USERINFO = re.compile(r"(?<=://)[^/?#@\s\"'<>]+(?=@)")
 # A member of a JSON object, a string or a number; the string may be cut off.
@@ -117,13 +115,14 @@ _MEMBER = re.compile(
 )
 # The name of a part of multipart/form-data (RFC 7578).
 _PART_NAME = re.compile(r'\bname="?([^"\r\n;]{1,256})')
-# Arguments have lost their borders: what follows such a header's name goes to the end.
+# The borders between arguments are lost, so the value after such a header's name extends to the #
+# end.
 _HEADER_ARGUMENT = re.compile(
     r"((?:proxy-)?authorization|(?:set-)?cookie)(\s*[:=]\s*)(.+)", re.I | re.S
 )
 _OPTION = re.compile(r"(?<!\S)(--?[A-Za-z][\w-]{0,256})(\s+)(?!-)(\S+)", re.ASCII)
 _FIELD_ARGUMENT = re.compile(r"(?<![\w-])([A-Za-z][\w-]{0,256})(:\s+)(\S+)", re.ASCII)
-# Of a form that nothing else has. None may begin inside another word, so each is tried once.
+# Tokens of a unique form. None may begin inside another word, so each is tried once.
 _TOKEN = re.compile(
     r"(?<![A-Za-z0-9_-])(?:"
     r"eyJ[A-Za-z0-9_-]{10,8192}\.eyJ[A-Za-z0-9_-]{4,8192}\.[A-Za-z0-9_-]{16,8192}"  # RFC 7519
@@ -135,7 +134,7 @@ _TOKEN = re.compile(
     r"|(?<=/services/)T[A-Z0-9]{8,12}/B[A-Z0-9]{8,12}/[A-Za-z0-9]{24}(?![A-Za-z0-9])",
     re.ASCII,
 )
-# What a parameter called `key` has if that is none of a table or a file.
+# The value of a parameter called `key`, unless it is the key of a table or a file.
 _KEY = re.compile(
     r"(?=[^a-z]*[a-z])(?=[^A-Z]*[A-Z])(?=[^0-9]*[0-9])[A-Za-z0-9_-]{24,255}|[0-9a-f]{32,255}",
     re.ASCII,
@@ -144,14 +143,14 @@ _WHOLE = re.compile(r"redacted-[0-9a-f]{16}")
 
 
 class Redactor:
-    """Replaces the secrets of records; the placeholders of two redactors have nothing in common."""
+    """Replaces the secrets of records; placeholders of two redactors are unrelated."""
 
     def __init__(self, key: bytes | None = None) -> None:
-        """``key`` is for tests; without it the placeholders cannot be made again."""
+        """``key`` is for tests; without it, the placeholders cannot be reproduced."""
         self._key = key or secrets.token_bytes(32)
 
     def placeholder(self, value: str) -> str:
-        """Return what stands for ``value``; the same for the same."""
+        """Return the placeholder for ``value``; equal values get equal placeholders."""
         if not value or _WHOLE.fullmatch(value):
             return value
         digest = hmac.digest(self._key, value.encode("utf-8", "surrogatepass"), "sha256")
@@ -160,8 +159,8 @@ class Redactor:
     def record(self, record: Record) -> Record:
         """Return a copy of a line's record without its secrets.
 
-        ``raw_payload`` is kept only where it is the text of an HTTP/1 message whose body
-        needs no decoding; else it is left out, for what it holds cannot be seen.
+        ``raw_payload`` is kept only if it is the text of an HTTP/1 message whose body needs no
+        decoding. Otherwise it is removed, because its secrets cannot be found.
         """
         redacted = cast("Record", {**record})
         if "headers" in record:
@@ -292,7 +291,7 @@ class Redactor:
         plain = (
             record.get("raw_payload_encoding") is None
             and record.get("http_version") in ("1.0", "1.1")
-            # Else `raw_payload` is not the text that `body` is: chunked, or in another charset.
+            # Otherwise `raw_payload` differs from `body`: it is chunked, or in another charset.
             and (not body or body == record.get("body"))
         )
         if not plain:
@@ -316,7 +315,7 @@ class Redactor:
 
 
 def described(redactor: Redactor | None) -> str:
-    """Return the words of the first line on standard error: what is done about secrets."""
+    """Return the first line on standard error: how secrets are treated."""
     if redactor is None:
         return "secrets are shown as they were sent (--redact hides them)"
     return (
@@ -336,6 +335,6 @@ def _plain(name: str) -> str:
 
 @lru_cache(maxsize=4096)
 def _is_secret(name: str) -> bool:
-    # a[password] and user.password are a password too.
+    # a[password] and user.password are passwords too.
     parts = re.split(r"[\[\].]+", unquote_plus(name))
     return any(_plain(part) in _SECRET_NAMES for part in parts if part)

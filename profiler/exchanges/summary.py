@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An exchange in a few words: the columns of a line, and one line for people."""
+"""A summary of an exchange: the columns of a line, and one readable line."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _WITHOUT: dict[State, str] = {"over": "none", "waiting": "wait", "late": "late"}
 
 
 class Summary(NamedTuple):
-    """The columns of a line. Texts are as captured, but for secrets: show them ``visible``."""
+    """The columns of a line. Texts are as captured, except for secrets: show them ``visible``."""
 
     time: int
-    """The first byte that was seen of it, nanoseconds since 1970."""
+    """The time of the first byte that was seen, nanoseconds since 1970."""
     client: str | None
     """The client's program, if it was seen."""
     server: str | None
@@ -36,17 +36,17 @@ class Summary(NamedTuple):
     method: str
     """``?`` if the request was not seen; likewise ``target``."""
     host: str
-    """What the request names, else the address where it went."""
+    """The host that the request names, else the server's address."""
     target: str
     status: int | None
-    """Of the final response; 0 if that has no readable one, ``None`` if there is none."""
+    """The status of the final response; 0 if it is unreadable, ``None`` without a response."""
     state: State
-    """How it stands, see :class:`~profiler.exchanges.pair.Paired`."""
+    """The state, see :class:`~profiler.exchanges.pair.Paired`."""
     outcome: Outcome
     size: int | None
     """Bytes of the final response."""
     latency: float | None
-    """Milliseconds from the request's first byte to the response's; at the client, if seen."""
+    """Milliseconds from the request's first byte to the response's, at the client if seen."""
     notes: tuple[str, ...]
     """Why something of it is missing, and what HTTP/2 reported."""
 
@@ -62,20 +62,20 @@ class Summary(NamedTuple):
 
     @property
     def status_text(self) -> str:
-        """The status, or a word that says why there is none; at most four characters."""
+        """The status, or a word for why there is none; at most four characters."""
         if self.status is None:
             return _WITHOUT[self.state]
         return str(self.status or "?")
 
     @property
     def clock(self) -> str:
-        """The time of day where the reader is, with milliseconds."""
+        """The local time of day, with milliseconds."""
         second, rest = divmod(self.time, 1_000_000_000)
         return f"{_second(second)}.{rest // 1_000_000:03d}"
 
 
 def summary(paired: Paired, redactor: Redactor | None) -> Summary:
-    """Return the columns of an exchange; secrets are left to the ``redactor``."""
+    """Return the columns of an exchange, redacted by ``redactor``."""
     exchange, state = paired
     asked, response = exchange.asked, exchange.response
     if response is not None and NO_RESPONSE in response.get("incomplete", ()):
@@ -119,7 +119,7 @@ def _second(second: int) -> str:
 
 
 def describe(exchange: Exchange, redactor: Redactor) -> str:
-    """Return an exchange in one line: who asked whom for what, and what came of it."""
+    """Return an exchange in one line: the request, the response, and both ends."""
     asked, response = exchange.asked, exchange.response
     target = redactor.url(url(exchange)) if "url" in asked else "(request not seen)"
     words = [asked.get("method", ""), target]

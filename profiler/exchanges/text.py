@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Captured text, made safe to show.
+"""Makes captured text safe to show.
 
-What would act on a terminal, or hide, or turn the text around it (controls of C0 and C1, marks of
-direction, characters without width) is shown as its number, ``⟨U+202E⟩``, as the report does.
+Characters that would control a terminal, be invisible, or reverse the text around them (C0 and C1
+controls, direction marks, characters without width) are shown as their number, ``⟨U+202E⟩``, as in
+the report.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ _UNSEEN = re.compile(
     "\U000e0000-\U000e0fff]"
 )
 _MARK = r"[\u0300-\u036f\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]"
-# More marks than any script puts on one letter would run over the lines above and below.
+# More combining marks than any script puts on one letter would cover the lines above and below.
 _MARKS = re.compile(f"(?<={_MARK * 4}){_MARK}")
 
 
 def visible(text: str) -> str:
-    """Return ``text`` with every character that would act or hide as its number."""
+    """Return ``text`` with every control or invisible character as its number."""
     if text.isascii() and text.isprintable():
         return text
     return _MARKS.sub(_number, _UNSEEN.sub(_number, text))

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the values of conditions and options are written: times, statuses, addresses, patterns.
+"""Parses the values of conditions and options: times, statuses, addresses, patterns.
 
-Each function takes the text of one value and returns the value. It raises ValueError, with a text
-that says what is wrong.
+Each function parses the text of one value. It raises ValueError, with a message for the user.
 """
 
 from __future__ import annotations
@@ -16,26 +15,26 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_address, ip_netw
 from pathlib import PurePosixPath
 
 COMM_MAX = 15
-"""Bytes of a thread's name that the kernel keeps."""
+"""The number of bytes of a thread's name that the kernel keeps."""
 
 DIRECTIONS = ("send", "recv")
 ROLES = ("client", "server")
 
-# The file system of cgroups, where it is mounted everywhere, and beside version 1.
+# The usual mount point of cgroup2, and the one beside version 1.
 _CGROUP_MOUNTS = ("/sys/fs/cgroup/unified", "/sys/fs/cgroup")
 
 _SECONDS = {"us": 1e-6, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(us|ms|s|m|h)")
 _DURATION_MAX = 366 * 86400
 _STATUS = re.compile(r"(?:([1-5])xx|([1-9][0-9]{2})(?:-([1-9][0-9]{2}))?)", re.IGNORECASE)
-# A field's name (RFC 9110, 5.6.2), or a pseudo-header's of HTTP/2.
+# The name of a field (RFC 9110, 5.6.2), or of an HTTP/2 pseudo-header.
 _HEADER = re.compile(r":?[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _METHOD = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
 @dataclass(frozen=True)
 class Address:
-    """A range of addresses, all 128 bits long: an IPv4 one is its IPv4-mapped one."""
+    """A range of 128-bit addresses; IPv4 addresses are IPv4-mapped."""
 
     network: int
     mask: int
@@ -46,7 +45,7 @@ class Address:
 
 @lru_cache(maxsize=256)
 def pattern(glob: str) -> re.Pattern[str]:
-    """Compile a pattern of ``*``, ``?`` and ``[...]`` that fits the whole of a text."""
+    """Compile a pattern of ``*``, ``?`` and ``[...]`` that must match the whole text."""
     return re.compile(translate(glob))
 
 
@@ -60,7 +59,7 @@ def is_pattern(glob: str) -> bool:
 
 
 def number(text: str) -> int:
-    """Read a number of bytes or the like."""
+    """Read a number."""
     if not (text.isascii() and text.isdigit() and len(text) <= 18):
         raise ValueError(f"{text!r} is not a number")
     return int(text)
@@ -77,7 +76,7 @@ def port(text: str) -> int:
 
 
 def count(text: str) -> int:
-    """Read how many."""
+    """Read a positive number."""
     return _between(1, 2**63 - 1, text, "a number from 1 on")
 
 
@@ -96,8 +95,8 @@ def comm(text: str) -> str:
     if len(name) > COMM_MAX:
         cut = name[:COMM_MAX].decode(errors="ignore")
         raise ValueError(
-            f"{text!r} is longer than the kernel keeps a name: it is {cut!r} there "
-            "(--cmdline has the whole)"
+            f"{text!r} is longer than a thread's name in the kernel, which cuts it to {cut!r} "
+            "(--cmdline matches whole arguments)"
         )
     return text
 
@@ -139,7 +138,7 @@ def address(text: str) -> Address:
     if given.lower() != str(network.network_address) and "/" in text:
         whole = ip_network(given)
         if whole.network_address != network.network_address:
-            raise ValueError(f"{text!r} has bits behind its mask: {network} is the range")
+            raise ValueError(f"{text!r} has bits set after its mask: use {network}")
     return _mapped(network)
 
 
@@ -154,7 +153,7 @@ def _mapped(network: IPv4Network | IPv6Network) -> Address:
 def glob(text: str) -> str:
     """Read a pattern."""
     if not text:
-        raise ValueError("the pattern is empty: it would fit nothing")
+        raise ValueError("the pattern is empty: it would match nothing")
     if not is_pattern(text):
         raise ValueError(f"{text!r} is not a pattern")
     return text
@@ -176,7 +175,7 @@ def status(text: str) -> tuple[int, int]:
     """Read a status, a class of them as ``5xx``, or a range as ``400-499``."""
     match = _STATUS.fullmatch(text)
     if match is None:
-        raise ValueError(f"{text!r} is not a status: 404, 5xx and 400-499 are")
+        raise ValueError(f"{text!r} is not a status, such as 404, 5xx or 400-499")
     if match[1]:
         return int(match[1]) * 100, int(match[1]) * 100 + 99
     first, last = int(match[2]), int(match[3] or match[2])
@@ -191,7 +190,7 @@ def header(text: str) -> tuple[str, str]:
     if not _HEADER.fullmatch(name):
         raise ValueError(f"{name!r} is not the name of a header")
     if equals and not value:
-        raise ValueError(f"the pattern of {name} is empty: {name} alone fits any value")
+        raise ValueError(f"the pattern of {name} is empty: use {name} alone to match any value")
     return name.lower(), value or "*"
 
 
@@ -204,7 +203,7 @@ def duration(text: str) -> float:
 
 
 def milliseconds(text: str) -> float:
-    """Read a time that something took, also ``0ms``; return milliseconds."""
+    """Read a duration, which may be ``0ms``; return milliseconds."""
     return _seconds(text) * 1000
 
 
@@ -220,7 +219,7 @@ def _seconds(text: str) -> float:
 
 
 def address_number(text: str) -> int:
-    """Return an address as 128 bits, an IPv4 one in its mapped form; -1 if it is none."""
+    """Return an address as a 128-bit number, IPv4 in its mapped form; -1 if it is invalid."""
     try:
         parsed = ip_address(text)
     except ValueError:

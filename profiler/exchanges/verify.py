@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Verifies assertions: which exchanges violate a ``--fail-if``, which ``--expect`` is missing.
+"""Verifies assertions: which exchanges violate a ``--fail-if``, which ``--expect`` is not met.
 
-What was not seen does not show that an assertion holds. So where messages were lost, one that
-says how many exchanges there may be at most fails, unless that is allowed; one that says how many
-there must be is shown by what was seen.
+If messages were lost, an assertion with an upper limit on exchanges fails, because lost ones might
+exceed it, unless ``--allow-lost`` is given. An assertion with a lower limit holds as soon as enough
+were seen.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _EXAMPLES = 20
 
 
 class Assertion(NamedTuple):
-    """A ``--fail-if`` or ``--expect``, as it was written and as it was understood."""
+    """A ``--fail-if`` or ``--expect``, as written and as parsed."""
 
     kind: str
     text: str
@@ -32,37 +32,37 @@ class Assertion(NamedTuple):
 
 
 def fail_if(text: str) -> Assertion:
-    """Read a condition that no exchange may fulfil. Raises ConditionError."""
+    """Parse a condition that no exchange may match. Raises ConditionError."""
     return Assertion(FAIL_IF, text, parse(text))
 
 
 def expect(text: str) -> Assertion:
-    """Read how many exchanges must fulfil a condition. Raises ConditionError."""
+    """Parse how many exchanges must match a condition. Raises ConditionError."""
     expectation = parse_expectation(text)
     return Assertion(EXPECT, text, expectation.condition, expectation)
 
 
 @dataclass
 class Verdict:
-    """What became of one assertion."""
+    """The result of one assertion."""
 
     kind: str
     """``fail-if`` or ``expect``."""
 
     text: str
-    """The assertion as it was written."""
+    """The assertion as written."""
 
     count: int = 0
-    """Exchanges that fulfil the condition."""
+    """The number of exchanges that match the condition."""
 
     examples: list[str] = field(default_factory=list)
-    """Of a ``fail-if``: the first of them, a line each."""
+    """For a ``fail-if``: the first matching exchanges, a line each."""
 
     failure: str | None = None
     """Why it does not hold, in one line; ``None`` if it holds."""
 
     unproven: bool = False
-    """Nothing speaks against it but that messages were lost."""
+    """Whether it fails only because messages were lost."""
 
     @property
     def name(self) -> str:
@@ -83,9 +83,9 @@ class Verdict:
 def verify(
     exchanges: Iterable[Exchange], assertions: Sequence[Assertion], lost: str | None = None
 ) -> tuple[int, list[Verdict]]:
-    """Return how many exchanges there were, and a verdict on each assertion.
+    """Return the number of exchanges, and a verdict for each assertion.
 
-    ``lost`` says what was lost, if that is to count; URLs in the verdicts are redacted.
+    ``lost`` describes what was lost, if that counts; URLs in the verdicts are redacted.
     """
     redactor = Redactor()
     verdicts = [Verdict(assertion.kind, assertion.text) for assertion in assertions]
@@ -113,8 +113,9 @@ def _decide(
         is_at_most = not expectation.sign.startswith(">")
         if not expectation.holds(verdict.count):
             verdict.failure = (
-                f"seen {verdict.count} times, must be {expectation.sign} {expectation.number}"
+                f"matched {verdict.count} exchanges, expected {expectation.sign} "
+                f"{expectation.number}"
             ) + (f" ({lost})" if lost else "")
     if verdict.failure is None and lost and is_at_most:
-        verdict.failure = f"cannot be shown to hold: {lost}"
+        verdict.failure = f"cannot be verified: {lost}"
         verdict.unproven = True

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where records go: each sink takes records and does the output that it is named for."""
+"""Where records go: each sink takes records and writes one form of output."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ if TYPE_CHECKING:
 
 
 class Sink(Protocol):
-    """What the pipeline asks of a sink. Trouble is an :class:`~profiler.errors.OutputError`."""
+    """What the pipeline requires of a sink. Raises :class:`~profiler.errors.OutputError`."""
 
     def write(self, record: Record) -> None:
         """Take one record; it may be held back until :meth:`flush`."""
 
     def flush(self) -> None:
-        """Hand everything on: the pipeline calls this whenever it has caught up."""
+        """Write everything: the pipeline calls this whenever it has caught up."""
 
     def close(self) -> None:
-        """Flush and release."""
+        """Flush, and release resources."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows of an answer as text: aligned columns for a terminal, JSON lines for programs."""
+"""The rows of a query result as text: aligned columns for a terminal, JSON lines for programs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _WIDTH = 80
 def answer(
     names: Sequence[str], rows: Iterable[Sequence[Any]], for_terminal: bool
 ) -> Iterator[str]:
-    """Yield lines; for a terminal at most the first 1,000 rows, and the rest is counted."""
+    """Yield lines; a terminal gets at most the first 1,000 rows, and the number of others."""
     if for_terminal:
         yield from _table(names, iter(rows))
         return
@@ -40,7 +40,7 @@ def _table(names: Sequence[str], rows: Iterator[Sequence[Any]]) -> Iterator[str]
         yield "  ".join(cells).rstrip() + "\n"
     rest = sum(1 for _ in rows)
     if rest:
-        yield f"... and {rest} rows more\n"
+        yield f"... and {rest} more rows\n"
 
 
 def _cell(value: object) -> str:

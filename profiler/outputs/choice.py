@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which sink: by the options, and by whether standard output is a terminal."""
+"""Chooses the sink, by the options and by whether standard output is a terminal."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _STDOUT = 1
 
 
 class Choice(NamedTuple):
-    """A sink, and who hides secrets on the way to it; ``None`` if nobody does."""
+    """A sink, and the redactor before it; ``None``: nothing is redacted."""
 
     sink: Sink
     redactor: Redactor | None
@@ -31,16 +31,16 @@ def choose(
 ) -> Choice:
     """Open the sink for ``path``; ``None`` is standard output. Raises OutputError.
 
-    ``form`` is ``pretty`` or ``jsonl``; ``None``: lines for people on a terminal, else JSON.
-    ``redact`` says whether secrets are hidden; ``None``: they are in lines for people, while JSON
-    lines hold the complete payload.
+    ``form`` is ``pretty`` or ``jsonl``; ``None``: ``pretty`` on a terminal, else ``jsonl``.
+    ``redact``: whether secrets are hidden; ``None``: only in ``pretty`` lines, while JSON lines
+    have the complete payload.
     """
     if form is None:
         form = "pretty" if path is None and os.isatty(_STDOUT) else "jsonl"
     hides = form == "pretty" if redact is None else redact
     redactor = Redactor() if hides else None
     if form == "pretty":
-        # What pairs messages and paints them is not loaded for lines of JSON.
+        # JSON lines need neither pairing nor colours, so these modules are not loaded for them.
         from profiler.outputs.pretty import Pretty
 
         return Choice(Pretty(path, redactor, clock), redactor)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An exchange as a row (``schema.Row``): of CSV, Parquet and the table ``exchanges``."""
+"""An exchange as a row (``schema.Row``), for CSV, Parquet and the table ``exchanges``."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from profiler.schema import Row, fields
 if TYPE_CHECKING:
     from profiler.schema import Record
 
-# Not in CSV, which people read.
+# Columns that CSV omits, because people read it.
 CONTENT_COLUMNS = ("request_headers", "request_body", "response_headers", "response_body")
-# What a spreadsheet would take for a formula.
+# The beginning of a text that a spreadsheet would run as a formula.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
 def row(exchange: Exchange) -> Row:
-    """Return an exchange's columns. What is not known is ``None``."""
+    """Return an exchange's columns. An unknown value is ``None``."""
     first, asked = exchange.first, exchange.asked
     request: Record = exchange.request or {}
     response: Record = exchange.response or {}
@@ -79,7 +79,7 @@ def row(exchange: Exchange) -> Row:
 def csv_lines(exchanges: Iterable[Exchange]) -> Iterator[str]:
     """Yield CSV (RFC 4180), header first.
 
-    A text that a spreadsheet would run as a formula gets an apostrophe in front.
+    An apostrophe is put before a text that a spreadsheet would run as a formula.
     """
     line = io.StringIO()
     writer = csv.writer(line)

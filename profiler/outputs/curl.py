@@ -1,17 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""curl commands that send a request again: a POSIX shell script, a command for each.
+"""curl commands that repeat requests: a POSIX shell script with one command per request.
 
-The rule: what arrives is what arrived the first time - method, target, version, headers,
-content - and nothing that curl would add by itself. It goes where it went: the URL
-has the name that the request gave, ``--connect-to`` the address.
+The server receives the same method, target, version, headers and content again, and nothing that
+curl would add by itself. The request goes to the same place: the URL has the name that the request
+used, ``--connect-to`` the address.
 
-What a request said is hostile: each value is one quoted word of the shell, and a
-comment never ends its line early. Text that a terminal would obey, or that reads
-otherwise than it stands (control and bidirectional characters), is written as octal
-numbers.
+Captured text is hostile: each value is one quoted word of the shell, and a comment never ends its
+line early. Characters that a terminal would execute or that hide the true text (control and
+bidirectional characters) are written as octal numbers.
 
-Not as it was: repeated headers stand together, chunks are cut anew, a content coding
-that the profiler has removed stays removed, and trailers are left out.
+Differences: repeated headers stand together, chunk borders differ, a content coding that the
+profiler has removed stays removed, and trailers are missing.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
     from profiler.schema import Record
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
-# A target that curl sends as it stands in a URL.
+# A target that curl sends unchanged from a URL.
 _PLAIN_TARGET = re.compile(r"/[!-\"$-\[\]-~]*")
 # One argument of a command has at most 128 KiB (MAX_ARG_STRLEN in linux/binfmts.h).
 _ARGUMENT_MAX = 100_000
@@ -57,7 +56,7 @@ def command(exchange: Exchange) -> str:
         return _comment(f"{title}: left out, {why}")
     lines = _comment(title)
     if "incomplete" in request:
-        lines += _comment(f"the request is not whole: {', '.join(request['incomplete'])}")
+        lines += _comment(f"the request is incomplete: {', '.join(request['incomplete'])}")
     body = body_bytes(request)
     words = [*_options(request), *_header_words(request, bool(body))]
     source = ""
@@ -72,7 +71,7 @@ def command(exchange: Exchange) -> str:
 
 
 def quote(text: str) -> str:
-    """Return ``text`` as one word of a POSIX shell that is safe to look at, too."""
+    """Return ``text`` as one word of a POSIX shell that is also safe to display."""
     if _is_readable(text):
         return shlex.quote(text)
     octal = "".join(
@@ -84,21 +83,21 @@ def quote(text: str) -> str:
 
 def _unrepeatable(request: Record) -> str | None:
     if "method" not in request or "url" not in request:
-        return "method or target is not known"
+        return "method or target is unknown"
     if request["method"] == "CONNECT":
         return "it opens a tunnel"
     if request.get("http_version") not in _VERSIONS:
-        return "its version is not known"
+        return "its version is unknown"
     if not _TOKEN.fullmatch(request["method"]) or re.search(r"[\0\r\n]", request["url"]):
-        return "its start line is none"
+        return "its start line is invalid"
     for name, value in _fields(request):
         if not _TOKEN.fullmatch(name) or re.search(r"[\0\r\n]", value):
-            return "a header is none"
+            return "a header is invalid"
     return None
 
 
 def _options(request: Record) -> Iterator[str]:
-    # Braces and brackets of a URL are no pattern, and "/../" stays.
+    # Braces and brackets in a URL are not patterns, and "/../" stays.
     yield "curl --globoff --path-as-is"
     yield _VERSIONS[request["http_version"]]
     # With `--request HEAD` curl would wait for a body.
@@ -111,8 +110,8 @@ def _options(request: Record) -> Iterator[str]:
         yield f"{option} {quote(path[1:] if path.startswith('@') else path)}"
         return
     address = remote(request)
-    said = authority(request, request)
-    if address is not None and address != (said if _has_port(said) else f"{said}:80"):
+    host = authority(request, request)
+    if address is not None and address != (host if _has_port(host) else f"{host}:80"):
         yield f"--connect-to {quote(f'::{address}')}"
 
 
@@ -121,12 +120,12 @@ def _header_words(request: Record, has_body: bool) -> Iterator[str]:
     decoded = "content-encoding" in names and "body_codings" not in request
     for name, value in _fields(request):
         lower = name.lower()
-        # curl counts for itself; a body that was decoded has no coding any more.
+        # curl computes the length itself; a decoded body no longer has a coding.
         if lower == "content-length" or (lower == "content-encoding" and decoded and has_body):
             continue
         if lower == "host" and value == _curl_host(request):
             continue
-        # "Name:" would take the header away.
+        # "Name:" would remove the header.
         yield f"--header {quote(f'{name}: {value}' if value else f'{name};')}"
     added = [*_ADDED_BY_CURL, *(["Content-Type", "Expect"] if has_body else [])]
     if "host" not in names and ":authority" not in request.get("headers", {}):
@@ -138,7 +137,7 @@ def _header_words(request: Record, has_body: bool) -> Iterator[str]:
 
 def _fields(request: Record) -> Iterator[tuple[str, str]]:
     for name, value in header_fields(request):
-        # HTTP/2 has method, path and host in headers of its own.
+        # HTTP/2 has method, path and host in pseudo-headers.
         if request["http_version"] != "2" or not name.startswith(":"):
             yield name, value
 
@@ -150,12 +149,12 @@ def _url(request: Record) -> str:
 
 
 def _curl_host(request: Record) -> str:
-    said = authority(request, request)
-    return said[:-3] if said.endswith(":80") else said
+    host = authority(request, request)
+    return host[:-3] if host.endswith(":80") else host
 
 
-def _has_port(said: str) -> bool:
-    return re.search(r":[0-9]+$", said) is not None
+def _has_port(host: str) -> bool:
+    return re.search(r":[0-9]+$", host) is not None
 
 
 def _is_readable(text: str) -> bool:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a report or an export goes: a file that is whole or not there, or standard output.
+"""The output of a report or an export: a file that is complete or absent, or standard output.
 
-The file is written aside and renamed, and is its owner's alone (mode 0600): it holds
-what others said in confidence. What is no regular file (a pipe, ``/dev/full``) is
-written to as it is.
+The file is written under another name, then renamed. Only its owner can read it (mode 0600),
+because it contains confidential traffic. A path that is not a regular file (a pipe, ``/dev/full``)
+is written directly.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ def output(path: Path) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def _standard_output() -> Iterator[BinaryIO]:
-    # A file of our own: Python's would try once more at the end, and complain.
+    # A separate file object: Python's own would retry at exit, and print an error.
     with os.fdopen(os.dup(sys.stdout.fileno()), "wb") as file:
         yield file
 
 
 @contextlib.contextmanager
 def _aside(path: Path) -> Iterator[BinaryIO]:
-    path = path.resolve()  # What a link names is replaced, not the link.
+    path = path.resolve()  # The target of a link is replaced, not the link.
     fd, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(fd, "wb") as file:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """HTTP Archive 1.2 (http://www.softwareishard.com/blog/har-12-spec/), which browsers open.
 
-An entry is an exchange, as its client saw it where that was seen. What HAR has no
-field for begins with ``_``. What is not known is -1 where HAR has that, or left out; an
-exchange without a response has status 0, as in the archives that browsers write.
+An entry is an exchange, as its client saw it if the client was seen. Fields that HAR lacks begin
+with ``_``. An unknown value is -1 where HAR allows it, else absent. An exchange without a response
+has status 0, as in the archives that browsers write.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _Object = dict[str, Any]
 
 
 def har(exchanges: Iterable[Exchange]) -> Iterator[bytes]:
-    """Yield a HAR document in pieces. An exchange of which no request is known is left out."""
+    """Yield a HAR document in pieces. Exchanges whose request is unknown are skipped."""
     creator = orjson.dumps({"name": "http-profiler", "version": __version__})
     yield b'{"log":{"version":"1.2","creator":' + creator + b',"entries":['
     comma = b"\n"
@@ -38,7 +38,7 @@ def har(exchanges: Iterable[Exchange]) -> Iterator[bytes]:
 
 
 def is_known(exchange: Exchange) -> bool:
-    """Whether it is known what was asked: method and target."""
+    """Whether method and target of the request are known."""
     return "method" in exchange.asked and "url" in exchange.asked
 
 
@@ -48,7 +48,7 @@ def entry(exchange: Exchange) -> _Object:
     request, response = exchange.asked, exchange.response
     wait = receive = 0.0
     if response is not None:
-        # A response can begin before its request does at this end's clock: never less than 0.
+        # By this end's clock, a response can begin before its request: never less than 0.
         wait = max(0.0, response.get("latency_ms", 0.0))
         receive = max(0.0, response.get("duration_ms", 0.0) - wait)
     found: _Object = {
@@ -57,7 +57,7 @@ def entry(exchange: Exchange) -> _Object:
         "request": _request(request, first),
         "response": _response(response),
         "cache": {},
-        # A request's first byte is where both times begin: its sending is within `wait`.
+        # Both times begin at the request's first byte: sending it is part of `wait`.
         "timings": {"blocked": -1, "dns": -1, "connect": -1, "ssl": -1}
         | {"send": 0, "wait": wait, "receive": receive},
         "_role": first.get("role"),
@@ -71,7 +71,7 @@ def entry(exchange: Exchange) -> _Object:
         found["connection"] = first["connection"]
     if exchange.incomplete:
         found["_incomplete"] = list(exchange.incomplete)
-        found["comment"] = f"not whole: {', '.join(exchange.incomplete)}"
+        found["comment"] = f"incomplete: {', '.join(exchange.incomplete)}"
     elif response is None:
         found["comment"] = "no response was captured"
     return found
@@ -135,7 +135,7 @@ def _response(response: Record | None) -> _Object:
 
 
 def _sizes(record: Record) -> _Object:
-    """Of HTTP/1, where the head's end can be found in the bytes; else -1 says not known."""
+    """Sizes of head and body for HTTP/1, if the bytes show the head's end; else -1, unknown."""
     raw = record.get("raw_payload", "")
     head, end, _ = raw.partition("\r\n\r\n")
     if not end or "raw_payload_encoding" in record or record.get("http_version") == "2":
@@ -162,10 +162,10 @@ def _set_cookies(record: Record) -> list[_Object]:
         name, _, value = first.partition("=")
         cookie: _Object = {"name": name.strip(), "value": value}
         for attribute in attributes:
-            key, _, said = attribute.strip().partition("=")
+            key, _, setting = attribute.strip().partition("=")
             key = key.lower()
             if key in ("path", "domain"):
-                cookie[key] = said
+                cookie[key] = setting
             elif key in ("httponly", "secure"):
                 cookie["httpOnly" if key == "httponly" else key] = True
         found.append(cookie)
@@ -184,5 +184,5 @@ def _version(version: str | None) -> str:
 
 
 def _milliseconds(timestamp: str) -> str:
-    # Three digits are what every reader of RFC 3339 takes.
+    # Every RFC 3339 parser accepts three digits.
     return f"{timestamp[:19]}.{timestamp[20:-1].ljust(3, '0')[:3]}Z"

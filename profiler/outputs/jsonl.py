@@ -1,16 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lines, to a file or to standard output: of JSON, or such as another sink makes.
+"""Lines to a file or to standard output: JSON, or the lines of another sink.
 
-The rule: whoever reads the file finds whole lines only. Lines are collected and
-written in batches; if a batch is written in part, what stands behind its last
-whole line is cut off again, and a half line that an earlier crash has left
-behind is ended before the first new one.
+The file contains only whole lines. Lines are collected and written in batches. If a batch is
+written only in part, the rest of its last line is cut off again. A partial line that an earlier
+crash left is ended before the first new line.
 
-A file that was renamed or removed meanwhile is left behind, and a new one is begun
-under its name: so it is rotated by renaming it, without a signal and without a loss.
+If the file was renamed or removed, a new one is created under its name. So the file can be rotated
+by renaming it, without a signal and without loss.
 
-The file is created for its owner alone (mode 0600): it holds what others said
-in confidence.
+Only its owner can read the file (mode 0600), because it contains confidential traffic.
 """
 
 from __future__ import annotations
@@ -35,14 +33,14 @@ _STDOUT = 1
 class Lines:
     """Appends lines to ``path``, or writes them to standard output if that is ``None``.
 
-    ``option`` is where the path was given, for errors.
+    ``option`` is the option that names the path, for error messages.
     """
 
     def __init__(self, path: Path | None, option: str = "--output") -> None:
         self._option = option
         self._name = "standard output" if path is None else str(path)
         self._path = path
-        # A list of lines would take memory from the kernel for each
+        # One buffer: a list of lines would request memory from the kernel for each
         # (docs/explanation/performance.md).
         self._batch = bytearray()
         try:
@@ -54,17 +52,17 @@ class Lines:
 
     @property
     def fd(self) -> int:
-        """Where the lines go."""
+        """The file descriptor that the lines are written to."""
         return self._fd
 
     def add(self, line: bytes) -> None:
-        """Add one line, which has its end."""
+        """Add one line, with its line feed."""
         self._batch += line
         if len(self._batch) >= _BATCH:
             self.flush()
 
     def flush(self) -> None:
-        """Write the lines that were collected; what cannot be written is dropped, and said."""
+        """Write the collected lines; lines that cannot be written are dropped and reported."""
         batch, self._batch = self._batch, bytearray()
         written = 0
         try:
@@ -91,11 +89,11 @@ class Lines:
             try:
                 return os.write(self._fd, data)
             except BlockingIOError:
-                # A terminal or pipe that another program has made non-blocking.
+                # A terminal or pipe that another program made non-blocking.
                 select.select([], [self._fd], [])
 
     def _follow(self) -> None:
-        """Open the file anew if its path names another one, or none."""
+        """Reopen the path if it names another file, or none."""
         assert self._path
         try:
             if _identity(self._path.stat()) == self._identity:
@@ -109,7 +107,7 @@ class Lines:
         self._is_file = stat.S_ISREG(os.fstat(fd).st_mode)
 
     def _cut(self, size: int) -> None:
-        """Take the last ``size`` bytes back from the file."""
+        """Cut the last ``size`` bytes off the file."""
         if size and self._is_file:
             os.ftruncate(self._fd, os.fstat(self._fd).st_size - size)
 

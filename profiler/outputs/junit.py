@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Verdicts as JUnit XML, a test case for each assertion.
 
-There is no standard. This is what the strictest of the schemas in use asks for (all
-attributes, this order of elements), which readers that ask for less take as well.
+There is no standard. This satisfies the strictest schema in use (all attributes, this order of
+elements), and so all others.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from profiler.exchanges.text import visible
 from profiler.exchanges.verify import Verdict
 
 _SUITE = "http-profiler"
-# What XML 1.0 has no way to say.
+# Characters that XML 1.0 cannot represent.
 _NO_XML = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
@@ -37,7 +37,7 @@ def junit(verdicts: Sequence[Verdict], notes: Sequence[str], seconds: float) -> 
             "name": _SUITE,
             "package": _SUITE,
             "id": "0",
-            # Local to UTC, and without a zone, as the schemas have it.
+            # In UTC and without a zone, as the schemas require.
             "timestamp": f"{datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%S}",
             "hostname": _text(socket.gethostname() or "localhost"),
             "skipped": "0",

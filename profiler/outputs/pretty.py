@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A line for each exchange, for people: time, process, method, URL, status, size, latency.
+"""One readable line per exchange: time, process, method, URL, status, size, latency.
 
-On a terminal a line has its width and, unless ``NO_COLOR`` says otherwise, colours; elsewhere
-it has neither. An exchange between two processes of one machine is one line
-(``exchanges/pair.py``). A request that waits for more than five seconds has a line too, with
-``wait`` for its status; one that gets no response has ``none``.
+On a terminal, lines fit its width and, unless ``NO_COLOR`` is set, have colours; elsewhere they
+have neither. An exchange between two processes of one machine is one line (``exchanges/pair.py``).
+A request that waits for more than five seconds also gets a line, with the status ``wait``; a
+request without a response has ``none``.
 """
 
 from __future__ import annotations
@@ -52,12 +52,12 @@ _STYLES = {
     "lost": "\x1b[35m",
 }
 _SLOW_MS = 1000.0
-# Where lines have no width to be filled.
+# For output that is not a terminal.
 _URL_LEAST = 40
 
 
 class Pretty:
-    """A sink of lines for people, to ``path`` or standard output. Raises OutputError."""
+    """Writes readable lines to ``path`` or standard output. Raises OutputError."""
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class Pretty:
         redactor: Redactor | None,
         clock: Callable[[], int] | None = None,
     ) -> None:
-        """``clock`` tells nanoseconds since 1970; without one time is what the records say."""
+        """``clock`` returns nanoseconds since 1970; without one, records give the time."""
         self._lines = Lines(path)
         self._redactor = redactor
         self._clock = clock
@@ -78,11 +78,11 @@ class Pretty:
         self._add(self._pairing.add(record))
 
     def flush(self) -> None:
-        """Write what is over, and what has waited for long."""
+        """Write exchanges that are over, and requests that have waited long."""
         if self._clock is not None:
             self._add(self._pairing.expire(self._clock()))
         self._lines.flush()
-        # The window may have another size by now.
+        # The window may have been resized.
         self._width = width_of(self._lines.fd)
 
     def close(self) -> None:
@@ -98,7 +98,7 @@ class Pretty:
             self._lines.add(encoded(text) + b"\n")
 
     def _line(self, seen: Summary) -> str:
-        said = {
+        fields = {
             "time": (seen.clock, "dim"),
             "process": (seen.process, ""),
             "method": (seen.method, "bold"),
@@ -119,7 +119,7 @@ class Pretty:
             if column.name == "url":
                 parts += self._url(visible(seen.url), notes, width)
             else:
-                text, style = said[column.name]
+                text, style = fields[column.name]
                 parts.append(self._styled(pad(visible(text), width, column.right), style))
         return " ".join(parts).rstrip(" ")
 
@@ -129,7 +129,7 @@ class Pretty:
             return [url, notes] if notes else [url]
         if not notes:
             return [pad(url, width)]
-        # What is missing matters more than the end of a long URL.
+        # Notes on missing data matter more than the end of a long URL.
         room = min(len(notes), width // 2)
         return [pad(url, width - room - 1), self._styled(pad(notes, room), "lost")]
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A sink before another: what that one gets has no secrets."""
+"""A sink that redacts records before it passes them to another sink."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Redacted:
-    """Hands each record on as a copy without its secrets."""
+    """Passes on each record as a redacted copy."""
 
     def __init__(self, sink: Sink, redactor: Redactor) -> None:
         self._sink = sink
@@ -24,9 +24,9 @@ class Redacted:
         self._sink.write(self._redactor.record(record))
 
     def flush(self) -> None:
-        """Hand everything on."""
+        """Flush the other sink."""
         self._sink.flush()
 
     def close(self) -> None:
-        """Flush and release."""
+        """Close the other sink."""
         self._sink.close()

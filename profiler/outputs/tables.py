@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Captures in DuckDB, an extra: Parquet files, and SQL on two tables.
+"""Captures in DuckDB (an extra): Parquet files, and SQL on two tables.
 
-``exchanges`` has a row for each exchange (``schema.Row``), ``messages`` one for each
-line (``schema.Record``). Both are filled from files of JSON lines
-in a directory that is gone afterwards: DuckDB reads those faster than it takes rows.
+``exchanges`` has a row for each exchange (``schema.Row``), ``messages`` one for each line
+(``schema.Record``). Both are filled from JSON lines files in a temporary directory, because DuckDB
+reads those faster than it accepts rows.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class MissingExtraError(ProfilerError):
 
 
 class QueryError(ProfilerError):
-    """DuckDB does not take the SQL, or cannot do it."""
+    """DuckDB rejected the SQL, or failed to run it."""
 
 
 class Database:
@@ -100,7 +100,7 @@ def database() -> Iterator[Database]:
             "this needs DuckDB, which is not installed: pip install 'http-profiler[query]'"
         ) from error
     with tempfile.TemporaryDirectory(prefix="http-profiler-") as directory:
-        # Nothing is fetched from anywhere: what is needed is built in.
+        # DuckDB must not download extensions: all that is needed is built in.
         connection = duckdb.connect(config={"autoinstall_known_extensions": "false"})
         with connection:
             yield Database(connection, Path(directory))

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Text on a terminal: cut and padded to cells, with sizes and times that people read.
+"""Text on a terminal: cut and padded to cells, with readable sizes and times.
 
-A cell is the width of one letter; East Asian characters take two. Text from outside has to be made
-``visible`` (``exchanges/text.py``) first.
+A cell is the width of one letter; East Asian characters take two. Captured text must first be made
+``visible`` (``exchanges/text.py``).
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ _CUT = "…"
 
 
 class Column(NamedTuple):
-    """A column of a table: ``width`` in cells, ``rank`` says who goes first where room is scarce.
+    """A column of a table: ``width`` in cells; the highest ``rank`` is removed first if space is
+    short.
 
-    One column has the width 0: it takes what the others leave.
+    One column has width 0: it takes the remaining space.
     """
 
     name: str
@@ -42,7 +43,7 @@ def _cells(character: str) -> int:
 
 
 def clip(text: str, width: int) -> str:
-    """Return a visible text as it fits into ``width`` cells; one that was cut ends in ``…``."""
+    """Return a visible text, shortened to ``width`` cells; a shortened one ends in ``…``."""
     if cells(text) <= width:
         return text
     if width <= 0:
@@ -56,7 +57,7 @@ def clip(text: str, width: int) -> str:
 
 
 def pad(text: str, width: int, right: bool = False) -> str:
-    """Return a visible text cut to ``width`` cells, and filled up with blanks."""
+    """Return a visible text, shortened or padded with spaces to ``width`` cells."""
     text = clip(text, width)
     blanks = " " * (width - cells(text))
     return blanks + text if right else text + blanks
@@ -79,10 +80,10 @@ def wrap(text: str, width: int) -> list[str]:
 
 @lru_cache(maxsize=64)
 def fit(columns: Sequence[Column], width: int, least: int = 20) -> list[tuple[Column, int]]:
-    """Return the columns for which there is room, each with its width; one blank between them.
+    """Return the columns that fit, each with its width; one space separates them.
 
-    Those of the highest rank go first, as long as the one of width 0 would have less than
-    ``least`` cells.
+    Columns of the highest rank are removed first, until the one of width 0 has at least ``least``
+    cells.
     """
     shown = list(columns)
     while True:
@@ -114,7 +115,9 @@ def time_text(milliseconds: float) -> str:
 
 
 def width_of(fd: int) -> int | None:
-    """Return how many cells a line of the terminal ``fd`` has; ``None`` if it is none."""
+    """Return the number of cells in a line of the terminal ``fd``; ``None`` if it is not a
+    terminal.
+    """
     try:
         return os.get_terminal_size(fd).columns or 80
     except OSError:
@@ -122,22 +125,22 @@ def width_of(fd: int) -> int | None:
 
 
 def has_colours(fd: int) -> bool:
-    """Whether ``fd`` is a terminal with colours, and nobody said that there should be none.
+    """Whether ``fd`` is a terminal with colours, and colours are not disabled.
 
-    https://no-color.org: ``NO_COLOR``, if it is not empty.
+    https://no-color.org: a ``NO_COLOR`` that is not empty disables them.
     """
     if os.environ.get("NO_COLOR") or not os.isatty(fd):
         return False
-    # Not loaded for who writes to a file.
+    # Not loaded for output to a file.
     import curses
 
     try:
         curses.setupterm(os.environ.get("TERM") or "dumb", fd)
     except curses.error:
-        return False  # A terminal that this machine does not know.
+        return False  # This machine has no description of the terminal.
     return curses.tigetnum("colors") >= 8
 
 
 def encoded(text: str) -> bytes:
-    """Return a text in the encoding of the terminal; what it lacks is written as a number."""
+    """Return a text in the terminal's encoding; characters it lacks become numbers."""
     return text.encode(sys.stdout.encoding or "utf-8", "backslashreplace")

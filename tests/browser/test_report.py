@@ -152,7 +152,9 @@ def test_a_search_that_is_not_understood(browser: Browser, page: Path) -> None:
     browser.open(page)
     found = browser.search("status>=500")
     assert browser.search("status>=5oo") == found
-    assert browser.text("#mistake") == ("Column 9: '5oo' is not a status: 404, 5xx and 400-499 are")
+    assert browser.text("#mistake") == (
+        "Column 9: '5oo' is not a status, such as 404, 5xx or 400-499"
+    )
     invalid = "document.getElementById('search').ariaInvalid"
     assert browser.run(invalid) == "true"
     browser.search("user=root")
@@ -317,7 +319,7 @@ def test_of_a_damaged_capture(browser: Browser, report: Make, tmp_path: Path) ->
     lines = whole.count(b"\n")
     assert browser.text("#notice") == (
         f"2 lines of {lines + 2} could not be read and are not shown: "
-        f"line 1 is no JSON object, line {lines + 2} is cut off."
+        f"line 1 is not a JSON object, line {lines + 2} is cut off."
     )
     assert "damaged lines\t2" in browser.text("#lost")
 
@@ -334,7 +336,7 @@ def test_what_the_kernel_could_not_hand_over(
     for words in (
         "Something was lost. The kernel skipped the probe for 2 calls. The capture had not ended.",
         "seen\t104\t104 kB\t100\t100 kB",
-        "left out: not_http\t1\t928 B\t0\t0 B",
+        "filtered: not_http\t1\t928 B\t0\t0 B",
         "lost: ring_full\t3\t3.1 kB\t0\t0 B",
     ):
         assert words in text
@@ -346,10 +348,12 @@ def test_a_long_body_is_cut_and_says_so(browser: Browser, report: Make, tmp_path
     capture = tmp_path / "long.jsonl"
     capture.write_text(json.dumps(record) + "\n")
     browser.open(report(capture))
-    assert "cut here\t1" in browser.text("#lost")
+    assert "shortened here\t1" in browser.text("#lost")
     browser.click(".grid-view .grid-row")
     browser.until("document.getElementById('detail').open")
-    assert "Cut in this report: the first 16,384 of 20,000 characters." in browser.text("#detail")
+    assert "Shortened in this report: the first 16,384 of 20,000 characters." in browser.text(
+        "#detail"
+    )
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])

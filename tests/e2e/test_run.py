@@ -85,7 +85,7 @@ def test_a_command_and_its_children_only(guest: Guest, token: str) -> None:
         f"http-profiler: fail-if method=POST: POST http://127.0.0.1:{server['port']}/{token}/echo"
     )
     assert violation.startswith(f"{start} 200 ")
-    assert f"http-profiler: expect GET /{token}/other: seen 0 times, must be >= 1" in said
+    assert f"http-profiler: expect GET /{token}/other: matched 0 exchanges, expected >= 1" in said
     assert "http-profiler: 2 of 4 assertions hold for 3 exchanges" in said
     assert 'tests="4" failures="2"' in guest.exec(["sudo", "cat", junit]).stdout
 

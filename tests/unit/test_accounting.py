@@ -60,14 +60,14 @@ def test_the_summary() -> None:
     lines = [
         "wrote 3 requests and 2 responses; incomplete: body_limit 4, lost 1",
         "left out 6 messages (--min-latency 5, --pid 1)",
-        "8 exchanges were left out before they were over, since too many waited: "
-        "they may have been wanted",
-        "gave up 7 connections that held too much memory (--max-memory, --max-connection-memory)",
+        "left out 8 exchanges that had not ended, because too many were waiting: "
+        "some might have matched the filters",
+        "dropped 7 connections that held too much memory (--max-memory, --max-connection-memory)",
         "send calls/bytes: seen 6/600 = forwarded 3/300 + filtered 2/200 (pid 2/200) "
         "+ lost 1/100 (ring_full 1/100)",
         "recv calls/bytes: seen 2/200 = forwarded 1/100 + filtered 0/0 + lost 0/0",
-        "the kernel skipped the probe for 2 calls: what they moved is missing, "
-        "and messages of that moment may be wrong",
+        "the kernel skipped the probe for 2 calls: the data they moved is missing, "
+        "and messages around that time may be wrong",
     ]
     # Before the end, a call may count as seen before its fate is decided.
     assert account.lines() == lines
@@ -85,9 +85,9 @@ def test_what_counts_as_lost() -> None:
 
     assert lost() is None
     assert lost(unreadable=5) is None
-    assert lost(ring_full=5, skipped=1, unreadable=7) == "calls that were lost: 12"
-    assert lost(given_up=2) == "connections that were given up: 2"
-    assert lost(undecided=1) == "exchanges that were left out undecided: 1"
+    assert lost(ring_full=5, skipped=1, unreadable=7) == "lost calls: 12"
+    assert lost(given_up=2) == "dropped connections: 2"
+    assert lost(undecided=1) == "undecided exchanges that were left out: 1"
     assert lost(1, 1) == f"{lost(given_up=1)}; {lost(undecided=1)}"
     assert Account().lost_text == "the kernel's counts are missing"
 

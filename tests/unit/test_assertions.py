@@ -191,8 +191,8 @@ def test_an_exchange_is_evaluated_at_each_end() -> None:
         ("method<GET", 7, "method cannot be compared with <"),
         ('path="/a"b', 10, "'b' in a value"),
         ("GET  = 3", 6, "a path is missing"),
-        ("comm=0123456789abcdef", 6, "longer than the kernel keeps a name"),
-        ("address=10.0.0.1/8", 9, "has bits behind its mask"),
+        ("comm=0123456789abcdef", 6, "longer than a thread's name in the kernel"),
+        ("address=10.0.0.1/8", 9, "has bits set after its mask"),
         ("user=nobody-of-this-name", 6, "has no user"),
         ("not", 4, "a condition is missing"),
         ("or failed", 1, "a condition is missing"),
@@ -221,8 +221,8 @@ def test_a_number_of_exchanges_is_for_expectations() -> None:
         ("GET /x > 3 and pid=1", "column 12: `and` or `or` is missing before 'and'"),
         ("GET /x >", "column 9: a value is missing"),
         ("GET /x=3", "column 7: '=' in a value"),
-        ("failed=1", "column 7: put a blank before a number of exchanges"),
-        ("(failed)=1", "column 9: put a blank before a number of exchanges"),
+        ("failed=1", "column 7: put a space before a number of exchanges"),
+        ("(failed)=1", "column 9: put a space before a number of exchanges"),
         ("path=/x>3", "column 8: '>' in a value"),
     ):
         with pytest.raises(ConditionError) as raised:
@@ -285,7 +285,7 @@ def test_many_violations_are_counted() -> None:
 
 def test_reports_what_is_missing() -> None:
     (verdict,) = verdicts([request()], wanted="POST /x >= 2")
-    assert verdict.lines() == ["expect POST /x >= 2: seen 0 times, must be >= 2"]
+    assert verdict.lines() == ["expect POST /x >= 2: matched 0 exchanges, expected >= 2"]
 
 
 def test_unseen_messages_prove_nothing() -> None:
@@ -293,7 +293,7 @@ def test_unseen_messages_prove_nothing() -> None:
     # An upper bound: not proven.
     for never, wanted in (("status=500", ""), ("", "GET /nope = 0"), ("", "* * <= 5")):
         (verdict,) = verdicts(records, never, wanted, lost="lost 3 calls")
-        assert verdict.failure == "cannot be shown to hold: lost 3 calls"
+        assert verdict.failure == "cannot be verified: lost 3 calls"
         assert verdict.unproven
     # A lower bound: proven.
     for wanted in ("GET /items/7", "* * > 0"):
@@ -302,5 +302,5 @@ def test_unseen_messages_prove_nothing() -> None:
     (verdict,) = verdicts(records, "status=200", lost="lost 3 calls")
     assert verdict.failure == "1 of 1 exchanges" and not verdict.unproven
     (verdict,) = verdicts(records, wanted="GET /nope", lost="lost 3 calls")
-    assert verdict.failure == "seen 0 times, must be >= 1 (lost 3 calls)"
+    assert verdict.failure == "matched 0 exchanges, expected >= 1 (lost 3 calls)"
     assert not verdict.unproven

@@ -84,7 +84,9 @@ def test_assertions(messages: profiler.Messages) -> None:
     urls = [record["url"] for record in EXPECTED if record["type"] == "request"]
     messages.expect(f"* {urls[0].partition('?')[0]}")
     messages.fail_if("status=599")
-    with pytest.raises(AssertionError, match=r"^expect GET /nope: seen 0 times, must be >= 1\n\("):
+    with pytest.raises(
+        AssertionError, match=r"^expect GET /nope: matched 0 exchanges, expected >= 1\n\("
+    ):
         messages.expect("GET /nope")
     with pytest.raises(AssertionError, match=r"fail-if status>=200: \w+ http://.* 200 "):
         messages.fail_if("status>=200")

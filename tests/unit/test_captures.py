@@ -119,21 +119,21 @@ GOOD = json.dumps(message("request", 1)).encode() + b"\n"
 @pytest.mark.parametrize(
     ("line", "why"),
     [
-        (b"{]\n", "is no JSON object"),
-        (b"\xff\n", "is no JSON object"),
-        (b"[1]\n", "is no JSON object"),
-        (b'{"a":1}\n', "is no message"),
-        (b'{"type":"request"}\n', "is no message"),
+        (b"{]\n", "is not a JSON object"),
+        (b"\xff\n", "is not a JSON object"),
+        (b"[1]\n", "is not a JSON object"),
+        (b'{"a":1}\n', "is not a message"),
+        (b'{"type":"request"}\n', "is not a message"),
         (GOOD[:-2], "is cut off"),
-        (GOOD.replace(b'"client"', b"5"), "`role` is of another type"),
-        (GOOD.replace(b'"netns": 1', b'"netns": true'), "`netns` is of another type"),
-        (GOOD.replace(b'"netns": 1', b'"headers": {"a": 1}'), "`headers` is of another type"),
-        (GOOD.replace(b'"netns": 1', b'"request": {"url": []}'), "`request` is of another type"),
-        (GOOD.replace(b'"netns": 1', b'"incomplete": [1]'), "`incomplete` is of another type"),
-        (GOOD.replace(b"-01T", b"-99T"), "`timestamp` is no time"),
+        (GOOD.replace(b'"client"', b"5"), "`role` has the wrong type"),
+        (GOOD.replace(b'"netns": 1', b'"netns": true'), "`netns` has the wrong type"),
+        (GOOD.replace(b'"netns": 1', b'"headers": {"a": 1}'), "`headers` has the wrong type"),
+        (GOOD.replace(b'"netns": 1', b'"request": {"url": []}'), "`request` has the wrong type"),
+        (GOOD.replace(b'"netns": 1', b'"incomplete": [1]'), "`incomplete` has the wrong type"),
+        (GOOD.replace(b"-01T", b"-99T"), "`timestamp` is not a time"),
         (
             GOOD.replace(b'"netns": 1', b'"body":"!","body_encoding":"base64"'),
-            "`body` is no base64",
+            "`body` is not base64",
         ),
     ],
 )
@@ -153,12 +153,12 @@ def test_a_field_of_a_later_version_is_passed_on() -> None:
 def test_many_damaged_lines_are_reported_briefly(tmp_path: Path) -> None:
     capture = written(tmp_path / "c", GOOD, *[b"{]\n"] * 9)
     list(capture.records())
-    assert str(capture.damage).endswith("line 6: is no JSON object; and 4 more)")
+    assert str(capture.damage).endswith("line 6: is not a JSON object; and 4 more)")
 
 
 def test_files_that_are_not_captures(tmp_path: Path) -> None:
     assert list(written(tmp_path / "c").records()) == []
-    with pytest.raises(CaptureFileError, match=r"of its 1 lines none is a message \(line 1: "):
+    with pytest.raises(CaptureFileError, match=r"none of its 1 lines is a message \(line 1: "):
         list(written(tmp_path / "c", b"hello\n").records())
     with pytest.raises(CaptureFileError, match="http-profiler replay"):
         list(Capture(CASES[0] / "capture").records())

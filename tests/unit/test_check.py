@@ -66,7 +66,7 @@ def test_assertions_that_do_not_hold(capture: Path) -> None:
         for line in said[:health]
     )
     assert said[health:] == [
-        "http-profiler: expect DELETE /nothing: seen 0 times, must be >= 1",
+        "http-profiler: expect DELETE /nothing: matched 0 exchanges, expected >= 1",
         "http-profiler: 1 of 3 assertions hold for 60 exchanges",
     ]
 
@@ -76,7 +76,7 @@ def test_a_damaged_capture_is_reported_with_its_exit_code(capture: Path, tmp_pat
     damaged.write_bytes(capture.read_bytes() + b'{"cut')
     code, said = check(damaged, "--fail-if", "status=599", "--junit", tmp_path / "x.xml")
     assert code == 3
-    assert said[0].startswith("http-profiler: of the ") and said[0].endswith(": is cut off)")
+    assert said[0].startswith("http-profiler: d.jsonl: of ") and said[0].endswith(": is cut off)")
     assert ET.parse(tmp_path / "x.xml").findtext(".//system-err") in said[0]
     assert check(damaged, "--fail-if", "method=GET")[0] == 4
 
@@ -135,7 +135,7 @@ def test_junit_xml_matches_the_schema(capture: Path, tmp_path: Path) -> None:
     assert passed.is_passed and passed.name == hostile.replace("\x01", "⟨U+0001⟩")
     assert violated.name == "status>=200" and violated.classname == "http-profiler.fail-if"
     assert violated.result[0].text.count("\n") == 20
-    assert missing.result[0].message == "seen 0 times, must be >= 1"
+    assert missing.result[0].message == "matched 0 exchanges, expected >= 1"
 
     for element in ET.parse(path).iter():
         attributes, children = ELEMENTS[element.tag]
@@ -145,7 +145,7 @@ def test_junit_xml_matches_the_schema(capture: Path, tmp_path: Path) -> None:
 
 
 def test_junit_reports_what_could_not_be_proven() -> None:
-    verdict = Verdict("fail-if", "pid=1", failure="cannot be shown to hold: x", unproven=True)
+    verdict = Verdict("fail-if", "pid=1", failure="cannot be verified: x", unproven=True)
     failure = ET.fromstring(junit([verdict], ["a note"], 1.5)).find(".//failure")
     assert failure is not None and failure.get("type") == "unproven"
 

@@ -66,8 +66,8 @@ def test_invalid_counts(capture: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
     for path, words in (
         (tmp_path / "none", "No such file or directory"),
-        (tmp_path / "empty", "has no counts: give the file that --stats wrote"),
-        (capture, "has no counts: give the file that --stats wrote"),
+        (tmp_path / "empty", "has no counts: name a file that --stats wrote"),
+        (capture, "has no counts: name a file that --stats wrote"),
     ):
         done = run("report", capture, "--stats", path)
         assert done.returncode == 1 and not done.stdout
@@ -101,8 +101,8 @@ def test_the_undamaged_part_of_a_capture_is_used(
     done = run(*command, damaged)
     assert done.returncode == 3
     assert said(done)[-1] == (
-        f"http-profiler: of the {lines} lines of d.jsonl, 2 damaged "
-        f"(line 1: is no JSON object; line {lines}: is cut off)"
+        f"http-profiler: d.jsonl: of {lines} lines, 2 damaged "
+        f"(line 1: is not a JSON object; line {lines}: is cut off)"
     )
     if command != ["report"]:
         assert done.stdout == run(*command, capture).stdout
@@ -111,7 +111,7 @@ def test_the_undamaged_part_of_a_capture_is_used(
 @pytest.mark.parametrize("command", COMMANDS, ids=name)
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(b"hello\n", "is no capture"), (b'{"format":"http-profiler capture"}\n', "replay")],
+    [(b"hello\n", "is not a capture"), (b'{"format":"http-profiler capture"}\n', "replay")],
 )
 def test_files_that_are_not_captures(
     command: list[str], content: bytes, words: str, tmp_path: Path

@@ -305,11 +305,11 @@ def test_the_command_sends_what_was_sent(
     ("more", "why"),
     [
         ({"method": "CONNECT", "url": "a:1"}, "it opens a tunnel"),
-        ({"method": "a b"}, "its start line is none"),
-        ({"url": "/\r\nX: 1"}, "its start line is none"),
-        ({"headers": {"@/etc/passwd": ""}}, "a header is none"),
-        ({"headers": {"a": "b\r\nc: d"}}, "a header is none"),
-        ({"http_version": "3"}, "its version is not known"),
+        ({"method": "a b"}, "its start line is invalid"),
+        ({"url": "/\r\nX: 1"}, "its start line is invalid"),
+        ({"headers": {"@/etc/passwd": ""}}, "a header is invalid"),
+        ({"headers": {"a": "b\r\nc: d"}}, "a header is invalid"),
+        ({"http_version": "3"}, "its version is unknown"),
     ],
 )
 def test_reports_exchanges_that_cannot_be_repeated(more: dict[str, Any], why: str) -> None:
@@ -442,7 +442,7 @@ def test_an_answer_for_a_terminal() -> None:
         "a⟨U+001B⟩[31m⟨U+202E⟩  1.500\n",
         "                          22\n",
     ]
-    assert list(answer(["n"], [(n,) for n in range(1002)], True))[-1] == "... and 2 rows more\n"
+    assert list(answer(["n"], [(n,) for n in range(1002)], True))[-1] == "... and 2 more rows\n"
     assert list(answer(["n"], [], True)) == ["n\n", "-\n"]
 
 

@@ -135,7 +135,7 @@ def test_the_buffer(kernel_has: bool, asked: str | None, ring: bool) -> None:
 
 
 def test_a_missing_ring_buffer() -> None:
-    with pytest.raises(UnsupportedError, match=r"Linux has it from 5\.8 on") as raised:
+    with pytest.raises(UnsupportedError, match=r"needs Linux 5\.8 or newer") as raised:
         program("socket", Settings(buffer="ring"), replace(LAYOUT, helpers={}))
     assert raised.value.since == (5, 8)
 

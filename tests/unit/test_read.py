@@ -87,7 +87,7 @@ def test_the_error_for_a_damaged_line_names_its_file(tmp_path: Path) -> None:
     capture = Capture(first, second)
     assert len(list(capture.records())) == 2
     assert capture.damaged == (
-        "of the 3 lines of a and 1 more, 1 damaged (line 2: is no JSON object (in b))"
+        "a and 1 more: of 3 lines, 1 damaged (line 2: is not a JSON object (in b))"
     )
     with pytest.warns(UserWarning, match="1 damaged"):
         assert len(list(profiler.read(first, second))) == 2
@@ -112,8 +112,7 @@ def test_a_recording_is_recognised(how: str, tmp_path: Path) -> None:
     with pytest.raises(CaptureFileError) as error:
         list(Capture(path).records())
     assert str(error.value) == (
-        f"{path} is a recording, not a capture file: "
-        f"make one of it with `http-profiler replay {path}`"
+        f"{path} is a recording, not a capture file: convert it with `http-profiler replay {path}`"
     )
 
 
@@ -166,10 +165,10 @@ DEEP = b"[" * 300 + b"]" * 300
     [
         (b'"later": ' + DEEP, "`later` is nested too deeply"),
         (b'"request": {"later": ' + DEEP + b"}", "`request` is nested too deeply"),
-        (b'"pid": 18446744073709551615', "`pid` is of another type"),
-        (b'"timestamp": "0001-01-01T00:00:00Z"', "`timestamp` is no time"),
-        (b'"timestamp": "9999-01-01T00:00:00Z"', "`timestamp` is no time"),
-        (b'"process_start": "yesterday"', "`process_start` is no time"),
+        (b'"pid": 18446744073709551615', "`pid` has the wrong type"),
+        (b'"timestamp": "0001-01-01T00:00:00Z"', "`timestamp` is not a time"),
+        (b'"timestamp": "9999-01-01T00:00:00Z"', "`timestamp` is not a time"),
+        (b'"process_start": "yesterday"', "`process_start` is not a time"),
     ],
 )
 def test_a_hostile_line_is_damaged(more: bytes, why: str, tmp_path: Path) -> None:

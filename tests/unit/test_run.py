@@ -92,7 +92,7 @@ def test_a_profiler_that_cannot_trace(tmp_path: Path) -> None:
     code, _, errors = run(*full, *shell(f"sleep 0.3; touch {there}"))
     assert code == 125
     assert any(line.startswith("http-profiler: cannot write /dev/full") for line in errors)
-    assert errors[-2].endswith("cannot be shown to hold: the capture ended before the command")
+    assert errors[-2].endswith("cannot be verified: the capture ended before the command")
     assert there.exists()
     assert run("--output", "/dev/full", *shell("sleep 0.3; exit 5"))[0] == 5
 
@@ -258,7 +258,7 @@ def test_assertions(tmp_path: Path) -> None:
     code, _, errors = run(*FAILING, "--expect", "GET /nope", "--", "true")
     assert code == 4
     assert any(line.startswith("http-profiler: fail-if status=200: ") for line in errors)
-    assert "http-profiler: expect GET /nope: seen 0 times, must be >= 1" in errors
+    assert "http-profiler: expect GET /nope: matched 0 exchanges, expected >= 1" in errors
     # The command's own failure takes precedence, and violations are still printed.
     code, _, errors = run(*FAILING, *shell("exit 3"))
     assert code == 3
@@ -267,14 +267,11 @@ def test_assertions(tmp_path: Path) -> None:
 
 def test_losses_are_no_success(tmp_path: Path) -> None:
     lost = {"STAND_IN_LOST": "3"}
-    said = "http-profiler: the capture is incomplete: calls that were lost: 3"
+    said = "http-profiler: the capture is incomplete: lost calls: 3"
     code, _, errors = run(*HOLDING, "--", "true", env=lost)
     assert code == 4
     assert said in errors
-    assert (
-        "http-profiler: fail-if status=599: cannot be shown to hold: calls that were lost: 3"
-        in errors
-    )
+    assert "http-profiler: fail-if status=599: cannot be verified: lost calls: 3" in errors
     assert errors[-1].startswith("http-profiler: 1 of 2 assertions hold")
     code, _, errors = run(*HOLDING, "--allow-lost", "--", "true", env=lost)
     assert code == 0

@@ -164,7 +164,7 @@ def test_damaged_lines_are_reported_and_counted(shop: Path, tmp_path: Path) -> N
 
 def test_a_read_error_restores_the_screen(tmp_path: Path) -> None:
     (tmp_path / "c").write_text("hello\n")
-    for name, words in (("c", "is no capture"), ("none", "No such file")):
+    for name, words in (("c", "is not a capture"), ("none", "No such file")):
         with Terminal(top(tmp_path / name), columns=250) as terminal:
             assert words in terminal.end()
         assert terminal.exit_code == 1 and b"Traceback" not in terminal.sent
@@ -192,7 +192,7 @@ def test_reports_what_the_kernel_lost() -> None:
     demo = ROOT / "tests" / "replay" / "cases" / "demo" / "capture"
     live = [sys.executable, "-m", "tests.unit.stand_in_engine", str(demo), "top"]
     with Terminal(live, columns=200, STAND_IN_LOST="3", STAND_IN_SKIPPED="2") as terminal:
-        terminal.until("calls that were lost: 3; the kernel skipped the probe for 2 calls")
+        terminal.until("lost calls: 3; the kernel skipped the probe for 2 calls")
         terminal.press("q")
         terminal.end()
     assert terminal.exit_code == 0

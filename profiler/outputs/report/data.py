@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a page knows of a capture: columns of numbers for all exchanges, details in blocks.
+"""The data of a page: columns of numbers for all exchanges, and details in blocks.
 
-A column has a value an exchange, in the order of time; texts are numbers of an entry in a
-table, for they repeat. Details (the records as they are, without ``raw_payload``) are lines
-of JSON in blocks that are compressed each for itself: the page opens one when an
-exchange in it is looked at.
+A column has one value per exchange, in order of time. Texts repeat, so a column has the number of
+an entry in a table. Details (the records without ``raw_payload``) are JSON lines in separately
+compressed blocks; the page decompresses a block when the reader opens an exchange in it.
 """
 
 from __future__ import annotations
@@ -35,9 +34,9 @@ if TYPE_CHECKING:
     from profiler.schema import Record
 
 _Detail = dict[str, Any]
-"""A record as the page has it: without what the other end's record says as well."""
+"""A record as stored in the page: without what the other end's record repeats."""
 _BLOCK = 256 * 1024
-# What both ends said alike is kept once.
+# Fields that are equal at both ends are stored once.
 _SAME = ("headers", "trailers", "body", "body_length", "body_encoding", "body_charset")
 
 _COLUMNS = [
@@ -71,7 +70,7 @@ _TABLES = ("method", "host", "target", "endpoint", "service", "interim", "incomp
 
 
 class Table:
-    """Values and their numbers, in the order in which they first came."""
+    """Values and their numbers, in order of first appearance."""
 
     def __init__(self) -> None:
         self._numbers: dict[object, int] = {}
@@ -87,19 +86,19 @@ class Table:
 
 @dataclass
 class Node:
-    """A place in the map: a program, or an address of which no process was seen."""
+    """A node of the map: a program, or an address whose process was not seen."""
 
     name: str
     kind: str
     """``process`` or ``address``."""
 
     detail: str = ""
-    """A process's cgroup, or the name by which the address was asked for."""
+    """A process's cgroup, or the host name that requests to the address used."""
 
     pids: set[int] = field(default_factory=set)
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as the page reads it."""
+        """Return the form that the page reads."""
         pids = sorted(self.pids)
         return {"name": self.name, "kind": self.kind, "detail": self.detail, "pids": pids[:20]} | (
             {"processes": len(pids)} if pids else {}
@@ -107,7 +106,7 @@ class Node:
 
 
 class Data:
-    """Collects exchanges, in the order of time."""
+    """Collects exchanges, in order of time."""
 
     def __init__(self, max_body: int) -> None:
         self._max_body = max_body
@@ -143,7 +142,7 @@ class Data:
             yield _compressed(b"\n".join(lines))
 
     def summary(self, about: dict[str, Any]) -> bytes:
-        """Return the columns and tables, compressed; to be asked for after ``blocks``."""
+        """Return the columns and tables, compressed; call it after ``blocks``."""
         for row, role, connection in self._unknown:
             node = self._by_connection.get((connection, role))
             if node is not None:
@@ -224,7 +223,7 @@ class Data:
                 return node
         elif connection is not None:
             self._unknown.append((row, role, connection))
-        # A client's port is a new one each time.
+        # A client's port changes with each connection.
         address = remote(first) if role == "server" else without_port(local(first) or "")
         address = address or "unknown"
         name = host if role == "server" and without_port(address) != without_port(host) else ""

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Puts style, scripts and data into one page that asks the network for nothing.
+"""Puts style, scripts and data into one page that loads nothing from the network.
 
-What was captured is compressed and in base64, so no byte of it is markup; the
-scripts only ever set text. The page's own policy (Content-Security-Policy) allows
-the one script and the one style that it has, by their hashes, and nothing else.
+Captured data is compressed and in base64, so none of it can be markup; the scripts only set text.
+The page's Content-Security-Policy allows its one script and one style, by their hashes, and nothing
+else.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from profiler.exchanges.read import Capture
 from profiler.outputs.report.data import Data
 
 _FILES = Path(__file__).parent / "page"
-# In the order in which they are read: what is used at the top level comes first.
+# In the order in which they run: a script that others use at the top level comes first.
 _SCRIPTS = [
     "elements.js",
     "data.js",
@@ -47,7 +47,7 @@ def page(
     redacted: bool,
     account: Account,
 ) -> Iterator[bytes]:
-    """Yield the page in pieces; ``account`` is that of the whole capture."""
+    """Yield the page in pieces; ``account`` covers the whole capture."""
     style = (_FILES / "style.css").read_text("utf-8")
     script = "".join((_FILES / name).read_text("utf-8") for name in _SCRIPTS)
     script = f'"use strict";\n(() => {{\n{script}}})();\n'
@@ -84,7 +84,7 @@ def page(
 
 
 def _element(kind: str, data: bytes) -> bytes:
-    # Of a type that browsers do not run.
+    # A type that browsers do not run.
     start = f'<script type="application/octet-stream" class="{kind}">'.encode()
     return start + b64encode(data) + b"</script>\n"
 

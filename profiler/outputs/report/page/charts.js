@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Rate over time, latency, the slowest. Each draws into its place what it is given.
+// Rate over time, latency, the slowest exchanges. Each function draws into its own element.
 
 const WIDTH = 1180;
 
@@ -21,7 +21,7 @@ function drawTime(capture, rows, choose) {
   const x = (bin) => left + ((right - left) * bin) / size;
   const y = (rate) => base - ((base - 8) * rate) / top;
   const chart = svg("svg", { viewBox: `0 0 ${WIDTH} ${height}`, role: "img",
-    "aria-label": `Requests a second over time, by status, in steps of ${milliseconds(step)}` });
+    "aria-label": `Requests per second over time, by status, in steps of ${milliseconds(step)}` });
   for (const share of [0, 0.5, 1]) {
     const at = y(top * share);
     chart.append(svg("line", { class: share ? "gridline" : "axis", x1: left, x2: right, y1: at, y2: at }),
@@ -169,16 +169,16 @@ function drawSlowest(capture, rows, open) {
       || time[one] + serverAfter[one] >= end || time[one] + serverAfter[one] + serverDuration[one] <= begin);
     return alone ? (asked.get(serverThread[row]) ?? []).filter((one) => one !== row && time[one] >= begin && time[one] + (duration[one] || 0) <= end) : [];
   };
-  const told = new Set(), falls = [];
+  const drawn = new Set(), falls = [];
   for (const row of slowest) {
-    if (told.has(row)) continue;
+    if (drawn.has(row)) continue;
     const inner = meanwhile(row);
-    inner.forEach((one) => told.add(one));
+    inner.forEach((one) => drawn.add(one));
     falls.push(fall(row, 0, false), ...inner.slice(0, INNER).map((one) => fall(one, time[one] - time[row], true)));
     if (inner.length > INNER) falls.push(make("p", { class: "hint" }, `\u2026 and ${many(inner.length - INNER, "call")} more`));
   }
   byId("slowest").replaceChildren(...(falls.length ? falls : [make("p", { class: "hint" }, "Nothing to show.")]));
-  byId("legend").replaceChildren(...[["wait", "before the server had it, or until the first byte where only one end was seen"],
+  byId("legend").replaceChildren(...[["wait", "before the server received it, or until the first byte if only one end was seen"],
     ["serve", "at the server"], ["receive", "receiving"]].map(([name, words]) => make("span", {}, make("i", { class: name }), words)));
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The capture: columns of all exchanges, and the details of one, out of its compressed block.
+// The capture: columns of all exchanges, and the details of one from its compressed block.
 
-// What became of an exchange: it failed, or else the class of its status.
+// The result of an exchange: failed, or else the class of its status.
 const CLASSES = [
   { name: "ok", label: "2xx" },
   { name: "moved", label: "3xx" },
@@ -34,7 +34,7 @@ class Capture {
 
   constructor(parts) {
     Object.assign(this, parts);
-    // A value that is not there is not a number.
+    // A missing value is NaN.
     for (const name of Object.keys(this.columns)) {
       this.columns[name] = Float64Array.from(this.columns[name], (value) => value ?? NaN);
     }
@@ -54,21 +54,21 @@ class Capture {
 
   async linesOf(block) {
     if (!this.opened.has(block)) {
-      // A few blocks are enough to go back and forth.
+      // A few blocks suffice to step back and forth.
       if (this.opened.size > 8) this.opened.delete(this.opened.keys().next().value);
       this.opened.set(block, (await inflated(this.elements[block])).split("\n"));
     }
     return this.opened.get(block);
   }
 
-  /** {client: [records], server: [records]} of an exchange; `same` records leave theirs to the client's. */
+  /** {client: [records], server: [records]} of an exchange; a `same` record repeats the client's. */
   async detail(row) {
     let block = this.blocks.length - 1;
     while (this.blocks[block] > row) block -= 1;
     return JSON.parse((await this.linesOf(block))[row - this.blocks[block]]);
   }
 
-  /** The rows, as 1, of which a condition holds; null if `stopped`. `report` hears of the progress. */
+  /** An array with 1 for each row that matches a condition; null if `stopped`. `report` gets the progress. */
   async find(condition, report, stopped) {
     const found = new Uint8Array(this.count);
     const test = (row, details) => { found[row] = this.views(row, details).some(condition.holds); };
@@ -85,7 +85,7 @@ class Capture {
     return found;
   }
 
-  /** An exchange as each end saw it that was seen. */
+  /** An exchange as each end saw it. */
   views(row, details) {
     const seen = this.columns.flags[row];
     return [seen & CLIENT_SEEN && "client", seen & SERVER_SEEN && "server"].filter(Boolean)
@@ -98,7 +98,7 @@ function clock(time, digits = 3) {
   return new Date(time).toISOString().slice(11, 19 + (digits ? digits + 1 : 0));
 }
 
-/** What is looked at: the rows that pass all filters. */
+/** The selection: the rows that pass all filters. */
 class Filter {
   constructor(capture) {
     this.capture = capture;

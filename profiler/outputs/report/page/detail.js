@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
-// One exchange: what was said, header by header, as each end saw it.
+// One exchange: its messages, header by header, as each end saw them.
 
 const REASONS = {
-  no_response: "the connection, or its stream, ended before a response began",
-  body_limit: "the body is longer than what was kept",
+  no_response: "the connection or stream ended before a response began",
+  body_limit: "the body is longer than the limit",
   lost: "bytes could not be delivered or read",
   closed_early: "the connection or the capture ended first",
   exited: "the process ended",
-  decoded_limit: "decoded, the content is longer than what was kept",
+  decoded_limit: "the decoded content is longer than the limit",
   head_limit: "start line and headers, or the trailers, are too long",
   reset: "the connection or the stream was reset",
   stream_limit: "too many messages were open on the connection",
-  unknown_header_state: "headers refer to some that were not seen, and are left out",
-  memory_limit: "the connection was given up to save memory",
-  undecodable: "the framing or a coding breaks its rules",
+  unknown_header_state: "headers that refer to unseen ones are missing",
+  memory_limit: "the connection was dropped to save memory",
+  undecodable: "the framing or a content coding is invalid",
 };
 const SHOWN = new Set("timestamp type role method url status_code reason http_version headers trailers body body_length body_encoding incomplete same request latency_ms duration_ms".split(" "));
 
@@ -64,28 +64,28 @@ class Detail {
   times(row, sides) {
     const { latency, duration, serverAfter, serverDuration } = this.capture.columns;
     const parts = [`first byte after ${milliseconds(latency[row])}`, `last after ${milliseconds(duration[row])}`];
-    if (sides.client && !Number.isNaN(serverDuration[row])) parts.push(`the server had the request after ${milliseconds(serverAfter[row])} and took ${milliseconds(serverDuration[row])}`);
+    if (sides.client && !Number.isNaN(serverDuration[row])) parts.push(`the server received the request after ${milliseconds(serverAfter[row])} and took ${milliseconds(serverDuration[row])}`);
     return Number.isNaN(latency[row]) ? "" : parts.join(", ");
   }
 
   message(record, records) {
-    // A response that never began, as its record says, has no content.
+    // The record of a response that never began has no content.
     const isThere = !record.incomplete?.includes("no_response");
     const title = !isThere ? "The connection ended without a response" : record.type === "request"
       ? `${record.method ?? ""} ${record.url ?? ""} HTTP/${record.http_version ?? "?"}`
       : `HTTP/${record.http_version ?? "?"} ${record.status_code ?? ""} ${record.reason ?? ""}`;
-    // The other end's record of the same message has no content of its own.
+    // The other end's record of the same message repeats no content.
     const twin = twinOf(record, records.filter((one) => one.same));
     const seen = !isThere ? "missing" : twin ? "as sent and received" : record.direction === "send" ? "as sent" : "as received";
     return make("article", { class: "message" },
       make("h3", {}, visible(title), " ", make("small", { class: "hint" }, `${record.type}, ${seen}, ${record.role ?? ""}`)),
       make("div", {},
-        [record, twin].filter((one) => one?.incomplete).map((one) => make("p", { class: "why" }, `Not whole (${visible(one.role ?? "")}): `,
+        [record, twin].filter((one) => one?.incomplete).map((one) => make("p", { class: "why" }, `Incomplete (${visible(one.role ?? "")}): `,
           one.incomplete.map((reason) => `${visible(reason)}${REASONS[reason] ? `, ${REASONS[reason]}` : ""}`).join("; "))),
         isThere ? fields(record.headers, "Headers") : null,
         record.trailers ? [make("h3", {}, "Trailers"), fields(record.trailers, "Trailers")] : null,
         isThere ? this.content(record) : null,
-        make("details", {}, make("summary", {}, "How it was seen"), make("div", { tabindex: 0 },
+        make("details", {}, make("summary", {}, "Capture details"), make("div", { tabindex: 0 },
           [record, twin].filter(Boolean).map((one) => facts(one))))));
   }
 
@@ -106,7 +106,7 @@ class Detail {
     area.textContent = views[0][1]();
     const size = base64 ? Math.floor((record.body.length * 3) / 4) : record.body.length;
     const cut = record.body_length
-      ? make("p", { class: "why" }, `Cut in this report: the first ${count(record.body.length)} of ${count(record.body_length)} characters${base64 ? " of base64" : ""}.`) : null;
+      ? make("p", { class: "why" }, `Shortened in this report: the first ${count(record.body.length)} of ${count(record.body_length)} characters${base64 ? " of base64" : ""}.`) : null;
     return make("div", {}, make("div", { class: "views" }, buttons.length > 1 ? buttons : null, make("span", { class: "hint" }, `Body, ${base64 ? bytes(size) : many(size, "character")}`)), cut, area);
   }
 }
@@ -133,7 +133,7 @@ function indented(text) {
   } catch { return null; }
 }
 
-/** Bytes as numbers and, beside them, as characters. */
+/** A hex dump: bytes as numbers, with their characters beside them. */
 function dump(base64) {
   const data = atob(base64), lines = [];
   for (let at = 0; at < data.length; at += 16) {

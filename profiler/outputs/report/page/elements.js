@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Elements, and text as it may be shown. Nothing here, nor elsewhere, makes markup of text.
+// Creates elements, and makes text safe to show. Nothing in this page turns text into markup.
 
 const byId = (id) => document.getElementById(id);
 
@@ -22,10 +22,10 @@ function fill(element, attributes, children) {
   return element;
 }
 
-// Controls, marks of direction, and what has no width: they would act, or hide.
+// Controls, direction marks and characters without width: they would have an effect, or be invisible.
 const UNSEEN = /[\u0000-\u001f\u007f-\u009f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202f\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb]|[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]|\udb40[\udc00-\udfff]/g;
 
-/** Text of which every character can be seen: what cannot becomes its number. */
+/** Text in which every character is visible: invisible ones become their number. */
 function visible(text, keep = "") {
   return String(text).replace(UNSEEN, (character) => {
     if (keep.includes(character)) return character;
@@ -36,7 +36,7 @@ function visible(text, keep = "") {
 const whole = new Intl.NumberFormat("en");
 const count = (value) => whole.format(value);
 
-/** Three figures that matter, and the unit. */
+/** Three significant figures, and the unit. */
 function figure(value) {
   if (value >= 100 || value === 0) return whole.format(Math.round(value));
   return String(Number(value.toPrecision(value >= 10 ? 3 : 2)));

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a condition can ask of an exchange: the names of fields, and where their values are. The
-// twin of exchanges/fields.py. A field is in the columns, or else in the details of the exchange.
+// The fields that a condition can use: their names, and where their values are. The twin of
+// exchanges/fields.py. A field is in the columns, or else in the details of the exchange.
 
-/** The records of an exchange, as a line of a block: parsed only for a condition that asks. */
+/** The records of an exchange, as a line of a block: parsed only if a condition needs them. */
 class Details {
   constructor(line) { this.line = line; }
   get text() { return this.lower ??= this.line.toLowerCase(); }
@@ -16,7 +16,7 @@ class View {
   number(column) { return this.capture.columns[column][this.row]; }
   text(column) { return this.capture.text(column, this.row); }
 
-  /** The server's time, if this is its view and it has one; else that of the exchange. */
+  /** The server's time, if this is its view and the time is known; else that of the exchange. */
   time(column, servers) {
     const own = this.role === "server" ? this.number(servers) : NaN;
     return [Number.isNaN(own) ? this.number(column) : own].filter((value) => !Number.isNaN(value));
@@ -29,21 +29,21 @@ class View {
   get interim() { return this.text("interim").split(" ").filter(Boolean).map(Number); }
   get targets() { return [this.text("target")].filter(Boolean); }
 
-  /** With its port and without; the column has the server's address where no request was seen. */
+  /** With and without its port; the column has the server's address if no request was seen. */
   get hosts() {
     if (this.number("flags") & NO_REQUEST) return [];
     const host = this.text("host").toLowerCase();
     return [host, host.replace(/:[0-9]*$/, "")];
   }
 
-  /** What the list shows of the exchange, and the programs' cgroups: where words are looked for. */
+  /** The text that words are searched in: what the list shows, and the programs' cgroups. */
   get line() {
     const nodes = ["client", "server"].map((role) => this.capture.node(role, this.row));
     const names = nodes.map((node) => (node.kind === "process" ? `${node.name}\n${node.detail}` : node.name));
     return [`${this.text("method")} ${this.text("host")}${this.text("target")}`, ...names].join("\n").toLowerCase();
   }
 
-  /** The values that the records of this end have under some names. */
+  /** The values of some fields in the records of this end. */
   recorded(...names) {
     return this.details.sides[this.role].flatMap((record) => names.map((name) => record[name])).filter((value) => value !== undefined);
   }
@@ -57,13 +57,13 @@ class View {
   }
 }
 
-/** The request; without its record, what a response knows of it. */
+/** The request, or what a response repeats of it. */
 function requestOf(records) {
   const summary = records.find((record) => record.request)?.request;
   return records.find((record) => record.type === "request") ?? (summary && { headers: { host: summary.host } });
 }
 
-/** Is this the last response? A 101 is, unless it switches to h2c (RFC 7540, 3.2). */
+/** Whether this is the last response. A 101 is, unless it switches to h2c (RFC 7540, 3.2). */
 function isFinal({ type, status_code: status = 200, upgrade }) {
   return type === "response" && (status < 100 || status >= 200 || (status === 101 && upgrade !== "h2c"));
 }
@@ -88,7 +88,7 @@ const inRange = ([first, last], code) => first <= code && code <= last;
 const inCgroup = (wanted, path) => `${path}/`.startsWith(`${wanted.replace(/\/$/, "")}/`);
 const inNetwork = ({ network, mask }, bits) => bits !== null && (bits & mask) === network;
 
-// How a value is read, the signs that it can be compared with, and what `=` means if not equality.
+// How a value is parsed, the operators it allows, and what `=` means if not equality.
 const EQUAL = ["=", "!="], ORDER = ["<", "<=", ">", ">="];
 const textual = (read = READ.text) => ({ read, signs: [...EQUAL, "~"] });
 const ordered = (read, same) => ({ read, signs: [...EQUAL, ...ORDER], same });

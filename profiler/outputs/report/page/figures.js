@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Figures of a set of rows.
 
-/** The smallest value that at least the share `q` of all are not above (nearest rank). */
+/** The smallest value that at least the share `q` of all values do not exceed (nearest rank). */
 function percentile(sorted, q) {
   return sorted.length ? sorted[Math.max(0, Math.ceil(q * sorted.length) - 1)] : NaN;
 }
@@ -27,7 +27,7 @@ function groups(rows, key) {
 const STEPS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 15e3, 3e4, 6e4, 12e4, 3e5, 6e5,
   9e5, 18e5, 36e5, 72e5, 216e5, 432e5, 864e5, 6048e5];
 
-/** Counts by stretch of time and class of status; stretches of a round length, 90 at most. */
+/** Counts by time bin and class of status; at most 90 bins of a round length. */
 function overTime(capture, rows, from, to) {
   const step = STEPS.find((one) => (to - from) / one <= 90) ?? (to - from) / 90;
   const first = Math.floor((capture.start + from) / step) * step - capture.start;
@@ -39,7 +39,7 @@ function overTime(capture, rows, from, to) {
   return { step, first, size, bins };
 }
 
-// Eight bars for each ten-fold, from a microsecond on.
+// Eight bars per power of ten, from one microsecond.
 const PER_TEN = 8;
 const binOf = (value) => Math.floor(Math.log10(Math.max(value, 0.001)) * PER_TEN);
 const binStart = (bin) => 10 ** (bin / PER_TEN);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Draws everything for what the filter lets through, and hears what the reader chooses.
+// Draws everything for the exchanges that pass the filter, and handles the reader's choices.
 
 class Report {
   constructor(capture) {
@@ -47,7 +47,7 @@ class Report {
       : "No messages in this capture.";
     byId("made").textContent = `Made by http-profiler ${capture.version} at ${capture.made}. ${capture.redacted
       ? "Credentials, cookies and token parameters are redacted: equal placeholders stand for equal values."
-      : "Nothing is redacted: passwords and tokens stand here as they were sent."} Bodies are cut after ${count(capture.maxBody)} characters.`;
+      : "Nothing is redacted: the page contains passwords and tokens as they were sent."} Bodies are cut after ${count(capture.maxBody)} characters.`;
     if (capture.damaged) {
       byId("notice").hidden = false;
       byId("notice").textContent = `${many(capture.damaged, "line")} of ${count(capture.lines)} could not be read and ${capture.damaged === 1 ? "is" : "are"} not shown: `
@@ -81,7 +81,7 @@ class Report {
     if (this.turn === turn) this.choose({ found });
   }
 
-  /** The condition of a search, null if it is empty; undefined if it is not understood, which is shown. */
+  /** The condition of a search, null if it is empty; undefined if it is invalid, which is shown. */
   understood(text, deep) {
     let condition, mistake = "";
     try { condition = parseSearch(text, deep); } catch (error) {
@@ -99,7 +99,7 @@ class Report {
     const chips = [
       filter.node !== null && [`with ${capture.nodes[filter.node].name}`, { node: null }],
       filter.endpoint !== null && [capture.tables.endpoint[filter.endpoint], { endpoint: null }],
-      filter.incomplete !== null && [filter.incomplete || "not whole", { incomplete: null }],
+      filter.incomplete !== null && [filter.incomplete || "incomplete", { incomplete: null }],
       filter.unknown && ["request not seen", { unknown: false }],
       filter.time && [`${clock(capture.start + filter.time[0])} to ${clock(capture.start + filter.time[1])}`, { time: null }],
       filter.slow && [`${milliseconds(filter.slow[0])} to ${milliseconds(filter.slow[1])}`, { slow: null }],
@@ -130,7 +130,7 @@ class Report {
       tile("p95", milliseconds(percentile(sorted, 0.95)), `p99 ${milliseconds(percentile(sorted, 0.99))}`),
       tile("Slowest", milliseconds(sorted[sorted.length - 1])),
       tile("Moved", bytes(sent + received), `${bytes(received)} back`),
-      tile("Not whole", count(broken), "", broken));
+      tile("Incomplete", count(broken), "", broken));
   }
 
   drawEndpoints(rows) {
@@ -175,23 +175,23 @@ class Report {
     }
     const choose = (words, change) => make("button", { type: "button", class: "link", click: () => this.choose(change) }, words);
     const list = [...named].sort((a, b) => b[1] - a[1]).map(([reason, number]) => [choose(visible(reason), { incomplete: reason }), count(number), REASONS[reason] ?? ""]);
-    if (unanswered) list.push([choose("no response", { classes: new Set([NONE]) }), count(unanswered), "none was seen until the capture ended"]);
-    if (unknown) list.push([choose("request not seen", { unknown: true }), count(unknown), "the connection was joined in the middle"]);
+    if (unanswered) list.push([choose("no response", { classes: new Set([NONE]) }), count(unanswered), "none was seen before the capture ended"]);
+    if (unknown) list.push([choose("request not seen", { unknown: true }), count(unknown), "the capture started in the middle of the connection"]);
     if (capture.damaged) list.push(["damaged lines", count(capture.damaged), "could not be read (in the whole file)"]);
-    if (capture.cutBodies) list.push(["cut here", count(capture.cutBodies), `exchanges with a body of more than ${count(capture.maxBody)} characters; the capture has all of it`]);
+    if (capture.cutBodies) list.push(["shortened here", count(capture.cutBodies), `exchanges with a body of more than ${count(capture.maxBody)} characters; the capture has the whole body`]);
     byId("lost").replaceChildren(list.length ? table(["What", "Exchanges", "Why"], list, [1], "Lost or incomplete") : make("p", {}, rows.length ? "Every message is whole, and every request has its response." : "Nothing to show."),
       ...accountOf(capture.counts));
     for (const [kind, button] of [...byId("classes").children].entries()) button.setAttribute("aria-pressed", String(this.filter.classes.has(kind)));
   }
 }
 
-const FATES = { seen: "seen", forwarded: "handed over", filtered: "left out", lost: "lost" };
+const FATES = { seen: "seen", forwarded: "forwarded", filtered: "filtered", lost: "lost" };
 function accountOf(counts) {
-  if (!counts) return [make("p", { class: "hint" }, "What the kernel could not hand over is counted where the capture was made: ", make("code", {}, "--stats PATH"), ", there and here.")];
+  if (!counts) return [make("p", { class: "hint" }, "To see what the kernel lost, use ", make("code", {}, "--stats PATH"), " both for the capture and for this report.")];
   const lost = counts.rows.some(([fate]) => fate === "lost");
   const rows = counts.rows.map(([fate, reason, ...numbers]) => [FATES[fate] + (reason ? `: ${visible(reason)}` : ""), ...numbers.map((number, at) => at % 2 ? bytes(number) : count(number))]);
   return [make("h3", {}, "The kernel\u2019s account"),
-    make("p", { class: "hint" }, `Of the whole capture, whatever is looked at here. ${lost ? "Something was lost." : "Nothing was lost."}`,
+    make("p", { class: "hint" }, `For the whole capture, whatever the filter. ${lost ? "Something was lost." : "Nothing was lost."}`,
       counts.skipped ? ` The kernel skipped the probe for ${count(counts.skipped)} calls.` : "", counts.final ? "" : " The capture had not ended."),
     table(["Fate", "Calls sent", "Bytes sent", "Calls received", "Bytes received"], rows, [1, 2, 3, 4], "The kernel\u2019s account")];
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Who calls whom: callers on the left, what they call to the right of them.
+// Who calls whom: callers on the left, the programs they call to their right.
 
 const BOX = { width: 176, height: 46, across: 330, down: 66 };
 const MAP_NODES = 40;
@@ -21,7 +21,7 @@ function drawMap(capture, rows, filter, choose, measure) {
   const place = byId("map");
   if (!edges.length) place.replaceChildren(make("p", { class: "hint" }, "Nothing to show."));
   else place.replaceChildren(picture(capture, edges, shown, filter, choose));
-  if (weight.size > shown.size) place.append(make("p", { class: "hint" }, `The ${MAP_NODES} busiest of ${count(weight.size)}; the table has all.`));
+  if (weight.size > shown.size) place.append(make("p", { class: "hint" }, `The ${MAP_NODES} busiest of ${count(weight.size)}; the table lists all.`));
   byId("map-data").lastElementChild.replaceChildren(table(["Caller", "Called", "Requests", "Failed", "p95"],
     all.map((edge) => [nodeButton(capture, edge.from, choose), nodeButton(capture, edge.to, choose), count(edge.count), `${count(edge.failed)} (${percent(edge.failed, edge.count)})`, milliseconds(edge.p95)]), [2, 3, 4], "Who calls whom"));
 }
@@ -30,7 +30,7 @@ function nodeButton(capture, node, choose) {
   return make("button", { type: "button", class: "link", click: () => choose(node) }, visible(capture.nodes[node].name));
 }
 
-/** A column for each node: one more than the longest way to it, edges that lead back apart. */
+/** A column for each node: one more than the longest path to it, without edges that lead back. */
 function columnsOf(nodes, edges) {
   const out = new Map([...nodes].map((node) => [node, edges.filter((edge) => edge.from === node && edge.to !== node)]));
   const called = new Set(edges.filter((edge) => edge.from !== edge.to).map((edge) => edge.to));
@@ -52,7 +52,7 @@ function columnsOf(nodes, edges) {
   return column;
 }
 
-/** Nodes by column; in each, near to those that they have to do with. */
+/** Nodes by column; within a column, close to their neighbours. */
 function arranged(nodes, edges, column) {
   const columns = [];
   for (const node of nodes) (columns[column.get(node)] ??= []).push(node);
@@ -95,7 +95,7 @@ function picture(capture, edges, shown, filter, choose) {
       path = `M${right - 40},${from[1] - BOX.height / 2} c10,-26 60,-22 40,${BOX.height / 2 - 6}`;
       label = [right + 14, from[1] - BOX.height / 2 - 8, "start"];
     } else if (to[0] > from[0]) {
-      // Where several leave a box or come to one, each has a place of its own.
+      // If several edges share a box, each has its own place.
       const leave = spread(edges.filter((one) => one.from === edge.from && one.to !== one.from), edge, (one) => y(one.to));
       const come = spread(edges.filter((one) => one.to === edge.to && one.to !== one.from), edge, (one) => y(one.from));
       from[1] += leave; to[1] += come;

@@ -2,7 +2,7 @@
 // The language of the search field: `status>=500 and path~/api/*`, `GET /orders*`, `failed`, words.
 // The twin of exchanges/query.py, which has its grammar; tests/queries has the cases of both.
 
-/** A condition cannot be understood; `column` is where, from 1 on. */
+/** A condition is invalid; `column` is the place, counted from 1. */
 class ConditionError extends Error {
   constructor(text, position, what) {
     super(what);
@@ -10,7 +10,7 @@ class ConditionError extends Error {
   }
 }
 
-// ---- what a condition is: whether it `holds` for a view, and whether that takes its details
+// ---- a condition: whether it `holds` for a view, and whether that needs its details
 
 const COMPARE = {
   "<": (found, value) => found < value,
@@ -19,7 +19,7 @@ const COMPARE = {
   ">=": (found, value) => found >= value,
 };
 
-/** Whether one of a field's values compares to `value`; null is that of no value. */
+/** Whether the comparison with `value` holds for one of a field's values; null: no value. */
 function comparison({ kind, values, isDetailed }, sign, value) {
   const holds = testOf(kind, sign, value);
   return { isDetailed, holds: (view) => (value === null ? values(view).length === 0 : values(view).some(holds)) };
@@ -31,14 +31,14 @@ function testOf(kind, sign, value) {
     return (found) => glob.test(found);
   }
   if (sign in COMPARE) {
-    // A status is a range; in an order it is a single one.
+    // A status is a range; with < and > it is a single number.
     const bound = [value].flat()[0];
     return (found) => COMPARE[sign](found, bound);
   }
   return kind.same ? (found) => kind.same(value, found) : (found) => found === value;
 }
 
-/** Whether a word is in what the list shows of an exchange; `deep`: or in its details. */
+/** Whether a word occurs in the list's row of an exchange; `deep`: or in its details. */
 function word(text, deep) {
   const code = /^[1-5]([0-9]{2}|xx)$/.test(text) ? text.replace("xx", "") : null;
   const written = JSON.stringify(text).slice(1, -1);
@@ -50,20 +50,20 @@ const not = (one) => ({ isDetailed: one.isDetailed, holds: (view) => !one.holds(
 const every = (all) => ({ isDetailed: all.some((one) => one.isDetailed), holds: (view) => all.every((one) => one.holds(view)) });
 const some = (all) => ({ isDetailed: all.some((one) => one.isDetailed), holds: (view) => all.some((one) => one.holds(view)) });
 
-// ---- how it is written
+// ---- the syntax
 
-/** Read a condition. Throws a ConditionError. */
+/** Parse a condition. Throws a ConditionError. */
 function parse(text) {
   return new Parser(text, false).whole();
 }
 
-/** Read what somebody searches for, null if that is nothing; `deep`: words in headers and bodies. */
+/** Parse a search, null if it is empty; `deep`: search words in headers and bodies too. */
 function parseSearch(text, deep = false) {
   return text.trim() ? new Parser(text, true, deep).whole() : null;
 }
 
 const TOKEN = /(?<word>[^\s"'()=<>!~]+)|(?<sign>[=<>!~]+)|(?<paren>[()])|"(?<double>(?:[^"\\]|\\.)*)"|'(?<single>(?:[^'\\]|\\.)*)'/sy;
-// A method is a token (RFC 9110, 5.6.2), and all in use are upper case; fields are lower case.
+// A method is a token (RFC 9110, 5.6.2). All methods in use are upper case; fields are lower case.
 const METHOD = /^(?:\*|[A-Z][A-Z0-9!#$%&*+.^_`|-]*)$/;
 const FLAGS = new Map([["failed", comparison(FIELDS.get("outcome"), "=", "failed")]]);
 const DEPTH_MAX = 50;
@@ -95,7 +95,7 @@ class Parser {
     return every(conditions);
   }
 
-  /** In a search, blanks between two terms mean `and`. */
+  /** Whether another term follows: in a search, a space between two terms means `and`. */
   beginsAnother() {
     return this.isSearch && (this.isText || this.next.kind === "(") && this.next.text !== "or";
   }
@@ -120,7 +120,7 @@ class Parser {
     }
     const isWord = token.kind === "word", isMethod = isWord && METHOD.test(token.text);
     const flag = isWord && FLAGS.get(token.text);
-    // After a flag or a method a sign counts exchanges.
+    // After a flag or a method, a sign counts exchanges.
     const isField = isWord && (fieldNamed(token.text) || !(flag || isMethod));
     if (isField && following.kind === "sign") return this.comparison();
     if (isMethod && !flag && (!this.isSearch || /^[/*]/.test(following.text))) return this.request();
@@ -171,9 +171,9 @@ class Parser {
     if (!this.isText) throw this.error("a value is missing", token);
     this.at += 1;
     const following = this.next;
-    // What touches a word was meant to be part of it.
+    // Text that touches a word was meant to be part of it.
     if (following.position === token.end && ![")", "end"].includes(following.kind)) {
-      throw this.error(`${quoted([...following.text][0] ?? "")} in a value: put the value in quotes, or a blank before a number of exchanges`, following);
+      throw this.error(`${quoted([...following.text][0] ?? "")} in a value: put the value in quotes, or a space before a number of exchanges`, following);
     }
     return token;
   }
@@ -221,13 +221,13 @@ function adviceFor(name) {
   return near ? `; did you mean ${near}?` : `: fields are ${[...FIELDS.keys()].join(", ")}, header.NAME; or \`failed\`, or METHOD PATH`;
 }
 
-/** The name that is most like a word, as Python's difflib.get_close_matches() finds it. */
+/** The name closest to a word, as Python's difflib.get_close_matches() finds it. */
 function nearest(word, names) {
   const likeness = (name) => (2 * common(name, word)) / (name.length + word.length);
   return names.filter((name) => likeness(name) >= 0.6).sort((a, b) => likeness(b) - likeness(a) || (a < b ? 1 : -1))[0];
 }
 
-/** How many characters two words share: the longest common part, and what is left and right of it. */
+/** The number of characters that two words share: the longest common part, and those on either side. */
 function common(one, other) {
   let size = 0, from = 0, at = 0;
   for (let a = 0; a < one.length; a += 1) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// All exchanges that are looked at, as a grid: only the rows in sight are elements.
+// All selected exchanges, as a grid: only the visible rows are elements.
 
 const ROW = 30;
 const GRID = [
@@ -64,7 +64,7 @@ class Grid {
     const last = Math.min(this.sorted.length, first + Math.ceil(this.view.clientHeight / ROW) + 16);
     const focused = this.body.contains(document.activeElement);
     const indexes = new Set(Array.from({ length: last - first }, (_, index) => first + index));
-    // The row that has the focus stays, wherever the view went.
+    // The focused row stays an element, wherever the view scrolls.
     if (this.active < this.sorted.length) indexes.add(this.active);
     this.body.replaceChildren(...[...indexes].sort((a, b) => a - b).map((index) => this.row(index)));
     if (!this.sorted.length) this.body.append(make("div", { class: "empty", role: "row" }, make("div", { role: "gridcell" }, "No exchange matches.")));
@@ -95,7 +95,7 @@ class Grid {
     this.body.querySelector("[tabindex='0']")?.focus({ preventScroll: true });
   }
 
-  /** Make a place in the list the active one, and bring it into sight. */
+  /** Make a row active, and scroll it into view. */
   go(index) {
     this.active = Math.min(this.sorted.length - 1, Math.max(0, index));
     const top = this.active * ROW, { scrollTop, clientHeight } = this.view;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// How the values of conditions are written: the twin of exchanges/values.py.
+// Parses the values of conditions: the twin of exchanges/values.py.
 
 /** A text in quotes, as Python's repr() writes it. */
 function quoted(text) {
@@ -7,7 +7,7 @@ function quoted(text) {
   return mark + text.replaceAll("\\", "\\\\").replaceAll(mark, `\\${mark}`) + mark;
 }
 
-/** A pattern of `*`, `?` and `[...]` that fits the whole of a text, as Python's fnmatch reads it. */
+/** A pattern of `*`, `?` and `[...]` that matches a whole text, as Python's fnmatch reads it. */
 function pattern(glob) {
   const literal = (character) => `\\u{${character.codePointAt(0).toString(16)}}`;
   const members = (set) => set.replace(/([^])-([^])|[^]/gu, (one, low, high) => {
@@ -75,7 +75,7 @@ function choice(...words) {
   };
 }
 
-/** Each reads the text of one value, and throws a RangeError that says what is wrong with it. */
+/** Each parses the text of one value, and throws a RangeError with a message for the user. */
 const READ = {
   text: String,
   host: (text) => text.toLowerCase(),
@@ -96,7 +96,7 @@ const READ = {
     if (!name.length || name.includes(0)) throw new RangeError("the name of a thread is empty");
     if (name.length <= MAX_COMM) return text;
     const cut = new TextDecoder().decode(name.slice(0, MAX_COMM), { stream: true });
-    throw new RangeError(`${quoted(text)} is longer than the kernel keeps a name: it is ${quoted(cut)} there (--cmdline has the whole)`);
+    throw new RangeError(`${quoted(text)} is longer than a thread's name in the kernel, which cuts it to ${quoted(cut)} (--cmdline matches whole arguments)`);
   },
 
   milliseconds(text) {
@@ -110,7 +110,7 @@ const READ = {
   status(text) {
     const [, hundreds, one, end] = /^(?:([1-5])xx|([1-9][0-9]{2})(?:-([1-9][0-9]{2}))?)$/i.exec(text) ?? [];
     if (hundreds) return [hundreds * 100, hundreds * 100 + 99];
-    if (!one) throw new RangeError(`${quoted(text)} is not a status: 404, 5xx and 400-499 are`);
+    if (!one) throw new RangeError(`${quoted(text)} is not a status, such as 404, 5xx or 400-499`);
     const range = [Number(one), Number(end ?? one)];
     if (range[1] < range[0]) throw new RangeError(`${quoted(text)} ends before it begins`);
     return range;
@@ -139,6 +139,6 @@ const READ = {
     if (bits === null || !isLength || rest.length) throw new RangeError(`${quoted(text)} is not an address or a range such as 10.0.0.0/8 or fd00::/8`);
     const mask = ALL_BITS ^ ((1n << BigInt(size - (length ?? size))) - 1n);
     if ((bits & mask) === bits) return { network: bits, mask };
-    throw new RangeError(`${quoted(text)} has bits behind its mask: ${addressText(bits & mask, isIpv4)}/${Number(length)} is the range`);
+    throw new RangeError(`${quoted(text)} has bits set after its mask: use ${addressText(bits & mask, isIpv4)}/${Number(length)}`);
   },
 };
