@@ -36,7 +36,7 @@ from profiler.errors import ProfilerError, UsageError
 
 
 class Command(NamedTuple):
-    """A command; the one without a name is what is done without one."""
+    """A command; the one without a name runs if the user names none."""
 
     name: str
     help: str
@@ -50,7 +50,7 @@ COMMANDS = (
     Command("", "", capture.add_arguments, "profiler.commands.capture:run"),
     Command(
         "replay",
-        "run a recording through the same pipeline, without a kernel",
+        "replay a recording through the same pipeline, without a kernel",
         replay.add_arguments,
         "profiler.commands.replay:run",
     ),
@@ -68,7 +68,7 @@ COMMANDS = (
     ),
     Command(
         "top",
-        "show endpoints, processes and connections live, on the whole screen",
+        "show live endpoints, processes and connections, full screen",
         top.add_arguments,
         "profiler.commands.top.command:run",
     ),
@@ -98,7 +98,7 @@ COMMANDS = (
     ),
     Command(
         "run",
-        "trace a command and its children only; return its exit code",
+        "trace only a command and its children; return its exit code",
         run.add_arguments,
         "profiler.commands.run.trace:run",
     ),
@@ -124,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Return a new parser of the command line."""
+    """Return a new parser for the command line."""
     parser = Parser(prog="http-profiler")
     parser.add_argument("--version", action="version", version=f"http-profiler {__version__}")
     configuration.add_option(parser)
@@ -132,7 +132,7 @@ def build_parser() -> argparse.ArgumentParser:
     first.add_arguments(parser)
     commands = parser.add_subparsers(dest="command", metavar="command")
     for command in others:
-        # A help that is None would be shown.
+        # argparse would print a help of None.
         shown: dict[str, Any] = {"help": command.help} if command.help else {}
         command.add_arguments(commands.add_parser(command.name, **shown))
     return parser
@@ -153,7 +153,7 @@ def _main(arguments: Sequence[str]) -> int:
 
 
 def _apart(arguments: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
-    """The profiler's own arguments, and those of the command that `run` is given behind `--`."""
+    """Split the arguments at `--`: the profiler's own, and the command line that `run` starts."""
     end = arguments.index("--") if "--" in arguments else len(arguments)
     if "run" in arguments[:end]:
         return arguments[:end], arguments[end + 1 :]
@@ -166,7 +166,7 @@ def _exit_code(run: Callable[[], int]) -> int:
         sys.stdout.flush()
         return code
     except BrokenPipeError:
-        # Who read it has gone. Python would try to write the rest at its end.
+        # The reader has gone. At exit, Python would try to write the rest.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except ProfilerError as error:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line without a command: capture on this machine."""
+"""What runs without a command: a capture on this machine."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the arguments."""
     parser.description = (
         "Shows every HTTP request and response that any process on this machine "
-        "sends or receives: a line for each exchange on a terminal, else JSON lines."
+        "sends or receives: one line per exchange on a terminal, JSON lines otherwise."
     )
     parser.epilog = _EPILOG + "\n" + EXAMPLES
     add_output(parser, DEFAULTS)
@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--record",
         type=Path,
         metavar="PATH",
-        help="also record the raw wire to PATH, for `http-profiler replay`",
+        help="also record the raw wire data to PATH, for `http-profiler replay`",
     )
     how.add_argument(
         "--ring-size",

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The arguments of ``http-profiler check``, and those that ``run`` shares with it.
 
-What the command does, and the language of its options, is loaded when it is needed.
+The command and the parser of its conditions are loaded only when needed.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ conditions:
   latency>1s and path~/api/*     outcome incomplete bytes request_bytes response_bytes pid comm
   header.authorization=none      cmdline user cgroup port address direction role header.NAME
   not path=/healthz              operators: = != < <= > >= and ~ (a pattern with * and ?)
-  service=cart or comm=nginx     and, or, not, parentheses; a value with =<>!~ in it is quoted
-  GET /orders*                   method and path; with --expect also how often: GET /healthz >= 3
+  service=cart or comm=nginx     and, or, not, parentheses; quote a value that contains =<>!~
+  GET /orders*                   method and path; --expect also takes a count: GET /healthz >= 3
 """
 
 
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_assertions(parser: argparse.ArgumentParser) -> None:
-    """Add the options of which ``assertions.py`` makes assertions."""
+    """Add the options that ``assertions.py`` turns into assertions."""
     group = parser.add_argument_group("assertions")
     group.add_argument(
         "--fail-if",

@@ -17,7 +17,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("har", "HTTP Archive 1.2, for the developer tools of browsers"),
         ("curl", "a shell script that sends each request again"),
         ("csv", "a table of the exchanges, without headers and bodies"),
-        ("parquet", "the same with headers and bodies (needs the extra `query`, and --output)"),
+        (
+            "parquet",
+            "the same with headers and bodies (needs the extra `query` and --output)",
+        ),
     ):
         kind.add_argument(f"--{name}", dest="kind", action="store_const", const=name, help=what)
     add_captures(parser)
@@ -50,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
     if options.kind == "har":
         unknown = sum(not is_known(exchange) for exchange in exchanges)
         if unknown:
-            say(f"left out: {unknown} responses whose request was not seen")
+            say(f"left out {unknown} responses whose request was not seen")
     return opened.ended(exchanges)
 
 

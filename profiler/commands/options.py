@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The options that several commands share, and the settings that are made of them.
+"""The options that several commands share, and the settings that they become.
 
-What is not given is left out of the parsed options, so that an option before a command
-is not overwritten by the command's default.
+An option that is not given is absent from the parsed options. So the default of a command does not
+overwrite an option that stands before the command.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ DEFAULTS = Settings()
 
 EXAMPLES = """\
 filters:
-  --cgroup /system.slice/shop.service --role client       what a service asks of others
-  --user www-data --status 5xx                            what fails, request and response
-  --host 'shop.example' --path '/api/*' --method POST     what is written
-  --address 10.0.0.0/8 --min-latency 250ms --count 20     twenty messages that were slow
-  --header authorization --header 'cookie=*session=*'     who shows a credential
+  --cgroup /system.slice/shop.service --role client       requests that a service makes
+  --user www-data --status 5xx                            failed exchanges of a user
+  --host 'shop.example' --path '/api/*' --method POST     writes to an API
+  --address 10.0.0.0/8 --min-latency 250ms --count 20     twenty messages of slow exchanges
+  --header authorization --header 'cookie=*session=*'     exchanges with credentials
 """
 
 
@@ -61,7 +61,7 @@ def add_limits(parser: argparse.ArgumentParser, *, live: bool) -> None:
 
 
 def settings_of(options: argparse.Namespace) -> Settings:
-    """Return what the options say; their names (``dest``) are those of the settings."""
+    """Return the settings that the options give; an option's ``dest`` is the setting's name."""
     given = {
         field.name: getattr(options, field.name)
         for field in fields(Settings)
@@ -108,7 +108,7 @@ def captures_of(options: argparse.Namespace) -> list[Path]:
 
 
 def add_target(parser: argparse.ArgumentParser) -> None:
-    """Add ``--output`` of the commands that write one file."""
+    """Add ``--output`` for the commands that write one file."""
     parser.add_argument(
         "-o",
         "--output",
@@ -122,7 +122,7 @@ def add_target(parser: argparse.ArgumentParser) -> None:
 def add_redact(
     parser: argparse._ActionsContainer, default: bool | str | None, where: str = ""
 ) -> None:
-    """Add ``--redact`` and ``--no-redact``; ``where`` says when the first is the default."""
+    """Add ``--redact`` and ``--no-redact``; ``where`` is when ``--redact`` is the default."""
     for name, value in (("--redact", True), ("--no-redact", False)):
         verb = "replace" if value else "show"
         is_default = value is default or bool(where and value)
@@ -139,7 +139,7 @@ def add_redact(
 
 
 def add_output(parser: argparse.ArgumentParser, defaults: Settings | None = None) -> None:
-    """Add the options of what is written; without ``defaults`` what is not given is left out."""
+    """Add the output options; without ``defaults``, an option that is not given is absent."""
 
     def default(name: str) -> object:
         return getattr(defaults, name) if defaults else argparse.SUPPRESS
@@ -151,7 +151,7 @@ def add_output(parser: argparse.ArgumentParser, defaults: Settings | None = None
         default=argparse.SUPPRESS,
         metavar="PATH",
         help="append lines to PATH, created with mode 0600; `-` is standard output "
-        "(default: $OUTPUT_PATH, else standard output)",
+        "(default: $OUTPUT_PATH if set, else standard output)",
     )
     group.add_argument(
         "--format",
@@ -160,7 +160,7 @@ def add_output(parser: argparse.ArgumentParser, defaults: Settings | None = None
         help="pretty: one line for each exchange, for people; jsonl: one JSON line for each "
         "message (default: pretty if lines go to a terminal, else jsonl)",
     )
-    add_redact(group, argparse.SUPPRESS, "where lines are pretty")
+    add_redact(group, argparse.SUPPRESS, "for pretty lines")
     group.add_argument(
         "--max-body",
         type=size,
@@ -189,7 +189,7 @@ def add_output(parser: argparse.ArgumentParser, defaults: Settings | None = None
 
 
 def add_probe(group: argparse._ActionsContainer, engine: str = argparse.SUPPRESS) -> None:
-    """Add the options of what is loaded into the kernel."""
+    """Add the options that select what is loaded into the kernel."""
     group.add_argument(
         "--engine",
         choices=ENGINES,
@@ -273,7 +273,7 @@ def _add_of_exchanges(parser: argparse.ArgumentParser) -> None:
 
 
 def conditions_of(options: argparse.Namespace) -> Conditions:
-    """Return what the filter options mean."""
+    """Return the conditions that the filter options stand for."""
     given = {name: getattr(options, name, ()) for name in OPTIONS}
     if "min_latency" in options:
         given["min_latency"] = [options.min_latency]
@@ -305,7 +305,7 @@ def _add_choice(
 
 
 class Where(NamedTuple):
-    """A condition; as text what was typed, which ``config`` prints."""
+    """A condition, and the text as typed, which ``config`` prints."""
 
     text: str
     condition: Condition
@@ -321,7 +321,7 @@ def _where(text: str) -> Where:
 
 
 def typed(read: Callable[[str], Any]) -> Callable[[str], Any]:
-    """Have argparse report what is wrong with a value, as ``read`` puts it."""
+    """Wrap ``read`` so that argparse reports its error message."""
 
     def convert(text: str) -> Any:
         try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``http-profiler probe``: the program that would be loaded."""
+"""``http-profiler probe``: prints the program that would be loaded."""
 
 from __future__ import annotations
 

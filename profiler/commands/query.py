@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``http-profiler query``: a capture, asked in SQL."""
+"""``http-profiler query``: SQL on a capture."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print what the capture answers; return the exit code."""
+    """Print the result; return the exit code."""
     from profiler.commands.opened import Opened
     from profiler.outputs.answer import answer
     from profiler.outputs.file import output

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``http-profiler report``: a page of a capture."""
+"""``http-profiler report``: an HTML page of a capture."""
 
 from __future__ import annotations
 

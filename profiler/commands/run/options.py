@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The arguments of ``http-profiler run``; ``trace.py`` has what it does."""
+"""The arguments of ``http-profiler run``; ``trace.py`` implements it."""
 
 from __future__ import annotations
 

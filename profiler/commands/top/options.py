@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The arguments of ``http-profiler top``; ``command.py`` has what it does."""
+"""The arguments of ``http-profiler top``; ``command.py`` implements it."""
 
 from __future__ import annotations
 
