@@ -248,10 +248,10 @@ def test_bpftrace_ends_when_the_profiler_is_killed(guest: Guest) -> None:
 def test_trouble(guest: Guest) -> None:
     command = "http-profiler --engine bpftrace"
     assert "sudo http-profiler" in fails(guest, command)
-    assert "syscall route only" in fails(guest, f"sudo {command} --route socket")
+    assert "only the syscall route" in fails(guest, f"sudo {command} --route socket")
     with_path = "sudo env PATH={} /opt/http-profiler/bin/" + command
     assert "install your distribution's package" in fails(guest, with_path.format("/nowhere"))
-    for version, said in (("v0.9.4", "0.9 is too old"), ("what", "does not say its version")):
+    for version, said in (("v0.9.4", "0.9 is too old"), ("what", "does not report its version")):
         script = f"printf '#!/bin/sh\necho bpftrace {version}' > /tmp/b/bpftrace"
         guest.exec(f"mkdir -p /tmp/b; {script}; chmod +x /tmp/b/bpftrace")
         assert said in fails(guest, with_path.format("/tmp/b:/usr/bin:/bin"))

@@ -34,7 +34,7 @@ def test_a_map_is_described_by_a_constant() -> None:
 
 
 def test_another_form_is_refused() -> None:
-    with pytest.raises(ProbeError, match="not known"):
+    with pytest.raises(ProbeError, match="unexpected form"):
         described(struct.pack("=BBhiBBhi", 0xB7, 0, 0, 5, 0x95, 0, 0, 0))
 
 

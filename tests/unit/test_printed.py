@@ -276,13 +276,13 @@ def test_attached_when_first_and_last_probe_have_printed() -> None:
     # On an idle machine there is nothing to count yet.
     bpftrace.feed(printf("S"))
     assert bpftrace.printed.attached
-    assert bpftrace.printed.said == []
+    assert bpftrace.printed.other_lines == []
 
 
 def test_messages_of_bpftrace_are_kept() -> None:
     bpftrace = Bpftrace()
     bpftrace.feed(b'{"type": "helper_error", "data": {"msg": "x"}}', b"not JSON")
-    assert len(bpftrace.printed.said) == 2
+    assert len(bpftrace.printed.other_lines) == 2
 
 
 def seen_and_forwarded(calls: int, size: int, direction: int = SEND) -> tuple[dict, dict]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The only package that talks to the kernel: hooks and struct offsets in, records out."""
+"""Attaches the probe and reads its records: the only package that uses the kernel's BPF API."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from profiler.ingest.settings import Settings
 
 
 class Engine(Protocol):
-    """A probe that is attached; a context manager that detaches it."""
+    """An attached probe; a context manager that detaches it."""
 
     route: str
     carrier: str
-    """What carries the records to user space."""
+    """The name of the channel that carries the records to user space."""
 
     clock: int
     """The clock of the records' times: ``time.CLOCK_BOOTTIME`` or ``CLOCK_MONOTONIC``."""
 
     fallback: str
-    """Why a better route was not taken; empty if the best one was."""
+    """Why a better route is not used; empty if the best one is."""
 
     applied: tuple[str, ...]
-    """The filters (members of ``Filters``) that it applies where the bytes move."""
+    """The filters (members of ``Filters``) that the probe applies in the kernel."""
 
     def __enter__(self) -> Engine:
         """The engine itself."""
@@ -40,26 +40,26 @@ class Engine(Protocol):
         """Detach the probe."""
 
     def batches(self, held: Callable[[], int]) -> Iterator[list[bytes]]:
-        """Yield the records of each poll, an empty list where there were none, until detached.
+        """Yield the records of each poll until detached; an empty list if there are none.
 
         ``held`` returns how many bytes of messages are not written yet.
         """
 
     def stop(self) -> list[bytes]:
-        """Unhook the probe and return what it had already handed over."""
+        """Detach the probe and return the records that it has already forwarded."""
 
     def account(self) -> KernelAccount:
-        """The kernel's counters."""
+        """Return the kernel's counters."""
 
     def ignore(self, socket: int) -> None:
-        """Forward no more of the socket with this inode."""
+        """Stop forwarding the socket with this inode."""
 
 
-# An engine's module is imported when it is opened: a replay needs neither.
+# Engines are imported when they are opened, because a replay needs none of them.
 
 
 def open_engine(settings: Settings) -> Engine:
-    """Attach the probe with the engine that ``settings`` name. Raises ProbeError."""
+    """Attach the probe with the engine that ``settings`` select. Raises ProbeError."""
     if settings.engine == "bpftrace":
         from profiler.ingest.probe.bpftrace import BpftraceEngine
 
@@ -70,9 +70,9 @@ def open_engine(settings: Settings) -> Engine:
 
 
 def program_text(settings: Settings) -> str:
-    """Return the program that :func:`open_engine` would load. Needs no privilege.
+    """Return the source of the program that :func:`open_engine` would load. Needs no privilege.
 
-    Raises UnsupportedError if this machine has no such program.
+    Raises UnsupportedError if no such program can be generated for this machine.
     """
     if settings.engine == "bpftrace":
         from profiler.ingest.probe.bpftrace import find_bpftrace, write_program

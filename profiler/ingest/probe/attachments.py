@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is attached to the kernel: a descriptor keeps its program attached until it is closed."""
+"""Keeps programs attached: each is attached until its file descriptor is closed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ REFRESH_SECONDS = 0.1
 
 
 class Attachments:
-    """What is attached, and what will be once its protocol can be put above TCP."""
+    """Attached programs, and programs that wait until their protocol is available above TCP."""
 
     def __init__(self) -> None:
         self.descriptors: list[int] = []
@@ -22,14 +22,14 @@ class Attachments:
         self._due = 0.0
 
     def add(self, program: int, attachment: Attachment) -> None:
-        """Attach a loaded program, or wait for its protocol. Raises ProbeError."""
+        """Attach a loaded program now, or once its protocol is available. Raises ProbeError."""
         if attachment.protocol:
             self._later.append((program, attachment))
         else:
             self.descriptors.append(attach(program, attachment))
 
     def refresh(self) -> None:
-        """Every 0.1 s, attach the programs whose protocol is there by now. Raises ProbeError."""
+        """Every 0.1 s, attach programs whose protocol has become available. Raises ProbeError."""
         if not self._later or time.monotonic() < self._due:
             return
         self._due = time.monotonic() + REFRESH_SECONDS

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Engine: compile the probe with BCC, load, attach and read it.
+"""The BCC engine: compiles the probe with BCC, loads and attaches it, and reads its records.
 
-An engine yields batches of records as they are on the wire; a batch is what was
-in the ring buffer when it was polled.
+An engine yields batches of wire records. A batch is the content of the ring buffer
+at one poll.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ from profiler.ingest.settings import ROUTES, Settings
 
 POLL_MS = 100
 
-# Of struct connection in bpf/connection.h.
+# Offsets in struct connection of bpf/connection.h.
 _INODE = struct.Struct("=Q")
 VERDICT = struct.calcsize("=QQQQII")
 VERDICT_OTHER = b"\2"
@@ -64,10 +64,10 @@ _COUNT = struct.Struct("=QQ")
 
 
 class BccEngine:
-    """A probe that is attached; a context manager that detaches it.
+    """An attached probe; a context manager that detaches it.
 
     Raises ProbeError or UnsupportedError if no route can be loaded on this
-    machine, with the reason for each route that was tried.
+    machine, with a reason for each route tried.
     """
 
     applied = tuple(Filters.__dataclass_fields__)
@@ -79,8 +79,8 @@ class BccEngine:
         self._maps: dict[str, Map] = {}
         self._buffer: RingBuffer | PerfBuffer | None = None
         self._attachments = Attachments()
-        # By kernel function and by the program's; where two look, a call is missed if both are
-        # skipped.
+        # (kernel function, program function) -> descriptors. Where two programs are attached, a
+        # call is missed only if both are skipped.
         self._programs: dict[tuple[str, str], list[int]] = {}
         self._order = Order()
         self._precedence = Precedence(settings.ring_bytes)
@@ -106,7 +106,7 @@ class BccEngine:
         else:
             raise ProbeError("; ".join(dict.fromkeys(failures)))
         self.fallback = "; ".join(failures)
-        """Why a better route was not taken; empty if the best one was."""
+        """Why a better route is not used; empty if the best one is."""
 
     def __enter__(self) -> BccEngine:
         return self
@@ -115,7 +115,7 @@ class BccEngine:
         self.detach()
 
     def batches(self, held: Callable[[], int]) -> Iterator[list[bytes]]:
-        """Yield the records of each poll, an empty list where there were none, until detached.
+        """Yield the records of each poll until detached; an empty list if there are none.
 
         ``held`` returns how many bytes of messages are not written yet (see precedence.py).
         """
@@ -126,7 +126,7 @@ class BccEngine:
             self._attachments.refresh()
 
     def stop(self) -> list[bytes]:
-        """Unhook the probe and return what it had already handed over."""
+        """Detach the probe and return the records that it has already forwarded."""
         self._close_attached()
         records = []
         while batch := self._poll(0, 0):
@@ -134,25 +134,25 @@ class BccEngine:
         return records + self._order.rest()
 
     def account(self) -> KernelAccount:
-        """The kernel's counters, summed over CPUs."""
+        """Return the kernel's counters, summed over CPUs."""
         missed = sum(min(map(skipped, looks)) for looks in self._programs.values())
         return KernelAccount(self._direction(0), self._direction(1), missed)
 
     def ignore(self, socket: int) -> None:
-        """Have the kernel forward no more of the socket with this inode."""
+        """Make the kernel stop forwarding the socket with this inode."""
         connections = self._maps["connections"]
         inode = _INODE.pack(socket)
         own = struct.pack("=I", socket % OWN_PLACES)
         elsewhere = self._maps["elsewhere"].read(inode)
         for place in (own, elsewhere) if elsewhere else (own,):
             connection = connections.read(place) or b""
-            # The socket may have been closed meanwhile; then there is nothing to ignore.
+            # The socket may have been closed since; then there is nothing to ignore.
             if connection.startswith(inode):
                 ignored = connection[:VERDICT] + VERDICT_OTHER + connection[VERDICT + 1 :]
                 connections.write(place, ignored)
 
     def detach(self) -> None:
-        """Unhook the probe and free its tables."""
+        """Detach the probe and free its maps."""
         self._close_attached()
         self._precedence.give_back()
         while self._programs:
@@ -165,7 +165,7 @@ class BccEngine:
             self._maps.popitem()[1].close()
 
     def _read_layout(self, hooks: Hooks, settings: Settings) -> tuple[Layout, str]:
-        """Where the kernel keeps what the probe reads, and why that is not known from BTF."""
+        """Return the layout, and why it does not come from BTF; empty if it does."""
         reason = "--types headers: the socket route needs BTF"
         if settings.types != "headers":
             try:
@@ -181,7 +181,7 @@ class BccEngine:
     def _start(self, route: str, hooks: Hooks, layout: Layout, settings: Settings) -> None:
         program = generate(route, hooks, layout, settings, machine=platform.machine())
         lift_memory_limit()
-        # First, since it shows at once whether BPF is permitted here.
+        # First, because it fails at once if BPF is not permitted here.
         self._open_buffer(uses_ring_buffer(layout, settings), settings.ring_bytes)
         described_by = {f"describe_{name}": name for name in maps_of(route) if name != "events"}
         functions = {attachment.function for attachment in program.attachments}
@@ -193,7 +193,7 @@ class BccEngine:
         for function, name in described_by.items():
             self._maps[name] = Map(name, described(code[function]))
         self._name_cgroups()
-        # Before the probe is attached, so that none of them is one that it saw begin.
+        # Before the probe is attached, so that it has not seen any of these calls begin.
         self._inflight = InflightCalls(platform.machine())
         self._attach_all(program, code, layout, maps_of(route))
         if self._inflight:
@@ -244,12 +244,12 @@ class BccEngine:
                 code[function] = with_fetch(code[function])
             if layout.cast_function:
                 code[function] = with_function(code[function], layout.cast_function)
-        # One that is bound to a kernel function when it is loaded serves only that.
+        # A program that is bound to a kernel function at load time serves only that function.
         serving: dict[tuple[str, Calling, int | None], list[Attachment]] = {}
         for attachment in program.attachments:
             key = attachment.function, attachment.calling, target_id(attachment, layout)
             serving.setdefault(key, []).append(attachment)
-        # The verifier takes as long as the compiler, but works on all processors at once.
+        # The verifier takes as long as the compiler, but can run on all CPUs in parallel.
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             loading = [
                 pool.submit(load, code[function], served[0], target)
@@ -283,7 +283,7 @@ class BccEngine:
     def _direction(self, direction: int) -> Direction:
         account = self._maps["account"]
         size = account.shape.value
-        # Of each slot (bpf/counters.h), and of each processor.
+        # Sum over the slots (bpf/counters.h) and the CPUs.
         counts = []
         for key in range(direction, account.shape.entries, 2):
             values = account.read(struct.pack("=I", key)) or b""
@@ -301,7 +301,7 @@ class BccEngine:
 
 
 def _size_for_a_cpu(size: int) -> int:
-    """A perf buffer has one part for each CPU, of a power of two of pages."""
+    """Return the size of one CPU's part of a perf buffer in bytes: a power of two of pages."""
     pages = max(8, size // mmap.PAGESIZE // (os.cpu_count() or 1))
     return mmap.PAGESIZE << (pages.bit_length() - 1)
 

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Engine: the distribution's bpftrace as a child process, its output as records of the wire.
+"""The bpftrace engine: runs the distribution's bpftrace and turns its output into records.
 
-The light engine: for machines without BCC, and an independent witness in tests.
-It takes the syscall route, and of each call as much as bpftrace prints
-(``generate_bpftrace.Dialect``); the rest only advances the stream, and the
-message says ``body_limit``. ``printed.py`` makes records of the lines.
+It serves machines without BCC, and tests use it as an independent reference. It uses
+the syscall route, and captures of each call as much as bpftrace can print
+(``generate_bpftrace.Dialect``). The rest only advances the stream, and the message
+reports ``body_limit``. ``printed.py`` turns the lines into records.
 
-The child is ended by SIGINT: it unhooks its probes, prints what it still holds
-and its counts. Should the profiler be killed, the child's next heartbeat meets a
-closed pipe and ends it.
+SIGINT ends the child process: it detaches its probes, then prints its remaining data
+and its counts. If the profiler is killed, the child ends too, because its next
+heartbeat fails on the closed pipe.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from profiler.ingest.wire import Chunk, Process, decode, encode
 
 POLL_SECONDS = 0.1
 
-# Starting takes 10 s in an emulated machine that has the host for itself.
+# Starting takes 10 s in an emulated machine on an otherwise idle host.
 _START_SECONDS = 180.0
 _STOP_SECONDS = 60.0
 
@@ -56,23 +56,23 @@ def find_bpftrace() -> tuple[str, Dialect]:
             "bpftrace is not installed: install your distribution's package (bpftrace on Debian "
             "and Ubuntu), or use --engine bcc"
         )
-    said = subprocess.run(
+    printed = subprocess.run(
         [path, "--version"], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
     ).stdout
-    version = _VERSION.search(said)
+    version = _VERSION.search(printed)
     if version is None:
         raise UnsupportedError(
-            f"{path} does not say its version (`bpftrace --version`: {said.strip()!r}); "
-            "use --engine bcc"
+            f"{path} does not report its version (`bpftrace --version` prints "
+            f"{printed.strip()!r}): use --engine bcc"
         )
     return path, Dialect((int(version[1]), int(version[2])))
 
 
 def write_program(settings: Settings, dialect: Dialect, *, self_pid: int) -> str:
-    """Return the program for the kernel at hand. Raises UnsupportedError."""
+    """Return the program for the running kernel. Raises UnsupportedError."""
     if settings.route == "socket":
         raise UnsupportedError(
-            "the bpftrace engine has the syscall route only: leave --route out, or use --engine bcc"
+            "the bpftrace engine supports only the syscall route: omit --route, or use --engine bcc"
         )
     return generate(
         load_hooks(),
@@ -85,16 +85,16 @@ def write_program(settings: Settings, dialect: Dialect, *, self_pid: int) -> str
 
 
 class BpftraceEngine:
-    """bpftrace at work with its probes attached; a context manager that ends it.
+    """A running bpftrace with its probes attached; a context manager that ends it.
 
-    Raises ProbeError or UnsupportedError if it cannot be started on this machine.
+    Raises ProbeError or UnsupportedError if it cannot start on this machine.
     """
 
     route = "syscall"
     carrier = "bpftrace"
     clock = time.CLOCK_MONOTONIC
     fallback = ""
-    """Why a better route was not taken: there is no other."""
+    """Empty, because this engine has no better route."""
     applied = APPLIED
 
     def __init__(self, settings: Settings) -> None:
@@ -133,20 +133,20 @@ class BpftraceEngine:
         self.detach(keep_log=isinstance(error, ProbeError))
 
     def batches(self, held: Callable[[], int]) -> Iterator[list[bytes]]:
-        """Yield the records of each poll, an empty list where there were none.
+        """Yield the records of each poll; an empty list if there are none.
 
-        ``held`` is not used: the pipe fills at bpftrace's pace.
+        ``held`` is not used: bpftrace sets the pace at which the pipe fills.
 
-        Raises ProbeError if bpftrace ends by itself.
+        Raises ProbeError if bpftrace exits unexpectedly.
         """
         while self._child is not None:
             self._read(POLL_SECONDS)
             if self._ended:
-                raise ProbeError(f"bpftrace ended by itself: {self._explain()}")
+                raise ProbeError(f"bpftrace exited unexpectedly: {self._explain()}")
             yield self._introduce(self._printed.take(time.monotonic()))
 
     def stop(self) -> list[bytes]:
-        """End bpftrace in order and return what it had already handed over."""
+        """End bpftrace gracefully and return the records that it still prints."""
         deadline = time.monotonic() + _STOP_SECONDS
         if self._child is not None and self._child.poll() is None:
             self._child.send_signal(signal.SIGINT)
@@ -155,15 +155,15 @@ class BpftraceEngine:
         return self._introduce(self._printed.finish())
 
     def account(self) -> KernelAccount:
-        """The program's counts of its last second, or its final ones after :meth:`stop`."""
+        """Return the counts that the program printed last; the final ones after :meth:`stop`."""
         return self._printed.account()
 
     def ignore(self, socket: int) -> None:
-        """Take no more of the socket with this inode; bpftrace goes on printing it."""
+        """Drop the calls of the socket with this inode; bpftrace still prints them."""
         self._printed.ignore(socket)
 
     def detach(self, *, keep_log: bool = False) -> None:
-        """End bpftrace, whatever it is doing, and remove its files (but for the log)."""
+        """Kill bpftrace and remove its files, except for the log if ``keep_log``."""
         child, self._child = self._child, None
         if child is not None:
             child.kill()
@@ -174,7 +174,7 @@ class BpftraceEngine:
             shutil.rmtree(self._directory, ignore_errors=True)
 
     def _look_up(self, who: tuple[int, int]) -> None:
-        """Ask /proc at once, not when the record has waited for those before it."""
+        """Read /proc at once: the process may end while its record waits for older ones."""
         if who in self._introduced or self._looked_up.get(who) is not None:
             return
         self._looked_up[who] = read_process(*who)
@@ -182,7 +182,7 @@ class BpftraceEngine:
             del self._looked_up[next(iter(self._looked_up))]
 
     def _introduce(self, records: list[bytes]) -> list[bytes]:
-        """Before the first record of each process, who it is, as far as it is still there."""
+        """Insert the identity of each process before its first record, if it is known."""
         introduced = []
         for record in records:
             item = decode(record)
@@ -206,7 +206,7 @@ class BpftraceEngine:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 env={**os.environ, **environment},
-                # Ctrl-C is for the profiler, which ends its child when it is ready to read on.
+                # Ctrl-C is for the profiler, which ends its child when it can read the rest.
                 start_new_session=True,
             )
 
@@ -226,7 +226,7 @@ class BpftraceEngine:
                 )
 
     def _read(self, timeout: float) -> None:
-        """Take what has been printed, waiting ``timeout`` seconds for the first of it."""
+        """Read the available output; wait at most ``timeout`` seconds for it."""
         assert self._child is not None and self._child.stdout is not None
         descriptor = self._child.stdout.fileno()
         if not select.select([descriptor], [], [], timeout)[0]:
@@ -238,7 +238,7 @@ class BpftraceEngine:
             return
         now = time.monotonic()
         if self._dialect.boot_time:
-            # They differ by the time that the machine has been suspended.
+            # The clocks differ by the time that the machine has been suspended.
             self._printed.clock_offset = time.clock_gettime_ns(
                 time.CLOCK_MONOTONIC
             ) - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
@@ -249,9 +249,9 @@ class BpftraceEngine:
             self._look_up(who)
 
     def _explain(self) -> str:
-        """The last line that bpftrace printed, and the file with all of it."""
+        """Return the most informative line that bpftrace printed, and the file with all lines."""
         with self._log.open("a") as log:
-            log.writelines(f"{line}\n" for line in self._printed.said)
+            log.writelines(f"{line}\n" for line in self._printed.other_lines)
         log_text = self._log.read_text(errors="replace")
         return f"{_telling_line(log_text)} (the whole log: {self._log})"
 
@@ -263,4 +263,4 @@ def _telling_line(log: str) -> str:
     for line in lines:
         if "ERROR" in line:
             return line
-    return lines[-1] if lines else "it said nothing"
+    return lines[-1] if lines else "it printed nothing"

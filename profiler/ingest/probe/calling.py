@@ -2,9 +2,9 @@
 """The calling convention of a hooked kernel function, as the probe's program needs it.
 
 One program, ``leave_function`` of ``bpf/route_socket.h``, serves all functions that move
-data. It is compiled once, with placeholders; when it is loaded for a function, that
-function's :class:`Calling` is written over them (``load.py``). The verifier then sees
-constants, and skips the code that they exclude.
+data. It is compiled once, with placeholders. When it is loaded for a function,
+``load.py`` replaces them with that function's :class:`Calling`. The verifier then sees
+constants, and skips the code that they make unreachable.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ LEVELS = ("socket", "above", "tcp", "inflight", "sock")
 # bpf/call.h
 LOOK_FIRST, LOOK_SECOND = 1, 2
 
-# In place of a parameter's position.
+# Instead of a position, if the function has no such parameter.
 NO_PARAMETER = 0xFF
-# Followed by one for each member of Calling. More than 32 bits, so that each takes an
-# instruction of its own.
+# The first of a sequence, one for each member of Calling. They exceed 32 bits, so that the
+# compiler loads each with a 64-bit instruction of its own.
 CALLING_PLACEHOLDER = 0x5368617065000000
-# Likewise, 8 apart: offsets of loads from a context, which is not that large.
+# Likewise, in steps of 8: offsets of loads from the context, beyond its real size.
 PARAMETER_PLACEHOLDER = 0x7000
 
 MACROS = (
@@ -35,20 +35,20 @@ MACROS = (
 
 
 class Calling(NamedTuple):
-    """How a target is called: ``enum calling`` of ``bpf/kernel.h``, a byte each, in its order."""
+    """How a target is called: ``enum calling`` of ``bpf/kernel.h`` in its order, a byte each."""
 
     direction: int = 0
-    """0: it sends, 1: it receives."""
+    """0 for sending, 1 for receiving."""
     socket: int = 0
     message: int = 0
     flags: int = 0
     """Positions of parameters, or :data:`NO_PARAMETER`."""
     result: int = 0
-    """Likewise; what a function returns follows its parameters in the program's context."""
+    """Likewise. A function's return value follows its parameters in the program's context."""
     level: int = 0
     look: int = 0
     slot: int = 0
-    """Where the program keeps what it works on (``bpf/call.h``)."""
+    """Index of the program's workspace (``bpf/call.h``)."""
 
     @property
     def constants(self) -> dict[int, int]:
@@ -57,7 +57,7 @@ class Calling(NamedTuple):
 
     @property
     def offsets(self) -> dict[int, int]:
-        """Placeholder -> offset in the context, in bytes; 0 (which is not loaded) without one."""
+        """Placeholder -> offset in the context in bytes; 0, never loaded, without a parameter."""
         return {
             PARAMETER_PLACEHOLDER + 8 * n: 8 * value if value != NO_PARAMETER else 0
             for n, value in enumerate(self)
@@ -65,7 +65,7 @@ class Calling(NamedTuple):
 
 
 def calling_of(hook: FunctionHook, parameters: tuple[str, ...]) -> Calling:
-    """Return how a function with these ``parameters`` is called. Raises UnsupportedError."""
+    """Return the Calling of a function with these ``parameters``. Raises UnsupportedError."""
     return Calling(
         direction=int(hook.direction != "send"),
         socket=position(hook, parameters, hook.socket),
@@ -77,7 +77,7 @@ def calling_of(hook: FunctionHook, parameters: tuple[str, ...]) -> Calling:
 
 
 def position(hook: FunctionHook, parameters: tuple[str, ...], name: str | None) -> int:
-    """Return a parameter's position by its name. Raises UnsupportedError if there is none."""
+    """Return the position of the parameter ``name``. Raises UnsupportedError if it is missing."""
     if name is None:
         return NO_PARAMETER
     if name not in parameters:

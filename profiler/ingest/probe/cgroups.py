@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Control groups: the directories of the cgroup2 hierarchy, and which one a process is in."""
+"""Finds control groups: their directories in the cgroup2 hierarchy, and a process's own one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from profiler.errors import ProbeError, UnsupportedError
 
 
 def mounted_at(proc: Path = Path("/proc")) -> Path | None:
-    """Where the cgroup2 hierarchy is mounted; ``None`` if it is not."""
+    """Return where the cgroup2 hierarchy is mounted; ``None`` if it is not."""
     try:
         mounts = (proc / "mounts").read_text().splitlines()
     except OSError:
@@ -21,9 +21,10 @@ def mounted_at(proc: Path = Path("/proc")) -> Path | None:
 
 
 def cgroup_of(pid: int | str, proc: Path = Path("/proc")) -> str | None:
-    """The path of a process's control group below the root; ``None`` if it cannot be read.
+    """Return the path of a process's control group; ``None`` if it cannot be read.
 
-    A name need not be UTF-8, so it is decoded like a file name (see proc_pid_cgroup(5)).
+    The path is relative to the root of the hierarchy (proc_pid_cgroup(5)). It need not be
+    UTF-8, so it is decoded like a file name.
     """
     try:
         lines = (proc / str(pid) / "cgroup").read_bytes().split(b"\n")
@@ -33,9 +34,9 @@ def cgroup_of(pid: int | str, proc: Path = Path("/proc")) -> str | None:
 
 
 def directories(paths: Iterable[str], root: Path | None = None) -> list[Path]:
-    """Return the directories of control groups, whose ``paths`` begin at the root.
+    """Return the directories of control groups; ``paths`` begin at the hierarchy's root.
 
-    Raises ProbeError if one does not exist, UnsupportedError without cgroup2.
+    Raises ProbeError if one does not exist, and UnsupportedError without cgroup2.
     """
     paths = tuple(paths)
     if not paths:
@@ -48,6 +49,6 @@ def directories(paths: Iterable[str], root: Path | None = None) -> list[Path]:
         if not directory.is_dir():
             raise ProbeError(
                 f"there is no control group {path} below {root}: "
-                "/proc/PID/cgroup says in which one a process is"
+                "/proc/PID/cgroup shows the control group of a process"
             )
     return found

@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the compiler made, kept for the next start.
+"""Caches compiled programs on disk.
 
-The compiler takes most of the time and of the memory of a start, and the same text
-gives the same instructions. So they are kept in a file that is named by the hash of
-what went in; a start that finds it does not even load the compiler.
+Compiling takes most of the time and memory of a start, and the same source always gives
+the same instructions. So they are stored in a file whose name is the hash of the
+compiler's input. A start that finds the file does not even load the compiler.
 
-The rule: the kernel gets nothing that anybody but root could have written, nor half
-of a file; else it is compiled as if there were none. Where no file can be kept, every
-start compiles.
+A file is used only if nobody but root can have written it, and if it is complete.
+Otherwise the program is compiled again. If no file can be stored, every start compiles.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from profiler.ingest.probe.compiler import compile_functions, compiler_file
 
 DIRECTORY = Path("/var/cache/http-profiler")
 
-# Programs for other settings and kernels; those that were used last.
+# Programs for different settings and kernels; the least recently used is deleted first.
 _KEPT = 32
 _SUFFIX = ".program"
 
@@ -38,9 +37,9 @@ def compiled_functions(
     with_headers: bool = False,
     directory: Path = DIRECTORY,
 ) -> dict[str, bytes]:
-    """Return what compile_functions() returns, from ``directory`` if it is there.
+    """Return the result of compile_functions(), from ``directory`` if it is stored there.
 
-    Raises what that raises.
+    Raises the same errors as compile_functions().
     """
     names = sorted(names)
     kept = directory / (_digest(source, names, with_headers) + _SUFFIX)
@@ -53,7 +52,7 @@ def compiled_functions(
 
 
 def _digest(source: str, names: list[str], with_headers: bool) -> str:
-    """Of all that the instructions depend on: another BCC, or another kernel's headers, too."""
+    """Hash everything that determines the instructions, with BCC and the kernel's headers."""
     compiler = compiler_file()
     facts = compiler.stat()
     inputs = [source, names, str(compiler), facts.st_size, facts.st_mtime_ns]
@@ -67,7 +66,7 @@ def _read(kept: Path) -> dict[str, bytes] | None:
         if not (_is_roots(kept.parent) and _is_roots(kept)):
             return None
         checksum, _, document = kept.read_bytes().partition(b"\n")
-        # What was used last is kept longest.
+        # _keep() deletes the least recently used files, by this time.
         os.utime(kept)
     except OSError:
         return None

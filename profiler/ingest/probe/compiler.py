@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""C in, BPF instructions out. The only module that imports bcc.
+"""Compiles C to BPF instructions. The only module that imports bcc.
 
-Of BCC only the compiler is used: it makes no maps, loads nothing
-and is gone when the instructions are there. Its own headers are shut out, since
-they bring in the kernel's, which BCC would read three times over.
+Only BCC's compiler is used. It creates no maps, loads nothing, and is freed once the
+instructions are copied. BCC's own headers are excluded, because they include the
+kernel's, which BCC would parse three times.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from typing import Any
 
 from profiler.errors import ProbeError, UnsupportedError
 
-# Nobody reads the debug information, and it is a seventh of the compiler's work.
+# Nothing uses the debug information, and it is a seventh of the compiler's work.
 _FLAGS = ["-Wno-everything", "-g0"]
-# Their include guards.
+# The include guards of BCC's headers, defined to exclude them.
 _WITHOUT_HEADERS = ["-D_UAPI__LINUX_BPF_H__", "-D__LINUX_BPF_H__", "-D__BPF_HELPERS_H"]
 
 _MISSING = (
-    f"BCC is not there for this Python ({sys.executable}): install your distribution's "
-    "package (python3-bpfcc on Debian and Ubuntu), and let the environment that "
-    "http-profiler is installed in see the system's packages (--system-site-packages)"
+    f"BCC is not available to this Python ({sys.executable}): install your distribution's "
+    "package (python3-bpfcc on Debian and Ubuntu), and install http-profiler in a virtual "
+    "environment that can import system packages (--system-site-packages)"
 )
 
 
 def compiler_file() -> Path:
-    """Return a file of BCC, without loading it. Raises UnsupportedError if there is none."""
+    """Return the file of BCC's package, without importing it. Raises UnsupportedError."""
     spec = importlib.util.find_spec("bcc")
     if spec is None or spec.origin is None:
         raise UnsupportedError(_MISSING)
@@ -44,8 +44,8 @@ def compile_functions(
 ) -> dict[str, bytes]:
     """Compile ``source``; return the instructions of the functions in ``names``.
 
-    With ``with_headers`` the source may include headers of the running kernel.
-    Raises UnsupportedError without BCC, else ProbeError, which begins with ``what``.
+    With ``with_headers``, ``source`` may include headers of the running kernel.
+    Raises UnsupportedError without BCC, or ProbeError, whose text begins with ``what``.
     """
     bcc = _import_bcc()
     with contextlib.ExitStack() as stack:
@@ -71,7 +71,7 @@ def _import_bcc() -> Any:
 
 @contextlib.contextmanager
 def _no_kernel_headers() -> Iterator[None]:
-    """Have BCC look for the kernel's headers, which it insists on, where there are none."""
+    """Point BCC, which requires a path to kernel headers, to a directory without any."""
     variable = "BCC_KERNEL_SOURCE"
     before = os.environ.get(variable)
     here = os.open(".", os.O_RDONLY)
@@ -83,7 +83,7 @@ def _no_kernel_headers() -> Iterator[None]:
         try:
             yield
         finally:
-            # BCC works inside that directory, and after a failure stays there.
+            # BCC changes to that directory, and does not change back after a failure.
             os.fchdir(here)
             os.close(here)
             if before is None:
@@ -94,9 +94,9 @@ def _no_kernel_headers() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _explained(what: str) -> Iterator[None]:
-    """Keep what BCC and clang print; on failure report the file, and the line that matters.
+    """Save the output of BCC and clang; on failure report the relevant line and the file.
 
-    They write to file descriptor 2, below Python, so that is what is redirected.
+    Both write to file descriptor 2 directly, so the descriptor itself is redirected.
     """
     sys.stderr.flush()
     saved = os.dup(2)
@@ -127,6 +127,6 @@ def _telling_line(log: str, error: Exception) -> str:
             "kernel"
         )
     for line in lines:
-        if "error:" in line:  # clang: the first one is the cause
+        if "error:" in line:  # clang: the first error is the cause
             return line
     return lines[-1] if lines else str(error)

@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Generates the source of a probe from the hooks and the kernel's layout.
 
-The logic is C, in ``bpf/``. What differs between kernels and settings precedes it as
-macros (``macros.py``: struct offsets, filters) and follows it as short entry points,
-which are written here. Only the files in ``bpf/`` are read, so the same input gives the
-same text.
+The logic is C, in ``bpf/``. Macros before it (``macros.py``: struct offsets, filters) and
+short entry points after it, generated here, adapt it to kernels and settings. Only the
+files in ``bpf/`` are read, so the same input always gives the same source.
 
-BCC compiles one text, so the files are joined; ``#line`` keeps the compiler's messages
-correct.
+BCC compiles a single source text, so the files are joined. ``#line`` directives keep the
+positions in the compiler's messages correct.
 """
 
 from __future__ import annotations
@@ -35,21 +34,21 @@ from profiler.ingest.syscalls import NAMES
 _INCLUDE = re.compile(r'#include "(.+)"')
 
 _LEAVE = "leave_function"
-# Where no program is preempted, those that send and receive have the slot of their direction.
+# Where no program can be preempted, programs that move data use the slot of their direction.
 _SLOT_CLOSE = 2
-# The programs at a system call's entry only count, and those that close only work.
+# Shared: at a system call's entry a program only counts, at a close it only uses the workspace.
 _SLOT_ENTER = _SLOT_CLOSE
 
-# Kinds of attachment: where a program hooks on.
+# Kinds of attachment.
 FENTRY, FEXIT, KPROBE = "fentry", "fexit", "kprobe"
 RAW_TRACEPOINT, TRACEPOINT = "raw_tracepoint", "tracepoint"
 
 
 class Attachment(NamedTuple):
-    """One function of the program and where it hooks on.
+    """One function of the program and the target it is attached to.
 
-    ``target`` is a kernel function for ``fentry``, ``fexit`` and ``kprobe``, and
-    ``category:name`` for ``tracepoint``, whose name suffices for ``raw_tracepoint``.
+    ``target`` is a kernel function for ``fentry``, ``fexit`` and ``kprobe``,
+    ``category:name`` for ``tracepoint``, and a name alone for ``raw_tracepoint``.
     Several targets may share a function.
     """
 
@@ -57,9 +56,9 @@ class Attachment(NamedTuple):
     target: str
     function: str
     calling: Calling = Calling()
-    """How the target is called, for a program that serves several."""
+    """The target's calling convention, for a program that serves several targets."""
     protocol: str | None = None
-    """Attached only when this protocol can be put above TCP."""
+    """If set, attached only once this protocol is available above TCP."""
 
 
 class Program(NamedTuple):
@@ -69,24 +68,24 @@ class Program(NamedTuple):
     source: str
     attachments: tuple[Attachment, ...]
     values: dict[int, int]
-    """Placeholder -> value of the user's settings (``macros.py``), written when it is loaded."""
+    """Placeholder -> value of the user's settings (``macros.py``), written at load time."""
     inflight: Attachment | None = None
-    """Socket route: what sees the calls that were in flight before (``probe/inflight.py``)."""
+    """Socket route: the attachment for calls that were already in flight (``inflight.py``)."""
 
 
 def generate(
     route: str, hooks: Hooks, layout: Layout, settings: Settings, *, machine: str
 ) -> Program:
-    """Write the BCC program for ``route`` (``socket`` or ``syscall``).
+    """Generate the BCC program for ``route`` (``socket`` or ``syscall``).
 
-    ``machine`` is the architecture, as of ``uname -m``. Raises UnsupportedError if
-    this kernel lacks a hooked function, or this architecture a table of calls.
+    ``machine`` is the architecture as printed by ``uname -m``. Raises UnsupportedError if
+    this kernel lacks a hooked function, or if no syscall table exists for ``machine``.
     """
     writers = {"socket": _socket_route, "syscall": _syscall_route}
     entries, attachments = writers[route](hooks, layout, machine)
     if route == "socket":
         attachments += _inflight(hooks, layout)
-    # A program at a system call's tracepoint is skipped while any other runs.
+    # A program at a system call's tracepoint is skipped while any other program runs.
     slots = _slots(attachments, route == "socket" and layout.preemptible)
     attachments = [
         a._replace(calling=a.calling._replace(slot=slot)) for a, slot in zip(attachments, slots)
@@ -113,12 +112,12 @@ def generate(
 
 
 def maps_of(route: str) -> tuple[str, ...]:
-    """Return the names of the maps of a route's program, in the order of their numbers."""
+    """Return the names of the maps that a route's program uses, ordered by number."""
     return SYSCALL_ROUTE_MAPS if route == "syscall" else MAPS
 
 
 def _with_includes(name: str, seen: set[str]) -> list[str]:
-    """The lines of a file in ``bpf/``, each ``#include`` replaced by that file once."""
+    """Return a file's lines, with the first ``#include`` of each file in ``bpf/`` expanded."""
     seen.add(name)
     lines = [f'#line 1 "{name}"']
     for number, line in enumerate((BPF_DIRECTORY / name).read_text().splitlines(), 1):
@@ -133,9 +132,9 @@ def _with_includes(name: str, seen: set[str]) -> list[str]:
 
 
 def _slots(attachments: list[Attachment], preemptible: bool) -> list[int]:
-    """The slot of each program's own place to work (``bpf/call.h``)."""
+    """Return the index of each program's workspace (``bpf/call.h``)."""
     if preemptible:
-        # Those that note that a connection begins need none.
+        # Programs that record the start of a connection need no workspace.
         number = count()
         return [0 if "_open_" in a.function else next(number) for a in attachments]
     return [a.calling.direction if a.function == _LEAVE else _SLOT_CLOSE for a in attachments]
@@ -162,7 +161,7 @@ def _socket_route(hooks: Hooks, layout: Layout, machine: str) -> tuple[list[str]
         else:
             calling = calling_of(hook, parameters)
             if hook.second and layout.preemptible:
-                # What is attached later runs earlier.
+                # The program attached last runs first.
                 second = calling._replace(look=LOOK_SECOND)
                 attachments.append(Attachment(FEXIT, hook.name, _LEAVE, second))
                 calling = calling._replace(look=LOOK_FIRST)
@@ -238,7 +237,7 @@ def _syscall_route(
 
 
 def _call_macros(hooks: Hooks, machine: str) -> list[str]:
-    """The tests of a call's number at its exit, on the syscall route."""
+    """Return the macros that test a syscall's number at its exit, on the syscall route."""
     numbers = _numbers(machine)
     tests = {
         "IS_HOOKED": dict.fromkeys(hook.name for hook in hooks.syscalls),
@@ -251,7 +250,7 @@ def _call_macros(hooks: Hooks, machine: str) -> list[str]:
 
 
 def _numbers(machine: str) -> dict[str, int]:
-    """The number of each system call by its name."""
+    """Return the numbers of the system calls by name."""
     try:
         return {name: number for number, name in NAMES[machine].items()}
     except KeyError:
@@ -263,7 +262,7 @@ def _numbers(machine: str) -> dict[str, int]:
 
 def _case(hooks: list[SyscallHook], number: int) -> str:
     lines = [f"\tcase {number}: /* {hooks[0].name} */"]
-    # A call that moves data either way has a second row.
+    # A call that moves data in both directions has a second row.
     for variable, descriptor, hook in zip(("call", "other"), _DESCRIPTORS, hooks):
         lines += [
             f"\t\t{variable}.direction = DIRECTION_{hook.direction.upper()};",
@@ -281,7 +280,7 @@ _DESCRIPTORS = ("descriptor", "other_descriptor")
 
 
 def _argument(number: int) -> str:
-    # The kernel refuses to attach a program to a call's tracepoint whose context ends before
-    # the last byte that the program loads from it. One program serves them all, so
-    # arguments that some calls do not have are read by the helper instead.
+    # The kernel refuses to attach a program that loads bytes beyond the end of a tracepoint's
+    # context. One program serves all calls, so a helper reads the arguments that some calls
+    # do not have.
     return f"{'ARGUMENT' if number < 2 else 'LATER_ARGUMENT'}(ctx, {number})"

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hooks, layout and a version of bpftrace in, the text of its program out.
+"""Generates a bpftrace program from the hooks, the kernel's layout and bpftrace's version.
 
-The program is ``bpf/probe.bt.j2``, rendered: the syscall route, with the same
-table of hooks and the same offsets as the BCC engine's. What bpftrace's language
-has changed between versions is a :class:`Dialect`, so that the template needs to
-know no version. Nothing but the template is read: the same input gives the same
-text.
+The program is the rendered template ``bpf/probe.bt.j2``. It implements the syscall
+route, with the same table of hooks and the same offsets as the BCC engine. A
+:class:`Dialect` describes how the language differs between versions of bpftrace, so
+the template does not depend on a version. Only the template is read, so the same input
+always gives the same program.
 
-A row of the table whose memory the program cannot read still advances the
-stream by what the call moved.
+If the program cannot read the memory that a hooked call uses, it still advances the
+stream by the number of bytes moved.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ APPLIED: tuple[str, ...] = ("pid", "port")
 """The filters that the program applies."""
 
 HEARTBEATS = 10
-"""Lines a second that each processor prints, traffic or not."""
+"""Heartbeat lines that each CPU prints in a second, with or without traffic."""
 
 MAP_KEYS_MAX = 16384
 
-# Codes of what became of a call: keys of the program's maps @calls and @bytes, to
-# which RECV adds 100.
+# Codes for the outcome of a call: keys of the program's maps @calls and @bytes. Received
+# data adds RECV_FATES.
 SEEN, FORWARDED = 0, 1
 FATES = {
     "seen": SEEN,
@@ -49,18 +49,18 @@ FATES = {
 RECV_FATES = 100
 
 SWAPPED = 0x10000
-"""Added to a local port that is in network order."""
+"""Added to a local port that is in network byte order."""
 
 # bpf/kernel.h: MSG_OOB, MSG_PEEK, MSG_ERRQUEUE
 _NOT_STREAM = 0x1 | 0x2 | 0x2000
 
-# Segments before the first byte of a call that may be empty; messages of one
-# sendmmsg or recvmmsg that are counted.
+# The most empty segments before a call's first byte; the most messages of one sendmmsg or
+# recvmmsg that are counted.
 _LEADING_MAX = 4
 _MESSAGES_MAX = 8
 
-# The program's own structures: member, its type in C, and where it is, in the kernel
-# (a name of layout.FIELDS) or in user space (bytes, by the ABI).
+# The program's own structures: each member, its C type and its offset. The offset is a name of
+# layout.FIELDS for the kernel's structures, or bytes defined by the ABI for user space.
 _LONG, _INT, _SHORT, _CHAR = "unsigned long long", "unsigned int", "unsigned short", "unsigned char"
 _SIZES = {_INT: 4, _SHORT: 2, _CHAR: 1}
 _STRUCTURES: dict[str, tuple[tuple[str, str, str | int], ...]] = {
@@ -112,33 +112,34 @@ _STRUCTURES: dict[str, tuple[tuple[str, str, str | int], ...]] = {
     "hp_word": (("value", _LONG, 0),),
     "hp_segment": (("base", _LONG, 0), ("length", _LONG, 8)),  # struct iovec
     "hp_message": (("segments", "struct hp_segment *", 16),),  # struct user_msghdr
-    # struct mmsghdr: a struct user_msghdr, then what was moved
+    # struct mmsghdr: a struct user_msghdr, then the number of bytes moved
     "hp_messages": tuple((f"length{i}", _INT, 64 * i + 56) for i in range(_MESSAGES_MAX)),
 }
 
 
 @dataclass(frozen=True)
 class Dialect:
-    """The dialect of one version of bpftrace, and how much it can print at once."""
+    """The language of one version of bpftrace, and how much it can print at once."""
 
     version: tuple[int, int]
 
     @property
     def piece_max(self) -> int:
-        """Bytes of one buf(): before 0.22 it has to fit on a BPF program's 512 bytes of stack."""
+        """Bytes of one buf(): before 0.22 it must fit on the 512-byte stack of a BPF program."""
         return self._by_age(64, 128, 1000)
 
     @property
     def pieces_max(self) -> int:
-        """Pieces of one call; what is beyond them only advances the stream.
+        """Pieces of one call; bytes beyond them only advance the stream.
 
-        Each is a printf of its own, and costs 0.17 a second to compile in an emulated machine.
+        Each piece is a separate printf, which bpftrace 0.17 compiles in one second in an
+        emulated machine.
         """
         return self._by_age(16, 8, 4)
 
     @property
     def segments_max(self) -> int:
-        """Pieces of one call with several segments: each begins a piece, an empty one too."""
+        """Pieces of one call with several segments: each segment, even if empty, needs a piece."""
         return self._by_age(16, 10, 10)
 
     def _by_age(self, before_0_17: int, before_0_22: int, later: int) -> int:
@@ -148,20 +149,23 @@ class Dialect:
 
     @property
     def buffer(self) -> str:
-        """The format of a buf(): all hexadecimal, or as old versions mix it (printed.py)."""
+        """The format of a buf(): all hexadecimal, or the mixed one of old versions (printed.py)."""
         return "%rh" if self.version >= (0, 17) else "%r"
 
     @property
     def boot_time(self) -> bool:
-        """Is the only clock CLOCK_BOOTTIME? Before it was CLOCK_MONOTONIC, after both are there."""
+        """Whether CLOCK_BOOTTIME is the only clock.
+
+        Older versions have only CLOCK_MONOTONIC, newer ones have both.
+        """
         return (0, 12) <= self.version < (0, 19)
 
     def environment(self, ring_bytes: int, processors: int) -> dict[str, str]:
-        """Limits are set by environment variables; some were renamed in 0.20."""
-        shared = self.version >= (0, 18)  # one ring buffer, not one for each processor
+        """Return the environment variables that set bpftrace's limits; 0.20 renamed some."""
+        shared = self.version >= (0, 18)  # one ring buffer, instead of one for each CPU
         pages = ring_bytes // 4096 // (1 if shared else processors)
         limits = (
-            # A buf()'s length, four bytes, counts as part of it.
+            # The limit includes a buf()'s length field of four bytes.
             {
                 "BPFTRACE_MAX_STRLEN": str(self.piece_max + 8),
                 "BPFTRACE_MAX_MAP_KEYS": str(MAP_KEYS_MAX),
@@ -178,8 +182,8 @@ class Dialect:
         }
 
     def words(self) -> dict[str, Any]:
-        """What the template says differently."""
-        # From 0.22 on numbers have sizes, and casts are quick.
+        """Return the template's variables that depend on the version."""
+        # From 0.22 on, numbers have sizes, and casts are cheap.
         sized = self.version >= (0, 22)
         return {
             "args": "args." if self.version >= (0, 19) else "args->",
@@ -205,11 +209,11 @@ def generate(
     self_pid: int,
     machine: str,
 ) -> str:
-    """Write the bpftrace program.
+    """Generate the bpftrace program.
 
-    ``self_pid`` is the profiler's own process, which is left out (0: there is
-    none); ``machine`` is the architecture as ``uname -m`` says it. Raises
-    UnsupportedError if the version or the architecture is not known.
+    ``self_pid`` is the profiler's own process, which is excluded (0: none). ``machine`` is
+    the architecture as printed by ``uname -m``. Raises UnsupportedError if the version of
+    bpftrace or the architecture is not supported.
     """
     if dialect.version < OLDEST:
         raise UnsupportedError(
@@ -231,8 +235,8 @@ def generate(
     )
     rows: dict[str, dict[str, Any]] = {}
     for hook in hooks.syscalls:
-        # A call that moves data either way has a second row, for which the verifier
-        # leaves no room: the light engine does not see what splice sends.
+        # A call that moves data in both directions has a second row. It would exceed the
+        # verifier's limit, so this engine does not see what splice sends.
         rows.setdefault(hook.name, _row(hook, numbers))
     places = {row[key] for row in rows.values() for key in ("descriptor", "pointer", "flags")}
     text = environment.get_template("probe.bt.j2").render(
@@ -260,7 +264,7 @@ def generate(
 
 
 def _structure(name: str, members: tuple[tuple[str, str, str | int], ...], layout: Layout) -> str:
-    """The C of one structure: its members where they are, and room in between."""
+    """Return the C definition of one structure, with padding between its members."""
     placed = []
     for member, type_, where in members:
         if isinstance(where, str):
@@ -272,8 +276,8 @@ def _structure(name: str, members: tuple[tuple[str, str, str | int], ...], layou
         size = _SIZES.get(type_, 8)
         if offset % size:  # bpftrace's grammar has no packed structures
             raise UnsupportedError(
-                f"the bpftrace engine cannot read {name}.{member} of this kernel, which is at "
-                f"{offset}: use --engine bcc"
+                f"the bpftrace engine cannot read {name}.{member} at its unaligned offset "
+                f"{offset} in this kernel: use --engine bcc"
             )
         if offset > end:
             lines.append(f"  char before_{member}[{offset - end}];")
@@ -283,7 +287,7 @@ def _structure(name: str, members: tuple[tuple[str, str, str | int], ...], layou
 
 
 def _row(hook: SyscallHook, numbers: dict[str, int]) -> dict[str, Any]:
-    """What the template needs to know of one row."""
+    """Return the template's variables for one row."""
     if hook.name not in numbers:
         raise UnsupportedError(f"the bpftrace engine does not know the system call {hook.name}")
     return {

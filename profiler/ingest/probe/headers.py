@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the kernel keeps what the probe reads, from the kernel's headers: for kernels without BTF.
+"""Reads the layout from the kernel's headers, for kernels without BTF.
 
-The same table of fields as for BTF (:data:`profiler.ingest.probe.layout.FIELDS`), answered
-by the compiler: BCC compiles a program with a function for each field that
-returns its offset, which is then read from the function's instructions. That
-takes the compiler half a minute in a slow machine, since the kernel's headers
-are large, and only works with headers that BCC's compiler understands. It is
-enough for the syscall route: the socket route is bound to its functions by BTF.
+The fields are the same as for BTF (:data:`profiler.ingest.probe.layout.FIELDS`). BCC
+compiles one function for each field that returns its offset, and the offset is read from
+the function's instructions. The kernel's headers are large, so compiling takes half a
+minute on a slow machine. It fails with headers that BCC's compiler does not understand.
+
+Only the syscall route can use this layout: the socket route attaches to functions by BTF.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ _INCLUDES = (
     "net/net_namespace.h",
     "net/sock.h",
 )
-# Read on the socket route, or by what is bound to its place by BTF.
+# Read only on the socket route, or by programs that are attached by BTF.
 _WITH_BTF = (
     *("msghdr_", "task_struct_stack", "thread_info_width"),
     *("pt_regs_syscall", "pt_regs_argument2", "pt_regs_argument3"),
 )
 
-# Where the member is another than the first one of FIELDS: kernel version before which
-# it is so, and the expression.
+# Fields that differ from the first path in FIELDS: the kernel version before which they do, and
+# the expression.
 _BEFORE = {
     "task_struct_start_boottime": ((5, 5), "offsetof(struct task_struct, real_start_time)"),
     # Bit fields after this marker: flags, protocol, type (16 bits).
@@ -53,7 +53,7 @@ _ARM64 = {
     "pt_regs_argument1": "offsetof(struct pt_regs, regs) + 8",
 }
 
-# enum bpf_func_id of include/uapi/linux/bpf.h, and since when it has them.
+# enum bpf_func_id of include/uapi/linux/bpf.h, and the first kernel version that has each.
 _HELPERS = {
     "ktime_get_boot_ns": (125, (5, 8)),
     "ringbuf_output": (130, (5, 8)),
@@ -61,7 +61,7 @@ _HELPERS = {
     "copy_from_user_task": (191, (5, 18)),
 }
 
-# The hooked functions that a kprobe looks at, and their parameters up to the one that counts.
+# Functions hooked by kprobes, and their parameters up to the last one that is read.
 _PARAMETERS = {
     "inet_release": ("sock",),
     "unix_release": ("sock",),
@@ -74,7 +74,7 @@ _MOVE_CONSTANT = 0xB7
 
 
 def read_layout_of_headers() -> Layout:
-    """Read what the syscall route needs of the running kernel.
+    """Return the parts of the running kernel's layout that the syscall route needs.
 
     Raises ProbeError if the headers are not installed or cannot be compiled.
     """
@@ -96,15 +96,18 @@ def read_layout_of_headers() -> Layout:
 
 
 def kernel_version(release: str) -> tuple[int, int]:
-    """Major and minor number of a release such as ``5.4.0-150-generic``."""
+    """Return the major and minor number of a release such as ``5.4.0-150-generic``.
+
+    Raises UnsupportedError if it does not begin with two numbers.
+    """
     match = re.match(r"(\d+)\.(\d+)", release)
     if not match:
-        raise UnsupportedError(f"what kernel is {release!r}?")
+        raise UnsupportedError(f"cannot parse the kernel release {release!r}")
     return int(match[1]), int(match[2])
 
 
 def _expressions(version: tuple[int, int], machine: str) -> dict[str, str]:
-    """Name of a field -> C expression of its offset."""
+    """Return the C expression of each field's offset, by name."""
     expressions = {}
     for name, (path, *_) in FIELDS.items():
         if name.startswith(_WITH_BTF):
@@ -129,8 +132,8 @@ def _source(expressions: dict[str, str]) -> str:
 
 
 def _returned(code: bytes) -> int:
-    """The constant that a function returns, from its instructions."""
+    """Read the constant that a function returns from its instructions."""
     opcode, _, _, constant = INSTRUCTION.unpack_from(code)
     if opcode != _MOVE_CONSTANT:
-        raise UnsupportedError("BCC's compiler gives an offset in a form that is not known")
+        raise UnsupportedError("BCC's compiler returns an offset in an unexpected form")
     return int(constant)

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table of hooks: ``bpf/hooks.toml`` as values.
+"""Reads the table of hooks, ``bpf/hooks.toml``.
 
-A key that is not known is an error, so that a misspelt one cannot silently
-hook nothing.
+An unknown key is an error: a misspelt key must not silently disable a hook.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ else:
 
 _PACKAGE = Path(__file__).resolve().parents[2]
 
-# Inside the installed package, or beside it in a source tree.
+# Inside the installed package, or next to it in a source tree.
 BPF_DIRECTORY = next(
     (d for d in (_PACKAGE / "bpf", _PACKAGE.parent / "bpf") if d.is_dir()), _PACKAGE / "bpf"
 )
@@ -28,10 +27,10 @@ BPF_DIRECTORY = next(
 class FunctionHook:
     """A kernel function; ``socket``, ``message``, ``flags`` and ``result`` name its parameters.
 
-    Without ``result`` it returns its result. ``level`` is ``socket``, ``sock``, ``above``,
-    ``tcp`` or ``inflight``; ``second``: two programs are attached to it where one may be
-    skipped; ``optional``: some kernels lack it and do not need it; ``protocol``: hooked only
-    where this can be put above TCP.
+    Without ``result``, the function's return value is the result. ``level`` is ``socket``,
+    ``sock``, ``above``, ``tcp`` or ``inflight``. ``second``: two programs are attached where
+    one can be skipped. ``optional``: some kernels lack the function and do not need it.
+    ``protocol``: hooked only once this protocol is available above TCP.
     """
 
     name: str
@@ -51,7 +50,7 @@ class FunctionHook:
 class SyscallHook:
     """A system call; ``pointer``, ``flags`` and ``descriptor`` are positions of arguments, from 0.
 
-    ``tracepoint`` is the name in ``syscalls:sys_enter_*``, where it is another.
+    ``tracepoint`` is the name in ``syscalls:sys_enter_*``, if it differs from ``name``.
     """
 
     name: str
@@ -65,14 +64,14 @@ class SyscallHook:
 
 @dataclass(frozen=True)
 class Hooks:
-    """Both tables of ``hooks.toml``."""
+    """The two tables of ``hooks.toml``."""
 
     functions: tuple[FunctionHook, ...]
     syscalls: tuple[SyscallHook, ...]
 
 
 def load_hooks(path: Path = BPF_DIRECTORY / "hooks.toml") -> Hooks:
-    """Read the table of hooks. Raises ValueError naming a key that is not known or missing."""
+    """Read the table of hooks. Raises ValueError, which names an unknown or missing key."""
     with path.open("rb") as file:
         document = tomllib.load(file)
     unknown = set(document) - {"function", "syscall"}

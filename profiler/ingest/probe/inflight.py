@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Calls in flight when the probe is attached: blocked in read or recv, waiting for data.
+"""Finds calls in flight when the probe is attached: blocked in read or recv, waiting for data.
 
-Many servers spend most of their time in such a call. It entered before the probe was
-attached, so its return passes no hook. ``/proc/PID/task/TID/syscall`` (proc(5)) shows the
-call a thread is blocked in and its arguments; the probe gets the buffer's address from here.
+Many servers spend most of their time in such a call. It began before the probe was
+attached, so no hook sees its return. ``/proc/PID/task/TID/syscall`` (proc(5)) shows the
+call in which a thread is blocked, and its arguments. From these, this module passes the
+buffer's address to the probe.
 
-A call whose entry the probe may have seen is never written to the map, or its bytes would be
-captured twice. So calls are found before the probe is attached, and written afterwards only
-if the thread's count of context switches is the same: it has not run in between.
+A call whose entry the probe may have seen is never written to the map, because its bytes
+would be captured twice. So calls are found before the probe is attached. A call is written
+afterwards only if its thread's count of context switches is unchanged, so that the thread
+has not run in between.
 
-Only TCP and only read and recvfrom: other calls in flight are missed.
+Only read and recvfrom on TCP sockets are supported. Other calls in flight are missed.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ _INFLIGHT = struct.Struct("=QQQ")
 
 
 class Call(NamedTuple):
-    """A call in flight, and its thread's count of context switches."""
+    """A call in flight, with its thread's count of context switches."""
 
     process: int
     thread: int
@@ -48,17 +50,17 @@ class Call(NamedTuple):
 
     @property
     def key(self) -> bytes:
-        """What bpf_get_current_pid_tgid() returns in that thread."""
+        """The value of bpf_get_current_pid_tgid() in that thread."""
         return struct.pack("=Q", self.process << 32 | self.thread)
 
     @property
     def value(self) -> bytes:
-        """The probe's entry for it."""
+        """The value in the probe's map."""
         return _INFLIGHT.pack(self.descriptor, self.pointer, self.msg_flags)
 
 
 class InflightCalls:
-    """The calls on this machine that are in flight on a TCP connection, as of now."""
+    """The calls that are now in flight on TCP connections of this machine."""
 
     def __init__(self, machine: str, proc: Path = PROC) -> None:
         self._machine = machine
@@ -72,7 +74,7 @@ class InflightCalls:
         return len(self.calls)
 
     def write_to(self, target: Map, hook: int | None = None) -> None:
-        """Write those still in flight to a map of the probe, which has been attached meanwhile.
+        """Write the calls that are still in flight to a map of the probe, now attached.
 
         ``hook`` is the descriptor of the attachment that serves only these calls.
         """
@@ -80,7 +82,7 @@ class InflightCalls:
         self._drop_ended()
         for call in self.calls:
             target.write(call.key, call.value)
-        # One that ended before it was written would be taken for the thread's next call.
+        # The probe would mistake a call that ended before it was written for the thread's next.
         self._forget_ended(target)
 
     def refresh(self) -> None:
@@ -133,9 +135,9 @@ def _find(machine: str, proc: Path) -> list[Call]:
 
 
 def _inflight_call(task: Path, machine: str) -> Call | None:
-    """The supported call that a thread is blocked in, if any."""
+    """Return the supported call in which a thread is blocked, if any."""
     try:
-        # "running", or number, six arguments, stack and instruction pointer.
+        # "running", or the number, six arguments, stack pointer and instruction pointer.
         words = (task / "syscall").read_text().split()
         name = NAMES[machine].get(int(words[0])) if len(words) == 9 else None
         if name not in CALLS:
@@ -156,7 +158,7 @@ def _inflight_call(task: Path, machine: str) -> Call | None:
 
 
 def _tcp_inodes(process: Path) -> frozenset[str]:
-    """The inodes of the TCP sockets in a process's network namespace (proc_net_tcp(5))."""
+    """Return the inodes of TCP sockets in a process's network namespace (proc_net_tcp(5))."""
     found: set[str] = set()
     for name in ("tcp", "tcp6"):
         lines = (process / "net" / name).read_text().splitlines()[1:]

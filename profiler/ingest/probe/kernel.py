@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the kernel's interface for BPF has in common, wherever it is used.
+"""The parts of the kernel's BPF interface that several modules share.
 
-The two system calls that Python lacks, bpf(2) and perf_event_open(2), the form of
-an instruction, and the numbers of the processors.
+They are the two system calls that Python lacks, bpf(2) and perf_event_open(2), the layout
+of an instruction, the numbers of the CPUs, and the kernel's settings.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ _SYSCALLS = {
     "riscv64": {"bpf": 280, "perf_event_open": 241},
 }
 
-# The kernel's own, of include/linux/errno.h, which libc has no words for.
+# Internal to the kernel (include/linux/errno.h), so libc has no text for it.
 _ENOTSUPP = 524
 
 # struct bpf_insn (include/uapi/linux/bpf.h): opcode, registers, offset, constant.
 INSTRUCTION = struct.Struct("=BBhi")
-# A constant of 64 bits: its upper half stands in a second instruction.
+# Loads a constant of 64 bits; a second instruction holds its upper half.
 LOAD_CONSTANT = 0x18
 
 # include/uapi/linux/perf_event.h
@@ -39,20 +39,20 @@ _PERF_FLAG_FD_CLOEXEC = 8
 # struct perf_event_attr up to config2, PERF_ATTR_SIZE_VER1.
 EVENT = struct.Struct("=IIQQQQQIIQQ")
 
-# As "none (voluntary) full lazy".
+# For example "none (voluntary) full lazy".
 _PREEMPTION = Path("/sys/kernel/debug/sched/preempt")
-# "0": none; "1" and "2": it compiles.
+# "0": BPF is interpreted; "1" and "2": it is compiled.
 _COMPILER = Path("/proc/sys/net/core/bpf_jit_enable")
-# As "espintcp mptcp tls": those whose modules are loaded.
+# For example "espintcp mptcp tls": the protocols whose modules are loaded.
 _ABOVE_TCP = Path("/proc/sys/net/ipv4/tcp_available_ulp")
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def bpf(command: int, attributes: bytes) -> int:
-    """bpf(2): return its result, or -1 and :func:`ctypes.get_errno`.
+    """Call bpf(2); return its result, or -1 with the error in :func:`ctypes.get_errno`.
 
-    ``attributes`` is a ``union bpf_attr``, as much of it as the command reads.
+    ``attributes`` is the part of ``union bpf_attr`` that the command reads.
     """
     buffer = ctypes.create_string_buffer(attributes, len(attributes))
     return _syscall("bpf", command, ctypes.addressof(buffer), len(attributes))
@@ -67,9 +67,9 @@ def perf_event(
     sample_type: int = 0,
     wakeup_events: int = 0,
 ) -> int:
-    """perf_event_open(2) for all processes on ``cpu``: return its result, as :func:`bpf` does.
+    """Call perf_event_open(2) for all processes on ``cpu``; return its result like :func:`bpf`.
 
-    The arguments are the members of ``struct perf_event_attr``; each event is a sample.
+    The arguments are members of ``struct perf_event_attr``. Each event is a sample.
     """
     attributes = EVENT.pack(
         event_type,
@@ -89,18 +89,18 @@ def perf_event(
 
 
 def ioctl(descriptor: int, request: int, argument: int) -> int:
-    """ioctl(2) with a number: return its result, as :func:`bpf` does."""
+    """Call ioctl(2) with an integer argument; return its result like :func:`bpf`."""
     return int(_libc.ioctl(descriptor, ctypes.c_ulong(request), ctypes.c_int(argument)))
 
 
 def lift_memory_limit() -> None:
-    """Let this process lock as much memory as it wants: before Linux 5.11 maps count as locked."""
+    """Remove this process's limit on locked memory: before Linux 5.11, maps count towards it."""
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY,) * 2)
 
 
 def cpus(which: str) -> list[int]:
-    """The numbers of the processors that are ``online`` or ``possible``, from sysfs (``0-3,6``)."""
+    """Return the numbers of the ``online`` or ``possible`` CPUs, from sysfs (``0-3,6``)."""
     numbers: list[int] = []
     for part in Path(f"/sys/devices/system/cpu/{which}").read_text().strip().split(","):
         first, _, last = part.partition("-")
@@ -109,11 +109,11 @@ def cpus(which: str) -> list[int]:
 
 
 def is_preemptible(built: str | None = None, chosen: Path = _PREEMPTION) -> bool:
-    """Whether a task may be preempted while it is in the kernel.
+    """Return whether a task can be preempted while it runs in the kernel.
 
-    ``built`` is uname(2)'s ``version``, which says how the kernel was built. With
-    PREEMPT_DYNAMIC (Linux 5.12) the model was ``chosen`` at boot; where that cannot be
-    read, the answer is yes.
+    ``built`` is uname(2)'s ``version``, which names the preemption model of the build. With
+    PREEMPT_DYNAMIC (Linux 5.12), the file ``chosen`` names the model chosen at boot. If it
+    cannot be read, the result is true.
     """
     words = (platform.version() if built is None else built).split()
     if not any(word.startswith("PREEMPT") for word in words):
@@ -126,7 +126,7 @@ def is_preemptible(built: str | None = None, chosen: Path = _PREEMPTION) -> bool
 
 
 def is_compiling(setting: Path = _COMPILER) -> bool:
-    """Whether the kernel compiles BPF to the machine's instructions, and does not interpret it."""
+    """Return whether the kernel compiles BPF to machine code, rather than interpreting it."""
     try:
         return setting.read_text().strip() != "0"
     except OSError:
@@ -134,7 +134,7 @@ def is_compiling(setting: Path = _COMPILER) -> bool:
 
 
 def protocols_above_tcp(path: Path = _ABOVE_TCP) -> frozenset[str] | None:
-    """The protocols that can be put above TCP now (``tls``); ``None``: the kernel does not say."""
+    """Return the protocols available above TCP now, such as ``tls``; ``None`` if unknown."""
     try:
         return frozenset(path.read_text().split())
     except OSError:
@@ -142,7 +142,7 @@ def protocols_above_tcp(path: Path = _ABOVE_TCP) -> frozenset[str] | None:
 
 
 def why(number: int) -> str:
-    """Put an errno of one of these calls into words."""
+    """Describe an errno of one of these calls."""
     if number == errno.EPERM:
         return "the kernel does not permit BPF here (a container without CAP_BPF, or lockdown)"
     if number == _ENOTSUPP:
@@ -155,7 +155,7 @@ def _syscall(name: str, *arguments: int) -> int:
         number = _SYSCALLS[platform.machine()][name]
     except KeyError:
         raise UnsupportedError(
-            f"the number of {name}(2) on {platform.machine()} is not known: "
-            f"http-profiler runs on {', '.join(_SYSCALLS)}"
+            f"http-profiler does not support {platform.machine()}: "
+            f"it runs on {', '.join(_SYSCALLS)}"
         ) from None
     return int(_libc.syscall(ctypes.c_long(number), *map(ctypes.c_long, arguments)))

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The offsets of the fields that the probe reads in the running kernel, from its own BTF.
+"""Reads the offsets of the fields that the probe uses from the running kernel's BTF.
 
-BTF (``/sys/kernel/btf/vmlinux``, Linux 5.4 with CONFIG_DEBUG_INFO_BTF) describes
-every structure, function and enumeration of the kernel that runs. libbpf, which
-BCC depends on, is there wherever BCC is and reads it in a tenth of a second;
-so the probe needs neither kernel headers nor a BTF parser of our own.
+BTF (``/sys/kernel/btf/vmlinux``, Linux 5.4 with CONFIG_DEBUG_INFO_BTF) describes every
+structure, function and enumeration of the running kernel. BCC depends on libbpf, which
+parses BTF in a tenth of a second. So the probe needs neither kernel headers nor a BTF
+parser of its own.
 
-:data:`FIELDS` lists what the probe needs; a field that this kernel lacks is an error
-that names it, unless the table has an alternative.
+:data:`FIELDS` lists the fields that the probe needs. If this kernel has none of a field's
+paths, an error names them.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ FIELDS.update(
         "pt_regs_syscall": ("pt_regs.orig_ax", "pt_regs.syscallno"),
         "pt_regs_argument0": ("pt_regs.di", "pt_regs.regs"),
         "pt_regs_argument1": ("pt_regs.si", "pt_regs.regs+8"),
-        # of a system call: a function's fourth is in another register on x86
+        # of a system call: a function's fourth argument is in another register on x86
         "pt_regs_argument2": ("pt_regs.dx", "pt_regs.regs+16"),
         "pt_regs_argument3": ("pt_regs.r10", "pt_regs.regs+24"),
         # x86: TS_COMPAT; arm64: TIF_32BIT
@@ -106,7 +106,7 @@ FIELDS.update(
 OPTIONAL_FIELDS: dict[str, tuple[str, ...]] = {
     # added in 6.0
     "msghdr_iter_ubuf": ("msghdr.msg_iter.ubuf",),
-    # Since 6.13 what stands on a system call's tracepoint can be preempted.
+    # Since 6.13, programs at a system call's tracepoint can be preempted.
     "tracepoint_faultable": ("tracepoint_ext.faultable",),
 }
 
@@ -118,16 +118,16 @@ HELPERS = (
     "ktime_get_boot_ns",
     "task_storage_get",
     "ringbuf_output",
-    # not called: they identify a kernel that has an atomic fetch-and-add
+    # not called: they identify kernels that have an atomic fetch-and-add
     "check_mtu",
     "copy_from_user_task",
 )
 
-# Tracepoints to which a program is bound by BTF (Linux 5.5).
+# Tracepoints to which programs are attached by BTF (Linux 5.5).
 TRACEPOINTS = ("sys_enter", "sys_exit")
 
-# Structures that a number is taken for a pointer to, by a function of the kernel (6.2) that
-# only a compiled program may call.
+# Structures to which the program casts an address. The kernel function that casts (6.2) can
+# only be called by JIT-compiled programs.
 CASTS = ("file", "socket", "tcp_sock", "iovec")
 _CAST = "bpf_rdonly_cast"
 
@@ -138,19 +138,19 @@ _RESTRICT, _FUNC, _FUNC_PROTO = 11, 12, 13
 
 @dataclass(frozen=True)
 class Layout:
-    """One kernel, as the generator sees it: only numbers and names."""
+    """What the generator needs to know about one kernel: only numbers and names."""
 
     offsets: dict[str, int]
     """Macro name (``sock_sk_socket``) -> bytes from the structure's start."""
 
     enumerators: dict[str, int]
     helpers: dict[str, int]
-    """BPF helper name without ``BPF_FUNC_`` -> number; only those that the kernel has."""
+    """BPF helper name without ``BPF_FUNC_`` -> number, for the helpers that the kernel has."""
 
     pt_regs_size: int
     iter_type_has_direction: bool
     iter_pointer_is_typed: bool = True
-    """Whether a load of an iterator's pointer gives one with a type (before 6.4)."""
+    """Whether a pointer loaded from an iterator has a type (before 6.4)."""
 
     parameters: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Kernel function -> names of its parameters, in order."""
@@ -162,17 +162,17 @@ class Layout:
     """Tracepoint -> its BTF id, by which a program is attached to it."""
 
     casts: dict[str, int] = field(default_factory=dict)
-    """Structure -> its BTF id; empty where the kernel has no cast of pointers."""
+    """Structure -> its BTF id; empty if the kernel has no function that casts."""
 
     cast_function: int = 0
-    """The BTF id of the function that casts, by which a program calls it."""
+    """The BTF id of the kernel function that casts, for calling it; 0 if there is none."""
 
     preemptible: bool = False
-    """Whether a task may be preempted while a program runs for it."""
+    """Whether a task can be preempted while a program runs in its context."""
 
 
 class Btf:
-    """The types of a kernel, by name. Raises UnsupportedError if there are none to read."""
+    """The types of a kernel, by name. Raises UnsupportedError if they cannot be read."""
 
     def __init__(self, path: Path = VMLINUX) -> None:
         if not path.exists():
@@ -186,18 +186,18 @@ class Btf:
         # libbpf before 1.0 returns a negative errno as a pointer.
         if not self._btf or self._btf > 2**64 - 4096:
             raise UnsupportedError(f"libbpf cannot read the kernel's types in {path}")
-        # libbpf compares the names of all types, one after the other, in each lookup.
+        # A cache, because each lookup in libbpf is a linear search through all types.
         self._found: dict[tuple[str, int], int | None] = {}
 
     def close(self) -> None:
-        """Give the memory back; the object cannot be used any more."""
+        """Free the memory; the object cannot be used afterwards."""
         self._library.btf__free(self._btf)
         self._btf = None
 
     def offset(self, path: str) -> int | None:
-        """Bytes from the start of a structure to a member: ``"sock.__sk_common.skc_num"``.
+        """Return the offset of a member such as ``"sock.__sk_common.skc_num"``, in bytes.
 
-        ``"pt_regs.regs+8"`` is 8 bytes after the member's start.
+        ``"pt_regs.regs+8"`` is 8 bytes after the member's start. ``None`` if it does not exist.
         """
         path, _, added = path.partition("+")
         name, *members = path.split(".")
@@ -212,12 +212,12 @@ class Btf:
         return total
 
     def size(self, name: str) -> int | None:
-        """Size of a structure in bytes."""
+        """Return the size of a structure in bytes; ``None`` if it does not exist."""
         type_id = self._find(name, _STRUCT)
         return None if type_id is None else self._header(type_id)[2]
 
     def parameters(self, function: str) -> tuple[str, ...] | None:
-        """Names of a kernel function's parameters; ``None`` if there is no such function."""
+        """Return the parameters' names of a kernel function; ``None`` if it does not exist."""
         type_id = self._find(function, _FUNC)
         if type_id is None:
             return None
@@ -225,19 +225,19 @@ class Btf:
         return tuple(self._name(entry[0]) for entry in self._entries(prototype, "=II"))
 
     def function(self, name: str) -> int | None:
-        """The id by which a program is attached to a kernel function, or calls it."""
+        """Return the id with which a program is attached to a kernel function, or calls it."""
         return self._find(name, _FUNC)
 
     def tracepoint(self, name: str) -> int | None:
-        """The id by which a program is attached to a tracepoint."""
+        """Return the id with which a program is attached to a tracepoint."""
         return self._find(f"btf_trace_{name}", _TYPEDEF)
 
     def structure(self, name: str) -> int | None:
-        """The id of a structure."""
+        """Return the id of a structure."""
         return self._find(name, _STRUCT)
 
     def enumerator(self, enumeration: str, name: str) -> int | None:
-        """Value of one name of an enumeration."""
+        """Return the value of an enumerator; ``None`` if it does not exist."""
         type_id = self._find(enumeration, _ENUM)
         if type_id is None:
             return None
@@ -254,13 +254,13 @@ class Btf:
         return self._found[key]
 
     def _header(self, type_id: int) -> tuple[int, int, int]:
-        """Name offset, info, and size or type: ``struct btf_type``."""
+        """Return ``struct btf_type``: name offset, info, and size or type."""
         address = self._library.btf__type_by_id(self._btf, type_id)
         name, info, size_or_type = struct.unpack("=III", ctypes.string_at(address, 12))
         return name, info, size_or_type
 
     def _entries(self, type_id: int, layout: str) -> list[tuple[int, ...]]:
-        """The records that follow a ``struct btf_type``: members, enumerators or parameters."""
+        """Return what follows a ``struct btf_type``: members, enumerators or parameters."""
         address = self._library.btf__type_by_id(self._btf, type_id)
         count = self._header(type_id)[1] & 0xFFFF
         raw = ctypes.string_at(address + 12, count * struct.calcsize(layout))
@@ -271,7 +271,7 @@ class Btf:
         return name.decode()
 
     def _member(self, type_id: int, name: str) -> tuple[int, int] | None:
-        """Offset in bytes and type of a member, looked for in anonymous members as well."""
+        """Return a member's offset in bytes and its type; search anonymous members too."""
         type_id = self._strip(type_id)
         info = self._header(type_id)[1]
         if (info >> 24) & 0x1F not in (_STRUCT, _UNION):
@@ -289,7 +289,7 @@ class Btf:
         return None
 
     def _strip(self, type_id: int) -> int:
-        """The type without typedefs and qualifiers."""
+        """Return the type without typedefs and qualifiers."""
         while True:
             _, info, size_or_type = self._header(type_id)
             if (info >> 24) & 0x1F not in (_TYPEDEF, _VOLATILE, _CONST, _RESTRICT):
@@ -319,15 +319,15 @@ def load_libbpf() -> ctypes.CDLL:
         return library
     raise UnsupportedError(
         "libbpf is not installed: install your distribution's BCC package "
-        "(python3-bpfcc on Debian and Ubuntu), which brings it"
+        "(python3-bpfcc on Debian and Ubuntu), which depends on it"
     )
 
 
 def read_layout(functions: Collection[str] = (), path: Path = VMLINUX) -> Layout:
-    """Read what the probe needs of the kernel at hand; ``functions`` are looked up by name.
+    """Read the layout of the running kernel, including ``functions`` by name.
 
-    Functions that the kernel lacks are left out of :attr:`Layout.parameters`.
-    Raises UnsupportedError if there is no BTF or a field cannot be found in it.
+    :attr:`Layout.parameters` omits functions that the kernel lacks. Raises
+    UnsupportedError if there is no BTF or it lacks a field.
     """
     btf = Btf(path)
     try:
@@ -339,7 +339,7 @@ def read_layout(functions: Collection[str] = (), path: Path = VMLINUX) -> Layout
             elif name in FIELDS:
                 raise UnsupportedError(
                     f"this kernel ({os.uname().release}) has no {' or '.join(paths)}: "
-                    "it is newer or older than this version of http-profiler knows"
+                    "this version of http-profiler does not support it"
                 )
         enumerators = {name: btf.enumerator(enum, name) for name, enum in ENUMERATORS.items()}
         helpers = {name: btf.enumerator("bpf_func_id", f"BPF_FUNC_{name}") for name in HELPERS}

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Loading compiled programs into the kernel and attaching them, by the kernel's own interface.
+"""Loads compiled programs into the kernel and attaches them with system calls.
 
-BCC could do both, but it compiles a program again for each function that it is
-attached to, reads the kernel's whole BTF for each of them, and expects another
-name for them in each of its versions. bpf(2) and perf_event_open(2) do not
-change: here a program is compiled once and loaded for as many functions as want
-it. An attachment is a file descriptor; closing it detaches.
+BCC could do both. But for each target function it compiles the program again and parses
+the kernel's whole BTF, and its naming of programs changes between versions. bpf(2) and
+perf_event_open(2) are stable: here a program is compiled once and loaded for any number
+of functions. An attachment is a file descriptor; closing it detaches the program.
 """
 
 from __future__ import annotations
@@ -68,22 +67,22 @@ _PERF_EVENT_IOC_SET_BPF = 0x40042408
 
 _LOAD_64 = 0x79
 _OFFSET = struct.Struct("=h")
-# An atomic add of 64 bits; with the flag it returns what was there (Linux 5.12).
+# An atomic add of 64 bits; with the flag it returns the old value (Linux 5.12).
 _ATOMIC_ADD = 0xDB
 _BPF_FETCH = 1
-# In the upper half of the byte of registers: the constant is the descriptor of a map.
+# In the upper half of the registers' byte: the constant is a map's descriptor.
 _PSEUDO_MAP = 1
 _CALL = 0x85
-# Likewise: what is called is a kernel function, by its BTF id.
+# Likewise: the call's target is a kernel function, given by its BTF id.
 _PSEUDO_KFUNC_CALL = 2
 
 _STATISTICS = ("processed ", "verification time", "stack depth")
-# The most that every kernel accepts.
+# The largest size that every kernel accepts.
 _LOG_SIZE = (1 << 24) - 1
 
 
 def target_id(attachment: Attachment, layout: Layout) -> int | None:
-    """The BTF id of what a program is bound to when it is loaded, if it is."""
+    """Return the BTF id of the target to which a program is bound at load time, if any."""
     if attachment.kind == RAW_TRACEPOINT:
         return layout.tracepoints[attachment.target]
     return layout.functions[attachment.target] if attachment.kind in _ATTACH_TYPES else None
@@ -92,8 +91,8 @@ def target_id(attachment: Attachment, layout: Layout) -> int | None:
 def load(code: bytes, attachment: Attachment, target: int | None) -> int:
     """Load the instructions ``code`` for ``attachment``; return the program's descriptor.
 
-    ``target`` is the result of :func:`target_id`. Raises ProbeError, which names the
-    file that has the verifier's log.
+    ``target`` is the result of :func:`target_id`. Raises ProbeError, which names the file
+    with the verifier's log.
     """
     code = with_constants(code, attachment.calling.constants)
     code = with_offsets(code, attachment.calling.offsets)
@@ -110,7 +109,7 @@ def load(code: bytes, attachment: Attachment, target: int | None) -> int:
             1 if log else 0,
             len(log) if log else 0,
             ctypes.addressof(log) if log else 0,
-            0,  # kern_version: not looked at since 5.0
+            0,  # kern_version: ignored since 5.0
             0,
             attachment.function[:15].encode(),
             0,
@@ -121,7 +120,7 @@ def load(code: bytes, attachment: Attachment, target: int | None) -> int:
         )
         return bpf(_BPF_PROG_LOAD, attributes)
 
-    # Only for a program that is refused: writing the log makes loading slow.
+    # Request the log only after a failure, because it makes loading slow.
     descriptor = attempt(None)
     if descriptor >= 0:
         return descriptor
@@ -137,7 +136,7 @@ def load(code: bytes, attachment: Attachment, target: int | None) -> int:
 
 
 def _verdict(log: str) -> str:
-    """The verifier's last word before its statistics, and where to read the rest."""
+    """Return the verifier's last line before its statistics, and the file with the whole log."""
     lines = [line for line in log.splitlines() if line and not line.startswith(_STATISTICS)]
     if not lines:
         return ""
@@ -149,7 +148,7 @@ def _verdict(log: str) -> str:
 
 
 def attach(program: int, attachment: Attachment) -> int:
-    """Attach a loaded program; return the descriptor that keeps it attached. Raises ProbeError."""
+    """Attach a loaded program; return the attachment's descriptor. Raises ProbeError."""
     if attachment.kind in _ATTACH_TYPES:
         descriptor = bpf(_BPF_RAW_TRACEPOINT_OPEN, OPEN_ATTRIBUTES.pack(0, program))
     elif attachment.kind == TRACEPOINT:
@@ -165,7 +164,7 @@ def attach(program: int, attachment: Attachment) -> int:
 
 
 def with_fetch(code: bytes) -> bytes:
-    """Return ``code`` with each atomic addition made to return what was there before."""
+    """Return ``code`` with each atomic addition changed to return the old value."""
 
     def fetch(opcode: int, registers: int, constant: int) -> tuple[int, int]:
         return registers, _BPF_FETCH if opcode == _ATOMIC_ADD else constant
@@ -174,15 +173,15 @@ def with_fetch(code: bytes) -> bytes:
 
 
 def with_constants(code: bytes, values: Mapping[int, int]) -> bytes:
-    """Return ``code`` with placeholders replaced: placeholder -> value, both of 64 bits."""
+    """Return ``code`` with 64-bit placeholders replaced by 64-bit values."""
     written = {_wide_constant(key): _wide_constant(value) for key, value in values.items()}
-    # At once, for a value may look like a placeholder.
+    # In one pass, because a value may look like a placeholder.
     placeholder = re.compile(b"|".join(map(re.escape, written)))
     return placeholder.sub(lambda match: written[match[0]], code)
 
 
 def with_offsets(code: bytes, offsets: Mapping[int, int]) -> bytes:
-    """Return ``code`` with each load of 64 bits from one of these offsets made one from another."""
+    """Return ``code`` with the offsets of 64-bit loads replaced: placeholder -> offset."""
     moved = bytearray(code)
     for at in range(0, len(code), INSTRUCTION.size):
         if code[at] == _LOAD_64:
@@ -193,7 +192,7 @@ def with_offsets(code: bytes, offsets: Mapping[int, int]) -> bytes:
 
 
 def with_maps(code: bytes, descriptors: Sequence[int]) -> bytes:
-    """Return ``code`` with the number of each map replaced by its descriptor."""
+    """Return ``code`` with each map's number replaced by its descriptor."""
 
     def name(opcode: int, registers: int, constant: int) -> tuple[int, int]:
         is_map = opcode == LOAD_CONSTANT and registers >> 4 == _PSEUDO_MAP
@@ -203,7 +202,10 @@ def with_maps(code: bytes, descriptors: Sequence[int]) -> bytes:
 
 
 def with_function(code: bytes, number: int) -> bytes:
-    """Return ``code`` with each call of helper ``number`` made one of that kernel function."""
+    """Return ``code`` with calls of helper ``number`` changed to calls of a kernel function.
+
+    ``number`` is the BTF id of the kernel function.
+    """
 
     def call(opcode: int, registers: int, constant: int) -> tuple[int, int]:
         is_call = opcode == _CALL and registers == 0 and constant == number
@@ -213,7 +215,10 @@ def with_function(code: bytes, number: int) -> bytes:
 
 
 def _rewritten(code: bytes, rewrite: Callable[[int, int, int], tuple[int, int]]) -> bytes:
-    """Return ``code`` with other registers and constants: of opcode, registers and constant."""
+    """Return ``code`` with registers and constants replaced.
+
+    ``rewrite`` maps opcode, registers and constant to new registers and a new constant.
+    """
     instructions = []
     for opcode, registers, offset, constant in INSTRUCTION.iter_unpack(code):
         registers, constant = rewrite(opcode, registers, constant)
@@ -222,9 +227,9 @@ def _rewritten(code: bytes, rewrite: Callable[[int, int, int], tuple[int, int]])
 
 
 def skipped(program: int) -> int:
-    """How often the kernel did not run a loaded program because it was running on that CPU.
+    """Return how often the kernel skipped a program because it already ran on that CPU.
 
-    Kernels before 5.12 do not count it.
+    Kernels before 5.12 do not count this.
     """
     text = Path(f"/proc/self/fdinfo/{program}").read_text()
     return sum(
@@ -233,7 +238,7 @@ def skipped(program: int) -> int:
 
 
 def _wide_constant(value: int) -> bytes:
-    """The tails of the two instructions that load a 64-bit constant, with what is between them."""
+    """Return the bytes of a 64-bit load from the lower half of its constant to the upper half."""
     return struct.pack("=IBBhI", value & 0xFFFFFFFF, 0, 0, 0, value >> 32)
 
 

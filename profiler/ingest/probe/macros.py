@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What differs between kernels and settings, as macros that precede the C code.
+"""Generates the macros that precede the C code, from the kernel's layout and the settings.
 
-Also the predicates that they come from, which other modules use: a kernel's abilities.
+Other modules use its predicates, which report the features of a kernel.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from profiler.ingest.probe.layout import TRACEPOINTS, Layout
 from profiler.ingest.probe.ring import batch_bytes
 from profiler.ingest.settings import Settings
 
-# A power of two: for so many sockets there are places of their own, and for as many whose place
-# is another's (bpf/connection.h).
+# A power of two: the number of sockets with a place of their own. As many more sockets, whose
+# place is already taken, are stored elsewhere (bpf/connection.h).
 OWN_PLACES = 16384
 PROCESSES_MAX = 8192
 
-# In the program until it is loaded, so that it can be kept for the next start: more than
-# 32 bits, so that each takes an instruction of its own.
+# Placeholders stay in the compiled program until it is loaded, so that it can be cached. They
+# exceed 32 bits, so that the compiler loads each with a 64-bit instruction of its own.
 SELF_PLACEHOLDER = 0x53656C6600000000
-SETTING_PLACEHOLDER = 0x5365747400000000  # and what follows it, one for each setting
-FILTER_PLACEHOLDER = 0x46696C7400000000  # and what follows it, one for each value
+SETTING_PLACEHOLDER = 0x5365747400000000  # the first of a sequence, one for each setting
+FILTER_PLACEHOLDER = 0x46696C7400000000  # the first of a sequence, one for each value
 
 
 def setting_values(settings: Settings) -> dict[int, int]:
-    """What to write over the placeholders of numbers that the user chooses."""
+    """Return placeholder -> value, for the numeric settings."""
     numbers = _numbers_of(settings).values()
     return {SETTING_PLACEHOLDER + n: number for n, number in enumerate(numbers)}
 
@@ -44,9 +44,9 @@ def _numbers_of(settings: Settings) -> dict[str, int]:
 
 
 def macros(layout: Layout, settings: Settings, machine: str) -> list[str]:
-    """The macros for a kernel, the settings and ``machine`` (as of ``uname -m``).
+    """Return the macros for a kernel, the settings and ``machine`` (``uname -m``).
 
-    Raises UnsupportedError if a setting needs what the kernel lacks.
+    Raises UnsupportedError if the kernel lacks a feature that a setting requires.
     """
     return [
         *_layout_macros(layout),
@@ -57,54 +57,54 @@ def macros(layout: Layout, settings: Settings, machine: str) -> list[str]:
 
 
 def uses_ring_buffer(layout: Layout, settings: Settings) -> bool:
-    """Is it the ring buffer that carries the records, not the perf buffer?
+    """Return whether the ring buffer carries the records, rather than the perf buffer.
 
-    Raises UnsupportedError if the user chose it and this kernel lacks it.
+    Raises UnsupportedError if the user chose the ring buffer and this kernel lacks it.
     """
     has_ring_buffer = "ringbuf_output" in layout.helpers
     if settings.buffer == "ring" and not has_ring_buffer:
         raise UnsupportedError(
-            "this kernel has no BPF ring buffer: leave --buffer ring out", since=(5, 8)
+            "this kernel has no BPF ring buffer: omit --buffer ring", since=(5, 8)
         )
     return has_ring_buffer and settings.buffer != "perf"
 
 
 def uses_boot_time(layout: Layout) -> bool:
-    """Are times CLOCK_BOOTTIME (Linux 5.8), not CLOCK_MONOTONIC?"""
+    """Return whether times are CLOCK_BOOTTIME (Linux 5.8) rather than CLOCK_MONOTONIC."""
     return "ktime_get_boot_ns" in layout.helpers
 
 
-# By architecture, a helper that came with the first kernel whose JIT compiler knows the
-# atomic fetch-and-add: 5.12, and 5.18.
+# By architecture, a helper added in the first kernel whose JIT compiler supports the atomic
+# fetch-and-add: 5.12 and 5.18.
 _CAME_WITH_FETCH_AND_ADD = {"x86_64": "check_mtu", "aarch64": "copy_from_user_task"}
 
 
 def can_fetch_and_add(layout: Layout, machine: str) -> bool:
-    """Does the kernel have an atomic fetch-and-add?"""
+    """Return whether the kernel has an atomic fetch-and-add."""
     return _CAME_WITH_FETCH_AND_ADD.get(machine) in layout.helpers
 
 
 def has_raw_tracepoints(layout: Layout) -> bool:
-    """Can programs attach to the two raw tracepoints of all system calls, without perf?"""
+    """Return whether programs can attach to the two raw syscall tracepoints without perf."""
     return len(layout.tracepoints) == len(TRACEPOINTS)
 
 
 def has_task_storage(layout: Layout) -> bool:
-    """Can a program at a raw tracepoint keep something with a thread (5.12)?"""
+    """Return whether a program at a raw tracepoint can use task storage (5.12)."""
     needed = {"task_storage_get", "get_current_task_btf", "check_mtu"}
     return has_raw_tracepoints(layout) and needed <= layout.helpers.keys()
 
 
 def _layout_macros(layout: Layout) -> list[str]:
     offsets = layout.offsets
-    # Before 5.6 it was the byte before the type.
+    # Before 5.6, the protocol was one byte, directly before the type.
     protocol_bits = 8 if offsets["sock_sk_type"] - offsets["sock_sk_protocol"] == 1 else 16
     return [
         *(f"#define OFFSET_{name} {value}" for name, value in sorted(offsets.items())),
         *(f"#define {name} {value}" for name, value in sorted(layout.enumerators.items())),
         *(f"#define HELPER_{name} {value}" for name, value in sorted(layout.helpers.items())),
         f"#define SIZE_pt_regs {layout.pt_regs_size}",
-        # Used before Linux 5.15 only, where it is this on x86_64 and on arm64 with 4 KiB pages.
+        # Used only before Linux 5.15; this is its value on x86_64 and on arm64 with 4 KiB pages.
         "#define THREAD_SIZE 16384",
         f"#define ITER_TYPE_T {'u32' if layout.iter_type_has_direction else 'u8'}",
         f"#define ITER_DIRECTION_BIT {int(layout.iter_type_has_direction)}",
@@ -116,8 +116,8 @@ def _layout_macros(layout: Layout) -> list[str]:
 
 
 def _cast_macros(layout: Layout, settings: Settings) -> list[str]:
-    # With what --max-body adds, the verifier has too many ways to go if it knows the pointers'
-    # types, which keep apart what numbers would not.
+    # With the code that --max-body adds, typed pointers make the verifier explore too many
+    # states: states that differ only in a pointer's type are not merged.
     if not layout.cast_function or _keeps_bodies(settings):
         return []
     return [
@@ -127,7 +127,7 @@ def _cast_macros(layout: Layout, settings: Settings) -> list[str]:
 
 
 def _keeps_bodies(settings: Settings) -> bool:
-    """Do bodies stay in the kernel beyond --max-body (``bpf/body.h``)?"""
+    """Return whether the kernel skips bodies beyond --max-body (``bpf/body.h``)."""
     return settings.max_body < Settings.max_body
 
 
@@ -146,15 +146,15 @@ def _settings_macros(settings: Settings, layout: Layout) -> list[str]:
     ]
 
 
-# Values of one filter option that a program holds; with more values the number is multiplied.
+# Values of one filter option in a program; for more values it is multiplied by itself.
 _FILTER_SLOTS = 4
 
 
 def filter_tests(filters: Filters) -> tuple[list[str], list[int]]:
     """Return the macros that ``bpf/filter.h`` uses, and the numbers of its FILTER_VALUEs.
 
-    The macros depend only on how many values the longest option has, in steps of four times as
-    many: the same program serves other filters, and capturing without any.
+    The macros depend only on the number of values of the longest option, rounded up to a power
+    of four. So one program serves different filters, and a capture without filters.
     """
     words_of = {
         "PID(pid)": ("(pid) == {}", [(pid,) for pid in filters.pid]),
@@ -192,7 +192,7 @@ def filter_tests(filters: Filters) -> tuple[list[str], list[int]]:
     return macros, values
 
 
-# As the kernel side reads 16 bytes of memory.
+# 16 bytes of memory, as the C code reads them.
 _WORDS = struct.Struct("=QQ")
 
 
@@ -201,7 +201,7 @@ def _padded(comm: str) -> bytes:
 
 
 def _range(address: Address) -> tuple[int, int, int, int]:
-    """Mask and network of the low word, and of the high one."""
+    """Return mask and network of the low word, then of the high word."""
     (mask, mask_high), (network, network_high) = (
         _WORDS.unpack(number.to_bytes(_WORDS.size, "big"))
         for number in (address.mask, address.network)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The probe's maps: made and read through bpf(2).
+"""Creates and reads the probe's maps through bpf(2).
 
-The C code numbers its maps in the order of :data:`MAPS` and describes each by a
-function that returns a constant (``DEFINE_MAP`` in ``bpf/helpers.h``), so that
-only the C code knows how large they are.
+The C code numbers its maps in the order of :data:`MAPS`. A function that returns a
+constant describes each map (``DEFINE_MAP`` in ``bpf/helpers.h``), so that the maps' sizes
+are defined only in C.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ _PERCPU = (5, 6, 10)
 # union bpf_attr for BPF_MAP_CREATE: up to btf_value_type_id.
 _CREATE = struct.Struct("=IIIIIII16sIIII")
 _NO_PREALLOC = 1
-# union bpf_attr for BPF_BTF_LOAD: the types, where a log would go, how many bytes.
+# union bpf_attr for BPF_BTF_LOAD: the address of the types, of a log buffer, and the size.
 _LOAD_TYPES = struct.Struct("=QQI")
 _ELEMENT = struct.Struct("=IxxxxQQQ")
 
 
 class Shape(NamedTuple):
-    """What a map is: type as in ``enum bpf_map_type``, sizes in bytes, entries."""
+    """A map's type (``enum bpf_map_type``), sizes in bytes, and number of entries."""
 
     type: int
     key: int
@@ -47,16 +47,16 @@ class Shape(NamedTuple):
 
 
 def described(code: bytes) -> Shape:
-    """Read the instructions of a ``describe_`` function."""
+    """Decode a map's shape from the instructions of its ``describe_`` function."""
     opcode, _, _, low = INSTRUCTION.unpack_from(code)
     _, _, _, high = INSTRUCTION.unpack_from(code, INSTRUCTION.size)
     if opcode != LOAD_CONSTANT:
-        raise ProbeError("BCC's compiler describes a map in a form that is not known")
+        raise ProbeError("BCC's compiler returns a map's description in an unexpected form")
     low, high = low & 0xFFFFFFFF, high & 0xFFFFFFFF
     return Shape(high >> 24, high >> 16 & 0xFF, (high & 0xFFFF) << 8 | low >> 24, low & 0xFFFFFF)
 
 
-# struct btf_header, and of a type: name, kind and number of members, size
+# struct btf_header, and struct btf_type: name, kind and number of members, size
 # (include/uapi/linux/btf.h).
 _BTF_HEADER = struct.Struct("=HBBIIIII")
 _BTF_MAGIC = 0xEB9F
@@ -66,9 +66,9 @@ _KEY_TYPE, _VALUE_TYPE = 1, 2
 
 
 def _load_types(size: int) -> int:
-    """Load the BTF that the kernel requires for a task storage; return its descriptor.
+    """Load the BTF that the kernel requires for task storage; return its descriptor.
 
-    The key is an int, and the value a structure of ``size`` bytes without members.
+    The key is an int. The value is a structure of ``size`` bytes without members.
     """
     strings = b"\0int\0"
     types = _BTF_TYPE.pack(1, _BTF_INT, 4) + struct.pack("=I", 1 << 24 | 32)  # signed, 32 bits
@@ -80,12 +80,12 @@ def _load_types(size: int) -> int:
     buffer = ctypes.create_string_buffer(blob, len(blob))
     descriptor = bpf(_BTF_LOAD, _LOAD_TYPES.pack(ctypes.addressof(buffer), 0, len(blob)))
     if descriptor < 0:
-        raise ProbeError(f"cannot describe a map: {why(ctypes.get_errno())}")
+        raise ProbeError(f"cannot load the types of a map: {why(ctypes.get_errno())}")
     return descriptor
 
 
 class Map:
-    """A map of the kernel's, until it is closed. Raises ProbeError if the kernel refuses it."""
+    """A map in the kernel, until it is closed. Raises ProbeError if the kernel refuses it."""
 
     def __init__(self, name: str, shape: Shape) -> None:
         self.shape = shape
@@ -101,29 +101,29 @@ class Map:
         if is_storage:
             os.close(types)
         if self.descriptor < 0:
-            raise ProbeError(f"cannot make the map {name}: {why(ctypes.get_errno())}")
+            raise ProbeError(f"cannot create the map {name}: {why(ctypes.get_errno())}")
         size = shape.value or 1
         if shape.type in _PERCPU:
-            # For each possible CPU a value, each of a multiple of eight bytes.
+            # One value for each possible CPU, padded to a multiple of eight bytes.
             size = (size + 7) // 8 * 8 * len(cpus("possible"))
         self._value = ctypes.create_string_buffer(size)
 
     def close(self) -> None:
-        """Let it go: the kernel keeps it while a program uses it."""
+        """Close the descriptor; the kernel keeps the map while a program uses it."""
         os.close(self.descriptor)
 
     def read(self, key: bytes) -> bytes | None:
-        """The value at ``key``; of a map by CPU, the values of all possible CPUs."""
+        """Return the value at ``key``, or ``None``; for a per-CPU map, all CPUs' values."""
         return self._value.raw if self._call(_LOOKUP, key) == 0 else None
 
     def write(self, key: bytes, value: bytes) -> None:
-        """Write the value at ``key``. Raises ProbeError if the kernel refuses it."""
+        """Set the value at ``key``. Raises ProbeError if the kernel refuses it."""
         self._value.raw = value
         if self._call(_UPDATE, key) < 0:
             raise ProbeError(f"cannot write to a map: {why(ctypes.get_errno())}")
 
     def delete(self, key: bytes) -> None:
-        """Remove what is at ``key``, if there is anything."""
+        """Delete the entry at ``key``, if there is one."""
         self._call(_DELETE, key)
 
     def _call(self, command: int, key: bytes, flags: int = 0) -> int:

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Records of several CPUs, put into one order.
+"""Sorts the records of several CPUs by time.
 
-A ring buffer keeps the order in which records were written. The perf buffer,
-which kernels before 5.8 have instead, has a part for each CPU, read one after
-the other: there, a response would be met before its request. So records are
-sorted by their time, and what is younger than the beginning of a poll waits for
-the next one, which may still bring an older one.
+A ring buffer keeps the order in which records were written. Kernels before 5.8 have only
+the perf buffer, with one part for each CPU. The parts are read one after the other, so a
+response could come before its request. Records are therefore sorted by time. Records newer
+than the start of a poll wait for the next poll, which may still return older ones.
 """
 
 from __future__ import annotations
@@ -20,25 +19,26 @@ _TIME = struct.Struct("=8xQ")
 
 
 class Order:
-    """The records that wait for older ones."""
+    """The records that wait, because older ones may still arrive."""
 
     def __init__(self) -> None:
         self._waiting: list[bytes] = []
 
     def arrange(self, records: Sequence[bytes], polled: int) -> list[bytes]:
-        """Return what is older than ``polled``, the time at which the poll began, in order.
+        """Return the records older than ``polled``, the time when the poll began, in order.
 
-        Introductions come first: they have no time, and must precede what they introduce.
+        Descriptions of processes and sockets come first: they have no time, and must precede
+        the records that refer to them.
         """
-        introductions = [record for record in records if record[0] not in (CHUNK, END)]
+        descriptions = [record for record in records if record[0] not in (CHUNK, END)]
         events = self._waiting + [record for record in records if record[0] in (CHUNK, END)]
         events.sort(key=_time)
         ready = sum(1 for record in events if _time(record) < polled)
         self._waiting = events[ready:]
-        return introductions + events[:ready]
+        return descriptions + events[:ready]
 
     def rest(self) -> list[bytes]:
-        """Return what still waits: nothing more will come."""
+        """Return the records that still wait, after the last poll."""
         rest, self._waiting = self._waiting, []
         return rest
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The perf buffer, for kernels without a BPF ring buffer (before Linux 5.8).
+"""Reads the perf buffer, for kernels without a BPF ring buffer (before Linux 5.8).
 
-Each processor has a part of its own: a ring of pages after a page with two
-positions (``struct perf_event_mmap_page``, perf_event_open(2)).
+Each CPU has its own part: a page with two positions, followed by a ring of pages
+(``struct perf_event_mmap_page``, perf_event_open(2)).
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ _SAMPLE_RAW = 1 << 10
 _RECORD_SAMPLE = 9
 _DATA_HEAD, _DATA_TAIL = 1024, 1032  # offsets in the first page
 
-# Native: it is read and written at once, not byte by byte.
+# Native mode reads and writes all eight bytes in one access, not byte by byte.
 _POSITION = struct.Struct("@Q")
-# struct perf_event_header, and the size before a raw sample.
+# struct perf_event_header, and the size that precedes a raw sample.
 _HEADER = struct.Struct("=IHH")
 _SIZE = struct.Struct("=I")
 
 
 class PerfBuffer:
-    """The reader of the parts of all processors, each of ``size`` bytes, a power of two.
+    """Reads the parts of all CPUs; each has ``size`` bytes, a power of two.
 
     ``table`` is the map of type PERF_EVENT_ARRAY. Raises ProbeError if the kernel
     refuses a part.
@@ -64,7 +64,7 @@ class PerfBuffer:
             self._epoll.register(descriptor, select.EPOLLIN)
 
     def close(self) -> None:
-        """Give the memory back."""
+        """Free the memory."""
         self._epoll.close()
         for part in self._parts:
             part.memory.close()
@@ -72,9 +72,9 @@ class PerfBuffer:
             os.close(descriptor)
 
     def poll(self, milliseconds: int) -> list[bytes]:
-        """Wait until there are records, at most so long, and return them by processor.
+        """Wait at most ``milliseconds`` for records; return them, ordered by CPU.
 
-        They are padded: a record's true size is in its head.
+        They are padded: a record's header contains its true size.
         """
         if milliseconds:
             self._epoll.poll(milliseconds / 1000)
@@ -82,7 +82,7 @@ class PerfBuffer:
 
 
 class Part:
-    """One processor's ring, in the memory after the page with its positions."""
+    """One CPU's ring, in the memory after the page with its positions."""
 
     def __init__(self, memory: mmap.mmap) -> None:
         self.memory = memory
@@ -90,16 +90,16 @@ class Part:
         self._barrier = threading.Lock()
 
     def take(self) -> list[bytes]:
-        """Return the records that are there, and give their room back."""
+        """Return the available records, and free their space in the ring."""
         records = []
         memory = self.memory
         (head,) = _POSITION.unpack_from(memory, _DATA_HEAD)
         (tail,) = _POSITION.unpack_from(memory, _DATA_TAIL)
-        # Where a processor may read out of order, no record before the head.
+        # A read barrier: on some CPUs, a record could otherwise be read before the head.
         with self._barrier:
             size = self._size
         while tail < head:
-            # A header is never cut at the end of the ring: all is a multiple of its size.
+            # A header never wraps around: positions and sizes are multiples of its size.
             kind, _, length = _HEADER.unpack_from(memory, PAGE + tail % size)
             if kind == _RECORD_SAMPLE:
                 sample = self._copy(tail + _HEADER.size, length - _HEADER.size)

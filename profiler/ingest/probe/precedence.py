@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who goes first while the ring fills: the reader, before those whose calls fill it.
+"""Gives the ring's reader precedence over the captured processes while the ring fills.
 
-A processor that is busy is shared out evenly, but a message costs more to write down than
-to send: the ring would overflow however large it is. So while much waits in it, the reader is
-a real-time thread (sched(7), SCHED_RR), and slows down what it captures. Once it has caught up
-it is a thread like any other, so that a burst which the ring can hold is not slowed down.
+A busy CPU is shared evenly, but writing a message costs more than sending it. So the ring
+would overflow, whatever its size. While the ring holds much data, the reader is a real-time
+thread (sched(7), SCHED_RR) and slows the captured processes down. Once it has caught up, it
+is a normal thread again, so a burst that fits in the ring causes no slowdown.
 
-While a large message is under way, a batch is much. To write such a message down may take so
-long that others, at their even share, fill the ring meanwhile, and nobody looks at it before
-that is done.
+While a large message is incomplete, one batch already counts as much data. Writing such a
+message may take so long that other threads fill the ring with their even share of the CPU, and
+the ring is not read before the message is written.
 
-A nice value would not do: it counts only within a session or a control group. What the kernel
-keeps for others all the same (``sched_rt_runtime_us``: 50 ms of each second) the ring has to
-hold.
+A nice value is not enough: it applies only within a session or a control group. The kernel
+reserves some time for other threads (``sched_rt_runtime_us``: 50 ms of each second); the ring
+must hold what they send in it.
 """
 
 from __future__ import annotations
@@ -22,48 +22,48 @@ from contextlib import suppress
 
 from profiler.ingest.probe.ring import batch_bytes
 
-# Shares of the ring: what waits in it and is much, and what is held and is large.
+# Fractions of the ring's size: when its content is much, and when held messages are large.
 BEHIND = 1 / 8
 LARGE = 1 / 64
 
-# What it starts is not to be like it.
+# Threads and processes that the reader starts do not inherit the policy.
 POLICY = os.SCHED_RR | os.SCHED_RESET_ON_FORK
 _LOWEST = os.sched_param(1)
 
 
 class Precedence:
-    """The precedence of the thread that calls it, which is the ring's reader.
+    """The precedence of the calling thread, which reads the ring.
 
-    It stays as it is without CAP_SYS_NICE, and where the user has said that others go first
-    (nice(1), chrt(1)): then what cannot be read in time is lost, and reported.
+    It does not change without CAP_SYS_NICE, or if the user has set another priority (nice(1),
+    chrt(1)). Then records that cannot be read in time are lost, and reported.
     """
 
     def __init__(self, ring: int) -> None:
-        """``ring`` is its size in bytes."""
+        """``ring`` is the ring's size in bytes."""
         self._much = int(ring * BEHIND)
         self._large = int(ring * LARGE)
         self._batch = batch_bytes(ring)
         self._taken = False
 
     def follow(self, waiting: int, held: int) -> None:
-        """Take precedence, or give it back.
+        """Take precedence or give it back, depending on the load.
 
-        ``waiting`` bytes of records were in the ring; ``held`` are of messages that are not
-        written yet.
+        ``waiting`` is the bytes of records in the ring, ``held`` the bytes of messages that are
+        not written yet.
         """
         if waiting < self._batch:
             self.give_back()
-        elif not self._taken and (waiting > self._much or held > self._large) and _is_as_usual():
+        elif not self._taken and (waiting > self._much or held > self._large) and _is_normal():
             with suppress(PermissionError):
                 os.sched_setscheduler(0, POLICY, _LOWEST)
                 self._taken = True
 
     def give_back(self) -> None:
-        """Be as before."""
+        """Return to the normal policy."""
         if self._taken:
             os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
             self._taken = False
 
 
-def _is_as_usual() -> bool:
+def _is_normal() -> bool:
     return os.sched_getscheduler(0) == os.SCHED_OTHER and os.getpriority(os.PRIO_PROCESS, 0) <= 0

@@ -1,21 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the bpftrace program prints, back to records of the wire. No I/O.
+"""Parses the output of the bpftrace program into records of the wire. No I/O.
 
-Each line is a JSON object of bpftrace's (``-f json``). Those with our text hold
-a letter and hexadecimal numbers; ``bpf/probe.bt.j2`` says which. A call is its
-pieces and then the call itself, on the processor where it ended.
+Each line is a JSON object from bpftrace (``-f json``). The program's own text in it
+consists of a letter and hexadecimal numbers, defined in ``bpf/probe.bt.j2``. The pieces of
+a call come before the call itself, on the CPU where the call ended.
 
-**Order.** bpftrace before 0.18 has a buffer for each processor and reads one
-after the other, so lines of different processors come out of order. Each
-processor also prints a heartbeat, and its own lines are in order: what is older
-than the oldest of the latest heartbeats has arrived. Lines wait for that, and
-leave in the order of their times.
+**Order.** bpftrace before 0.18 has one buffer for each CPU, and reads them one after the
+other. So lines of different CPUs arrive out of order, while those of one CPU are in order.
+Each CPU also prints heartbeats. All lines older than the oldest of the CPUs' latest
+heartbeats have arrived. Lines wait until then, and are released in the order of their times.
 
-**Loss.** A line that bpftrace could not deliver is missing. A lost call leaves a
-jump of the stream's position and of the call's ordinal, a lost piece a hole in
-its call: both reach the wire as such. bpftrace counts the lines, the program
-counts what it forwarded, and the difference to what has arrived is what was
-lost.
+**Loss.** A line that bpftrace could not deliver is missing. A lost call causes a jump in the
+stream's position and in the call's ordinal, and a lost piece a gap in its call. Both appear
+in the records. bpftrace counts the lost lines, and the program counts the bytes that it
+forwarded. The bytes that did not arrive are reported as lost.
 """
 
 from __future__ import annotations
@@ -44,14 +42,14 @@ from profiler.ingest.wire import (
     encode,
 )
 
-# A heartbeat may interrupt a call on its processor: the call took its time before and
-# is printed after. No call takes this long (nanoseconds).
+# A heartbeat may interrupt a call on its CPU: the call then reads the time before the
+# heartbeat, and is printed after it. No call takes this long (nanoseconds).
 _SLACK = 1_000_000
 
-# A processor that has been silent for so long (seconds) is taken for switched off.
+# A CPU without a heartbeat for this long (seconds) is treated as offline.
 _SILENCE = 2.0
 
-# Directions whose ordinals are remembered; one whose end was lost would stay for ever.
+# Directions whose ordinals are stored. Without a limit, one whose end was lost would never leave.
 _ORDINALS_MAX = 65536
 
 _WORDS = struct.Struct("=QQ")
@@ -66,7 +64,7 @@ _CALL_LIMIT, _NOT_HTTP, _RING_FULL, _UNREADABLE = (
 
 
 class Caller(NamedTuple):
-    """One line ``B``; addresses as the numbers that were read."""
+    """One line ``B``; addresses are the integers as the program read them."""
 
     start_time: int
     netns: int
@@ -76,7 +74,7 @@ class Caller(NamedTuple):
 
 
 class Call(NamedTuple):
-    """Lines ``B`` and ``C``. ``done`` bytes of ``size`` were printed as pieces before them."""
+    """Lines ``B`` and ``C``; ``done`` of the ``size`` bytes were printed before, as pieces."""
 
     direction: int
     syscall: int
@@ -108,7 +106,7 @@ class Piece(NamedTuple):
 
 
 def read_hex(text: str, size: int) -> bytes | None:
-    """Read what ``%rh`` printed: two digits a byte. ``None`` if it is not ``size`` bytes."""
+    """Parse the output of ``%rh``, two digits a byte; ``None`` if it is not ``size`` bytes."""
     try:
         payload = bytes.fromhex(text)
     except ValueError:
@@ -117,13 +115,13 @@ def read_hex(text: str, size: int) -> bytes | None:
 
 
 def read_escaped(text: str, size: int) -> bytes | None:
-    r"""Read what ``%r`` printed: printable bytes as they are, others as ``\xNN``.
+    r"""Parse the output of ``%r``: printable bytes unchanged, others as ``\xNN``.
 
-    A backslash is printed as it is, so four characters of the text may be one
-    byte or four. If ``size`` leaves it ambiguous, the result is ``None``.
+    A backslash is not escaped, so four characters of the text may be one byte or
+    four. The result is ``None`` if ``size`` does not resolve the ambiguity.
     """
     raw = text.encode("latin-1", errors="replace")
-    # Only what is not printable would have been escaped.
+    # bpftrace escapes only bytes that are not printable.
     escapes = [m for m in _ESCAPED.finditer(raw) if not 32 <= int(m[1], 16) <= 126]
     if len(raw) == size:
         return raw
@@ -135,15 +133,15 @@ def read_escaped(text: str, size: int) -> bytes | None:
 
 
 class Printed:
-    """Takes lines, gives records; the state of one run of bpftrace."""
+    """Turns lines into records; holds the state of one run of bpftrace."""
 
     def __init__(self, processors: int, *, hexadecimal: bool) -> None:
-        """``processors`` that are online; ``hexadecimal``: pieces are printed with ``%rh``."""
+        """``processors`` is the number of online CPUs; ``hexadecimal``: pieces use ``%rh``."""
         self._began: float | None = None
         self._processors = processors
         self._read = read_hex if hexadecimal else read_escaped
         self._heartbeats: dict[int, tuple[int, float]] = {}
-        # What the call of this thread and time has printed before its last line.
+        # By thread and time, the lines of a call that precede its last line.
         self._pieces: dict[tuple[int, int], list[Piece]] = {}
         self._callers: dict[tuple[int, int], Caller] = {}
         self._waiting: list[tuple[int, int, Call | End, list[Piece]]] = []
@@ -159,24 +157,24 @@ class Printed:
         self.clock_offset = 0
         """Nanoseconds from the program's clock to CLOCK_MONOTONIC."""
         self.lost_lines = 0
-        """Lines that bpftrace says it could not deliver."""
+        """Lines that bpftrace reports as lost."""
         self._met: dict[tuple[int, int], None] = {}
-        self.said: list[str] = []
-        """What bpftrace printed that is not ours."""
+        self.other_lines: list[str] = []
+        """bpftrace's own output: lines that the program did not print."""
 
     @property
     def attached(self) -> bool:
-        """Have the first and the last probe of the program printed something?"""
+        """Whether the first and the last probe of the program have printed something."""
         return bool(self._heartbeats) and self._has_counted
 
     def feed(self, line: bytes, now: float) -> None:
-        """Take one line of output; ``now`` is any clock's time in seconds."""
+        """Parse one line of output; ``now`` is a monotonic time in seconds."""
         try:
             document = orjson.loads(line)
             kind, data = document["type"], document["data"]
         except (orjson.JSONDecodeError, KeyError, TypeError):
             if line.strip():
-                self.said.append(line.decode(errors="replace").strip())
+                self.other_lines.append(line.decode(errors="replace").strip())
             return
         if kind == "printf":
             self._take_text(data, now)
@@ -185,28 +183,28 @@ class Printed:
         elif kind == "lost_events":
             self.lost_lines += int(data["events"])
         elif kind != "attached_probes":
-            self.said.append(line.decode(errors="replace").strip())
+            self.other_lines.append(line.decode(errors="replace").strip())
 
     def met(self) -> list[tuple[int, int]]:
-        """Pid and start time of those whose calls have arrived since this was last asked.
+        """Return pid and start time of the processes whose calls arrived since the last call.
 
-        Their records may have to wait, and a process may be gone by then.
+        Their records may have to wait, and a process may end in the meantime.
         """
         met, self._met = list(self._met), {}
         return met
 
     def take(self, now: float) -> list[bytes]:
-        """Return the records of all lines that nothing older can come before any more."""
+        """Return the records of all lines that no older line can precede."""
         if self._began is None:
             self._began = now
         alive = [time for time, heard in self._heartbeats.values() if now - heard < _SILENCE]
-        # At first, wait for those without a heartbeat yet.
+        # At first, wait for a heartbeat of each CPU.
         if len(self._heartbeats) < self._processors and now - self._began < _SILENCE:
             return []
         return self._release(min(alive) - _SLACK) if alive else []
 
     def finish(self) -> list[bytes]:
-        """The program has ended: return the records of what is left."""
+        """Return the records of all remaining lines, after the program has ended."""
         return self._release(None)
 
     def ignore(self, inode: int) -> None:
@@ -214,14 +212,14 @@ class Printed:
         self._ignored.add(inode)
 
     def account(self) -> KernelAccount:
-        """The program's counts as it last printed them, less what has not arrived."""
+        """Return the counts that the program printed last; lines that did not arrive are lost."""
         return KernelAccount(self._direction(SEND), self._direction(RECV))
 
     def _take_text(self, text: str, now: float) -> None:
         kind, *words = text.split()
         if kind == "P":
             tid, time, offset, size = _numbers(words[:4])
-            # The rest of the line: with %r a piece may be spaces.
+            # The rest of the line: with %r, a piece may contain spaces.
             payload = text.rstrip("\n").split(" ", 5)[5]
             piece = Piece(offset, size, self._read(payload, size))
             self._pieces.setdefault((tid, time), []).append(piece)
@@ -232,7 +230,7 @@ class Printed:
             tid, time = _numbers(words[:2])
             pieces = self._pieces.pop((tid, time), [])
             caller = self._callers.pop((tid, time), None)
-            if caller is not None:  # else its line was lost, and the call with it
+            if caller is not None:  # else line B was lost, and so the call is too
                 call = _call(words, caller)
                 self._met[call.pid, call.start_time] = None
                 self._wait(time, call, pieces)
@@ -247,18 +245,18 @@ class Printed:
             self._has_counted = True
 
     def _wait(self, time: int, item: Call | End, pieces: list[Piece]) -> None:
-        # The arrival keeps lines of one time in their order, and never compares items.
+        # The arrival number keeps lines with equal times in order, so items are never compared.
         self._waiting.append((time, self._arrivals, item, pieces))
         self._arrivals += 1
 
     def _release(self, until: int | None) -> list[bytes]:
-        """Records of what waits and is not younger than ``until``; ``None``: of all."""
+        """Return the waiting records up to the time ``until``; all of them if it is ``None``."""
         if until is None:
             ready, self._waiting = self._waiting, []
         else:
             ready = [entry for entry in self._waiting if entry[0] <= until]
             self._waiting = [entry for entry in self._waiting if entry[0] > until]
-            # Pieces whose call has not come by now: it was lost.
+            # Pieces whose call has not arrived by now: the call was lost.
             for table in (self._pieces, self._callers):
                 for key in [key for key in table if key[1] <= until]:
                     del table[key]
@@ -272,12 +270,12 @@ class Printed:
 
     def _end(self, end: End) -> End:
         self._ordinals.pop(end.socket << 1 | end.direction, None)
-        if end.direction == RECV:  # the second of the two at a close
+        if end.direction == RECV:  # the second of the two ends at a close
             self._ignored.discard(end.socket)
         return end._replace(time=end.time + self.clock_offset)
 
     def _chunks(self, call: Call, pieces: list[Piece]) -> list[Chunk]:
-        """The chunks of one call: one, unless pieces of it are missing."""
+        """Return the chunks of one call: a single one unless pieces are missing."""
         key = call.socket << 1 | call.direction
         flags = FLAG_JOINED if call.joined else 0
         if call.ordinal != self._ordinals.get(key, 0):
@@ -345,15 +343,15 @@ class Printed:
         )
         filtered[_NOT_HTTP] += unwanted
         lost[_UNREADABLE] += refused
-        # Only what bpftrace owns to is a loss; a difference without one is a mistake of
-        # ours, and has to show as such.
+        # Count a loss only if bpftrace reports lost lines. Any other difference is a bug, and
+        # must stay visible as an account that does not add up.
         if self.lost_lines:
             lost[_RING_FULL] += count(FORWARDED) - received - refused - unwanted
         return Direction(count(SEEN), received, filtered, lost)
 
 
 def _runs(pieces: list[Piece]) -> list[tuple[int, bytes]]:
-    """Pieces that continue each other put together: (offset, payload), in order."""
+    """Join adjacent pieces; return (offset, payload) in order."""
     runs: list[tuple[int, bytes]] = []
     for offset, _, payload in sorted(pieces, key=lambda piece: piece.offset):
         if payload is None:
@@ -371,21 +369,21 @@ def _numbers(words: list[str]) -> list[int]:
 
 
 def _caller(words: list[str]) -> Caller:
-    """The fields of a line ``B`` after its key, in the order of the template's printf."""
+    """Parse the fields of a line ``B`` after its key, in the order of the template's printf."""
     start_time, netns, local, local_rest, remote, remote_rest, comm, rest = _numbers(words)
     return Caller(
         start_time, netns, (local, local_rest), (remote, remote_rest),
-        # What follows the NUL is left over from a longer name.
+        # Bytes after the NUL are left over from a longer name.
         _WORDS.pack(comm, rest).partition(b"\0")[0].ljust(_WORDS.size, b"\0"),
     )  # fmt: skip
 
 
 def _call(words: list[str], caller: Caller) -> Call:
-    """The fields of a line ``C``, in the order of the template's printf."""
+    """Parse the fields of a line ``C``, in the order of the template's printf."""
     (tid, time, pid, number, inode, position, ordinal, size, done, family_joined,
      local_port, remote_port) = _numbers(words)  # fmt: skip
     family = family_joined >> 3
-    # An IPv6 address was read as two times 64 bits, an IPv4 address as 32.
+    # The program reads an IPv6 address as two 64-bit integers, an IPv4 address as one of 32 bits.
     pack = _pack_ipv6 if family == AF_INET6 else _pack_ipv4
     return Call(
         number & 1, number >> 1, time, pid, tid, caller.start_time, inode, position, ordinal, size,

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who a process is, from ``/proc``: for an engine that cannot read it in the process itself.
+"""Reads the identity of a process from ``/proc``, for engines that cannot read it in the kernel.
 
-A process that is gone by then stays without an introduction, never with that of
-another: the start time tells them apart.
+If the process has ended, its identity stays unknown. The start time prevents confusion
+with another process that reuses its pid.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from profiler.ingest.probe.cgroups import cgroup_of
 from profiler.ingest.wire import Process
 
 _TICKS = os.sysconf("SC_CLK_TCK")
-# Between the kernel's nanoseconds and the ticks of /proc, and between the clocks.
+# For rounding the kernel's nanoseconds to the ticks of /proc, and for differing clocks.
 _SLACK_TICKS = 1
 
 
 def read_process(pid: int, start_time: int, proc: Path = Path("/proc")) -> Process | None:
-    """Return who ``pid`` is, if it started at ``start_time`` (ns since boot); else ``None``."""
+    """Return who ``pid`` is if it started at ``start_time`` (ns since boot), else ``None``."""
     directory = proc / str(pid)
     try:
         cmdline = (directory / "cmdline").read_bytes()
         uid = directory.stat().st_uid
         cgroup = cgroup_of(pid, proc)
-        # Read last: if this is still the same process, so was the one before.
+        # Read last: if this is the expected process, the files above were its own too.
         stat = (directory / "stat").read_bytes()
     except OSError:
         return None

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recordings: the raw wire in a file, written and read.
+"""Writes and reads recordings: files with the raw records of the wire.
 
-A recording is one line of JSON that says what it is and where it was made,
-then records as they were on the wire, each after its length (32 bits, in the
-byte order that the first line names). A file that was cut off is read up to
-the cut.
+The first line of a recording is a JSON object with its format and origin. The records of
+the wire follow, each after its length (32 bits, in the byte order that the first line
+names). A truncated file is read up to the last complete record.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from profiler.errors import CaptureFileError, OutputError
 
 VERSION = 3
 _HEADER_MAX = 4096
-# Far above the largest record; a length beyond it means that the file is damaged.
+# Far above the largest record; a greater length means that the file is damaged.
 _RECORD_MAX = 16 * 1024 * 1024
 _LENGTH = struct.Struct("=I")
 
@@ -33,7 +32,7 @@ class Origin:
     """Where and how a recording was made."""
 
     machine: str
-    """Architecture as ``uname -m`` says it: it decides what syscall numbers mean."""
+    """Architecture as printed by ``uname -m``: it determines the syscall numbers."""
 
     kernel: str
     route: str
@@ -41,7 +40,10 @@ class Origin:
 
 
 class Recorder:
-    """Writes a recording, mode 0600, in place of a file that was there."""
+    """Writes a recording: creates a file with mode 0600, or overwrites an existing one.
+
+    Raises OutputError if the file cannot be written.
+    """
 
     def __init__(self, path: Path, origin: Origin) -> None:
         self._path = path
@@ -62,7 +64,7 @@ class Recorder:
             raise self._error(error) from error
 
     def close(self) -> None:
-        """Write what is buffered and close the file. Raises OutputError."""
+        """Flush and close the file. Raises OutputError."""
         try:
             self._file.close()
         except OSError as error:
@@ -76,7 +78,7 @@ class Recorder:
 
 
 class Recording:
-    """A capture file opened for reading. Raises CaptureFileError if it is not one of ours."""
+    """A recording opened for reading. Raises CaptureFileError if the file is not a recording."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -91,7 +93,10 @@ class Recording:
             raise
 
     def records(self) -> Iterator[bytes]:
-        """Yield the records. Raises CaptureFileError after the last whole one if more was meant."""
+        """Yield the records.
+
+        Raises CaptureFileError after the last complete record if the file is damaged.
+        """
         with self._file:
             while length_bytes := self._file.read(_LENGTH.size):
                 position = self._file.tell() - len(length_bytes)
@@ -100,7 +105,7 @@ class Recording:
                     if length > _RECORD_MAX:
                         raise CaptureFileError(
                             f"the recording {self._path} is damaged at byte {position}: "
-                            f"a record of {length} bytes; what stood before it was read"
+                            f"a record of {length} bytes; the records before it were read"
                         )
                     record = self._file.read(length)
                     if len(record) == length:
@@ -108,7 +113,7 @@ class Recording:
                         continue
                 raise CaptureFileError(
                     f"the recording {self._path} is cut off in the record at byte {position}; "
-                    "what stood before it was read"
+                    "the records before it were read"
                 )
 
     def _read_header(self) -> Origin:
@@ -125,7 +130,7 @@ class Recording:
             ) from None
         if version != VERSION:
             raise CaptureFileError(
-                f"the recording {self._path} is of version {version}; "
+                f"the recording {self._path} has format version {version}; "
                 f"this http-profiler reads version {VERSION}"
             )
         try:

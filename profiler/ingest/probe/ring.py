@@ -1,15 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The BPF ring buffer, read through its memory (Documentation/bpf/ringbuf.rst, Linux 5.8).
+"""Reads the BPF ring buffer through mapped memory (Documentation/bpf/ringbuf.rst, Linux 5.8).
 
-The kernel's part of the agreement: it writes a record's length last, and until
-then the length says BUSY; the reader's position, which it sets when it is done,
-shows what may be overwritten. Nothing is called for a record: what is there is
-copied in a few steps.
+The kernel writes a record's length last, and the length has the BUSY bit until then. The
+reader advances its position when it is done, and the kernel may overwrite everything
+before it. No function is called for a record: all available records are copied in one loop.
 
-The probe wakes the reader when a batch has come together (``output()`` in
-``bpf/call.h``). Fewer records wait until the reader looks by itself, as long as
-it was told to wait: waking it costs the process that was captured more than
-capturing does, and a batch costs the reader little more than one record.
+The probe wakes the reader once a batch is complete (``output()`` in ``bpf/call.h``). Fewer
+records wait until the reader's poll times out. A wakeup costs the captured process more
+than the capture itself, and a batch costs the reader little more than one record.
 """
 
 from __future__ import annotations
@@ -20,12 +18,12 @@ import struct
 import threading
 
 PAGE = mmap.PAGESIZE
-# A record's header: its length, and its page, of no interest here.
+# A record's header: its length, and a page offset that is not used here.
 _BUSY = 1 << 31
 _DISCARDED = 1 << 30
 _HEADER = 8
 
-# Native ones: they are read and written at once, not byte by byte.
+# Native mode reads and writes a whole integer in one access, not byte by byte.
 _LENGTH = struct.Struct("@I")
 _POSITION = struct.Struct("@Q")
 
@@ -34,36 +32,36 @@ _BATCH = 64 * 1024
 
 
 def batch_bytes(size: int) -> int:
-    """Return how many bytes in a ring buffer of ``size`` wake its reader."""
+    """Return the bytes of records that wake the reader of a ring buffer of ``size`` bytes."""
     return min(_BATCH, size // 4)
 
 
 class RingBuffer:
-    """The reader of a map of type RINGBUF with ``size`` bytes."""
+    """Reads a map of type RINGBUF with ``size`` bytes."""
 
     def __init__(self, descriptor: int, size: int) -> None:
         self._mask = size - 1
-        # Is taken at once, so that what is taken is little beside the ring.
+        # The most that is read at once: little, compared with the ring.
         self._most = size // 32
         self._batch = batch_bytes(size)
         self.found = 0
-        """Bytes of records that were there when the ring was polled last."""
+        """Bytes of records in the ring at the last poll."""
         self._consumer = mmap.mmap(descriptor, PAGE)
-        # The data lies there twice, one after the other, so that no record is ever cut.
+        # The data is mapped twice in a row, so that no record wraps around.
         self._producer = mmap.mmap(descriptor, PAGE + 2 * size, prot=mmap.PROT_READ, offset=PAGE)
         self._epoll = select.epoll()
-        # At an edge: when the probe says so, not whenever there is a record.
+        # Edge-triggered: wake when the probe notifies, not whenever a record is available.
         self._epoll.register(descriptor, select.EPOLLIN | select.EPOLLET)
         self._barrier = threading.Lock()
 
     def close(self) -> None:
-        """Give the memory back."""
+        """Free the memory."""
         self._epoll.close()
         self._consumer.close()
         self._producer.close()
 
     def poll(self, milliseconds: int) -> list[bytes]:
-        """Wait until there is a batch, at most so long, and return the records that are there."""
+        """Wait at most ``milliseconds`` for a batch; return the available records."""
         if milliseconds and self._waiting() < self._batch:
             self._epoll.poll(milliseconds / 1000)
         self.found = self._waiting()
@@ -85,7 +83,7 @@ class RingBuffer:
             (length,) = _LENGTH.unpack_from(memory, at)
             if length & _BUSY:
                 break
-            # Where a processor may read out of order, not before it has seen the length.
+            # A read barrier: on some CPUs, the record could otherwise be read before its length.
             with self._barrier:
                 size = length & ~_DISCARDED
             start = at + _HEADER
