@@ -135,7 +135,7 @@ class BccEngine:
 
     def account(self) -> KernelAccount:
         """Return the kernel's counters, summed over CPUs."""
-        missed = sum(min(map(skipped, looks)) for looks in self._programs.values())
+        missed = sum(min(map(skipped, programs)) for programs in self._programs.values())
         return KernelAccount(self._direction(0), self._direction(1), missed)
 
     def ignore(self, socket: int) -> None:
@@ -197,9 +197,9 @@ class BccEngine:
         self._inflight = InflightCalls(platform.machine())
         self._attach_all(program, code, layout, maps_of(route))
         if self._inflight:
-            self._hand_over(self._inflight, program, code, layout)
+            self._attach_inflight(self._inflight, program, code, layout)
 
-    def _hand_over(
+    def _attach_inflight(
         self, inflight: InflightCalls, program: Program, code: dict[str, bytes], layout: Layout
     ) -> None:
         hook = program.inflight
@@ -257,8 +257,8 @@ class BccEngine:
             ]
         for done, (first, *_) in zip(loading, serving.values()):
             if not done.exception():
-                looks = self._programs.setdefault((first.target, first.function), [])
-                looks.append(done.result())
+                programs = self._programs.setdefault((first.target, first.function), [])
+                programs.append(done.result())
         for done, served in zip(loading, serving.values()):
             descriptor = done.result()
             for attachment in served:

@@ -255,8 +255,7 @@ def _numbers(machine: str) -> dict[str, int]:
         return {name: number for number, name in NAMES[machine].items()}
     except KeyError:
         raise UnsupportedError(
-            f"the syscall route does not know the system calls of {machine} "
-            f"(it knows those of {', '.join(NAMES)})"
+            f"the syscall route does not support {machine}: it runs on {', '.join(NAMES)}"
         ) from None
 
 

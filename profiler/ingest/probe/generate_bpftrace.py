@@ -222,8 +222,7 @@ def generate(
         )
     if machine not in NAMES:
         raise UnsupportedError(
-            f"the bpftrace engine does not know the system calls of {machine} "
-            f"(it knows those of {', '.join(NAMES)})"
+            f"the bpftrace engine does not support {machine}: it runs on {', '.join(NAMES)}"
         )
     numbers = {name: number for number, name in NAMES[machine].items()}
     environment = jinja2.Environment(
@@ -289,7 +288,7 @@ def _structure(name: str, members: tuple[tuple[str, str, str | int], ...], layou
 def _row(hook: SyscallHook, numbers: dict[str, int]) -> dict[str, Any]:
     """Return the template's variables for one row."""
     if hook.name not in numbers:
-        raise UnsupportedError(f"the bpftrace engine does not know the system call {hook.name}")
+        raise UnsupportedError(f"the bpftrace engine does not support the system call {hook.name}")
     return {
         "name": hook.name,
         "number": numbers[hook.name],
