@@ -97,7 +97,7 @@ def _parse(line: bytes) -> Start | None:
         method, target, version = map(decode, match.groups())
         return Start(REQUEST, version, method, target, None, None)
     version, code, reason = map(decode, match.groups(b""))
-    return Start(RESPONSE, version, None, None, int(code), reason.strip())
+    return Start(RESPONSE, version, None, None, int(code), reason.strip(" \t"))
 
 
 # Programs repeat themselves; the limits are those of ``fields.py``.

@@ -23,8 +23,19 @@ from typing import NamedTuple
 # chunked, or cannot be framed because the fields contradict themselves.
 UNTIL_CLOSE, CHUNKED, FAULTY = -1, -2, -3
 
-# RFC 9110, 8.6: digits only. 18 of them are more than any stream carries.
-_LENGTH = re.compile(r"[0-9]{1,18}\Z")
+CHUNKED_CODING = "chunked"
+
+# RFC 9110, 8.6: digits only. A number of more than 18 is longer than any stream.
+_LENGTH = re.compile(r"0*[0-9]{1,18}\Z")
+
+# RFC 9110, 5.6.2, as text
+_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
+
+# RFC 9110, 5.6.3: OWS. Python's strip() removes more.
+_BLANKS = " \t"
+
+# Python's lower() makes "k" of U+212A, which would turn another name into an ASCII one.
+_LOWER = {ord(upper): upper.lower() for upper in "ABCDEFGHIJKLMNOPQRSTUVWXYZ"}
 
 # RFC 9112, 5.2: obs-fold. No pattern here repeats itself around another
 # repetition: a hostile head must not cost more than its length.
@@ -80,18 +91,27 @@ def fields_of(pairs: Iterable[tuple[str, str]]) -> Fields:
     """Return the fields with these names and values."""
     values: dict[str, list[str]] = {}
     for name, value in pairs:
-        values.setdefault(name.lower(), []).append(value)
+        values.setdefault(lower(name), []).append(value)
     transfer = _codings(values.get("transfer-encoding", ()))
     content = _codings(values.get("content-encoding", ()))
+    length = _length(transfer, values.get("content-length"))
+    # The chunked framing is removed from the body; senders that state it twice apply it once.
+    while transfer and transfer[-1] == CHUNKED_CODING:
+        transfer = transfer[:-1]
     # RFC 9113, 8.3.1: a request that was converted from HTTP/1 may have Host instead.
     host = values.get(":authority") or values.get("host")
     return Fields(
         {name: given if len(given) > 1 else given[0] for name, given in values.items()},
-        content + tuple(coding for coding in transfer if coding != "chunked"),
-        _length(transfer, values.get("content-length")),
+        content + transfer,
+        length,
         _joined(values.get("content-type")),
         _joined(host),
     )
+
+
+def lower(text: str) -> str:
+    """Return ``text`` with its ASCII letters in lower case (RFC 9110, 5.1)."""
+    return text.lower() if text.isascii() else text.translate(_LOWER)
 
 
 def _joined(value: str | list[str] | None) -> str | None:
@@ -117,8 +137,10 @@ def _decode_line(line: bytes) -> str:
 
 
 def _codings(values: Iterable[str]) -> tuple[str, ...]:
-    names = (part.partition(";")[0].strip().lower() for part in ",".join(values).split(","))
-    return tuple(name for name in names if name and name != "identity")
+    # RFC 9110, 5.6.1.2: elements of a list may be empty.
+    elements = (part.strip(_BLANKS) for part in ",".join(values).split(","))
+    names = (lower(part.partition(";")[0].rstrip(_BLANKS)) for part in elements if part)
+    return tuple(name for name in names if name != "identity")
 
 
 def _length(transfer: tuple[str, ...], content_lengths: list[str] | None) -> int | None:
@@ -126,10 +148,15 @@ def _length(transfer: tuple[str, ...], content_lengths: list[str] | None) -> int
     # 3. Transfer-Encoding overrides Content-Length.
     # 4. Chunked is the final coding; or else the body lasts until the close.
     if transfer:
-        return CHUNKED if transfer[-1] == "chunked" else UNTIL_CLOSE
+        if not all(map(_TOKEN.match, transfer)):
+            return FAULTY
+        return CHUNKED if transfer[-1] == CHUNKED_CODING else UNTIL_CLOSE
     if content_lengths is None:
         return None
     # 5. A list of one number repeated is that number; all else is an error.
-    lengths = {part.strip() for part in ",".join(content_lengths).split(",")}
-    length = lengths.pop()
-    return int(length) if not lengths and _LENGTH.match(length) else FAULTY
+    lengths = {part.strip(_BLANKS) for part in ",".join(content_lengths).split(",")}
+    if not all(map(_LENGTH.match, lengths)):
+        return FAULTY
+    # int() refuses thousands of digits, even if they are zeros.
+    length, *others = {int(number.lstrip("0") or "0") for number in lengths}
+    return FAULTY if others else length

@@ -6,7 +6,7 @@ RFC 9112, 6.3, from the observer's side: there is an answer for every head.
 
 from __future__ import annotations
 
-from profiler.ingest.http.fields import FAULTY, UNTIL_CLOSE
+from profiler.ingest.http.fields import FAULTY, UNTIL_CLOSE, lower
 from profiler.ingest.http.message import REQUEST, Head
 
 TUNNEL = "tunnel"
@@ -44,7 +44,7 @@ def switches_to(head: Head) -> str | None:
     status, request = head.status, head.request
     # RFC 9110, 15.2.2: 101 Switching Protocols
     if status == 101:
-        return (head.fields.get("upgrade") or "").lower()
+        return lower(head.fields.get("upgrade") or "")
     # RFC 9110, 9.3.6: a 2xx response to CONNECT opens a tunnel.
     if request is not None and request.method == "CONNECT":
         return TUNNEL if status is not None and 200 <= status < 300 else None
