@@ -233,8 +233,8 @@ CASES: dict[str, tuple[list[Turn], list[Seen]]] = {
                 b"ab",
                 ("undecodable",),
                 1,
-                len(CHUNKED_OK) + 7,
-                CHUNKED_OK + b"2\r\nab\r\n",
+                len(CHUNKED_OK) + 8,
+                CHUNKED_OK + b"2\r\nab\r\nx",
             ),
         ],
     ),
@@ -243,7 +243,7 @@ CASES: dict[str, tuple[list[Turn], list[Seen]]] = {
         [
             whole("GET /", GET),
             Seen(
-                "200 OK", b"ab", ("undecodable",), 1, len(CHUNKED_OK) + 5, CHUNKED_OK + b"2\r\nab"
+                "200 OK", b"ab", ("undecodable",), 1, len(CHUNKED_OK) + 6, CHUNKED_OK + b"2\r\nabc"
             ),
         ],
     ),

@@ -54,8 +54,10 @@ _END_OF_HEAD = re.compile(rb"\n\r?\n")
 _EMPTY_LINES = (b"\n", b"\r\n")
 _CR, _LF = b"\r\n"
 
-# RFC 9112, 7.1: chunk-size [ chunk-ext ] CRLF
-_PART_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\n]*)?\r?\n")
+# RFC 9112, 7.1: chunk-size [ chunk-ext ] CRLF. A number of more than 15 digits is longer than any
+# stream. Of a line that is cut off, or faulty, the second pattern matches what keeps the rule.
+_PART_SIZE = re.compile(rb"0*([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\n]*)?\r?\n")
+_PART_SIZE_BEGINS = re.compile(rb"(?:0*[0-9A-Fa-f]{1,15}(?:[ \t]*;[^\n]*|[ \t]*\r?))?")
 
 # A line that is cut off is tried again with every chunk while it is this short,
 # to tell early what is no HTTP; later only when a chunk brings an LF.
@@ -264,7 +266,7 @@ class Reader:
             length == CHUNKED,
         )  # fmt: skip
         if length == FAULTY:
-            return self._malformed(data)
+            return self._malformed(data, body, body)
         self._step = _STEPS.get(length, Reader._read_body)
         self._remaining = length
         if doubtful:
@@ -285,7 +287,14 @@ class Reader:
         return at
 
     def _expect_body(self, reason: str) -> None:
-        """Nothing more comes where a body or a start line should begin."""
+        """Nothing more comes where a body or a start line should begin, or inside a line."""
+        if self._step is Reader._read_part_size and self._pending:
+            # A long line is not parsed again with each chunk.
+            data = bytes(self._pending)
+            self._pending.clear()
+            if self._step(self, data, 0) is None:
+                self._pending += data
+            return
         if self._step is not Reader._read_body_or_head:
             return
         self._step = self._step_if_body
@@ -312,7 +321,12 @@ class Reader:
     def _read_part_size(self, data: bytes, at: int) -> int | None:
         line = _PART_SIZE.match(data, at)
         if line is None:
-            return self._incomplete_line(data, at)
+            beginning = _PART_SIZE_BEGINS.match(data, at)
+            assert beginning is not None
+            kept = beginning.end()
+            if kept == len(data) and kept - at <= self._max_head:
+                return None
+            return self._malformed(data, at, min(kept, at + self._max_head) + 1)
         self._add(data, at, line.end(), framing=True)
         self._remaining = int(line[1], 16)
         self._step = Reader._read_part if self._remaining else Reader._read_trailer
@@ -324,7 +338,9 @@ class Reader:
     def _read_part_end(self, data: bytes, at: int) -> int | None:
         end = data.find(b"\n", at, at + 2) + 1
         if data[at:end] not in _EMPTY_LINES:
-            return self._malformed(data) if data[at:] != b"\r" else None
+            if data[at:] == b"\r":
+                return None
+            return self._malformed(data, at, at + (2 if data[at] == _CR else 1))
         self._add(data, at, end, framing=True)
         self._step = Reader._read_part_size
         return end
@@ -332,7 +348,7 @@ class Reader:
     def _read_trailer(self, data: bytes, at: int) -> int | None:
         end = data.find(b"\n", at) + 1
         if not end:
-            return self._incomplete_line(data, at)
+            return None if len(data) - at <= self._max_head else self._malformed(data, at, at)
         line = data[at:end]
         self._add(data, at, end, framing=True)
         if line in _EMPTY_LINES:
@@ -395,12 +411,9 @@ class Reader:
             else:
                 self._complete()
 
-    def _incomplete_line(self, data: bytes, at: int) -> int | None:
-        if data.find(b"\n", at) >= 0 or len(data) - at > self._max_head:
-            return self._malformed(data)
-        return None
-
-    def _malformed(self, data: bytes) -> int:
+    def _malformed(self, data: bytes, start: int, stop: int) -> int:
+        """The message breaks the rules with ``data[start:stop]``, which it keeps."""
+        self._add(data, start, stop, framing=True)
         self._give_up(UNDECODABLE)
         return len(data)
 
