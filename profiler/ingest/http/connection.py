@@ -85,10 +85,10 @@ class Connection:
         self.held += request_size(request)
         return request
 
-    def answer(self, status: int, time: int) -> Request | None:
+    def answer(self, status: int | None, time: int) -> Request | None:
         """A response's head was read: return its request, if that is known."""
         # RFC 9110, 15.2: a 1xx response is an interim one. 101 is the last of HTTP.
-        final = status >= 200 or status == 101
+        final = status is None or not 100 <= status < 200 or status == 101
         inflight = self._inflight
         if not inflight:
             if final:

@@ -12,6 +12,14 @@ from profiler.ingest.http.message import REQUEST, Head
 TUNNEL = "tunnel"
 
 
+def is_interim(status: int | None) -> bool:
+    """Whether a response with ``status`` precedes the final one.
+
+    RFC 9110, 15: an invalid status, such as 000, is treated like 5xx, so it is final.
+    """
+    return status is not None and 100 <= status < 200
+
+
 def body_length(head: Head) -> int:
     """Return the length of the body behind ``head``, or UNTIL_CLOSE, CHUNKED or FAULTY.
 
@@ -27,7 +35,7 @@ def body_length(head: Head) -> int:
     # 1. No body in 1xx, 204, 304 and in the answer to HEAD, whatever the fields say.
     # 2. Nor in a 2xx answer to CONNECT.
     status = head.status or 0
-    if status < 200 or status in (204, 304) or switches_to(head) is not None:
+    if is_interim(status) or status in (204, 304) or switches_to(head) is not None:
         return 0
     if head.request is not None and head.request.method == "HEAD":
         return 0

@@ -34,6 +34,7 @@ from profiler.ingest.http.block import Block
 from profiler.ingest.http.draft import Draft
 from profiler.ingest.http.fields import Fields, decode, fields_of
 from profiler.ingest.http.frames import FrameReader
+from profiler.ingest.http.framing import is_interim
 from profiler.ingest.http.header_state import BlockError, HeaderState, Pairs
 from profiler.ingest.http.message import (
     REQUEST,
@@ -338,7 +339,7 @@ class Reader:
         self._open[stream] = opened = _Open(draft)
         self._count(opened)
         # RFC 9110, 15.2: a 1xx response is an interim one.
-        interim = type_ == RESPONSE and head.status is not None and head.status < 200
+        interim = type_ == RESPONSE and is_interim(head.status)
         if block.ends_stream or interim or block.is_promise:
             self._hand_out(stream, final=not interim or block.ends_stream)
         elif len(self._open) > STREAMS_MAX:
