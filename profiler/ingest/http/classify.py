@@ -59,6 +59,17 @@ _GLUED = re.compile(
 )
 
 
+# The methods of IANA's registry. After a hole a call may begin inside one: then its tail, such as
+# "ET", looks like a method. The tail of "UNLOCK" cannot be distinguished from "LOCK".
+_METHODS = frozenset(
+    b"ACL BASELINE-CONTROL BIND CHECKIN CHECKOUT CONNECT COPY DELETE GET HEAD LABEL LINK LOCK MERGE "
+    b"MKACTIVITY MKCALENDAR MKCOL MKREDIRECTREF MKWORKSPACE MOVE OPTIONS ORDERPATCH PATCH POST PRI "
+    b"PROPFIND PROPPATCH PUT QUERY REBIND REPORT SEARCH TRACE UNBIND UNCHECKOUT UNLINK UNLOCK UPDATE "
+    b"UPDATEREDIRECTREF VERSION-CONTROL".split()
+)
+_TAILS = {method[at:] for method in _METHODS for at in range(1, len(method))} - _METHODS
+
+
 # Behind a start line: a field line, or what may become one, or the end of the head.
 _FIELD_BEGINS = re.compile(rb"(?:" + TOKEN + rb"(?:[ \t]*:|[ \t]*\Z)|\r?\n|\r?\Z)")
 
@@ -68,8 +79,10 @@ def is_sure(start: re.Match[bytes]) -> bool:
 
     A text that is being uploaded, a log say, may have lines that look like it.
     """
-    if start.re is REQUEST_LINE and (b" " in start[2] or _GLUED.match(start[1])):
-        return False
+    if start.re is REQUEST_LINE:
+        method, target = start[1], start[2]
+        if b" " in target or method in _TAILS or _GLUED.match(method):
+            return False
     return _FIELD_BEGINS.match(start.string, start.end()) is not None
 
 
