@@ -83,7 +83,96 @@ def unanswered(number: int, reason: str = "closed_early") -> Seen:
 CONNECT = b"CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n"
 HEAD = b"HEAD /h HTTP/1.1\r\n\r\n"
 OPTIONS = b"OPTIONS * HTTP/1.1\r\n\r\n"
+TLS = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"
+BAD = OK.replace(b"200 OK", b"400 Bad")
+
+
+def faulty(start: str, raw: bytes, *reasons: str, number: int | None = 1) -> Seen:
+    return Seen(start, b"", reasons or ("undecodable",), number, len(raw), raw)
+
+
 CASES: dict[str, tuple[list[Turn], list[Seen]]] = {
+    **{
+        f"{name}: a first request that its answer shows": (
+            [Ask(data), Say(BAD), *ENDS],
+            [faulty(start, data), whole("400 Bad", BAD, b"ok")],
+        )
+        for name, start, data in [
+            ("no minor version", "GET /", b"GET / HTTP/1.\r\nHost: a\r\n\r\n"),
+            ("no version", "GET /", b"GET /\r\n\r\n"),
+            ("no target", "GET", b"GET \r\n\r\n"),
+            ("a method that is no token", "", b"G(T / HTTP/1.1\r\n\r\n"),
+            ("HTTP/2.0", "GET /", b"GET / HTTP/2.0\r\n\r\n"),
+            ("TLS", "", TLS),
+            ("a PROXY line that breaks the rules", "PROXY TCP4", b"PROXY TCP4 x\r\n"),
+        ]
+    },
+    "a first request that breaks the rules, its end, and then the answer": (
+        [Ask(b"GET /\r\n\r\n"), Close(SEND), Say(BAD), Close(RECV)],
+        [faulty("GET /", b"GET /\r\n\r\n"), whole("400 Bad", BAD, b"ok")],
+    ),
+    "a banner before the first request": (
+        [Say(b"220 ready\r\n"), Ask(GET), *ENDS],
+        [whole("GET /", GET)],
+    ),
+    "HTTP/2's preface inside a line": (
+        [Ask(b"GET /a"), Ask(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"), Say(BAD), *ENDS],
+        [
+            faulty("GET /aPRI", b"GET /aPRI * HTTP/2.0\r\n\r\n"),
+            whole("400 Bad", BAD, b"ok"),
+        ],
+    ),
+    "a later request line that breaks the rules": (
+        [Ask(GET), Say(OK), Ask(b"GET /b\r\nA: b\r\n\r\n"), Say(BAD)],
+        [
+            whole("GET /", GET),
+            whole("200 OK", OK, b"ok"),
+            faulty("GET /b", b"GET /b\r\nA: b\r\n\r\n", number=2),
+            whole("400 Bad", BAD, b"ok", 2),
+        ],
+    ),
+    "a later one that is cut off": (
+        [Ask(GET), Say(OK), Ask(b"GET /b\r\nA:"), *ENDS],
+        [
+            whole("GET /", GET),
+            whole("200 OK", OK, b"ok"),
+            faulty("GET /b", b"GET /b\r\nA:", "undecodable", "closed_early", number=2),
+            unanswered(2),
+        ],
+    ),
+    **{
+        f"a status line that is read leniently: {line!r}": (
+            [Ask(GET), Say(line + OK[15:]), Ask(GET), Say(EMPTY)],
+            [
+                whole("GET /", GET),
+                whole(start, line + OK[15:], b"ok"),
+                whole("GET /", GET, b"", 2),
+                whole("204 No Content", EMPTY, b"", 2),
+            ],
+        )
+        for line, start in [
+            (b"HTTP/1.1 200ok", "200 ok"),
+            (b"http/1.1 200 OK", "200 OK"),
+            (b"HTTP/1.1\t200 OK", "200 OK"),
+            (b"HTTP/1.1 200 O\rK", "200 O K"),
+            (b"HTTP/1.1 000 ok", "ok"),
+        ]
+    },
+    **{
+        f"a status line that breaks the rules: {line!r}": (
+            [Ask(GET), Say(line + b"\r\nA: b\r\n\r\n"), *ENDS],
+            [whole("GET /", GET), faulty(start, line + b"\r\nA: b\r\n\r\n")],
+        )
+        for line, start in [
+            (b"HTTP/1.10 200 OK", "200 OK"),
+            (b"HTTP/2.0 200 OK", "200 OK"),
+            (b"HTTP/1.1 2000 OK", ""),
+            (b"HTTP/1.1 20 OK", ""),
+            (b"HTTP/1.1 2x0 OK", ""),
+            (b"HTTP/1.1", ""),
+            (b"HTTP/", ""),
+        ]
+    },
     "request and response": (
         [Ask(GET), Say(OK)],
         [whole("GET /", GET), whole("200 OK", OK, b"ok")],
@@ -648,8 +737,15 @@ def test_non_http_is_reported_once_without_a_message(data: bytes, cut: int | Non
 
 def test_a_binary_protocol_is_recognised_by_its_first_bytes() -> None:
     wire, streams, stage = Wire(), Streams(), Messages(SETTINGS)
-    out = [m for e in streams.feed(wire.send(b"\x16\x03")) for m in stage.feed(e)]
+    items = [wire.send(b"\x16\x03"), wire.recv(b"\x16")]
+    out = [m for item in items for e in streams.feed(item) for m in stage.feed(e)]
     assert out == [NotHttp(SOCKET)]
+
+
+def test_a_direction_that_is_no_http_is_not_followed_for_long() -> None:
+    """Nothing comes in the other direction, which could show that it is HTTP."""
+    assert play([Ask(b"\x16" * 1000)] * 1040, settings=SETTINGS) == []
+    assert play([Ask(b"\x16" * 1000)] * 1060, settings=SETTINGS) == [NotHttp(SOCKET)]
 
 
 def test_a_connection_seen_mid_stream_may_begin_inside_a_body() -> None:
@@ -790,7 +886,8 @@ def test_a_socket_that_was_not_http_is_forgotten_with_its_end() -> None:
     def feed(item: Chunk | End) -> list[Message | NotHttp]:
         return [m for event in streams.feed(item) for m in stage.feed(event)]
 
-    assert feed(wire.send(b"\x16")) == [NotHttp(SOCKET)]
+    assert feed(wire.send(b"\x16")) == []
+    assert feed(wire.recv(b"\x16")) == [NotHttp(SOCKET)]
     assert feed(wire.send(GET)) == []
     assert feed(wire.end(SEND)) == []
     assert len(feed(wire.send(GET))) == 1

@@ -122,8 +122,12 @@ class Messages:
     def _feed(self, readers: _Readers, event: Event, out: list[Output]) -> None:
         reader = readers[event.direction]
         if isinstance(event, Chunk):
-            undecided = isinstance(reader, http1.Reader) and reader.connection.requests is None
-            if undecided and is_sure_start(event):
+            if (
+                isinstance(reader, http1.Reader)
+                and reader.connection.requests is None
+                and reader.skips
+                and is_sure_start(event)
+            ):
                 readers = self._replace(event.socket, http2.readers(self._settings, joined=True))
                 reader = readers[event.direction]
             reader.feed(event, out)

@@ -28,6 +28,14 @@ REQUEST_LINE = re.compile(
 # RFC 9112, 4: version, status, reason
 STATUS_LINE = re.compile(rb"HTTP/(1\.[0-9]) +([0-9]{3})(?:[ \t]([^\r\n]*))?\r?\n")
 
+# What of a faulty start line can be read nevertheless. A status line that has a version and a
+# status is read leniently: any case, "200ok", a bare CR (a space: RFC 9112, 2.2).
+_FAULTY_REQUEST = re.compile(rb"(" + TOKEN + rb") +([^ \t\r\n]+)?[^\n]*\n")
+_FAULTY_STATUS = re.compile(
+    rb"HTTP/(?:(1\.[0-9])|[^ \t\r\n]*)(?:[ \t]+([0-9]{3})(?![0-9])([^\n]*)|(?=[ \t\r\n])[^\n]*)\n",
+    re.IGNORECASE,
+)
+
 _LINES: dict[Type | None, tuple[re.Pattern[bytes], ...]] = {
     REQUEST: (REQUEST_LINE,),
     RESPONSE: (STATUS_LINE,),
@@ -38,7 +46,7 @@ _LINES: dict[Type | None, tuple[re.Pattern[bytes], ...]] = {
 # are looked at: the first ones tell a binary protocol, the rest waits for its LF.
 _LOOKED_AT = 64
 _REQUEST_BEGINS = re.compile(TOKEN + rb"(?: [^\n]*)?\Z")
-_STATUS_BEGINS = re.compile(rb"H(?:T(?:T(?:P(?:/(?:1(?:\.(?:[0-9][^\n]*)?)?)?)?)?)?)?\Z")
+_STATUS_BEGINS = re.compile(rb"H(?:T(?:T(?:P(?:/[^\n]*)?)?)?)?\Z", re.IGNORECASE)
 
 _BEGINNINGS = {
     REQUEST: (_REQUEST_BEGINS,),
@@ -62,10 +70,10 @@ _GLUED = re.compile(
 # The methods of IANA's registry. After a hole a call may begin inside one: then its tail, such as
 # "ET", looks like a method. The tail of "UNLOCK" cannot be distinguished from "LOCK".
 _METHODS = frozenset(
-    b"ACL BASELINE-CONTROL BIND CHECKIN CHECKOUT CONNECT COPY DELETE GET HEAD LABEL LINK LOCK MERGE "
-    b"MKACTIVITY MKCALENDAR MKCOL MKREDIRECTREF MKWORKSPACE MOVE OPTIONS ORDERPATCH PATCH POST PRI "
-    b"PROPFIND PROPPATCH PUT QUERY REBIND REPORT SEARCH TRACE UNBIND UNCHECKOUT UNLINK UNLOCK UPDATE "
-    b"UPDATEREDIRECTREF VERSION-CONTROL".split()
+    b"ACL BASELINE-CONTROL BIND CHECKIN CHECKOUT CONNECT COPY DELETE GET HEAD LABEL LINK LOCK "
+    b"MERGE MKACTIVITY MKCALENDAR MKCOL MKREDIRECTREF MKWORKSPACE MOVE OPTIONS ORDERPATCH PATCH "
+    b"POST PRI PROPFIND PROPPATCH PUT QUERY REBIND REPORT SEARCH TRACE UNBIND UNCHECKOUT UNLINK "
+    b"UNLOCK UPDATE UPDATEREDIRECTREF VERSION-CONTROL".split()
 )
 _TAILS = {method[at:] for method in _METHODS for at in range(1, len(method))} - _METHODS
 
@@ -87,10 +95,13 @@ def is_sure(start: re.Match[bytes]) -> bool:
 
 
 class Start(NamedTuple):
-    """What a start line says: ``type``, and what such a message has of the others."""
+    """What a start line states: ``type``, and what such a message has of the others.
+
+    Of a faulty line some of them are not known.
+    """
 
     type: Type
-    version: str
+    version: str | None
     method: str | None
     target: str | None
     status: int | None
@@ -111,6 +122,29 @@ def _parse(line: bytes) -> Start | None:
         return Start(REQUEST, version, method, target, None, None)
     version, code, reason = map(decode, match.groups(b""))
     return Start(RESPONSE, version, None, None, int(code), reason.strip(" \t"))
+
+
+def faulty_request(line: bytes) -> Start:
+    """Return what can be read of ``line``, with its LF, which is no request line."""
+    match = _FAULTY_REQUEST.match(line)
+    method, target = (None, None) if match is None else match.groups()
+    return Start(
+        REQUEST, None, None if method is None else decode(method),
+        None if target is None else decode(target), None, None,
+    )  # fmt: skip
+
+
+def faulty_status(line: bytes) -> Start | None:
+    """Return what can be read of ``line``, with its LF, if it is meant to be a status line."""
+    match = _FAULTY_STATUS.match(line)
+    if match is None:
+        return None
+    version, code, reason = match.groups()
+    return Start(
+        RESPONSE, None if version is None else version.decode(), None, None,
+        None if code is None else int(code),
+        None if code is None else decode(reason).replace("\r", " ").strip(" \t"),
+    )  # fmt: skip
 
 
 # Programs repeat themselves; the limits are those of ``fields.py``.

@@ -15,8 +15,10 @@ client pipelines is only known once it was seen to.
 
 from __future__ import annotations
 
+from typing import Callable
+
 from profiler.ingest.http.draft import without_payload
-from profiler.ingest.http.message import REQUEST, RESPONSE, Request, Type
+from profiler.ingest.http.message import REQUEST, RESPONSE, Output, Request, Type
 from profiler.ingest.wire import Chunk, construct
 
 # More requests than any client sends ahead: if as many are in flight, no responses are seen.
@@ -36,17 +38,21 @@ class Connection:
     line in either direction: from then on the connection is HTTP, whatever
     else it carries. ``joined`` says that it carried bytes before those that are
     seen. ``ended`` is set when responses have ended, and all of them were read.
-    ``held`` is the memory, in bytes, of the requests in flight.
+    ``held`` is the memory, in bytes, of the requests in flight. ``undecided`` is set while one
+    direction has begun with something else than HTTP, and the other has not begun: the first
+    message there decides, and is preceded by a call of it.
     """
 
     __slots__ = (
         "_inflight", "_pipelines", "_unasked_time", "count", "ended", "held", "joined", "requests",
+        "undecided",
     )  # fmt: skip
 
     def __init__(self, joined: bool = False, count: int = 0) -> None:
         """Requests are numbered from ``count`` + 1 on."""
         self.joined = joined
         self.requests: int | None = None
+        self.undecided: Callable[[list[Output]], None] | None = None
         self.ended = False
         self.held = 0
         self.count = count
@@ -62,7 +68,9 @@ class Connection:
             return None
         return REQUEST if self.requests == direction else RESPONSE
 
-    def ask(self, method: str, target: str, host: str | None, origin: Chunk) -> Request:
+    def ask(
+        self, method: str | None, target: str | None, host: str | None, origin: Chunk
+    ) -> Request:
         """A request's head was read; ``origin`` is the chunk of its first byte."""
         self.count += 1
         if len(origin.payload) > _PAYLOAD_MAX:

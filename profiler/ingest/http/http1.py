@@ -25,6 +25,8 @@ from profiler.ingest.http.classify import (
     REQUEST_LINE,
     Start,
     begins_usual,
+    faulty_request,
+    faulty_status,
     is_sure,
     may_become_start_line,
     start_line,
@@ -32,7 +34,7 @@ from profiler.ingest.http.classify import (
 )
 from profiler.ingest.http.connection import Connection
 from profiler.ingest.http.draft import Draft, without_payload
-from profiler.ingest.http.fields import CHUNKED, FAULTY, UNTIL_CLOSE, parse_fields
+from profiler.ingest.http.fields import CHUNKED, FAULTY, UNTIL_CLOSE, fields_of, parse_fields
 from profiler.ingest.http.framing import body_length, switches_to
 from profiler.ingest.http.message import (
     HEAD_LIMIT,
@@ -43,6 +45,7 @@ from profiler.ingest.http.message import (
     Message,
     Output,
     Request,
+    Type,
     no_response,
 )
 from profiler.ingest.settings import Settings
@@ -65,6 +68,11 @@ _SHORT_LINE = 64
 
 # What is kept of the chunk with which a head began that is cut off.
 _ORIGIN_SIZE = 500
+
+# Bytes that are read of a direction that does not begin with HTTP, while the other one is silent.
+_UNDECIDED_MAX = 1 << 20
+
+_NO_HEAD = Head(REQUEST, None, None, None, None, None, fields_of(()), None)
 
 Step = Callable[["Reader", bytes, int], Optional[int]]
 
@@ -152,6 +160,10 @@ class Reader:
         if connection.type_in(self._direction) == RESPONSE and end is not None:
             connection.ended = self._step is not Reader._skip and not end.unseen
         self._expect_body(reason)
+        if end is not None and self._step is Reader._await_decision:
+            # A client may end its direction before it reads the answer.
+            del self._out
+            return
         if ended and self._step is Reader._read_until_close:
             self._complete()
         else:
@@ -167,6 +179,11 @@ class Reader:
         self._expect_body(reason)
         self._give_up(reason)
         del self._out
+
+    @property
+    def skips(self) -> bool:
+        """Whether nothing is known of what comes next."""
+        return self._step is Reader._skip
 
     @property
     def held(self) -> int:
@@ -208,17 +225,19 @@ class Reader:
         start = None
         if behind - at <= self._max_head:
             start = start_of(data[at:behind])
+        sound = True
         if start is None or type_ not in (None, start.type):
             if len(data) - at <= self._max_head and may_become_start_line(data, at, type_):
                 return None
-            if type_ is None:
-                self.over = ""
-            else:
+            start = self._faulty_start(data, at, behind, type_)
+            if start is None:
+                if type_ is None:
+                    return self._decide_later(data, at)
                 self._start_anew()
-            return len(data)
+                return len(data)
+            sound = start.type == RESPONSE and None not in (start.version, start.status)
         if type_ is None:
-            is_request = start.type == REQUEST
-            connection.requests = self._direction if is_request else 1 - self._direction
+            self._settle(start.type)
         end = _END_OF_HEAD.search(data, max(behind - 1, self._searched))
         body = len(data) if end is None else end.end()
         self._searched = 0
@@ -232,15 +251,84 @@ class Reader:
             return None
         origin = self._origin_at(at)
         head = self._head(start, data[behind:body], origin)
-        return self._begin(head, origin, data, at, body)
+        if sound:
+            return self._begin(head, origin, data, at, body)
+        self._emit_head(head, data[at:body], origin, UNDECODABLE)
+        self._start_anew()
+        return len(data)
+
+    def _faulty_start(self, data: bytes, at: int, behind: int, type_: Type | None) -> Start | None:
+        """Return what is known of a message whose start line breaks the rules."""
+        if not 0 < behind - at <= self._max_head:
+            return None
+        if type_ == REQUEST:
+            # Other lines may be the end of a body that is longer than its message states.
+            usual = begins_usual(data, at)
+            return faulty_request(data[at:behind]) if usual else None
+        start = faulty_status(data[at:behind])
+        if start is not None and type_ is None and None in (start.version, start.status):
+            return None
+        return start
+
+    def _settle(self, type_: Type) -> None:
+        """The first start line of the connection was read: it shows which direction asks."""
+        connection = self.connection
+        connection.requests = self._direction if type_ == REQUEST else 1 - self._direction
+        if connection.undecided is not None:
+            connection.undecided(self._out)
+
+    def _decide_later(self, data: bytes, at: int) -> int:
+        """The direction does not begin with HTTP; whether the connection is, the other decides."""
+        connection = self.connection
+        if connection.undecided is not None:
+            connection.undecided = None
+            self.over = ""
+            return len(data)
+        connection.undecided = self._decide
+        origin = self._origin_at(at)
+        self._draft = Draft(
+            without_payload(origin), _NO_HEAD, b"", self._time, self._max_head, framed=True
+        )
+        self._step = Reader._await_decision
+        self._remaining = _UNDECIDED_MAX
+        return at
+
+    def _await_decision(self, data: bytes, at: int) -> int:
+        self._add(data, at, len(data), framing=True)
+        self._remaining -= len(data) - at
+        if self._remaining <= 0:
+            self.connection.undecided = None
+            self._draft = None
+            self.over = ""
+        return len(data)
+
+    def _decide(self, out: list[Output]) -> None:
+        """The other direction is HTTP: if it answers, what came here is a faulty request."""
+        connection, draft = self.connection, self._draft
+        connection.undecided = None
+        assert draft is not None
+        self._draft = None
+        if connection.type_in(self._direction) == REQUEST:
+            message = draft.message()
+            raw, origin = message.raw, message.origin
+            behind = raw.find(b"\n") + 1
+            start, fields, size = faulty_request(raw[:behind]), b"", message.bytes
+            end = _END_OF_HEAD.search(raw, behind - 1) if start.method is not None else None
+            if end is not None:
+                # What follows may be another request.
+                raw = raw[: end.end()]
+                fields, size = raw[behind:], len(raw)
+            head = self._head(start, fields, origin)
+            reason = UNDECODABLE if size == len(raw) else HEAD_LIMIT
+            out.append(message._replace(head=head, raw=raw, bytes=size, incomplete=(reason,)))
+        self._start_anew()
 
     def _head(self, start: Start, block: bytes, origin: Chunk) -> Head:
         request: Request | None
         fields = parse_fields(block)
-        if start.method is not None and start.target is not None:
+        if start.type == REQUEST:
             request = self.connection.ask(start.method, start.target, fields.host, origin)
         else:
-            assert start.status is not None
             request = self.connection.answer(start.status, origin.time)
         return construct(Head, (*start, fields, request, None))
 
@@ -366,7 +454,10 @@ class Reader:
         if start is None or not self._is_sure(start):
             self._unknown_time = self._time
             return len(data)
-        if start.re is REQUEST_LINE:
+        type_: Type = REQUEST if start.re is REQUEST_LINE else RESPONSE
+        if self.connection.requests is None:
+            self._settle(type_)
+        if type_ == REQUEST:
             self.connection.missed_requests()
         else:
             self.connection.missed_responses(self._unknown_time)
@@ -426,7 +517,9 @@ class Reader:
     def _give_up(self, reason: str) -> None:
         """Hand out what there is of a message, if any, and start anew."""
         pending = bytes(self._pending)
-        if self._draft is not None:
+        if self._step is Reader._await_decision:
+            self.connection.undecided = self._draft = None
+        elif self._draft is not None:
             if pending:
                 self._add(pending, 0, len(pending), framing=True)
             self._draft.note(reason)
@@ -438,10 +531,19 @@ class Reader:
     def _cut_head(self, raw: bytes, origin: Chunk, reason: str) -> None:
         """Hand out the beginning of a head, if its start line is whole: else it may be anything."""
         behind = raw.find(b"\n") + 1
-        start = start_of(raw[:behind])
-        if start is not None and self.connection.type_in(self._direction) in (start.type, None):
-            head = self._head(start, raw[behind : raw.rfind(b"\n") + 1], origin)
-            self._out.append(Message(origin, head, raw, b"", len(raw), (reason,), self._time))
+        start, type_ = start_of(raw[:behind]), self.connection.type_in(self._direction)
+        reasons: tuple[str, ...] = (reason,)
+        if start is None or type_ not in (start.type, None):
+            start = self._faulty_start(raw, 0, behind, type_)
+            if start is None:
+                return
+            if start.type == REQUEST or None in (start.version, start.status):
+                reasons = UNDECODABLE, reason
+        head = self._head(start, raw[behind : raw.rfind(b"\n") + 1], origin)
+        self._emit_head(head, raw, origin, *reasons)
+
+    def _emit_head(self, head: Head, raw: bytes, origin: Chunk, *reasons: str) -> None:
+        self._out.append(Message(origin, head, raw, b"", len(raw), reasons, self._time))
 
     def _start_anew(self) -> None:
         self._unknown_time = max(self._unknown_time, self._time)
