@@ -372,6 +372,7 @@ class Reader:
                     request = None
         if request is not None:
             self._never_answered(request, stream, self._frames.time, RESET, error, self._out)
+            self.connection.reset(stream, request)
 
     @property
     def _answering(self) -> Reader:

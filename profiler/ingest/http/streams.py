@@ -19,6 +19,10 @@ STREAMS_MAX = 1000
 # tests/unit/test_memory.py.
 _READERS_SIZE = 3400
 
+# Requests of streams that were reset, for responses that were on their way: a peer's frames may
+# cross the RST_STREAM (RFC 9113, 5.1).
+_RESET_MAX = 100
+
 
 class Connection:
     """What the two directions must know of each other.
@@ -29,7 +33,8 @@ class Connection:
     """
 
     __slots__ = (
-        "_first_number", "_inflight", "_last", "_unasked", "error", "held", "proven", "requests",
+        "_first_number", "_inflight", "_last", "_reset", "_unasked", "error", "held", "proven",
+        "requests",
     )  # fmt: skip
 
     def __init__(self, requests: int | None, upgraded: Request | None) -> None:
@@ -40,6 +45,7 @@ class Connection:
         self.held = _READERS_SIZE
         # By stream: the requests that have no final response yet.
         self._inflight: dict[int, Request] = {}
+        self._reset: dict[int, Request] = {}
         self._last = [0, 0]  # the streams that were opened last by the server and by the client
         self._unasked = 0  # the last stream whose response found no request in flight
         self._first_number = 0
@@ -63,7 +69,7 @@ class Connection:
 
     def asked(self, stream: int) -> Request | None:
         """Return the request that a response on ``stream`` answers."""
-        request = self._inflight.get(stream)
+        request = self._inflight.get(stream) or self._reset.get(stream)
         if request is None:
             self._unasked = stream
         return request
@@ -71,9 +77,18 @@ class Connection:
     def answered(self, stream: int) -> Request | None:
         """The final response has ended, or none will come: forget the request, and return it."""
         request = self._inflight.pop(stream, None)
-        if request is not None:
-            self.held -= request_size(request)
+        late = self._reset.pop(stream, None)
+        for one in (request, late):
+            if one is not None:
+                self.held -= request_size(one)
         return request
+
+    def reset(self, stream: int, request: Request) -> None:
+        """The stream of ``request`` was reset before its response began, which may still come."""
+        self._reset[stream] = request
+        self.held += request_size(request)
+        if len(self._reset) > _RESET_MAX:
+            self.held -= request_size(self._reset.pop(next(iter(self._reset))))
 
     def unanswered(self) -> list[tuple[int, Request]]:
         """Return the requests in flight by stream, and forget them: no response comes any more."""
