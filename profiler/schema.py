@@ -43,6 +43,15 @@ class RequestSummary(TypedDict, total=False):
     host: str
 
 
+class ProxiedConnection(TypedDict, total=False):
+    """The connection that a proxy accepted, as its PROXY header states it."""
+
+    source_ip: str
+    source_port: int
+    dest_ip: str
+    dest_port: int
+
+
 class Record(TypedDict, total=False):
     """One HTTP message as one process sent or received it. The keys come in this order."""
 
@@ -169,6 +178,12 @@ class Record(TypedDict, total=False):
         "HTTP/2: error with which the stream was reset (`RST_STREAM`), or the connection ended "
         "(`GOAWAY`) before the message did, by its name in RFC 9113, 7, such as `CANCEL`; a number "
         "such as `0x1f` if it has none",
+    ]
+    proxy: Annotated[
+        ProxiedConnection,
+        "`source_ip`, `source_port`, `dest_ip` and `dest_port` of the connection that a proxy "
+        "accepted, as its PROXY protocol header (version 1 or 2) states them: its source is the "
+        "real client",
     ]
 
 

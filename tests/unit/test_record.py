@@ -59,6 +59,7 @@ KEYS = [
     *("latency_ms", "duration_ms", "stream", "syscall", "connection", "sequence"),
     *("socket", "netns"),
     *("tid", "process_start", "uid", "cgroup", "captured", "incomplete", "error_code"),
+    "proxy",
 ]
 
 

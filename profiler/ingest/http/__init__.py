@@ -20,11 +20,19 @@ from typing import Union
 from profiler.ingest.http import http1, http2
 from profiler.ingest.http.connection import Connection
 from profiler.ingest.http.frames import is_sure_start
-from profiler.ingest.http.message import MEMORY_LIMIT, Head, Message, NotHttp, Output, Request
-from profiler.ingest.http.opening import Opening
+from profiler.ingest.http.message import (
+    MEMORY_LIMIT,
+    Head,
+    Message,
+    NotHttp,
+    Output,
+    Proxy,
+    Request,
+)
+from profiler.ingest.http.opening import Opening, end_of
 from profiler.ingest.settings import Settings
 from profiler.ingest.stream import RESET, Event, Finish, Gap
-from profiler.ingest.wire import FLAG_JOINED, RECV, SEND, Chunk
+from profiler.ingest.wire import RECV, SEND, Chunk
 
 __all__ = ["Head", "Message", "Messages", "NotHttp", "Request"]
 
@@ -46,6 +54,8 @@ class Messages:
         self._readers: dict[int, _Readers] = {}
         self._openings: dict[int, Opening] = {}
         self._not_http: dict[int, None] = {}
+        # By socket: what a PROXY header states, for as long as its connection is open.
+        self._proxies: dict[int, Proxy] = {}
         # By the requests of connections that were given up: these may go on.
         self._numbers_used = 0
 
@@ -56,7 +66,7 @@ class Messages:
         out: list[Output] = []
         if readers is not None:
             self._feed(readers, event, out)
-            return out
+            return self._stamp(socket, out) if self._proxies else out
         opening = self._openings.pop(socket, None)
         if opening is None:
             if isinstance(event, Finish):
@@ -70,18 +80,23 @@ class Messages:
             self._openings[socket] = opening
             return ()
         self._readers[socket] = self._open(opening)
+        if opening.proxy is not None:
+            self._proxies[socket] = opening.proxy
         for held in opening.events:
             readers = self._readers.get(socket)
             if readers is not None:
                 self._feed(readers, held, out)
-        return out
+        return self._stamp(socket, out) if self._proxies else out
 
     def finish(self) -> Sequence[Output]:
         """The capture ends: return the messages that are still open."""
         out: list[Output] = []
-        for readers in self._readers.values():
-            _finish(readers, out)
+        for socket, readers in self._readers.items():
+            ended: list[Output] = []
+            _finish(readers, ended)
+            out += self._stamp(socket, ended) if self._proxies else ended
         self._readers.clear()
+        self._proxies.clear()
         self._openings.clear()
         return out
 
@@ -89,7 +104,8 @@ class Messages:
         """Return the bytes of memory that a connection takes; 0 if it is not known."""
         readers = self._readers.get(socket)
         if readers is None:
-            return CONNECTION_SIZE if socket in self._openings else 0
+            opening = self._openings.get(socket)
+            return 0 if opening is None else CONNECTION_SIZE + opening.held
         sender, receiver = readers
         return CONNECTION_SIZE + sender.connection.held + sender.held + receiver.held
 
@@ -104,16 +120,25 @@ class Messages:
             reader.give_up(MEMORY_LIMIT, out)
             if isinstance(reader, http1.Reader):
                 self._numbers_used = max(self._numbers_used, reader.connection.count)
-        return out
+        return self._stamp(socket, out) if self._proxies else out
 
     def __len__(self) -> int:
         """Connections that are open."""
         return len(self._readers) + len(self._openings)
 
+    def _stamp(self, socket: int, out: list[Output]) -> list[Output]:
+        """Add what the PROXY header of ``socket`` states to its messages."""
+        proxy = self._proxies.get(socket)
+        if proxy is None:
+            return out
+        if socket not in self._readers:
+            del self._proxies[socket]
+        return [item._replace(proxy=proxy) if isinstance(item, Message) else item for item in out]
+
     def _open(self, opening: Opening) -> _Readers:
         if opening.http2:
             return http2.readers(self._settings, joined=False, requests=opening.requests)
-        connection = Connection(_is_joined(opening.events[0]), self._numbers_used)
+        connection = Connection(opening.joined, self._numbers_used)
         return (
             http1.Reader(SEND, connection, self._settings),
             http1.Reader(RECV, connection, self._settings),
@@ -153,7 +178,7 @@ class Messages:
             answer = http1.Reader(direction, connection, self._settings)
             following = (answer, readers[RECV]) if direction == SEND else (readers[SEND], answer)
             self._readers[socket] = following
-            self._feed(following, _end_of(event, reader.rest), out)
+            self._feed(following, end_of(event, reader.rest), out)
             return
         if isinstance(reader, http1.Reader) and reader.over == "h2c":
             # RFC 7540, 3.2: the request that was upgraded is answered on stream 1.
@@ -164,7 +189,7 @@ class Messages:
             self._replace(socket, following)
             _finish(readers, out)
             if reader.rest:
-                self._feed(following, _end_of(event, reader.rest), out)
+                self._feed(following, end_of(event, reader.rest), out)
             return
         _finish(readers, out)
         del self._readers[socket]
@@ -184,15 +209,3 @@ class Messages:
 def _finish(readers: _Readers, out: list[Output]) -> None:
     for reader in readers:
         reader.finish(out, ended=False)
-
-
-def _is_joined(event: Event) -> bool:
-    """Whether the connection carried bytes before this event, its first."""
-    return not isinstance(event, Chunk) or bool(event.flags & FLAG_JOINED or event.position)
-
-
-def _end_of(chunk: Chunk, rest: bytes) -> Chunk:
-    """Return the last bytes of ``chunk`` as one of their own."""
-    size = len(rest)
-    position = chunk.position + chunk.captured - size
-    return chunk._replace(payload=rest, position=position, size=size, captured=size)

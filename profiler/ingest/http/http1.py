@@ -343,7 +343,8 @@ class Reader:
             raw, content = data[at:end], data[body:end]
             self._out.append(
                 construct(
-                    Message, (origin, head, raw, content, end - at, (), self._time, None, None)
+                    Message,
+                    (origin, head, raw, content, end - at, (), self._time, None, None, None),
                 )
             )
             if head.type == RESPONSE:

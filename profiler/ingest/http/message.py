@@ -68,6 +68,15 @@ class Head(NamedTuple):
         return self.type == REQUEST and self.stream is not None and self.stream % 2 == 0
 
 
+class Proxy(NamedTuple):
+    """The connection that a proxy accepted, as its PROXY header states it (``proxy.py``)."""
+
+    source_ip: str
+    source_port: int
+    dest_ip: str
+    dest_port: int
+
+
 class Message(NamedTuple):
     """One HTTP message, as far as it was seen.
 
@@ -91,6 +100,7 @@ class Message(NamedTuple):
     last_time: int
     trailers: Fields | None = None
     error_code: str | None = None
+    proxy: Proxy | None = None
 
 
 def no_response(
