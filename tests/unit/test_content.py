@@ -167,6 +167,16 @@ def test_a_bomb_after_content_that_fills_the_limit() -> None:
     assert peak < 8 * LIMIT + 8 * len(body)
 
 
+def test_members_share_one_limit() -> None:
+    content = Random(0).randbytes(LIMIT - 1)
+    body = gzip.compress(content) + b"".join(gzip.compress(bytes(LIMIT << n)) for n in range(8))
+    tracemalloc.start()
+    assert decode(body, ["gzip"], LIMIT) == (content + b"\0", (), DECODED_LIMIT)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 8 * LIMIT + 8 * len(body)
+
+
 @pytest.mark.parametrize("size", [1, 10, 40_000])
 def test_brotli_yields_no_more_than_requested(size: int) -> None:
     assert BrotliDecoder().decompress(brotli.compress(bytes(100_000)), size) == bytes(size)
