@@ -133,7 +133,8 @@ def test_early_chunks_count() -> None:
 def test_ended_or_non_http_connections_hold_nothing() -> None:
     run = Run()
     one, other = Wire(socket=1), Wire(socket=2)
-    run.feed(one.send(GET % 1), one.recv(OK), other.send(b"\x16\x03"), other.send(b"under way"))
+    run.feed(one.send(GET % 1), one.recv(OK), other.send(b"\x16\x03"), other.recv(b"\x16"))
+    run.feed(other.send(b"under way"))
     assert run.counted > 0
     run.feed(one.end(RECV), one.end(SEND))
     assert run.counted == 0

@@ -268,7 +268,9 @@ def test_the_keys_come_in_the_order_of_the_table() -> None:
     reset.client.send_headers(1, asking())
     reset.client.reset_stream(1)
     reset.turn()
-    others = map(record, read(Wire().send(chunked, sequence=5), Wire().recv(upgrade)))
+    proxied = b"PROXY TCP4 192.0.2.7 198.51.100.9 51234 443\r\n" + POST
+    items = Wire().send(chunked, sequence=5), Wire().recv(upgrade)
+    others = map(record, [*read(*items), *read(Wire().recv(proxied))])
     for line in (*others, *said(reset)):
         assert list(line) == [key for key in KEYS if key in line]
         seen.update(line)

@@ -17,7 +17,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Callable, NamedTuple
 
 # A body whose length is not stated: it lasts until the end of the stream, is
 # chunked, or cannot be framed because the fields contradict themselves.
@@ -75,7 +75,7 @@ def _parse(block: bytes) -> Fields:
     text = decode(block)
     if "\n " in text or "\n\t" in text:
         text = _FOLD.sub(" ", text)
-    return fields_of(_fields_in(text))
+    return fields_of(_fields_in(text), str.lower if text.isascii() else lower)
 
 
 def _fields_in(text: str) -> Iterator[tuple[str, str]]:
@@ -87,11 +87,16 @@ def _fields_in(text: str) -> Iterator[tuple[str, str]]:
             yield name, value.strip(" \t\r")
 
 
-def fields_of(pairs: Iterable[tuple[str, str]]) -> Fields:
-    """Return the fields with these names and values."""
+def lower(text: str) -> str:
+    """Return ``text`` with its ASCII letters in lower case (RFC 9110, 5.1)."""
+    return text.lower() if text.isascii() else text.translate(_LOWER)
+
+
+def fields_of(pairs: Iterable[tuple[str, str]], fold: Callable[[str], str] = lower) -> Fields:
+    """Return the fields with these names and values; ``fold`` makes names lower case."""
     values: dict[str, list[str]] = {}
     for name, value in pairs:
-        values.setdefault(lower(name), []).append(value)
+        values.setdefault(fold(name), []).append(value)
     transfer = _codings(values.get("transfer-encoding", ()))
     content = _codings(values.get("content-encoding", ()))
     length = _length(transfer, values.get("content-length"))
@@ -107,11 +112,6 @@ def fields_of(pairs: Iterable[tuple[str, str]]) -> Fields:
         _joined(values.get("content-type")),
         _joined(host),
     )
-
-
-def lower(text: str) -> str:
-    """Return ``text`` with its ASCII letters in lower case (RFC 9110, 5.1)."""
-    return text.lower() if text.isascii() else text.translate(_LOWER)
 
 
 def _joined(value: str | list[str] | None) -> str | None:
@@ -137,6 +137,8 @@ def _decode_line(line: bytes) -> str:
 
 
 def _codings(values: Iterable[str]) -> tuple[str, ...]:
+    if not values:
+        return ()
     # RFC 9110, 5.6.1.2: elements of a list may be empty.
     elements = (part.strip(_BLANKS) for part in ",".join(values).split(","))
     names = (lower(part.partition(";")[0].rstrip(_BLANKS)) for part in elements if part)
@@ -154,9 +156,11 @@ def _length(transfer: tuple[str, ...], content_lengths: list[str] | None) -> int
     if content_lengths is None:
         return None
     # 5. A list of one number repeated is that number; all else is an error.
-    lengths = {part.strip(_BLANKS) for part in ",".join(content_lengths).split(",")}
-    if not all(map(_LENGTH.match, lengths)):
-        return FAULTY
-    # int() refuses thousands of digits, even if they are zeros.
-    length, *others = {int(number.lstrip("0") or "0") for number in lengths}
-    return FAULTY if others else length
+    lengths = set()
+    for part in ",".join(content_lengths).split(","):
+        number = part.strip(_BLANKS)
+        if not _LENGTH.match(number):
+            return FAULTY
+        # int() refuses thousands of digits, even if they are zeros.
+        lengths.add(int(number.lstrip("0") or "0"))
+    return lengths.pop() if len(lengths) == 1 else FAULTY

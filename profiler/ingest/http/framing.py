@@ -35,7 +35,7 @@ def body_length(head: Head) -> int:
     # 1. No body in 1xx, 204, 304 and in the answer to HEAD, whatever the fields say.
     # 2. Nor in a 2xx answer to CONNECT.
     status = head.status or 0
-    if is_interim(status) or status in (204, 304) or switches_to(head) is not None:
+    if 100 <= status < 200 or status in (204, 304) or switches_to(head) is not None:
         return 0
     if head.request is not None and head.request.method == "HEAD":
         return 0
