@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from profiler.ingest.http import Message, Messages, NotHttp
 from profiler.ingest.http.connection import INFLIGHT_MAX, Connection
+from profiler.ingest.http.fields import CHUNKED, FAULTY, UNTIL_CLOSE, parse_fields
 from profiler.ingest.http.framing import switches_to
 from profiler.ingest.settings import Settings
 from profiler.ingest.stream import Streams
@@ -829,6 +830,51 @@ def test_a_protocol_switch_is_reported_after_its_message(answer: bytes) -> None:
 def test_what_a_connection_switches_to(request_: bytes, answer: bytes, protocol: str) -> None:
     (_, response) = (m for m in play([Ask(request_), Say(answer)]) if isinstance(m, Message))
     assert switches_to(response.head) == protocol
+
+
+def test_only_ascii_letters_of_a_name_have_a_case() -> None:
+    block = "X-\u212aEY: a\r\n\u0130D: b\r\nX-KEY: c\r\n".encode()
+    assert parse_fields(block).headers == {"x-\u212aey": "a", "\u0130d": "b", "x-key": "c"}
+
+
+@pytest.mark.parametrize(
+    ("value", "length"),
+    [
+        ("chunked", CHUNKED),
+        ("gzip, Chunked", CHUNKED),
+        ("chunked, chunked", CHUNKED),
+        ("gzip", UNTIL_CLOSE),
+        ("chunked, gzip", UNTIL_CLOSE),
+        ("", None),
+        (",", None),
+        (";chunked", FAULTY),
+        ("chun ked", FAULTY),
+        ("\u212a, chunked", FAULTY),
+    ],
+)
+def test_transfer_codings(value: str, length: int | None) -> None:
+    fields = parse_fields(f"Transfer-Encoding: {value}\r\n".encode())
+    assert fields.length == length
+
+
+@pytest.mark.parametrize(
+    ("value", "length"),
+    [
+        ("5", 5),
+        ("0" * 5000 + "5", 5),
+        ("0", 0),
+        ("9" * 18, 10**18 - 1),
+        ("9" * 19, FAULTY),
+        ("05, 5", 5),
+        ("5, 6", FAULTY),
+        ("+5", FAULTY),
+        ("5.0", FAULTY),
+        ("\u0665", FAULTY),
+        ("", FAULTY),
+    ],
+)
+def test_lengths(value: str, length: int) -> None:
+    assert parse_fields(f"Content-Length: {value}\r\n".encode()).length == length
 
 
 def test_trailers() -> None:
