@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Streams become messages: bytes in, HTTP messages out, no I/O.
+"""Turns streams into messages: bytes in, HTTP messages out, no I/O.
 
-:class:`Messages` is the stage. It keeps two readers for each connection: of
-HTTP/1 (``http1.py``), with what they must know of each other
-(``connection.py``), or of HTTP/2 (``http2.py``), on frames (``frames.py``) and
-HPACK (``header_state.py``). ``opening.py`` tells which. ``classify.py`` decides
-whether bytes are HTTP/1 at all, ``fields.py`` reads the fields of a head,
-``content.py`` removes content codings, ``charset.py`` makes text.
+:class:`Messages` is the stage. It keeps two readers for each connection. Readers of HTTP/1
+(``http1.py``) share what they must know of each other (``connection.py``). Readers of HTTP/2
+(``http2.py``) parse frames (``frames.py``) and HPACK (``header_state.py``). ``opening.py`` detects
+the version and removes a PROXY header (``proxy.py``). ``classify.py`` decides whether bytes are
+HTTP/1 at all, and ``fields.py`` parses the fields of a head. ``content.py`` removes codings
+of bodies, and ``charset.py`` makes text.
 
-A socket that turns out not to carry HTTP, or no longer does after an upgrade
-or CONNECT, is reported once as :class:`NotHttp` and never makes a message.
+A socket that does not carry HTTP, or no longer does after an upgrade or CONNECT, is reported once
+as :class:`NotHttp`. After that it makes no message.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from profiler.ingest.wire import RECV, SEND, Chunk
 
 __all__ = ["Head", "Message", "Messages", "NotHttp", "Request"]
 
-# Sockets that are remembered as not HTTP, for chunks that were under way when that was said.
+# Sockets that are remembered as not HTTP, for chunks that were under way when it was reported.
 _NOT_HTTP_MAX = 4096
 
 # What a connection takes while nothing is open on it: measured, tests/unit/test_memory.py.
@@ -56,7 +56,7 @@ class Messages:
         self._not_http: dict[int, None] = {}
         # By socket: what a PROXY header states, for as long as its connection is open.
         self._proxies: dict[int, Proxy] = {}
-        # By the requests of connections that were given up: these may go on.
+        # By the requests of connections that were dropped, because these may resume.
         self._numbers_used = 0
 
     def feed(self, event: Event) -> Sequence[Output]:
@@ -112,7 +112,7 @@ class Messages:
     def give_up(self, socket: int) -> Sequence[Output]:
         """Forget a connection that takes too much memory; return the messages that are open.
 
-        If it goes on, it is like one that was joined.
+        If traffic resumes, it is parsed like a connection first seen mid-stream.
         """
         out: list[Output] = []
         self._openings.pop(socket, None)
@@ -168,7 +168,7 @@ class Messages:
                 del self._readers[event.socket]
 
     def _leave(self, readers: _Readers, event: Chunk, out: list[Output]) -> None:
-        """With ``event`` HTTP ends, or goes on in another version."""
+        """With ``event`` HTTP ends, or continues in another version."""
         socket, direction = event.socket, event.direction
         reader = readers[direction]
         following: _Readers

@@ -2,11 +2,12 @@
 """Is this the start of an HTTP/1 message?
 
 The kernel forwards streams whose first bytes look like HTTP (a token, a space,
-then a likely target); the strict rule is here: a stream is HTTP
-only when a whole start line says so, a request line by ending in ``HTTP/1.x``
-and a status line by beginning with it. Everything else about a start line is
-taken as lightly as RFC 9112, 3 allows: any token as method, any target, several
-spaces, a bare LF, no reason.
+then a likely target). The strict rule is here: a stream is HTTP
+only if it has a whole start line. A request line ends with ``HTTP/1.x``, and a
+status line begins with it. Everything else about a start line is parsed as
+leniently as RFC 9112, 3 allows: any token as method, any target, several
+spaces, a bare LF, no reason. A line that breaks even these rules is reported
+as far as it can be read, once the other direction shows that this is HTTP.
 """
 
 from __future__ import annotations
@@ -173,7 +174,7 @@ def start_line(data: bytes, at: int, type_: Type | None) -> re.Match[bytes] | No
 
 
 def may_become_start_line(data: bytes, at: int, type_: Type | None) -> bool:
-    """Whether what stands at ``at``, cut off before its LF, can go on to be a start line."""
+    """Whether what stands at ``at``, cut off before its LF, may become a start line."""
     if data.find(b"\n", at) >= 0:
         return False
     beginning = data[at : at + _LOOKED_AT]

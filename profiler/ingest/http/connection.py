@@ -7,10 +7,10 @@ in flight are kept here, first in, first out. A request is in flight from the mo
 its head is read, because its response may start before its body is complete.
 
 A hole may have swallowed requests or responses. The rule then is to leave a
-response without a request rather than to give it the wrong one: a request in flight
-at that time is given up, and pairing begins again with the next request, unless
-the client pipelines: then nobody can tell which answers are still to come. That a
-client pipelines is only known once it was seen to.
+response without a request rather than to give it the wrong one. Requests in flight
+at that time are forgotten, and pairing resumes with the next request. If the client
+pipelines, pairing does not resume, because it is unknown which answers are still to
+come. A client is known to pipeline only after it was seen to.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class Connection:
     else it carries. ``joined`` says that it carried bytes before those that are
     seen. ``ended`` is set when responses have ended, and all of them were read.
     ``held`` is the memory, in bytes, of the requests in flight. ``undecided`` is set while one
-    direction has begun with something else than HTTP, and the other has not begun: the first
-    message there decides, and is preceded by a call of it.
+    direction has begun with something else than HTTP, and the other has not begun. The first start
+    line there decides, and calls it.
     """
 
     __slots__ = (
@@ -56,7 +56,7 @@ class Connection:
         self.ended = False
         self.held = 0
         self.count = count
-        # None stands for requests of unknown number: those behind it are never paired.
+        # None stands for requests of unknown number: those after it are never paired.
         # A list: nearly always of one, and an empty deque takes ten times as much.
         self._inflight: list[Request | None] = []
         self._pipelines = False
@@ -104,7 +104,7 @@ class Connection:
             return None
         request = inflight[0]
         if request is not None and request.origin.time > time:
-            # Its head was cut off and is only now given up: it cannot answer what came later.
+            # Its head was cut off and is reported only now: it cannot answer what came later.
             return None
         if request is not None and final:
             self._remove_first()
@@ -118,7 +118,7 @@ class Connection:
             self._inflight.append(None)
 
     def missed_responses(self, time: int) -> None:
-        """Responses until ``time`` may have been in a hole, and have answered what was asked."""
+        """Responses until ``time`` may have been in a hole, and have answered earlier requests."""
         inflight = self._inflight
         if self._pipelines:
             self._clear()

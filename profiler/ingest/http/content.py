@@ -3,7 +3,7 @@
 
 Whoever sends a coded body decides how much it grows, so both are bounded: the
 content, and its size in relation to the coded body. Decoders yield no more than
-they are asked for, and what would go beyond is cut off.
+requested, and what would go beyond is cut off.
 
 A body is either decoded, as far as its bytes go, or left as it came: never half
 of its codings are removed. To support another coding, add a row to
@@ -36,14 +36,14 @@ RATIO_MAX = 200
 # Nobody applies more; each one more would be another pass over the content.
 _CODINGS_MAX = 4
 
-# Members of one body. Each costs a copy of what stands behind it.
+# Members of one body. Each costs a copy of what follows it.
 _MEMBERS_MAX = 100
 
 
 class Content(NamedTuple):
     """What decoding has yielded.
 
-    ``codings`` are those that ``data`` still has: all or none. ``reason`` says why
+    ``codings`` are those that ``data`` still has: all or none. ``reason`` is why
     it is not the whole content: UNDECODABLE, DECODED_LIMIT or ``None``.
     """
 
@@ -61,14 +61,14 @@ class Decoder(Protocol):
 
     @property
     def unused_data(self) -> bytes:
-        """What stands behind its end."""
+        """What follows its end."""
 
     def decompress(self, data: bytes, max_length: int, /) -> bytes:
         """Return at most ``max_length`` bytes of the content of ``data``."""
 
 
 class BrotliDecoder:
-    """:class:`Decoder` of Brotli: whose content is one member, with nothing behind it."""
+    """:class:`Decoder` of Brotli: whose content is one member, with nothing after it."""
 
     unused_data = b""
 
@@ -130,7 +130,7 @@ def decode(body: bytes, codings: Sequence[str], limit: int, whole: bool = True) 
 
     ``codings`` are in the order in which they were applied. A body that is not
     ``whole`` is decoded as far as it goes; so is a whole one whose coding lacks its
-    end, but that is UNDECODABLE. Bytes that stand behind the end are passed over.
+    end, but that is UNDECODABLE. Bytes that stand behind the end are skipped.
     """
     untouched = Content(body, tuple(codings), UNDECODABLE)
     if not body:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The fields of a head, and what they say about the body behind it.
+"""The fields of a head, and what they state about the body that follows.
 
 A passive observer shows what was sent: it takes what endpoints must refuse
 (folded lines, a space before the colon, a bare LF), skips lines that are no
@@ -51,7 +51,7 @@ class Fields(NamedTuple):
 
     ``headers`` has their values by lower-case name (RFC 9110, 5.1), a list if a field is
     repeated. ``codings`` were applied to the content, in this order. ``length`` is the stated
-    length of the body, or one of the constants above, or ``None`` if nothing is said of a body.
+    length of the body, or one of the constants above, or ``None`` if they state nothing of a body.
     ``host`` is what ``:authority`` or Host names.
     """
 
@@ -67,7 +67,7 @@ class Fields(NamedTuple):
 
 
 def parse_fields(block: bytes) -> Fields:
-    """Return the fields in ``block``: the lines of a head behind its start line."""
+    """Return the fields in ``block``: the lines of a head after its start line."""
     return (_remembered if len(block) <= _REMEMBERED_SIZE else _parse)(block)
 
 
@@ -82,7 +82,7 @@ def _fields_in(text: str) -> Iterator[tuple[str, str]]:
     for line in text.split("\n"):
         name, colon, value = line.partition(":")
         name = name.rstrip(" \t")
-        # RFC 9112, 2.2: a line behind the start line that begins with a blank folds nothing.
+        # RFC 9112, 2.2: a line after the start line that begins with a blank folds nothing.
         if name and colon and name[0] not in " \t":
             yield name, value.strip(" \t\r")
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long the body behind a head is, and whether HTTP/1 goes on behind it.
+"""How long the body after a head is, and whether HTTP/1 continues after it.
 
 RFC 9112, 6.3, from the observer's side: there is an answer for every head.
 """
@@ -21,7 +21,7 @@ def is_interim(status: int | None) -> bool:
 
 
 def body_length(head: Head) -> int:
-    """Return the length of the body behind ``head``, or UNTIL_CLOSE, CHUNKED or FAULTY.
+    """Return the length of the body after ``head``, or UNTIL_CLOSE, CHUNKED or FAULTY.
 
     RFC 9112, 6.3; rules 3 to 6 are settled by the fields alone (``fields.py``).
     """
@@ -44,7 +44,7 @@ def body_length(head: Head) -> int:
 
 
 def switches_to(head: Head) -> str | None:
-    """Return what both directions carry behind this response; ``None``: HTTP/1 goes on.
+    """Return what both directions carry after this response; ``None``: HTTP/1 continues.
 
     Behind ``101`` it is what the Upgrade field names, in lower case, such as
     ``websocket`` or ``h2c``; ``""`` if there is no such field.

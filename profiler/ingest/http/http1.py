@@ -52,7 +52,7 @@ from profiler.ingest.settings import Settings
 from profiler.ingest.stream import CLOSED_EARLY, Finish, Gap
 from profiler.ingest.wire import FLAG_CONTINUED, Chunk, construct
 
-# The LF of a line and the empty line behind it; RFC 9112, 2.2 allows a bare LF.
+# The LF of a line and the empty line after it; RFC 9112, 2.2 allows a bare LF.
 _END_OF_HEAD = re.compile(rb"\n\r?\n")
 _EMPTY_LINES = (b"\n", b"\r\n")
 _CR, _LF = b"\r\n"
@@ -110,7 +110,7 @@ class Reader:
         self._pending_origin: Chunk
         self._time = 0  # of the last bytes
         self._position = 0  # in the stream, of the first of the bytes at hand
-        self._unknown_time = 0  # of the last bytes of which it is not known what they were
+        self._unknown_time = 0  # of the last bytes that could not be parsed
         # Only there while they are being read: _origin is the chunk of the first of them.
         # A connection that is idle must not keep its last chunk and its last messages alive.
         self._chunk: Chunk

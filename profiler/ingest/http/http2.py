@@ -74,7 +74,7 @@ def error_name(code: int) -> str:
 
 
 class _Open:
-    """A message whose stream goes on."""
+    """A message that is not complete."""
 
     __slots__ = ("draft", "held", "trailers")
 
@@ -112,7 +112,7 @@ class Reader:
         self._frames = FrameReader(self, settings.max_head, preface, joined)
         self._state = HeaderState(settings.max_head, joined)
         self._whole = not joined  # no frame has been missed
-        # No response to what is asked later goes unseen. Out of step this is not known until one is
+        # Every response to a later request is seen. Out of step this is not known until one is
         # read: what looks like a frame may be none.
         self._since = inf if joined else 0.0
         self._open: dict[int, _Open] = {}  # by stream

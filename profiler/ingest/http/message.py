@@ -85,7 +85,7 @@ class Message(NamedTuple):
     have been dropped. ``raw`` is the
     captured prefix, ``body`` the content in it: without the chunked framing, but
     still in its codings. ``bytes`` is the size on the wire; of a message that was
-    given up, as much as is known to belong to it. ``last_time`` is the time of
+    cut off, as much as is known to belong to it. ``last_time`` is the time of
     the last byte. ``trailers`` are the fields behind the content (RFC 9110, 6.5);
     ``error_code`` is the name of the error that an HTTP/2 stream or connection was
     ended with.

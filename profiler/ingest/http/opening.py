@@ -22,7 +22,7 @@ _PROXY_BEGINS = (b"P", b"\r")
 
 
 class Opening:
-    """The first events of a connection, until it is told whether it is ``http2``.
+    """The first events of a connection, until it is known whether it is ``http2``.
 
     ``requests`` is then the client's direction. ``joined``: the connection carried bytes before.
     ``proxy`` is what a PROXY header states, ``held`` the bytes that wait.
