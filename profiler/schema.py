@@ -36,7 +36,7 @@ Timestamp = str
 
 
 class RequestSummary(TypedDict, total=False):
-    """What a response repeats of its request."""
+    """What a response reports about its request."""
 
     method: str
     url: str
@@ -173,6 +173,11 @@ class Record(TypedDict, total=False):
     cgroup: Annotated[str, "path in the cgroup2 hierarchy, such as `/system.slice/nginx.service`"]
     captured: Annotated[int, "bytes of `raw_payload`, out of the `bytes` there were"]
     incomplete: Annotated[list[str], "why the message is not whole; absent if it is"]
+    redacted: Annotated[
+        list[str],
+        "fields that redaction removed, because secrets in them could not be found: `body` if it "
+        "is not text, `raw_payload` if it is not exactly the text of the other fields",
+    ]
     error_code: Annotated[
         str,
         "HTTP/2: error with which the stream was reset (`RST_STREAM`), or the connection ended "

@@ -86,7 +86,7 @@ def summary(paired: Paired, redactor: Redactor | None) -> Summary:
         client=_program(exchange.client),
         server=_program(exchange.server),
         method=asked.get("method", "?"),
-        host=authority(asked, exchange.first),
+        host=_redacted_host(authority(asked, exchange.first), redactor),
         target=target if redactor is None else redactor.url(target),
         status=None if response is None else response.get("status_code", 0),
         state=state,
@@ -95,6 +95,10 @@ def summary(paired: Paired, redactor: Redactor | None) -> Summary:
         latency=None if response is None else response.get("latency_ms"),
         notes=_notes(exchange),
     )
+
+
+def _redacted_host(host: str, redactor: Redactor | None) -> str:
+    return host if redactor is None else redactor.header("host", host)
 
 
 def _program(side: Side | None) -> str | None:

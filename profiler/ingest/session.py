@@ -68,7 +68,7 @@ def capture(
             settings.output, settings.format, settings.redact, time.time_ns
         )
         stack.callback(sink.close)
-        _say(described(redactor))
+        _say(described(redactor, settings.record is not None))
         _say("loading the probe ...")
         engine = stack.enter_context(open_engine(settings))
         recorder = stats = None

@@ -57,6 +57,8 @@ def command(exchange: Exchange) -> str:
     lines = _comment(title)
     if "incomplete" in request:
         lines += _comment(f"the request is incomplete: {', '.join(request['incomplete'])}")
+    if "body" in request.get("redacted", ()):
+        return _comment(f"{title}: left out, its body was redacted")
     body = body_bytes(request)
     words = [*_options(request), *_header_words(request, bool(body))]
     source = ""
