@@ -33,6 +33,7 @@ from profiler.commands.parser import Parser, mistake
 from profiler.commands.run import options as run
 from profiler.commands.top import options as top
 from profiler.errors import ProfilerError, UsageError
+from profiler.exchanges.text import visible_lines
 
 
 class Command(NamedTuple):
@@ -171,7 +172,7 @@ def _exit_code(run: Callable[[], int]) -> int:
         return 0
     except ProfilerError as error:
         if error.exit_code:
-            print(f"http-profiler: {error}", file=sys.stderr)
+            print(f"http-profiler: {visible_lines(str(error))}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         return 130

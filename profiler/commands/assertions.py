@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from profiler.commands.opened import say
 from profiler.commands.options import captures_of
 from profiler.commands.progress import progress
 from profiler.errors import DAMAGED, VIOLATED, UsageError
@@ -60,11 +60,6 @@ def assertions_of(options: argparse.Namespace) -> Assertions:
     if options.junit and not assertions:
         raise UsageError("--junit needs --fail-if or --expect")
     return Assertions(assertions, options.junit)
-
-
-def say(text: str) -> None:
-    """Print one line for the user."""
-    print(f"http-profiler: {text}", file=sys.stderr, flush=True)
 
 
 def check(options: argparse.Namespace) -> int:

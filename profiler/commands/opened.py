@@ -16,6 +16,7 @@ from profiler.exchanges.filter import Filter, filtered
 from profiler.exchanges.pair import Exchanges
 from profiler.exchanges.read import Capture
 from profiler.exchanges.redact import Redactor, described
+from profiler.exchanges.text import visible_lines
 
 if TYPE_CHECKING:
     from profiler.schema import Record
@@ -66,4 +67,4 @@ class Opened:
 
 def say(text: str) -> None:
     """Print one line for the user."""
-    print(f"http-profiler: {text}", file=sys.stderr, flush=True)
+    print(f"http-profiler: {visible_lines(text)}", file=sys.stderr, flush=True)

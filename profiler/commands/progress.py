@@ -13,6 +13,7 @@ from profiler.commands.options import STDOUT
 from profiler.exchanges.model import Exchange
 from profiler.exchanges.pair import Exchanges
 from profiler.exchanges.read import Progress
+from profiler.exchanges.text import visible
 
 _INTERVAL = 0.2
 _STEP = 1000
@@ -32,7 +33,7 @@ def progress(verb: str = "reading", patience: float = 1.0) -> Iterator[Progress 
         now = time.monotonic()
         if now >= due:
             due, is_shown = now + _INTERVAL, True
-            line = f"\rhttp-profiler: {verb} {what}: {100 * share:.0f} %\x1b[K"
+            line = f"\rhttp-profiler: {verb} {visible(what)}: {100 * share:.0f} %\x1b[K"
             print(line, end="", file=sys.stderr, flush=True)
 
     try:

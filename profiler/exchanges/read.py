@@ -247,9 +247,9 @@ def fault(record: object) -> str | None:
 
 
 def _can_be_written(value: object) -> bool:
-    # orjson reads deeper nesting than it writes.
+    # orjson reads deeper nesting than it writes, and an output nests a record a few times more.
     try:
-        orjson.dumps(value)
+        orjson.dumps([[[[[[[[value]]]]]]]])
     except (TypeError, orjson.JSONEncodeError):
         return False
     return True

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 _NO_TEXT = ("", None)
 _TCP = 6  # IPPROTO_TCP
 _COMMUNITY = struct.Struct("!BBHH")  # protocol, padding, ports
+_TIME_END = 9_214_646_400_000_000_000  # the year 2262, see exchanges/model.py
 _MAPPED = bytes(10) + b"\xff\xff"  # RFC 4291, 2.5.5.2
 
 
@@ -295,7 +296,12 @@ def unix_path(path: bytes) -> str:
 
 
 def timestamp(realtime: int) -> str:
-    """Format ``realtime``, in ns since 1970, as RFC 3339 in UTC with nine fractional digits."""
+    """Format ``realtime``, in ns since 1970, as RFC 3339 in UTC with nine fractional digits.
+
+    A recording can contain any time. One that no reader accepts becomes the nearest that is.
+    """
+    if not 0 <= realtime < _TIME_END:
+        realtime = min(max(realtime, 0), _TIME_END - 1)
     second, nanosecond = divmod(realtime, 1_000_000_000)
     return f"{_second(second)}.{nanosecond:09d}Z"
 

@@ -26,6 +26,7 @@ from typing import Protocol
 from profiler.accounting import Account
 from profiler.errors import CaptureFileError, ProfilerError
 from profiler.exchanges.redact import described
+from profiler.exchanges.text import visible_lines
 from profiler.ingest import wire
 from profiler.ingest.pipeline import Pipeline
 from profiler.ingest.probe import Engine, open_engine
@@ -241,7 +242,7 @@ def _signals() -> Iterator[Signals]:
 def _say(text: str) -> None:
     """Print one line for the user to standard error; standard output is for the records."""
     with contextlib.suppress(BrokenPipeError):
-        print(f"http-profiler: {text}", file=sys.stderr, flush=True)
+        print(f"http-profiler: {visible_lines(text)}", file=sys.stderr, flush=True)
 
 
 def _say_summary(account: Account) -> None:

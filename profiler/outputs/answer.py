@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
 import orjson
 
-from profiler.exchanges.text import visible
+from profiler.exchanges.text import escaped, visible
 
 _SHOWN = 1000
 _WIDTH = 80
@@ -23,8 +24,15 @@ def answer(
         yield from _table(names, iter(rows))
         return
     for row in rows:
-        line = orjson.dumps(dict(zip(names, row)), default=str, option=orjson.OPT_NON_STR_KEYS)
-        yield line.decode() + "\n"
+        yield escaped(_json(dict(zip(names, row)))).decode() + "\n"
+
+
+def _json(row: dict[str, Any]) -> bytes:
+    try:
+        return orjson.dumps(row, default=str, option=orjson.OPT_NON_STR_KEYS)
+    except TypeError:
+        # An integer of more than 64 bits, which DuckDB has.
+        return json.dumps(row, default=str).encode()
 
 
 def _table(names: Sequence[str], rows: Iterator[Sequence[Any]]) -> Iterator[str]:

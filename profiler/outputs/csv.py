@@ -22,6 +22,7 @@ from profiler.exchanges.model import (
     remote,
     service,
 )
+from profiler.exchanges.text import visible
 from profiler.schema import Row, fields
 
 if TYPE_CHECKING:
@@ -95,8 +96,9 @@ def csv_lines(exchanges: Iterable[Exchange]) -> Iterator[str]:
 
 
 def _cell(value: object) -> object:
-    if isinstance(value, str) and value.startswith(_FORMULA):
-        return f"'{value}"
+    if isinstance(value, str):
+        text = visible(value)
+        return f"'{text}" if value.startswith(_FORMULA) else text
     if isinstance(value, bool):
         return str(value).lower()
     return "" if value is None else value

@@ -18,6 +18,7 @@ from profiler import __version__
 from profiler.exchanges.headers import header
 from profiler.exchanges.model import Exchange, absolute_url, program, remote
 from profiler.exchanges.read import body_bytes, header_fields
+from profiler.exchanges.text import escaped
 
 if TYPE_CHECKING:
     from profiler.schema import Record
@@ -32,7 +33,7 @@ def har(exchanges: Iterable[Exchange]) -> Iterator[bytes]:
     comma = b"\n"
     for exchange in exchanges:
         if is_known(exchange):
-            yield comma + orjson.dumps(entry(exchange))
+            yield comma + escaped(orjson.dumps(entry(exchange)))
             comma = b",\n"
     yield b"\n]}}\n"
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 import orjson
 
 from profiler.errors import OutputClosed, OutputError
+from profiler.exchanges.text import escaped
 
 if TYPE_CHECKING:
     from profiler.schema import Record
@@ -128,7 +129,7 @@ class JsonLines(Lines):
 
     def write(self, record: Record) -> None:
         """Add one line."""
-        self.add(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
+        self.add(escaped(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)))
 
 
 def _open(path: Path) -> int:

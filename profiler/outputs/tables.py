@@ -146,3 +146,7 @@ def _query_errors() -> Iterator[None]:
     except duckdb.Error as error:
         first = str(error).strip().splitlines()[0]
         raise QueryError(f"DuckDB: {first}") from error
+    except (OverflowError, ValueError) as error:
+        raise QueryError(
+            f"DuckDB: a value of the result is out of range ({error}); cast it to VARCHAR"
+        ) from error

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from profiler.accounting import Account
-from profiler.commands.assertions import Assertions, assertions_of, say
+from profiler.commands.assertions import Assertions, assertions_of
+from profiler.commands.opened import say
 from profiler.commands.options import settings_of
 from profiler.commands.run.cgroup import Cgroup
 from profiler.commands.run.command import Command, CommandError

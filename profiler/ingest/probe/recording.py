@@ -123,7 +123,7 @@ class Recording:
             if header.pop("format") != RECORDING_FORMAT:
                 raise ValueError
             version = header.pop("version")
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise CaptureFileError(
                 f"{self._path} is not a recording of http-profiler, which `--record` writes"
                 + ("; it is a capture file, which needs no replay" if line[:1] == b"{" else "")
@@ -135,6 +135,8 @@ class Recording:
             )
         try:
             origin = Origin(**header)
+            if not all(isinstance(value, str) for value in header.values()):
+                raise TypeError
         except TypeError:
             raise CaptureFileError(f"the first line of {self._path} is damaged") from None
         if origin.byteorder != sys.byteorder:
