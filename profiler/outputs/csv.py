@@ -22,7 +22,7 @@ from profiler.exchanges.model import (
     remote,
     service,
 )
-from profiler.exchanges.text import visible
+from profiler.exchanges.text import visible_lines
 from profiler.schema import Row, fields
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def csv_lines(exchanges: Iterable[Exchange]) -> Iterator[str]:
 
 def _cell(value: object) -> object:
     if isinstance(value, str):
-        text = visible(value)
+        text = visible_lines(value)
         return f"'{text}" if value.startswith(_FORMULA) else text
     if isinstance(value, bool):
         return str(value).lower()

@@ -106,6 +106,7 @@ _WHOLE = re.compile(r"redacted-[0-9a-f]{16}")
 _HEADER_LINE = re.compile(r"([^:\s][^:\r\n]*):[ \t]*([^\r\n]*?)[ \t]*")
 # Text in text in text: what is nested deeper is replaced whole.
 _DEPTH_MAX = 4
+_COMMAND_LINES_MAX = 256
 
 
 class Redactor:
@@ -114,6 +115,8 @@ class Redactor:
     def __init__(self, key: bytes | None = None) -> None:
         """``key`` is for tests; without it the placeholders cannot be made again."""
         self._key = key or secrets.token_bytes(32)
+        # A process sends more than one message.
+        self._command_lines: dict[str, str] = {}
 
     def placeholder(self, value: str) -> str:
         """Return what stands for ``value``; the same for the same."""
@@ -192,7 +195,7 @@ class Redactor:
             return self._authority(value)
         if hides(secrecy(name), value):
             return self.placeholder(value)
-        return self.url(value) if lower in _TARGETS else self.text(value)
+        return self.url(value) if lower in _TARGETS else self._inner(value, 0)
 
     def url(self, url: str) -> str:
         """Return a URL or request target without user information and secret parameters."""
@@ -200,7 +203,13 @@ class Redactor:
 
     def command_line(self, text: str) -> str:
         """Return arguments that were joined by blanks without their secrets."""
-        return loose.arguments(text, self.placeholder, self._credentials, self._loose)
+        found = self._command_lines.get(text)
+        if found is None:
+            found = loose.arguments(text, self.placeholder, self._credentials, self._loose)
+            if len(self._command_lines) >= _COMMAND_LINES_MAX:
+                self._command_lines.clear()
+            self._command_lines[text] = found
+        return found
 
     def text(self, text: str, content_type: str = "") -> str:
         """Return a body's text without secret members, secret fields of forms and known tokens."""
@@ -374,15 +383,20 @@ class Redactor:
         start, *lines = head.split("\r\n")
         first = self._start_line(start, record, redacted)
         found: dict[str, list[str]] = {}
+        hidden = redacted.get("headers", {})
         pieces = []
         for line in lines:
             field = _HEADER_LINE.fullmatch(line)
             if field is None:
                 return None
             name, value = field.groups()
-            found.setdefault(name.lower(), []).append(value)
-            at = field.start(2)
-            pieces.append(line[:at] + self.header(name, value) + line[field.end(2) :])
+            values = found.setdefault(name.lower(), [])
+            shown = hidden.get(name.lower(), [])
+            shown = shown if isinstance(shown, list) else [shown]
+            if len(values) >= len(shown):
+                return None
+            pieces.append(line[: field.start(2)] + shown[len(values)] + line[field.end(2) :])
+            values.append(value)
         stated = {
             name: value if isinstance(value, list) else [value]
             for name, value in record.get("headers", {}).items()
