@@ -928,6 +928,29 @@ def first_turns(count: int) -> list[Turn]:
     return talk.turns[:count]
 
 
+def test_a_response_that_crosses_a_reset_has_its_request() -> None:
+    reset = opening(headers(1, asking("/1"), "END_STREAM"), RstStreamFrame(1, 8))
+    answer = headers(1, answering()), DataFrame(1, b"late", flags=["END_STREAM"])
+    assert summary([Ask(reset), Say(sent(SettingsFrame(0), *answer))]) == [
+        Seen("GET /1", 1, number=1),
+        unanswered(1, "reset", "CANCEL"),
+        Seen("200", 1, b"late", number=1),
+    ]
+
+
+def test_requests_of_reset_streams_take_bounded_memory() -> None:
+    wire, streams, stage = Wire(), Streams(), Messages(BIG)
+    held = []
+    for n in range(300):
+        stream = 2 * n + 1
+        frames = headers(stream, asking("/"), "END_STREAM"), RstStreamFrame(stream, 8)
+        data = sent(*frames) if n else opening(*frames)
+        for event in streams.feed(wire.send(data)):
+            stage.feed(event)
+        held.append(stage.held(SOCKET))
+    assert held[50] < held[100] == held[299]
+
+
 def test_a_hole_in_a_reset_is_a_reset() -> None:
     data = opening(headers(1, asking("/1")), RstStreamFrame(1, 8))
     turns = [Ask(data[:-2]), Lose(SEND, 2), Ask(sent(WindowUpdateFrame(0, 1)))]

@@ -372,7 +372,9 @@ class Reader:
                     request = None
         if request is not None:
             self._never_answered(request, stream, self._frames.time, RESET, error, self._out)
-            self.connection.reset(stream, request)
+            # Whoever resets a stream sends nothing more on it.
+            if self.connection.requests == self._direction:
+                self.connection.reset(stream, request)
 
     @property
     def _answering(self) -> Reader:
