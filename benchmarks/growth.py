@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Callable
 
 from benchmarks.instructions import section, sections
+from profiler.exchanges.redact import Redactor
 from profiler.ingest import wire
 from profiler.ingest.pipeline import Pipeline
 from profiler.ingest.process import Processes
@@ -145,12 +147,24 @@ SHAPES: dict[str, tuple[Callable[[int], Items], int]] = {
     "HTTP/2 streams": (streams, 50),
 }
 
+# Texts that are redacted, in repetitions: the most work for a byte, and what backtracking fears.
+TEXTS: dict[str, tuple[str, int]] = {
+    "members of redacted JSON": ('{"a":[1,"b=c"],"password":"x"},', 500),
+    "brackets of redacted JSON": ("[", 5000),
+    "quotation marks to redact": ('"', 10_000),
+    "elements of redacted XML": ("<a b='c'>d</a><password>x</password>", 300),
+    "tags to redact that never end": ("<a ", 5000),
+    "fields of a redacted form": ("a=1&token=x%20y&", 1000),
+    "names to redact without a value": ("key=", 5000),
+    "digits and tokens to redact": ("4111 eyJhbGciOiJub25lIn0. ", 1000),
+}
+
 
 def counts() -> dict[str, list[int]]:
     """Return the instructions of each shape, at each factor."""
-    columns = len(FACTORS)
-    found = sections(len(SHAPES) * columns, "benchmarks.growth", "run")
-    return {name: found[n * columns : (n + 1) * columns] for n, name in enumerate(SHAPES)}
+    columns, names = len(FACTORS), [*SHAPES, *TEXTS]
+    found = sections(len(names) * columns, "benchmarks.growth", "run")
+    return {name: found[n * columns : (n + 1) * columns] for n, name in enumerate(names)}
 
 
 def _in_calls(move: Callable[[bytes], Chunk], data: bytes) -> Items:
@@ -175,6 +189,11 @@ def main(arguments: list[str]) -> None:
             for factor in FACTORS:
                 records = [*map(wire.encode, shape(size * factor))]
                 section(lambda records=records: _run(records))  # type: ignore[misc]
+        for text, size in TEXTS.values():
+            redactor = Redactor()
+            redactor.text(text * 10)
+            for factor in FACTORS:
+                section(partial(redactor.text, text * size * factor))
         return
     print("| twice and four times as many | instructions | twice | again |")
     print("| --- | --- | --- | --- |")

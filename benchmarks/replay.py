@@ -26,6 +26,7 @@ from typing import Callable
 
 from benchmarks.heads import USUAL
 from benchmarks.instructions import per_round, section, sections
+from profiler.exchanges.redact import Redactor
 from profiler.ingest import wire
 from profiler.ingest.http import Message, Messages
 from profiler.ingest.pipeline import Pipeline
@@ -133,6 +134,7 @@ def stages(machine: str, records: list[bytes]) -> dict[str, Callable[[], object]
         "read (http)": lambda: deque(map(Messages(settings).feed, events), maxlen=0),
         "told (record)": all_of(told, made),
         "written (sinks)": all_of(sink.write, lines),
+        "redacted (only with --redact)": all_of(Redactor().record, lines),
         "all together": lambda: run(machine, records),
     }
 

@@ -11,7 +11,7 @@ import shutil
 
 import pytest
 
-from benchmarks.growth import SHAPES, counts
+from benchmarks.growth import SHAPES, TEXTS, counts
 
 # Room for uneven growth: Python's tables and garbage collection, which happen at certain sizes.
 # Quadratic work gives up to 4, and is clearly above the limit when it is half of the total.
@@ -25,7 +25,7 @@ def counted() -> dict[str, list[int]]:
     return counts()
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", [*SHAPES, *TEXTS])
 def test_twice_the_input_is_at_most_twice_the_work(
     counted: dict[str, list[int]], shape: str
 ) -> None:
