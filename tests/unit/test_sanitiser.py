@@ -116,7 +116,7 @@ def test_a_year_that_no_one_lives_in(
     odd = {**REQUEST, "timestamp": f"{year}-01-01T00:00:00Z"}
     code, _, err = run(capfd, "export", "--csv", lines(tmp_path / "c", REQUEST, odd))
     assert code == 3
-    assert "line 2: `timestamp` is no time" in err
+    assert "line 2: `timestamp` is no" in err
 
 
 @pytest.mark.parametrize(
