@@ -311,3 +311,46 @@ def test_an_interim_response_after_the_final_one_is_of_the_same_exchange() -> No
     records = [message(kind, "client", status_code=status) for kind, status in kinds]
     (one,) = Exchanges(records)
     assert one.client and [len(one.client.interim), len(one.client.records)] == [1, 3]
+
+
+def test_what_is_held_is_the_sum_of_what_is_open() -> None:
+    pairing = Pairing(0)
+    records = [message("request", role, exchange=f"{role}-1") for role in ("client", "server")]
+    for record in records:
+        pairing.add(record)
+    assert pairing.held == sum(map(size_of, records))
+    pairing.add(message("response", "server", exchange="server-1"))
+    assert states(pairing.add(message("response", "client", exchange="client-1"))) == ["over"]
+    assert pairing.held == 0
+
+
+@pytest.mark.parametrize("collect", [Exchanges, lambda records: Pairing(0).add(records[0])])
+def test_without_a_role_it_is_the_client(collect: Any) -> None:
+    record = message("response", "client")
+    del record["role"], record["exchange"]
+    [found] = collect([record])
+    exchange = found.exchange if isinstance(found, Paired) else found
+    assert exchange.client and exchange.server is None
+
+
+def test_a_pending_request_comes_with_its_exchange() -> None:
+    pairing = Pairing(0)
+    pairing.add(message("request", "client", method="PUT"))
+    [told] = pairing.expire(pairing.now + PATIENCE)
+    assert told.exchange.request and told.exchange.request["method"] == "PUT"
+
+
+def test_a_request_after_the_end_of_its_exchange_opens_none() -> None:
+    pairing = Pairing(0)
+    pairing.add(message("response", "client"))
+    assert states(pairing.expire(pairing.now + GRACE)) == ["over"]
+    assert pairing.add(message("request", "client")) == []
+    assert pairing.held == 0 and pairing.finish() == []
+
+
+def test_the_encoding_of_a_payload_goes_with_it() -> None:
+    pairing = Pairing(0)
+    record = message("request", "client", raw_payload="AA==", raw_payload_encoding="base64")
+    pairing.add(record)
+    [told] = pairing.finish()
+    assert told.exchange.request and "raw_payload_encoding" not in told.exchange.request
