@@ -164,7 +164,7 @@ def test_names_of_control_groups(text: str, path: str) -> None:
 def test_directories_of_control_groups(tmp_path: Any) -> None:
     (tmp_path / "a" / "b").mkdir(parents=True)
     assert directories(["/a/b", "/"], tmp_path) == [tmp_path / "a" / "b", tmp_path]
-    with pytest.raises(ProbeError, match=r"no control group /a/c below .*: /proc/PID/cgroup says"):
+    with pytest.raises(ProbeError, match=r"no control group /a/c below .*: /proc/PID/cgroup shows"):
         directories(["/a", "/a/c"], tmp_path)
 
 
