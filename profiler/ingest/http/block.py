@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A header block on its way: a frame that begins it, and its CONTINUATIONs (RFC 9113, 4.3)."""
+"""A header block being read: its first frame, and its CONTINUATIONs (RFC 9113, 4.3)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Block:
 
     @property
     def is_promise(self) -> bool:
-        """Whether the server makes up a request here (RFC 9113, 6.6)."""
+        """Whether this is a request that the server promises (RFC 9113, 6.6)."""
         return isinstance(self.frame, PushPromiseFrame)
 
     @property
@@ -43,7 +43,7 @@ class Block:
         return "END_STREAM" in self.frame.flags
 
     def add(self, raw: bytes, size: int, fragment: bytes, reason: str | None, limit: int) -> None:
-        """Append a frame; the raw bytes of all together are kept up to ``limit``."""
+        """Append a frame; at most ``limit`` raw bytes of all frames are kept."""
         if self.size == len(self.raw):
             self.raw += raw[: limit - self.size]
         self.size += size

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The charset of a body (RFC 9110, 8.3.2): which bytes are text, and what text.
 
-The rule: what ``Content-Type`` says, else UTF-8; if the bytes disagree they are
-no text. Nothing is guessed, and no character is replaced.
+The charset of ``Content-Type`` applies, else UTF-8. If the bytes do not fit it, they are not text.
+Nothing is guessed, and no character is replaced.
 
-Many servers state a charset for whatever they send, and one of 8 bits reads
-anything. So bytes that text does not contain (*binary data bytes* of the MIME
-Sniffing Standard) count as disagreement too.
+Many servers state a charset for everything they send, and an 8-bit charset decodes any bytes. So
+bytes that never occur in text (*binary data bytes* of the MIME Sniffing Standard) count as a
+mismatch too.
 
-A label chooses from a table, never from all that Python knows: among its codecs
-are some that are no charset, and it remembers each name that it did not find.
+A label is looked up in a table, never in all of Python's codecs: some of those are not charsets,
+and Python caches each name that it did not find.
 """
 
 from __future__ import annotations
@@ -19,9 +19,8 @@ import re
 from encodings.aliases import aliases
 from functools import lru_cache
 
-# Python's codec -> the name of what is applied, which Python understands too. These
-# are those of the Encoding Standard, and like there a charset is read as its
-# superset where senders do not keep them apart.
+# Python's codec -> the name of the charset that is applied, which Python knows too. As in the
+# Encoding Standard, a charset is read as its superset where senders confuse them.
 CHARSETS = {
     "utf_16": "utf-16le",
     "utf_16_le": "utf-16le",
@@ -54,7 +53,7 @@ _BYTE_ORDER_MARKS = {codecs.BOM_UTF16_LE: "utf-16le", codecs.BOM_UTF16_BE: "utf-
 _PARAMETER = re.compile(r";[ \t]*charset[ \t]*=[ \t]*[\"']?([^\"';, \t]+)", re.IGNORECASE)
 _NO_NAME = re.compile(r"[^0-9a-z]+")
 
-# Types that are text by definition, whose byte order mark can be believed.
+# Types that are text by definition, whose byte order mark is reliable.
 _TEXTUAL = re.compile(r"text/|[^;]*[/+](?:json|xml|javascript)[ \t]*(?:;|\Z)", re.IGNORECASE)
 
 _BINARY = re.compile("[\0-\x08\x0b\x0e-\x1a\x1c-\x1f]")
@@ -63,9 +62,9 @@ _BINARY = re.compile("[\0-\x08\x0b\x0e-\x1a\x1c-\x1f]")
 def text_of(
     data: bytes, content_type: str | None = None, cut: bool = False
 ) -> tuple[str, str | None] | None:
-    """Return ``data`` as text and its charset, if that is not UTF-8; ``None``: it is no text.
+    """Return ``data`` as text, and its charset if that is not UTF-8; ``None``: it is not text.
 
-    ``cut`` data may end inside a character, which is then left out.
+    ``cut`` data may end inside a character, which is then removed.
     """
     if content_type is not None:
         charset, textual = _reading_of(content_type)
@@ -83,7 +82,7 @@ def text_of(
 
 @lru_cache(maxsize=128)
 def _reading_of(content_type: str) -> tuple[str | None, bool]:
-    """The charset that is stated, unless UTF-8 or unknown; and whether this is text."""
+    """Return the stated charset, unless UTF-8 or unknown, and whether the type is textual."""
     parameter = _PARAMETER.search(content_type)
     if parameter is None:
         return None, _TEXTUAL.match(content_type) is not None

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """A message while it is being read.
 
-Only a message that does not lie whole in one chunk needs a draft. It keeps
-bytes until the first hole or until ``max_body`` of them follow the head,
-whichever comes first, and from there on only counts: see ``message.py`` for
-why what is kept must be a prefix. Trailers are fields, like those of the head:
-they are kept on their own, even behind a hole.
+Only a message that spans several chunks needs a draft. It keeps bytes until the first gap, or until
+``max_body`` bytes follow the head, and then only counts: ``message.py`` explains why the kept bytes
+must be a prefix. Trailers are fields, like those of the head. They are kept separately, even after
+a gap.
 """
 
 from __future__ import annotations
@@ -15,15 +14,15 @@ from profiler.ingest.http.message import Head, Message
 from profiler.ingest.stream import BODY_LIMIT
 from profiler.ingest.wire import Chunk, construct
 
-# What a draft takes besides its bytes: itself, its origin, and for each line of its head a name,
-# a value, and their place in a table. Measured: see tests/unit/test_memory.py.
+# The memory of a draft besides its bytes: itself, its origin, and for each line of its head a name,
+# a value, and their place in a table. Measured, see tests/unit/test_memory.py.
 _OWN_SIZE = 1000
 _LINE_SIZE = 150
 
 
 def without_payload(chunk: Chunk) -> Chunk:
-    """Return ``chunk`` as an origin that is kept while its message is being read."""
-    # The last of its fields; ``_replace`` goes through each of them.
+    """Return ``chunk`` without its payload, as an origin to keep while its message is read."""
+    # The payload is the last field; ``_replace`` would iterate over all of them.
     return construct(Chunk, (*chunk[:-1], b""))
 
 
@@ -66,7 +65,7 @@ class Draft:
             self._content += piece
 
     def add_trailer(self, line: bytes, limit: int) -> bool:
-        """Append a line of the trailer section; ``False``: that exceeds ``limit`` bytes."""
+        """Append a line of the trailer section; ``False``: the section exceeds ``limit`` bytes."""
         self._trailers += line
         return len(self._trailers) <= limit
 
@@ -78,18 +77,18 @@ class Draft:
         self.note(reason)
 
     def note(self, reason: str) -> None:
-        """Add ``reason`` to why the message is not whole."""
+        """Add ``reason`` to the reasons why the message is incomplete."""
         if reason not in self._reasons:
             self._reasons.append(reason)
 
     @property
     def held(self) -> int:
-        """Bytes of memory that this takes."""
+        """The bytes of memory of this draft."""
         content = 0 if self._content is None else len(self._content)
         return self._fixed_size + len(self._raw) + content + len(self._trailers)
 
     def message(self) -> Message:
-        """Return what has been read as a message."""
+        """Return a message of what has been read so far."""
         raw = bytes(self._raw)
         body = raw[self._head_size :] if self._content is None else bytes(self._content)
         trailers = parse_fields(bytes(self._trailers)) if self._trailers else None

@@ -1,15 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """HTTP/2 frames from the observer's side (RFC 9113, 4): bytes of one direction in, frames out.
 
-:class:`FrameReader` cuts one direction into frames and hands them to a
-:class:`Handler`. DATA is handed on piece by piece as it comes, so that a frame
-is never waited for; the few other frames that a message is made of are handed
-on whole, and the rest is stepped over.
+:class:`FrameReader` splits one direction into frames and passes them to a :class:`Handler`. DATA is
+passed on in pieces as it arrives, so that no frame has to be buffered. The few other frames that
+make up a message are passed on whole, and the rest is skipped.
 
-A hole inside a frame leaves the place of the next one known. After any other
-hole, and on a connection that was joined late, the reader waits for a *sure
-start*: a syscall whose bytes are a chain of frames that makes sense
-(:func:`is_sure_start`).
+After a gap inside a frame, the position of the next one is known. After any other gap, and on a
+connection first seen mid-stream, the reader waits for a *sure start*: a syscall whose bytes are a
+plausible chain of frames (:func:`is_sure_start`).
 """
 
 from __future__ import annotations
@@ -40,11 +38,11 @@ PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"  # RFC 9113, 3.4
 
 HEADER_SIZE = 9
 
-# Frames that messages are made of, besides DATA.
+# The frames that make up messages, besides DATA.
 _WANTED = (HeadersFrame, ContinuationFrame, PushPromiseFrame, RstStreamFrame, GoAwayFrame)
 
-# RFC 9113, 6: least and greatest length of each type's payload. No frame is longer than
-# its receiver permits (4.2): 16 KiB, unless it says more; 1 MiB is what Go's server says.
+# RFC 9113, 6: the least and greatest payload length of each type. No frame is longer than its
+# receiver permits (4.2): 16 KiB by default; Go's server permits 1 MiB.
 _LENGTH_MAX = 1 << 20
 _EXTENSION_MAX = 1 << 14
 _LENGTHS: dict[type[Frame], tuple[int, int]] = {
@@ -64,47 +62,47 @@ _TYPE_MAX = max(kind.type or 0 for kind in _LENGTHS)
 
 
 class Handler(Protocol):
-    """Who takes the frames of one direction, in their order.
+    """Receives the frames of one direction, in order.
 
-    ``raw`` is the bytes of a frame from its header on, ``origin`` the chunk of
-    the first of them. DATA comes as ``data_begins``, any number of ``data`` and
-    ``data_lost``, ``data_ends``.
+    ``raw`` has the bytes of a frame including its header, ``origin`` is the chunk of the first of
+    them. DATA arrives as ``data_begins``, any number of ``data`` and ``data_lost``, then
+    ``data_ends``.
     """
 
     def preface(self) -> None:
-        """Take notice that this is the client's direction, from its beginning on."""
+        """This is the client's direction, from its beginning."""
 
     def frame(self, frame: Frame, raw: bytes, origin: Chunk) -> None:
-        """Take a whole frame that is not DATA."""
+        """Handle a whole frame that is not DATA."""
 
     def spoilt(self, frame: Frame, raw: bytes, size: int, reason: str, origin: Chunk) -> None:
-        """Take a frame of ``size`` bytes that has its header, and ``raw``, but not the rest."""
+        """Handle a frame of ``size`` bytes with a header and ``raw``, but without the rest."""
 
     def data_begins(self, frame: Frame, raw: bytes) -> None:
-        """Take the header of a DATA frame."""
+        """Handle the header of a DATA frame."""
 
     def data(self, piece: bytes, framing: bool) -> None:
-        """Take what comes next of its payload: content, or padding (``framing``)."""
+        """Handle the next piece of its payload: content, or padding (``framing``)."""
 
     def data_lost(self, size: int, reason: str, time: int) -> None:
-        """Count what comes next of its payload, and was not seen."""
+        """Count the next piece of its payload, which was not seen."""
 
     def data_ends(self) -> None:
-        """Take notice of the end of the DATA frame."""
+        """Handle the end of the DATA frame."""
 
     def out_of_step(self, reason: str) -> None:
-        """Any number of frames, and the rest of a DATA frame at hand, were not seen."""
+        """An unknown number of frames, and the rest of the current DATA frame, were not seen."""
 
 
 def is_sure_start(chunk: Chunk) -> bool:
     """Whether frames, or the client's preface, begin where ``chunk`` does.
 
-    Programs write whole frames, and read what is there or, as Go's server does, a
-    header and then its payload. So the sign is a call that moved a header alone,
-    or at least one whole frame and behind it what looks like frames, too.
+    Programs write whole frames. They read what is available or, like Go's server, a header and then
+    its payload. So the sign is a call that moved only a header, or at least one whole frame
+    followed by bytes that look like frames.
     """
     data = chunk.payload
-    # The segment of a call before this one may have held the true beginning.
+    # An earlier segment of the same call may contain the true beginning.
     if chunk.flags & FLAG_CONTINUED:
         return False
     if data.startswith(PREFACE):
@@ -120,8 +118,8 @@ def is_sure_start(chunk: Chunk) -> bool:
 
 
 def _likely_length(header: bytes) -> int | None:
-    """Return the length that a frame's header states; ``None`` if nobody would send it."""
-    if header[3] > _TYPE_MAX:  # as all text is, and most else
+    """Return the length in a frame's header; ``None`` if no program would send that header."""
+    if header[3] > _TYPE_MAX:  # true for all text and most other data
         return None
     frame, length = _parse(header)
     if frame is None or type(frame) not in _LENGTHS:
@@ -133,14 +131,14 @@ def _likely_length(header: bytes) -> int | None:
         return None
     if isinstance(frame, SettingsFrame) and (length % 6 or ("ACK" in frame.flags and length)):
         return None
-    # Allowed, but useless; and zeros are frequent in all kinds of data.
+    # Allowed but useless, and zeros are frequent in all kinds of data.
     if isinstance(frame, DataFrame) and not length and "END_STREAM" not in frame.flags:
         return None
     return length
 
 
 def _parse(header: bytes) -> tuple[Frame | None, int]:
-    """Return the frame that ``header`` announces and its length; ``None`` if it is none."""
+    """Return the frame that ``header`` announces and its length; ``None`` if it is invalid."""
     try:
         return Frame.parse_frame_header(memoryview(header))
     except HyperframeError:
@@ -153,8 +151,8 @@ Step = Callable[["FrameReader", bytes, int], Optional[int]]
 class FrameReader:
     """One direction.
 
-    ``time`` is that of the last bytes, ``rest`` what the last chunk holds from where
-    it broke the rules.
+    ``time`` is that of the last bytes, ``rest`` the part of the last chunk after it broke the
+    rules.
     """
 
     __slots__ = (
@@ -176,14 +174,14 @@ class FrameReader:
     )  # fmt: skip
 
     def __init__(self, handler: Handler, max_payload: int, preface: bool, joined: bool) -> None:
-        """Read a direction that begins with the ``preface``, or with a frame, or was ``joined``.
+        """Read a direction that begins with the ``preface``, a frame, or was ``joined`` later.
 
-        A frame whose payload has more than ``max_payload`` bytes, and is not DATA, is spoilt.
+        A frame that is not DATA is spoilt if its payload has more than ``max_payload`` bytes.
         """
         self._handler = handler
         self._max_payload = max_payload
         self._pending = bytearray()
-        self._need = 0  # bytes without which the next step cannot be done
+        self._need = 0  # bytes that the next step needs
         self._step: Step | None = None  # None: out of step
         if preface:
             self._expect_preface()
@@ -191,18 +189,18 @@ class FrameReader:
             self._expect_header()
         self._frame: Frame
         self._frame_origin: Chunk
-        self._remaining = 0  # bytes that the payload of _frame still lacks
-        self._padding = 0  # that many of them are padding, as far as is known
+        self._remaining = 0  # missing bytes of the payload of _frame
+        self._padding = 0  # how many of them are padding, as far as known
         self._reason: str | None = None  # why _frame is spoilt, ...
-        self._prefix = b""  # ... and what came of it before
+        self._prefix = b""  # ... and its part that arrived before
         self.rest = b""
         self.time = 0
-        self._origin: Chunk | None = None  # of the first of the bytes at hand
-        self._position = 0  # in the stream, of the first of the bytes at hand
+        self._origin: Chunk | None = None  # of the first of the current bytes
+        self._position = 0  # in the stream, of the first of the current bytes
 
     @property
     def held(self) -> int:
-        """Bytes that wait for the rest of their frame."""
+        """The number of bytes that wait for the rest of their frame."""
         return len(self._pending)
 
     def feed(self, chunk: Chunk) -> None:
@@ -236,11 +234,11 @@ class FrameReader:
             if behind > at:
                 self._origin = chunk
             at = behind
-        # What is idle must not keep a payload alive.
+        # An idle connection must not keep a payload alive.
         self._origin = without_payload(self._origin or chunk) if pending else None
 
     def gap(self, gap: Gap) -> None:
-        """Bytes were not seen: stay in step where the next frame's place is known."""
+        """Bytes were not seen: stay in step if the next frame's position is known."""
         size, step = gap.size, self._step
         if step is None:
             return
@@ -260,7 +258,7 @@ class FrameReader:
             self._end_frame()
 
     def finish(self, reason: str) -> None:
-        """No more bytes come: a frame that waits for them is spoilt, for ``reason``."""
+        """No more bytes follow: a frame that waits for them is spoilt, with ``reason``."""
         self._abandon_frame(reason)
         self._step = None
 
@@ -347,7 +345,7 @@ class FrameReader:
             self._end_frame()
         return at + size
 
-    # ---- what the steps have in common
+    # ---- shared by the steps
 
     def _expect_preface(self) -> None:
         self._step = FrameReader._read_preface
@@ -366,7 +364,7 @@ class FrameReader:
             self._expect_header()
 
     def _spoil(self, reason: str) -> None:
-        """The frame that was waited for will not be whole."""
+        """The current frame will never be whole."""
         self._reason, self._prefix = reason, bytes(self._pending)
         self._remaining = self._need - len(self._prefix)
         self._pending.clear()

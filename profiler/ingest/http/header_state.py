@@ -1,18 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """HPACK from the observer's side (RFC 7541): header blocks of one direction in, fields out.
 
-A field may be sent as the number of an entry of a table that both ends have
-built from all blocks before, and an observer may have missed some of them. What
-an entry is called is how many entries were added after it (RFC 7541, 2.3.3). So
-an observer who sees every block from some moment on knows the newest entries
-exactly, whatever was there before; a number beyond them means a field that is
-*unknown*, and is never guessed. A missed block may have added entries: after it
-all that was known is forgotten, and learning begins anew.
+A field may be sent as an index into a table that both ends have built from all previous blocks, and
+an observer may have missed some of them. The index of an entry is the number of entries added after
+it (RFC 7541, 2.3.3). So an observer that sees every block from some moment knows the newest entries
+exactly, whatever was there before. A higher index means that the field is *unknown*; it is never
+guessed. A missed block may have added entries, so after one, the table is cleared, and learning
+starts again.
 
-How large the table may be (SETTINGS_HEADER_TABLE_SIZE of the peer) need not be
-followed for that: an encoder says in its blocks what it makes of it (RFC 7541,
-4.2 and 6.3), and entries that it has dropped are never named again. Where its
-size is not known, the largest size that is kept here is as good.
+The limit of the table (SETTINGS_HEADER_TABLE_SIZE of the peer) is not tracked: an encoder announces
+the size it uses in its blocks (RFC 7541, 4.2 and 6.3), and never refers to evicted entries. While
+its size is unknown, the largest size kept here works as well.
 """
 
 from __future__ import annotations
@@ -20,10 +18,10 @@ from __future__ import annotations
 from hpack import Decoder, HPACKError
 from hpack.table import HeaderTable
 
-# Bytes of entries that are remembered (RFC 7541, 4.1); older ones count as unknown.
+# The bytes of entries to keep (RFC 7541, 4.1); older ones count as unknown.
 _TABLE_MAX = 64 * 1024
 
-# What an entry takes, of Python's memory; names and values are short.
+# The memory of an entry in Python; names and values are short.
 _ENTRY_SIZE = 250
 
 Pairs = list[tuple[bytes, bytes]]
@@ -49,30 +47,30 @@ class _Table(HeaderTable):
             return b"", b""
         name, value = super().get_by_index(index)
         if not name:
-            # No field has an empty name (RFC 9110, 5.1): this one was added under an unknown one.
+            # No field has an empty name (RFC 9110, 5.1): this entry's name was unknown.
             self.missed = True
         return name, value
 
 
 class HeaderState:
-    """What is known of one direction's table."""
+    """The known part of one direction's table."""
 
     __slots__ = ("_decoder", "_table")
 
     def __init__(self, max_size: int, joined: bool) -> None:
-        """Take blocks whose fields, each counted with 32 bytes more, have ``max_size`` bytes.
+        """Accept blocks whose fields, each plus 32 bytes, have at most ``max_size`` bytes.
 
-        ``joined``: blocks went by before.
+        ``joined``: earlier blocks were missed.
         """
         self._decoder = Decoder(max_size)
-        # An encoder that exceeds what its peer permits is no concern of an observer.
+        # An observer need not check whether an encoder exceeds its peer's limit.
         self._decoder.max_allowed_table_size = 1 << 32
         self._set_table(joined)
 
     def decode(self, block: bytes) -> tuple[Pairs, bool]:
-        """Return the fields of ``block`` that are known, and whether there are others.
+        """Return the known fields of ``block``, and whether there are unknown ones.
 
-        Raises :class:`BlockError`; then what was known before is forgotten as well.
+        Raises :class:`BlockError`; the table is then cleared as well.
         """
         decoder, table = self._decoder, self._table
         table.missed = False
@@ -88,11 +86,11 @@ class HeaderState:
 
     @property
     def held(self) -> int:
-        """Bytes of memory that the known entries take."""
+        """The bytes of memory that the known entries take."""
         return _ENTRY_SIZE * len(self._table.dynamic_entries)
 
     def forget(self) -> None:
-        """A block was missed: nothing is known of the table any more."""
+        """A block was missed: clear the table."""
         self._set_table(partly=True)
 
     def _set_table(self, partly: bool) -> None:
