@@ -385,9 +385,12 @@ class Reader:
         self, request: Request, stream: int, time: int, reason: str, error: str | None,
         out: list[Output],
     ) -> None:  # fmt: skip
-        """Report a request, unless its response may be among bytes that were not read."""
+        """Report a request, unless its response may be among bytes that were not read.
+
+        One without a method may be no request: after a hole, data can look like a header block.
+        """
         answering = self._answering
-        if request.origin.time > answering._since:
+        if request.method is not None and request.origin.time > answering._since:
             out.append(no_response(request, answering._direction, time, reason, stream, error))
 
     def _give_up(self, reason: str, error: str | None = None) -> None:
