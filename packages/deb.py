@@ -53,6 +53,9 @@ _FILES = Path(__file__).with_name("files")
 
 _CONFFILES = (f"/etc/{NAME}.toml", f"/etc/logrotate.d/{NAME}")
 
+# The service runs for months, so its lines must not fill the disk: at most 2 GiB of them.
+CHOSEN = {"output-max-size": 256 * 1024 * 1024, "output-files": 7}
+
 _COMPLETIONS = {
     "bash": Path("usr/share/bash-completion/completions", NAME),
     "zsh": Path("usr/share/zsh/vendor-completions", f"_{NAME}"),
@@ -163,7 +166,7 @@ def _add_files(tree: Path) -> None:
     ):
         _write(tree / target.lstrip("/"), (_FILES / name).read_text("utf-8"), mode)
     text = "\n".join(
-        ["# Options of http-profiler; see http-profiler(1).", *template(keys_of(parser))]
+        ["# Options of http-profiler; see http-profiler(1).", *template(keys_of(parser), CHOSEN)]
     )
     _write(tree / _CONFFILES[0].lstrip("/"), text + "\n")
     for shell, path in _COMPLETIONS.items():

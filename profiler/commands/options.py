@@ -154,6 +154,23 @@ def add_output(parser: argparse.ArgumentParser, defaults: Settings | None = None
         "(default: $OUTPUT_PATH if set, else standard output)",
     )
     group.add_argument(
+        "--output-max-size",
+        type=size,
+        default=default("output_max_size"),
+        metavar="BYTES",
+        help="before the output file exceeds this size, rename it to PATH.1, PATH.1 to PATH.2 and "
+        "so on, and begin a new one; 0 is no limit; standard output, pipes and devices have none "
+        f"(default: {DEFAULTS.output_max_size})",
+    )
+    group.add_argument(
+        "--output-files",
+        type=typed(values.count),
+        default=default("output_files"),
+        metavar="N",
+        help="keep this many renamed files; the oldest is overwritten "
+        f"(default: {DEFAULTS.output_files})",
+    )
+    group.add_argument(
         "--format",
         choices=FORMATS,
         default=argparse.SUPPRESS,

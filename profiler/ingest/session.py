@@ -66,7 +66,7 @@ def capture(
     started = time.monotonic()
     with _signals() as received, contextlib.ExitStack() as stack:
         sink, redactor = choice or choose(
-            settings.output, settings.format, settings.redact, time.time_ns
+            settings.output, settings.format, settings.redact, time.time_ns, settings.rotation
         )
         stack.callback(sink.close)
         _say(described(redactor, settings.record is not None))
@@ -117,7 +117,9 @@ def replay(path: Path, settings: Settings) -> None:
     Raises ProfilerError. Intact records before a damaged one are written first.
     """
     recording = Recording(path)
-    sink, redactor = choose(settings.output, settings.format, settings.redact)
+    sink, redactor = choose(
+        settings.output, settings.format, settings.redact, rotation=settings.rotation
+    )
     _say(described(redactor))
     origin = recording.origin
     pipeline = Pipeline(settings, sink, Processes(proc=None), origin.machine, route=origin.route)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from profiler.exchanges.conditions import ALL, Conditions, Filters
+from profiler.outputs import Rotation
 
 ROUTES = ("socket", "syscall")
 BUFFERS = ("ring", "perf")
@@ -31,6 +32,12 @@ class Settings:
 
     output: Path | None = None
     """Where JSON lines go; ``None`` is standard output."""
+
+    output_max_size: int = 0
+    """Bytes of the output file, which is rotated before it exceeds them; 0: no limit."""
+
+    output_files: int = 5
+    """Old output files that a rotation keeps."""
 
     format: str | None = None
     """``pretty`` or ``jsonl``; ``None`` is ``pretty`` if standard output is a terminal."""
@@ -82,6 +89,13 @@ class Settings:
 
     stats_seconds: float = 10.0
     """Seconds between two lines of counts."""
+
+    @property
+    def rotation(self) -> Rotation | None:
+        """How the output file is rotated; ``None``: not by the profiler."""
+        if not self.output_max_size:
+            return None
+        return Rotation(self.output_max_size, self.output_files)
 
     @property
     def filters(self) -> Filters:

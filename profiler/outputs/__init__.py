@@ -3,10 +3,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from profiler.schema import Record
+
+
+class Rotation(NamedTuple):
+    """When a file is renamed to ``PATH.1``, and how many old files are kept.
+
+    A file has at most ``max_size`` bytes, unless a single line is longer. ``files`` old ones are
+    kept; ``PATH.1`` is the newest.
+    """
+
+    max_size: int
+    files: int
 
 
 class Sink(Protocol):

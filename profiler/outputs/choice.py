@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from profiler.exchanges.redact import Redactor
-from profiler.outputs import Sink
+from profiler.outputs import Rotation, Sink
 from profiler.outputs.jsonl import JsonLines
 from profiler.outputs.redacted import Redacted
 
@@ -28,12 +28,13 @@ def choose(
     form: str | None,
     redact: bool | None,
     clock: Callable[[], int] | None = None,
+    rotation: Rotation | None = None,
 ) -> Choice:
     """Open the sink for ``path``; ``None`` is standard output. Raises OutputError.
 
     ``form`` is ``pretty`` or ``jsonl``; ``None``: ``pretty`` on a terminal, else ``jsonl``.
     ``redact``: whether secrets are hidden; ``None``: only in ``pretty`` lines, while JSON lines
-    have the complete payload.
+    have the complete payload. ``rotation`` applies if ``path`` is a regular file.
     """
     if form is None:
         form = "pretty" if path is None and os.isatty(_STDOUT) else "jsonl"
@@ -43,6 +44,6 @@ def choose(
         # JSON lines need neither pairing nor colours, so these modules are not loaded for them.
         from profiler.outputs.pretty import Pretty
 
-        return Choice(Pretty(path, redactor, clock), redactor)
-    lines = JsonLines(path)
+        return Choice(Pretty(path, redactor, clock, rotation), redactor)
+    lines = JsonLines(path, rotation=rotation)
     return Choice(Redacted(lines, redactor) if redactor else lines, redactor)

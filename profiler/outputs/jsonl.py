@@ -6,13 +6,15 @@ written only in part, the rest of its last line is cut off again. A partial line
 crash left is ended before the first new line.
 
 If the file was renamed or removed, a new one is created under its name. So the file can be rotated
-by renaming it, without a signal and without loss.
+by renaming it, without a signal and without loss. With a
+:class:`~profiler.outputs.Rotation`, the file also rotates itself before it exceeds a size.
 
 Only its owner can read the file (mode 0600), because it contains confidential traffic.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import stat
@@ -23,6 +25,7 @@ import orjson
 
 from profiler.errors import OutputClosed, OutputError
 from profiler.exchanges.text import escaped
+from profiler.outputs import Rotation
 
 if TYPE_CHECKING:
     from profiler.schema import Record
@@ -34,11 +37,15 @@ _STDOUT = 1
 class Lines:
     """Appends lines to ``path``, or writes them to standard output if that is ``None``.
 
-    ``option`` is the option that names the path, for error messages.
+    ``option`` is the option that names the path, for error messages. ``rotation`` applies to
+    regular files only.
     """
 
-    def __init__(self, path: Path | None, option: str = "--output") -> None:
+    def __init__(
+        self, path: Path | None, option: str = "--output", rotation: Rotation | None = None
+    ) -> None:
         self._option = option
+        self._rotation = rotation
         self._name = "standard output" if path is None else str(path)
         self._path = path
         # One buffer: a list of lines would request memory from the kernel for each
@@ -50,6 +57,13 @@ class Lines:
             raise self._error(error) from error
         self._is_file = path is not None and stat.S_ISREG(os.fstat(self._fd).st_mode)
         self._identity = _identity(os.fstat(self._fd))
+        if path is not None and rotation and self._is_file and path.is_symlink():
+            # A rename would move the link, and leave the file that it names.
+            os.close(self._fd)
+            raise OutputError(
+                f"cannot rotate {path}, because it is a symbolic link; "
+                f"name the file itself with {option}"
+            )
 
     @property
     def fd(self) -> int:
@@ -70,7 +84,10 @@ class Lines:
             if batch and self._is_file:
                 self._follow()
             while written < len(batch):
-                written += self._write(batch[written:] if written else batch)
+                end = self._make_room(batch, written) if self._rotation else len(batch)
+                while written < end:
+                    part = batch if end - written == len(batch) else batch[written:end]
+                    written += self._write(part)
         except OSError as error:
             whole = batch.rfind(b"\n", 0, written) + 1
             self._cut(written - whole)
@@ -101,11 +118,55 @@ class Lines:
                 return
         except FileNotFoundError:
             pass
+        self._reopen()
+
+    def _reopen(self) -> None:
+        assert self._path
         fd = _open(self._path)
         os.close(self._fd)
         self._fd = fd
         self._identity = _identity(os.fstat(fd))
         self._is_file = stat.S_ISREG(os.fstat(fd).st_mode)
+
+    def _make_room(self, batch: bytearray, start: int) -> int:
+        """Rotate if the file has no room for the line at ``start``.
+
+        Return the end of the whole lines from ``start`` that the file has room for.
+        """
+        assert self._rotation
+        if not self._is_file:
+            return len(batch)
+        size = os.fstat(self._fd).st_size
+        end = self._end_of_fitting(batch, start, size)
+        if end == start and size:
+            self._rotate()
+            end = self._end_of_fitting(batch, start, 0)
+        # A line longer than the limit gets a file of its own.
+        return end if end > start else batch.index(b"\n", start) + 1
+
+    def _end_of_fitting(self, batch: bytearray, start: int, size: int) -> int:
+        assert self._rotation
+        room = max(self._rotation.max_size - size, 0)
+        if len(batch) - start <= room:
+            return len(batch)
+        return max(batch.rfind(b"\n", start, start + room) + 1, start)
+
+    def _rotate(self) -> None:
+        """Rename the file to ``PATH.1``, older ones to the next number, and begin a new one."""
+        assert self._path and self._rotation
+        # Files after the first gap need not move.
+        oldest = 1
+        while oldest < self._rotation.files and self._old(oldest).exists():
+            oldest += 1
+        # A file that is gone was renamed by another program meanwhile.
+        with contextlib.suppress(FileNotFoundError):
+            for n in range(oldest, 1, -1):
+                self._old(n - 1).rename(self._old(n))
+            self._path.rename(self._old(1))
+        self._reopen()
+
+    def _old(self, number: int) -> Path:
+        return Path(f"{self._path}.{number}")
 
     def _cut(self, size: int) -> None:
         """Cut the last ``size`` bytes off the file."""
@@ -116,12 +177,16 @@ class Lines:
         if isinstance(error, BrokenPipeError):
             return OutputClosed(f"{self._name} was closed by its reader")
         another = f"or choose another {self._option}"
-        advice = {
-            "FileNotFoundError": f"create the directory, {another}",
-            "IsADirectoryError": f"name a file in it with {self._option}",
-        }.get(type(error).__name__, f"free space or permissions there, {another}")
+        advice = f"free space or permissions there, {another}"
+        what = f"write {self._name}"
+        if error.filename2 is not None:
+            what = f"rename {error.filename} to {error.filename2}"
+        elif isinstance(error, FileNotFoundError):
+            advice = f"create the directory, {another}"
+        elif isinstance(error, IsADirectoryError):
+            advice = f"name a file in it with {self._option}"
         dropped = f" (lines not written: {lost})" if lost else ""
-        return OutputError(f"cannot write {self._name}: {error.strerror}{dropped}; {advice}")
+        return OutputError(f"cannot {what}: {error.strerror}{dropped}; {advice}")
 
 
 class JsonLines(Lines):

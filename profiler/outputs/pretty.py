@@ -17,6 +17,7 @@ from profiler.exchanges.pair import Paired, Pairing
 from profiler.exchanges.redact import Redactor
 from profiler.exchanges.summary import Summary, summary
 from profiler.exchanges.text import visible
+from profiler.outputs import Rotation
 from profiler.outputs.jsonl import Lines
 from profiler.outputs.terminal import (
     Column,
@@ -64,9 +65,10 @@ class Pretty:
         path: Path | None,
         redactor: Redactor | None,
         clock: Callable[[], int] | None = None,
+        rotation: Rotation | None = None,
     ) -> None:
         """``clock`` returns nanoseconds since 1970; without one, records give the time."""
-        self._lines = Lines(path)
+        self._lines = Lines(path, rotation=rotation)
         self._redactor = redactor
         self._clock = clock
         self._pairing = Pairing(max_body=0)

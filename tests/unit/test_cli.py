@@ -42,7 +42,7 @@ def test_defaults(called: list[Any]) -> None:
 def test_every_option(called: list[Any]) -> None:
     line = "--output o --port 80 --port 81 --pid 7 --max-body 9 --route syscall --record r "
     line += "--ring-size 65536 --engine bpftrace --max-memory 5 --max-connection-memory 4"
-    line += " --where status=200"
+    line += " --where status=200 --output-max-size 6 --output-files 2"
     assert cli.main(line.split()) == 0
     expected = Settings(
         output=Path("o"),
@@ -54,6 +54,8 @@ def test_every_option(called: list[Any]) -> None:
         engine="bpftrace",
         max_memory=5,
         max_connection_memory=4,
+        output_max_size=6,
+        output_files=2,
     )
     assert called == [("capture", expected)]
 
@@ -100,7 +102,8 @@ def test_output_path_of_the_environment(called: list[Any], monkeypatch: pytest.M
     "line",
     ["--port 0", "--port 65536", "--port http", "--pid 0", "--pid -1", "--max-body -1",
      "--max-body 1k", "--ring-size 1000000", "--ring-size 4096",
-     "--route tcp", "--engine perf", "--nonsense", "--format html"],
+     "--route tcp", "--engine perf", "--nonsense", "--format html",
+     "--output-files 0", "--output-max-size 1M"],
 )  # fmt: skip
 def test_wrong_arguments(called: list[Any], line: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(line.split()) == 2

@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from packages import deb
 from profiler import cli
 from profiler.commands.configuration import configured, written
 from profiler.commands.configuration.keys import Key, keys_of
 from profiler.commands.configuration.show import lines, template
+from profiler.commands.options import settings_of
 from profiler.errors import ConfigurationError
+from profiler.outputs import Rotation
 
 
 def number(text: str) -> int:
@@ -225,6 +228,14 @@ def test_the_template_has_every_option_and_sets_none(system: Path) -> None:
         for name in table:
             assert f"# {name} =" in text
     assert "100% of None" in "\n".join(template(keys_of(parser())))
+
+
+def test_the_packaged_file_bounds_the_disk(system: Path) -> None:
+    system.write_text("\n".join(template(keys_of(cli.build_parser()), deb.CHOSEN)))
+    settings = settings_of(configured(cli.build_parser(), []))
+    assert settings.rotation == Rotation(256 * 1024 * 1024, 7)
+    own = configured(cli.build_parser(), ["--output-max-size", "0"])
+    assert settings_of(own).rotation is None
 
 
 def every_key() -> list[Key]:

@@ -13,7 +13,7 @@ import orjson
 import pytest
 
 from profiler.errors import OutputClosed, OutputError
-from profiler.outputs import Sink
+from profiler.outputs import Rotation, Sink
 from profiler.outputs.jsonl import JsonLines
 
 
@@ -245,3 +245,129 @@ def test_a_pipe_that_does_not_block_is_waited_for() -> None:
         sink.close()
         reader.join(10)
     assert len(received) >= 200_000
+
+
+def old(path: Path, number: int) -> Path:
+    return Path(f"{path}.{number}")
+
+
+def files(path: Path) -> dict[str, list[object]]:
+    return {file.name: lines(file) for file in sorted(path.parent.iterdir())}
+
+
+LINE = b'{"n":0}\n'
+
+
+@pytest.mark.parametrize("flushed", [1, 3, 100])
+def test_a_file_rotates_before_it_exceeds_its_size(path: Path, flushed: int) -> None:
+    sink = JsonLines(path, rotation=Rotation(3 * len(LINE) + 1, 2))
+    for n in range(8):
+        sink.write({"n": n})
+        if n % flushed == 0:
+            sink.flush()
+    sink.close()
+    numbers = [[{"n": n} for n in part] for part in ((6, 7), (3, 4, 5), (0, 1, 2))]
+    assert files(path) == dict(zip(("out.jsonl", "out.jsonl.1", "out.jsonl.2"), numbers))
+    assert {stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()} == {0o600}
+
+
+def test_the_oldest_file_is_overwritten(path: Path) -> None:
+    sink = JsonLines(path, rotation=Rotation(len(LINE), 2))
+    for n in range(9):
+        sink.write({"n": n})
+    sink.close()
+    assert files(path) == {
+        "out.jsonl": [{"n": 8}],
+        "out.jsonl.1": [{"n": 7}],
+        "out.jsonl.2": [{"n": 6}],
+    }
+
+
+def test_a_line_longer_than_the_limit_has_a_file_of_its_own(path: Path) -> None:
+    sink = JsonLines(path, rotation=Rotation(20, 3))
+    long = {"a": "x" * 100}
+    for record in ({"n": 0}, long, {"n": 1}):
+        sink.write(record)
+    sink.close()
+    assert [lines(file) for file in (old(path, 2), old(path, 1), path)] == [
+        [{"n": 0}],
+        [long],
+        [{"n": 1}],
+    ]
+
+
+def test_what_the_file_had_before_counts(path: Path) -> None:
+    path.write_bytes(2 * LINE)
+    sink = JsonLines(path, rotation=Rotation(3 * len(LINE), 1))
+    sink.write({"n": 1})
+    sink.flush()
+    assert not old(path, 1).exists()
+    sink.write({"n": 2})
+    sink.close()
+    assert lines(old(path, 1)) == [{"n": 0}, {"n": 0}, {"n": 1}]
+    assert lines(path) == [{"n": 2}]
+
+
+def test_a_file_that_another_program_renamed_rotates_anew(path: Path) -> None:
+    sink = JsonLines(path, rotation=Rotation(2 * len(LINE), 3))
+    for n in range(2):
+        sink.write({"n": n})
+    sink.flush()
+    path.rename(path.with_suffix(".moved"))
+    for n in range(2, 5):
+        sink.write({"n": n})
+    sink.close()
+    assert files(path) == {
+        "out.jsonl": [{"n": 4}],
+        "out.jsonl.1": [{"n": 2}, {"n": 3}],
+        "out.moved": [{"n": 0}, {"n": 1}],
+    }
+
+
+def test_a_rotation_that_fails_is_one_error(path: Path) -> None:
+    sink = JsonLines(path, rotation=Rotation(2 * len(LINE), 3))
+    old(path, 1).mkdir()
+    old(path, 2).mkdir()
+    old(path, 3).write_text("")
+    for n in range(5):
+        sink.write({"n": n})
+    with pytest.raises(
+        OutputError, match=r"cannot rename .*\.2 to .*\.3: .*not written: 3"
+    ) as caught:
+        sink.flush()
+    assert "\n" not in str(caught.value)
+    assert lines(path) == [{"n": 0}, {"n": 1}]
+    old(path, 3).unlink()
+    sink.write({"n": 5})
+    sink.close()
+    assert lines(path) == [{"n": 5}]
+
+
+@pytest.mark.parametrize("room", range(0, 44, 3))
+def test_a_full_disk_leaves_whole_lines_in_every_file(
+    path: Path, monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    sink = JsonLines(path, rotation=Rotation(2 * len(LINE), 5))
+    Disk(monkeypatch, room)
+    for n in range(6):
+        sink.write({"n": n})
+    written = room // len(LINE)
+    with pytest.raises(OutputError, match=f"not written: {6 - written}\\b"):
+        sink.flush()
+    found = files(path)
+    numbers = sorted(record["n"] for part in found.values() for record in part)  # type: ignore[index]
+    assert numbers == list(range(written))
+
+
+def test_a_link_is_not_rotated(path: Path) -> None:
+    path.symlink_to(path.with_suffix(".target"))
+    with pytest.raises(OutputError, match="is a symbolic link"):
+        JsonLines(path, rotation=Rotation(100, 1))
+
+
+def test_what_is_no_file_is_not_rotated() -> None:
+    sink = JsonLines(Path("/dev/null"), rotation=Rotation(1, 1))
+    for n in range(3):
+        sink.write({"n": n})
+    sink.close()
+    assert not Path("/dev/null.1").exists()

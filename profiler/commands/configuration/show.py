@@ -7,7 +7,7 @@ import argparse
 import json
 import re
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from profiler.commands.configuration.keys import Key, Keys, Value
@@ -44,8 +44,9 @@ def lines(configuration: Configuration) -> Iterator[str]:
                 yield _default(key)
 
 
-def template(keys: Keys) -> Iterator[str]:
-    """Yield a configuration file that sets nothing and explains every key."""
+def template(keys: Keys, chosen: Mapping[str, object] | None = None) -> Iterator[str]:
+    """Yield a configuration file that sets what is ``chosen``, and explains every key."""
+    chosen = chosen or {}
     for command, table in keys.items():
         if command and table:
             yield f"\n[{command}]"
@@ -53,7 +54,10 @@ def template(keys: Keys) -> Iterator[str]:
             yield ""
             explained = (key.action.help or "") % {"default": key.action.default, "prog": ""}
             yield from textwrap.wrap(explained, 95, initial_indent="# ", subsequent_indent="# ")
-            yield _default(key)
+            if not command and key.name in chosen:
+                yield f"{key.name} = {_toml_of_given(chosen[key.name])}"
+            else:
+                yield _default(key)
 
 
 def _default(key: Key) -> str:

@@ -146,7 +146,8 @@ class _Kept:
 def _output(options: argparse.Namespace, settings: Settings) -> Choice | None:
     """Open the output, if any: standard output is the command's, unless ``--output -`` is given."""
     if settings.output is not None or getattr(options, "output", None) == Path("-"):
-        return choose(settings.output, settings.format or "jsonl", settings.redact, time.time_ns)
+        form = settings.format or "jsonl"
+        return choose(settings.output, form, settings.redact, time.time_ns, settings.rotation)
     return None
 
 
