@@ -130,6 +130,8 @@ class Account:
     """Filter -> messages that were not written because of it."""
     undecided: int = 0
     """Exchanges that were left out because too many were waiting for a filter's decision."""
+    faults: dict[str, int] = field(default_factory=dict)
+    """Cause -> connections that were dropped because of this error of the profiler."""
     kernel: KernelAccount | None = None
     final: bool = False
     """The capture has ended."""
@@ -155,6 +157,8 @@ class Account:
             lost = [f"lost calls: {calls}"] if calls else []
         if self.given_up:
             lost.append(f"dropped connections: {self.given_up}")
+        if self.faults:
+            lost.append(f"connections dropped by an error: {sum(self.faults.values())}")
         if self.undecided:
             lost.append(f"undecided exchanges that were left out: {self.undecided}")
         return "; ".join(lost) or None
@@ -198,6 +202,11 @@ class Account:
                 f"dropped {self.given_up} connections that held too much memory "
                 "(--max-memory, --max-connection-memory)"
             )
+        lines += [
+            f"dropped {number} connections because of an error ({cause}): please report this as a "
+            "bug of http-profiler"
+            for cause, number in self.faults.items()
+        ]
         if self.kernel:
             lines += [f"send calls/bytes: {self.kernel.send}"]
             lines += [f"recv calls/bytes: {self.kernel.recv}"]

@@ -5,21 +5,26 @@ The same pipeline serves a live capture and a replay. It reads only one thing
 from the machine, the paths of cgroups, through
 :class:`~profiler.ingest.process.Processes`. It writes these paths to the recording
 as records of the wire, so a replay does not depend on the machine.
+
+A peer chooses the bytes that are parsed, so an error in a stage must not end the capture. The
+connection that caused it is dropped and counted; the others continue.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from traceback import walk_tb
 from typing import TYPE_CHECKING, Protocol
 
 import orjson
 
 from profiler.accounting import Account, KernelAccount
-from profiler.errors import CaptureFileError
+from profiler.errors import CaptureFileError, ProfilerError
 from profiler.ingest import syscalls, wire
 from profiler.ingest.http import Message, Messages, NotHttp
-from profiler.ingest.http.message import REQUEST
+from profiler.ingest.http.message import REQUEST, UNDECODABLE, Output
 from profiler.ingest.memory import Memory
 from profiler.ingest.process import Processes
 from profiler.ingest.record import record_of
@@ -114,20 +119,48 @@ class Pipeline:
         """End the capture: write the messages that are still open."""
         self.account.final = True
         for event in self._streams.finish():
-            self._read(event)
-        for output in self._messages.finish():
-            if isinstance(output, Message):
-                self._write(output)
+            try:
+                self._read(event)
+            except ProfilerError:
+                raise
+            except Exception as error:
+                self._drop(event.socket, error)
+        for socket in self._messages.sockets():
+            try:
+                self._write_all(self._messages.finish(socket))
+            except ProfilerError:
+                raise
+            except Exception as error:
+                self._drop(socket, error)
         if self._filter:
             for record in self._filter.finish():
                 self._emit(record)
 
     def _move(self, item: wire.Chunk | wire.End) -> int | None:
         not_http = None
-        for event in self._streams.feed(item):
-            not_http = self._read(event) or not_http
-        self._bound_memory(item.socket)
+        try:
+            for event in self._streams.feed(item):
+                not_http = self._read(event) or not_http
+            self._bound_memory(item.socket)
+        except ProfilerError:
+            raise
+        except Exception as error:
+            self._drop(item.socket, error)
         return not_http
+
+    def _drop(self, socket: int, error: Exception) -> None:
+        """Give up a connection because of an ``error``, and count it."""
+        faults, cause = self.account.faults, _cause_of(error)
+        faults[cause] = faults.get(cause, 0) + 1
+        self._streams.forget(socket)
+        self.memory.use(socket, 0)
+        try:
+            self._write_all(self._messages.give_up(socket, UNDECODABLE))
+        except ProfilerError:
+            raise
+        except Exception:
+            # What is open cannot be written either.
+            self._messages.forget(socket)
 
     def _bound_memory(self, socket: int) -> None:
         held = self._messages.held(socket)
@@ -139,9 +172,7 @@ class Pipeline:
         for dropped in self.memory.use(socket, held):
             self.account.given_up += 1
             self._streams.forget(dropped)
-            for output in self._messages.give_up(dropped):
-                if isinstance(output, Message):
-                    self._write(output)
+            self._write_all(self._messages.give_up(dropped))
 
     def _read(self, event: Event) -> int | None:
         not_http = None
@@ -152,6 +183,11 @@ class Pipeline:
             else:
                 self._write(output)
         return not_http
+
+    def _write_all(self, outputs: Sequence[Output]) -> None:
+        for output in outputs:
+            if isinstance(output, Message):
+                self._write(output)
 
     def _remember_names(self, names: wire.Names) -> None:
         self._names[names.socket] = names
@@ -187,6 +223,13 @@ class Pipeline:
             account.responses += 1
         for reason in record.get("incomplete", ()):
             account.incomplete[reason] = account.incomplete.get(reason, 0) + 1
+
+
+def _cause_of(error: Exception) -> str:
+    """Return the type and the place of an error, without its text: that may contain secrets."""
+    *_, (frame, line) = walk_tb(error.__traceback__)
+    path = Path(frame.f_code.co_filename)
+    return f"{type(error).__name__} ({path.parent.name}/{path.name}:{line})"
 
 
 def _kernel_account(document: bytes) -> KernelAccount:

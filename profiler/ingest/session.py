@@ -4,6 +4,10 @@
 A capture ends in the same way after a signal, a full disk or a closed output:
 detach the probe, drain and write what the kernel has already forwarded, print the
 counts. Only then is an error reported.
+
+Lines, recording and counts do not depend on each other: a capture continues as long as it can
+write lines or a recording. What cannot be written is reported at once, and again as the error
+that the capture ends with.
 """
 
 from __future__ import annotations
@@ -21,10 +25,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from profiler.accounting import Account
-from profiler.errors import CaptureFileError, ProfilerError
+from profiler.errors import CaptureFileError, OutputClosed, OutputError, ProfilerError
 from profiler.exchanges.redact import described
 from profiler.exchanges.text import visible_lines
 from profiler.ingest import wire
@@ -36,6 +40,9 @@ from profiler.ingest.settings import Settings
 from profiler.ingest.stats import Stats
 from profiler.outputs import Sink
 from profiler.outputs.choice import Choice, choose
+
+if TYPE_CHECKING:
+    from profiler.schema import Record
 
 _CLOCK_SECONDS = 1.0
 # If the wall clock moved by more than this between two polls, it was set, not slewed by NTP.
@@ -73,13 +80,15 @@ def capture(
         _say("loading the probe ...")
         engine = stack.enter_context(open_engine(settings))
         recorder = stats = None
+        failures = stack.enter_context(_Failures())
         if settings.stats:
             stats = Stats(settings.stats, settings.stats_seconds)
-            stack.callback(stats.close)
+            stack.callback(failures.attempt, stats.close)
         if settings.record:
             origin = Origin(platform.machine(), os.uname().release, engine.route)
-            recorder = Recorder(settings.record, origin)
+            recorder = _TolerantRecorder(Recorder(settings.record, origin), failures)
             stack.callback(recorder.close)
+            sink = _TolerantSink(sink, recorder, failures)
         pipeline = Pipeline(
             settings,
             sink,
@@ -103,11 +112,13 @@ def capture(
         # However the loop ends, the summary comes directly before the error.
         stack.callback(lambda: _say_summary(pipeline.account))
         try:
-            _run(engine, pipeline, sink, stats, received, settings.duration, attendant)
+            _run(engine, pipeline, sink, stats, failures, received, settings.duration, attendant)
         finally:
-            _end(engine, pipeline, sink)
-            if stats:
-                stats.write(pipeline.account)
+            try:
+                _end(engine, pipeline, sink)
+            finally:
+                if stats:
+                    failures.attempt(stats.write, pipeline.account)
         return pipeline.account
 
 
@@ -138,16 +149,91 @@ def replay(path: Path, settings: Settings) -> None:
         raise damage
 
 
+class _Failures:
+    """Errors of outputs that do not end a capture; it ends with the first one, if with no other."""
+
+    def __init__(self) -> None:
+        self._first: OutputError | None = None
+
+    def __enter__(self) -> _Failures:
+        return self
+
+    def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
+        if self._first is not None and (error is None or isinstance(error, OutputClosed)):
+            raise self._first
+
+    def attempt(self, step: Callable[..., object], *arguments: object) -> bool:
+        """Call ``step``; report the first error at once. Return whether it succeeded."""
+        try:
+            step(*arguments)
+        except OutputClosed:
+            raise
+        except OutputError as error:
+            if self._first is None:
+                self._first = error
+                _say(f"the capture continues: {error}")
+            return False
+        return True
+
+
+class _TolerantRecorder:
+    """A recording that ends where it cannot be written."""
+
+    def __init__(self, recorder: Recorder, failures: _Failures) -> None:
+        self._recorder: Recorder | None = recorder
+        self._failures = failures
+
+    @property
+    def is_open(self) -> bool:
+        """Whether all records so far are in the recording."""
+        return self._recorder is not None
+
+    def write(self, record: bytes) -> None:
+        if self._recorder and not self._failures.attempt(self._recorder.write, record):
+            self.close()
+
+    def close(self) -> None:
+        recorder, self._recorder = self._recorder, None
+        if recorder:
+            self._failures.attempt(recorder.close)
+
+
+class _TolerantSink:
+    """A sink that drops the lines it cannot write, as long as the recording has them."""
+
+    def __init__(self, sink: Sink, recorder: _TolerantRecorder, failures: _Failures) -> None:
+        self._sink = sink
+        self._recorder = recorder
+        self._failures = failures
+
+    def write(self, record: Record) -> None:
+        self._attempt(self._sink.write, record)
+
+    def flush(self) -> None:
+        self._attempt(self._sink.flush)
+
+    def close(self) -> None:
+        self._attempt(self._sink.close)
+
+    def _attempt(self, step: Callable[..., object], *arguments: object) -> None:
+        if self._recorder.is_open:
+            self._failures.attempt(step, *arguments)
+        else:
+            step(*arguments)
+
+
 def _run(
     engine: Engine,
     pipeline: Pipeline,
     sink: Sink,
     stats: Stats | None,
+    failures: _Failures,
     received: Signals,
     duration: float | None,
     attendant: Attendant | None,
 ) -> None:
     clock_due, offset = 0.0, 0
+    fault_reported = False
     end = None if duration is None else time.monotonic() + duration
     for records in engine.batches(lambda: pipeline.memory.total):
         # NTP slews the wall clock, and an administrator may set it.
@@ -159,11 +245,15 @@ def _run(
             offset = clocks.realtime - clocks.kernel
         _feed_all(engine, pipeline, records)
         sink.flush()
+        if pipeline.account.faults and not fault_reported:
+            fault_reported = True
+            (cause,) = list(pipeline.account.faults)[:1]
+            _say(f"an error dropped a connection, the capture continues: {cause}")
         if received.counts:
             received.counts = False
             _say_summary(_account(engine, pipeline))
         if stats and stats.due():
-            stats.write(_account(engine, pipeline))
+            failures.attempt(stats.write, _account(engine, pipeline))
         if received.stop or pipeline.full or (end is not None and time.monotonic() >= end):
             return
         if attendant and not attendant.goes_on(not records):

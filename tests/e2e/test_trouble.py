@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -118,6 +120,66 @@ def test_a_full_disk(guest: Guest, token: str) -> None:
         text = guest.exec(f"sudo cat {directory}/out.jsonl").stdout
         assert text.endswith("}\n")
         assert f"/{token}/first" in text
+
+
+def test_a_full_disk_for_the_recording_costs_no_line(guest: Guest, token: str) -> None:
+    with (
+        small_disk(guest) as directory,
+        background(guest, "serve") as (_, server),
+        Capture(guest, "--record", f"{directory}/{token}.capture") as capture,
+    ):
+        where = ("127.0.0.1", server["port"])
+        traffic(guest, "requests", *where, f"POST:/{token}/big:60000", f"GET:/{token}/later")
+        capture.wait_for(lambda r: r.get("request", {}).get("url") == f"/{token}/later", 2)
+        said = capture.stop()
+        assert capture.exit_code == 1
+        assert "the capture continues: cannot write the recording" in said
+        assert "No space left" in said.splitlines()[-1]
+
+
+def test_a_full_disk_for_the_lines_costs_no_recording(guest: Guest, token: str) -> None:
+    recording, replayed = f"/tmp/{token}.capture", f"/tmp/{token}.jsonl"
+    with (
+        small_disk(guest) as directory,
+        background(guest, "serve") as (_, server),
+        Capture(guest, "--record", recording, output=f"{directory}/out.jsonl") as capture,
+    ):
+        where = ("127.0.0.1", server["port"])
+        traffic(guest, "requests", *where, f"POST:/{token}/big:60000", f"GET:/{token}/later")
+        deadline = time.monotonic() + 60
+        while "the capture continues" not in capture.said:
+            assert time.monotonic() < deadline, capture.said
+            time.sleep(0.1)
+        capture.stop()
+        assert capture.exit_code == 1
+        assert "No space left" in capture.said.splitlines()[-1]
+    guest.exec(f"sudo http-profiler replay {recording} --output {replayed}")
+    text = guest.exec(f"sudo cat {replayed}").stdout
+    assert text.count(f'"url":"/{token}/big"') == 4  # two ends, in requests and responses
+    assert text.count(f'"url":"/{token}/later"') == 4
+
+
+def test_rotation(guest: Guest, token: str) -> None:
+    output = f"/tmp/{token}.jsonl"
+    options = ("--output-max-size", "20000", "--output-files", "2")
+    with (
+        background(guest, "serve") as (_, server),
+        Capture(guest, *options, output=output) as capture,
+    ):
+        # About 1,000 bytes a line, four lines each.
+        paths = [f"GET:/{token}/{n}" for n in range(50)]
+        traffic(guest, "requests", "127.0.0.1", server["port"], *paths)
+        capture.stop()
+        assert capture.exit_code == 0
+    listing = guest.exec(f"sudo stat --format '%n %s %a' {output} {output}.1 {output}.2").stdout
+    for line in listing.splitlines():
+        _, size, mode = line.split()
+        assert int(size) <= 20000
+        assert mode == "600"
+    guest.exec(f"sudo test ! -e {output}.3")
+    newest = guest.exec(f"sudo cat {output}.2 {output}.1 {output}").stdout.splitlines()
+    assert f"/{token}/49" in newest[-1]
+    assert all(isinstance(json.loads(line), dict) for line in newest)
 
 
 def test_a_reader_that_exits(guest: Guest, token: str) -> None:

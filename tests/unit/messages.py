@@ -14,7 +14,11 @@ def read(*items: Chunk | End) -> list[Message]:
     """Return the messages in ``items``, including those still open at the end of the capture."""
     streams, messages = Streams(), Messages(Settings())
     out = [m for item in items for event in streams.feed(item) for m in messages.feed(event)]
-    return [m for m in [*out, *messages.finish()] if isinstance(m, Message)]
+    return [
+        m
+        for m in [*out, *(m for s in messages.sockets() for m in messages.finish(s))]
+        if isinstance(m, Message)
+    ]
 
 
 def request(data: bytes = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", **fields: object) -> Message:

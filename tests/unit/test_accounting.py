@@ -56,6 +56,7 @@ def test_json_there_and_back() -> None:
 def test_the_summary() -> None:
     kernel = KernelAccount(BALANCED, WRONG, skipped=2)
     account = Account(3, 2, {"lost": 1, "body_limit": 4}, 7, {"min_latency": 5, "pid": 1}, 8)
+    account.faults = {"ValueError (hpack/hpack.py:9)": 2}
     account.kernel = kernel
     lines = [
         "wrote 3 requests and 2 responses; incomplete: body_limit 4, lost 1",
@@ -63,6 +64,8 @@ def test_the_summary() -> None:
         "left out 8 exchanges that had not ended, because too many were waiting: "
         "some might have matched the filters",
         "dropped 7 connections that held too much memory (--max-memory, --max-connection-memory)",
+        "dropped 2 connections because of an error (ValueError (hpack/hpack.py:9)): "
+        "please report this as a bug of http-profiler",
         "send calls/bytes: seen 6/600 = forwarded 3/300 + filtered 2/200 (pid 2/200) "
         "+ lost 1/100 (ring_full 1/100)",
         "recv calls/bytes: seen 2/200 = forwarded 1/100 + filtered 0/0 + lost 0/0",

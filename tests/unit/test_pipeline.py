@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from profiler.errors import CaptureFileError
+from profiler.errors import CaptureFileError, OutputError
 from profiler.ingest import wire
+from profiler.ingest.http import Messages
 from profiler.ingest.pipeline import Pipeline
 from profiler.ingest.process import Processes
 from profiler.ingest.settings import Settings
@@ -54,3 +57,92 @@ def test_a_response_is_missing_only_where_it_would_have_been_seen(
     pipeline.finish()
     assert records[0]["type"] == "request"
     assert [record["incomplete"][0] for record in records[1:]] == reported
+
+
+class Broken(ValueError):
+    """What a library might raise for bytes that it does not expect."""
+
+
+def fed(
+    monkeypatch: pytest.MonkeyPatch, items: list[wire.Chunk | wire.End], where: str
+) -> tuple[Pipeline, list[Record]]:
+    """Feed ``items`` while ``where`` raises for socket 1."""
+    records: list[Record] = []
+
+    class Sink:
+        def write(self, record: Record) -> None:
+            if where == "write" and record["socket"] == 1:
+                raise Broken
+            records.append(record)
+
+    if where != "write":
+        original = getattr(Messages, where)
+
+        def failing(self: Messages, of: Any, *rest: Any) -> Any:
+            if of == 1 or getattr(of, "payload", b"").startswith(b"broken"):
+                raise Broken("x")
+            return original(self, of, *rest)
+
+        monkeypatch.setattr(Messages, where, failing)
+    pipeline = Pipeline(Settings(), Sink(), Processes(None), "x86_64")
+    for item in items:
+        pipeline.feed(wire.encode(item))
+    pipeline.finish()
+    return pipeline, records
+
+
+@pytest.mark.parametrize("where", ["feed", "held", "finish", "write"])
+def test_an_error_drops_only_its_connection(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    bad, good = Wire(socket=1), Wire(socket=2)
+    post = b"POST / HTTP/1.1\r\nContent-Length: 100\r\n\r\n"
+    items = [
+        good.send(post + b"a"),
+        bad.send(post),
+        bad.send(b"broken"),
+        good.send(b"a" * 99),
+        good.send(post),
+    ]
+    pipeline, records = fed(monkeypatch, items, where)
+    assert [r["bytes"] for r in records if r["socket"] == 2] == [140, 40]
+    # What was open is written where that still works.
+    open_ones = [r["incomplete"] for r in records if r["socket"] == 1]
+    assert open_ones == ([] if where == "write" else [["undecodable"]])
+    ((cause, number),) = pipeline.account.faults.items()
+    assert cause.startswith("Broken (unit/test_pipeline.py:")
+    assert number == (1 if where != "held" else 2)
+    assert f"dropped by an error: {number}" in str(pipeline.account.lost_text)
+    assert len(pipeline.memory) == 1  # the good one
+
+
+def test_a_connection_whose_messages_cannot_be_written_either_is_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def give_up(*_: object) -> None:
+        raise Broken
+
+    monkeypatch.setattr(Messages, "give_up", give_up)
+    items = [Wire(socket=1).send(b"POST / HTTP/1.1\r\nContent-Length: 9\r\n\r\n")]
+    pipeline, records = fed(monkeypatch, items, "held")
+    assert records == []
+    assert len(pipeline._messages) == len(pipeline._streams) == len(pipeline.memory) == 0
+    assert len(pipeline.account.faults) == 1
+
+
+def test_a_connection_that_was_dropped_resumes(monkeypatch: pytest.MonkeyPatch) -> None:
+    bad = Wire(socket=1)
+    get = b"GET / HTTP/1.1\r\n\r\n"
+    items = [bad.send(get), bad.send(b"broken"), bad.send(get)]
+    pipeline, records = fed(monkeypatch, items, "feed")
+    assert [record["method"] for record in records] == ["GET", "GET"]
+    assert sum(pipeline.account.faults.values()) == 1
+
+
+def test_the_error_of_a_sink_is_not_hidden() -> None:
+    class Sink:
+        def write(self, record: Record) -> None:
+            raise OutputError("full")
+
+    pipeline = Pipeline(Settings(), Sink(), Processes(None), "x86_64")
+    with pytest.raises(OutputError, match="full"):
+        pipeline.feed(wire.encode(Wire().send(b"GET / HTTP/1.1\r\n\r\n")))
+    assert pipeline.account.faults == {}

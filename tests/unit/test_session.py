@@ -4,17 +4,23 @@
 from __future__ import annotations
 
 import json
+import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
+from profiler import accounting
 from profiler.accounting import KernelAccount
+from profiler.errors import OutputError
 from profiler.exchanges.conditions import conditions
 from profiler.ingest import session
+from profiler.ingest.http import Messages
+from profiler.ingest.http.message import Output
 from profiler.ingest.probe.recording import Recording
 from profiler.ingest.settings import Settings
+from profiler.ingest.stream import Event
 
 CASE = Path(__file__).parents[1] / "replay" / "cases" / "demo"
 
@@ -111,3 +117,89 @@ def test_reports_filters_that_the_engine_cannot_apply(
     said = capsys.readouterr().err
     assert "bpftrace cannot filter by --comm: applied to whole messages" in said
     assert f"left out {len(expected) - len(servers)} messages (" in said
+
+
+ENDS = r"^http-profiler: the capture continues: cannot write .*No space left on device"
+EXPECTED = CASE / "expected.jsonl"
+
+
+def recorded_lines(recording: Path, tmp_path: Path) -> list[dict[str, object]]:
+    """The lines that a replay of ``recording`` gives."""
+    replayed = tmp_path / "replayed.jsonl"
+    session.replay(recording, Settings(output=replayed))
+    return lines(replayed)
+
+
+def test_a_full_disk_for_the_recording_costs_no_line(
+    engine: Recorded, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out.jsonl"
+    settings = Settings(output=output, duration=0.05, record=Path("/dev/full"))
+    with pytest.raises(OutputError, match="cannot write the recording /dev/full: No space left"):
+        session.capture(settings)
+    assert lines(output) == lines(EXPECTED)
+    said = capsys.readouterr().err
+    assert len(re.findall(ENDS, said, re.MULTILINE)) == 1
+    assert "wrote" in said
+
+
+def test_a_full_disk_for_the_counts_costs_no_line(
+    engine: Recorded, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out.jsonl"
+    settings = Settings(output=output, duration=0.05, stats=Path("/dev/full"), stats_seconds=0.01)
+    with pytest.raises(OutputError, match="cannot write /dev/full: No space left"):
+        session.capture(settings)
+    assert lines(output) == lines(EXPECTED)
+    # It fails at each interval, and is reported once.
+    assert len(re.findall(ENDS, capsys.readouterr().err, re.MULTILINE)) == 1
+
+
+def test_a_full_disk_for_the_lines_costs_neither_the_recording_nor_the_counts(
+    engine: Recorded, tmp_path: Path
+) -> None:
+    recording, stats = tmp_path / "night.capture", tmp_path / "stats.jsonl"
+    settings = Settings(
+        output=Path("/dev/full"), duration=0.05, record=recording, stats=stats, format="jsonl"
+    )
+    with pytest.raises(OutputError, match="cannot write /dev/full: No space left"):
+        session.capture(settings)
+    # It continued until its time was over: only the final counts came after that.
+    assert len(engine._records) == 1
+    assert recorded_lines(recording, tmp_path) == lines(EXPECTED)
+    assert accounting.read(stats).final
+
+
+def test_a_capture_that_can_write_nothing_ends(engine: Recorded, tmp_path: Path) -> None:
+    full = Path("/dev/full")
+    stats = tmp_path / "stats.jsonl"
+    settings = Settings(output=full, record=full, stats=stats, format="jsonl")
+    with pytest.raises(OutputError, match="cannot write /dev/full: No space left"):
+        session.capture(settings)
+    assert engine.stopped
+    assert accounting.read(stats).final
+
+
+def test_an_error_in_one_connection_is_reported_at_once(
+    engine: Recorded,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    feed = Messages.feed
+    broken: list[int] = []
+
+    def failing(self: Messages, event: Event) -> Sequence[Output]:
+        broken[:] = broken or [event.socket]
+        if event.socket in broken:
+            raise ValueError("captured text")
+        return feed(self, event)
+
+    monkeypatch.setattr(Messages, "feed", failing)
+    output = tmp_path / "out.jsonl"
+    session.capture(Settings(output=output, duration=0.05))
+    assert lines(output) == [line for line in lines(EXPECTED) if line["socket"] not in broken]
+    said = capsys.readouterr().err
+    assert "captured text" not in said
+    assert len(re.findall("the capture continues: ValueError", said)) == 1
+    assert re.search(r"dropped \d connections because of an error \(ValueError \(unit/test_s", said)

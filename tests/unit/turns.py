@@ -80,7 +80,7 @@ def play(
                     flags |= FLAG_AFTER_LOSS
                 feed(move(turn.data[at : at + step], flags=flags))
                 after_loss.discard(direction)
-    out.extend(messages.finish())
+    out.extend(message for socket in messages.sockets() for message in messages.finish(socket))
     assert len(messages) == 0
     assert messages.held(SOCKET) == 0
     return out

@@ -14,7 +14,7 @@ as :class:`NotHttp`. After that it makes no message.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Union
 
 from profiler.ingest.http import http1, http2
@@ -88,17 +88,16 @@ class Messages:
                 self._feed(readers, held, out)
         return self._stamp(socket, out) if self._proxies else out
 
-    def finish(self) -> Sequence[Output]:
-        """The capture ends: return the messages that are still open."""
+    def finish(self, socket: int) -> Sequence[Output]:
+        """The capture ends: forget a connection; return its messages that are still open."""
         out: list[Output] = []
-        for socket, readers in self._readers.items():
-            ended: list[Output] = []
-            _finish(readers, ended)
-            out += self._stamp(socket, ended) if self._proxies else ended
-        self._readers.clear()
-        self._proxies.clear()
-        self._openings.clear()
-        return out
+        self._openings.pop(socket, None)
+        _finish(self._readers.pop(socket, ()), out)
+        return self._stamp(socket, out) if self._proxies else out
+
+    def sockets(self) -> list[int]:
+        """Return the connections that are open, in the order in which they were first seen."""
+        return [*self._readers, *self._openings]
 
     def held(self, socket: int) -> int:
         """Return the bytes of memory that a connection takes; 0 if it is not known."""
@@ -109,18 +108,24 @@ class Messages:
         sender, receiver = readers
         return CONNECTION_SIZE + sender.connection.held + sender.held + receiver.held
 
-    def give_up(self, socket: int) -> Sequence[Output]:
-        """Forget a connection that takes too much memory; return the messages that are open.
+    def give_up(self, socket: int, reason: str = MEMORY_LIMIT) -> Sequence[Output]:
+        """Forget a connection, for ``reason``; return the messages that are open.
 
         If traffic resumes, it is parsed like a connection first seen mid-stream.
         """
         out: list[Output] = []
         self._openings.pop(socket, None)
         for reader in self._readers.pop(socket, ()):
-            reader.give_up(MEMORY_LIMIT, out)
+            reader.give_up(reason, out)
             if isinstance(reader, http1.Reader):
                 self._numbers_used = max(self._numbers_used, reader.connection.count)
         return self._stamp(socket, out) if self._proxies else out
+
+    def forget(self, socket: int) -> None:
+        """Drop the state of ``socket`` without its messages: its readers cannot be trusted."""
+        self._openings.pop(socket, None)
+        self._readers.pop(socket, None)
+        self._proxies.pop(socket, None)
 
     def __len__(self) -> int:
         """Connections that are open."""
@@ -206,6 +211,6 @@ class Messages:
         return new
 
 
-def _finish(readers: _Readers, out: list[Output]) -> None:
+def _finish(readers: Iterable[_Reader], out: list[Output]) -> None:
     for reader in readers:
         reader.finish(out, ended=False)
