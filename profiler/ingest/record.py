@@ -19,6 +19,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 from profiler.ingest.http import content
+from profiler.ingest.http.amplification import allowance, fits
 from profiler.ingest.http.charset import text_of
 from profiler.ingest.http.framing import switches_to
 from profiler.ingest.http.message import REQUEST, Message
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from profiler.schema import Record, RequestSummary
 
 _NO_TEXT = ("", None)
+_REPEATED = 2000  # characters that any response may repeat
 _TCP = 6  # IPPROTO_TCP
 _COMMUNITY = struct.Struct("!BBHH")  # protocol, padding, ports
 _TIME_END = 9_214_646_400_000_000_000  # the year 2262, see exchanges/model.py
@@ -115,10 +117,13 @@ def record_of(
         number, method, target, host, asked_origin = request
         record["exchange"] = f"{origin.socket}-{number}"
         if not is_request:
-            asked = record["request"] = {}
-            _add_request(asked, method, target)
-            if host is not None:
-                asked["host"] = host
+            # A request can have any number of interim responses.
+            length = len(method or "") + len(target or "") + len(host or "")
+            if length < _REPEATED or _may_repeat(size, method, target, host):
+                asked = record["request"] = {}
+                _add_request(asked, method, target)
+                if host is not None:
+                    asked["host"] = host
             # A response that never arrived has no bytes, and so no latency or duration.
             if size:
                 asked_time = asked_origin.time
@@ -143,6 +148,12 @@ def record_of(
             "dest_port": proxy.dest_port,
         }
     return record
+
+
+def _may_repeat(size: int, *texts: str | None) -> bool:
+    """Whether the line of a response of ``size`` bytes may repeat ``texts`` of its request."""
+    # A response that never arrived is the only one.
+    return not size or fits("".join(filter(None, texts)).encode(), allowance(size))
 
 
 def _add_request(record: Record | RequestSummary, method: str | None, target: str | None) -> None:

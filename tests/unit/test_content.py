@@ -9,11 +9,14 @@ import zlib
 from random import Random
 
 import brotli
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from profiler.ingest.http.content import CODECS, RATIO_MAX, BrotliDecoder, decode
+from profiler.exchanges.text import escaped
+from profiler.ingest.http.amplification import RATIO_MAX
+from profiler.ingest.http.content import CODECS, BrotliDecoder, decode
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -139,15 +142,26 @@ def test_content_beyond_the_limit_is_cut_off(coding: str) -> None:
 
 @pytest.mark.parametrize("coding", ENCODERS)
 def test_content_beyond_the_ratio_is_cut_off(coding: str) -> None:
-    body = ENCODERS[coding](bytes(1_000_000))
+    body = ENCODERS[coding](b"x" * 1_000_000)
     content, codings, reason = decode(body, [coding], 1_000_000)
     assert (codings, reason) == ((), DECODED_LIMIT)
-    assert content == bytes(RATIO_MAX * len(body))
+    assert content == b"x" * RATIO_MAX * len(body)
+
+
+@pytest.mark.parametrize("coding", ENCODERS)
+@pytest.mark.parametrize("unit", [b"\0", b"\x7f", b'"', b"\x1b[1m", "\x9b".encode(), b"\x9b"])
+def test_the_ratio_counts_what_a_line_takes(coding: str, unit: bytes) -> None:
+    body = ENCODERS[coding](unit * 1_000_000)
+    content, codings, reason = decode(body, [coding], 10_000_000)
+    assert (codings, reason) == ((), DECODED_LIMIT)
+    text = content.decode("iso-8859-1" if unit == b"\x9b" else "utf-8", "ignore")
+    line = escaped(orjson.dumps(text))
+    assert RATIO_MAX * len(body) / 2 < len(line) <= RATIO_MAX * len(body) + 2
 
 
 @pytest.mark.parametrize("coding", ENCODERS)
 def test_a_bomb_costs_no_more_than_the_limit(coding: str) -> None:
-    body = ENCODERS[coding](bytes(20_000_000))
+    body = ENCODERS[coding](b"x" * 20_000_000)
     body += bytes(LIMIT // RATIO_MAX)  # to be within the ratio
     tracemalloc.start()
     content, _, reason = decode(body, [coding], LIMIT)

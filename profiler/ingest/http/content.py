@@ -2,8 +2,9 @@
 """Content codings (RFC 9110, 8.4.1): one table, one loop.
 
 Whoever sends a coded body decides how much it grows, so both are bounded: the
-content, and its size in relation to the coded body. Decoders yield no more than
-requested, and what would go beyond is cut off.
+content, and its size in a line in relation to the coded body
+(``amplification.py``). Decoders yield no more than requested, and what would go
+beyond is cut off.
 
 A body is either decoded, as far as its bytes go, or left as it came: never half
 of its codings are removed. To support another coding, add a row to
@@ -20,6 +21,7 @@ from typing import Callable, NamedTuple, Protocol
 
 import brotli
 
+from profiler.ingest.http.amplification import RATIO_MAX, cut
 from profiler.ingest.http.message import UNDECODABLE
 
 if sys.version_info >= (3, 14):
@@ -28,10 +30,6 @@ else:
     from backports import zstd
 
 DECODED_LIMIT = "decoded_limit"
-
-# How many times longer than the coded body its content may be. It keeps a flood
-# of small bombs from filling the disk; Apache's DeflateInflateRatioLimit is the same.
-RATIO_MAX = 200
 
 # Nobody applies more; each one more would be another pass over the content.
 _CODINGS_MAX = 4
@@ -126,7 +124,9 @@ CODECS: dict[str, tuple[Codec, ...]] = {
 
 
 def decode(body: bytes, codings: Sequence[str], limit: int, whole: bool = True) -> Content:
-    """Return the content of ``body``, at most ``limit`` bytes and RATIO_MAX times the body.
+    """Return the content of ``body``, at most ``limit`` bytes.
+
+    In a line it takes at most RATIO_MAX times the bytes of the body.
 
     ``codings`` are in the order in which they were applied. A body that is not
     ``whole`` is decoded as far as it goes; so is a whole one whose coding lacks its
@@ -149,7 +149,8 @@ def decode(body: bytes, codings: Sequence[str], limit: int, whole: bool = True) 
             content, whole, reason = content[:limit], False, DECODED_LIMIT
         elif whole and not ended:
             whole, reason = False, UNDECODABLE
-    return Content(content, (), reason)
+    kept = cut(content, len(body) * RATIO_MAX)
+    return Content(kept, (), reason if len(kept) == len(content) else DECODED_LIMIT)
 
 
 def _remove(coding: str, data: bytes, limit: int) -> tuple[bytes, bool] | None:

@@ -15,8 +15,13 @@ its size is unknown, the largest size kept here works as well.
 
 from __future__ import annotations
 
-from hpack import Decoder, HPACKError
+from itertools import chain
+
+from hpack import Decoder, HPACKError, OversizedHeaderListError
 from hpack.table import HeaderTable
+
+from profiler.ingest.http.amplification import allowance, fits
+from profiler.ingest.http.message import HEAD_LIMIT, UNDECODABLE
 
 # The bytes of entries to keep (RFC 7541, 4.1); older ones count as unknown.
 _TABLE_MAX = 64 * 1024
@@ -28,7 +33,11 @@ Pairs = list[tuple[bytes, bytes]]
 
 
 class BlockError(Exception):
-    """A header block breaks the rules, or is larger than it may be."""
+    """A header block breaks the rules, or its fields are larger than they may be: ``reason``."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 class _Table(HeaderTable):
@@ -55,14 +64,17 @@ class _Table(HeaderTable):
 class HeaderState:
     """The known part of one direction's table."""
 
-    __slots__ = ("_decoder", "_table")
+    __slots__ = ("_decoder", "_max_size", "_table")
 
     def __init__(self, max_size: int, joined: bool) -> None:
         """Accept blocks whose fields, each plus 32 bytes, have at most ``max_size`` bytes.
 
+        That is how SETTINGS_MAX_HEADER_LIST_SIZE counts (RFC 9113, 6.5.2).
+
         ``joined``: earlier blocks were missed.
         """
-        self._decoder = Decoder(max_size)
+        self._max_size = max_size
+        self._decoder = Decoder()
         # An observer need not check whether an encoder exceeds its peer's limit.
         self._decoder.max_allowed_table_size = 1 << 32
         self._set_table(joined)
@@ -70,18 +82,26 @@ class HeaderState:
     def decode(self, block: bytes) -> tuple[Pairs, bool]:
         """Return the known fields of ``block``, and whether there are unknown ones.
 
-        Raises :class:`BlockError`; the table is then cleared as well.
+        Raises :class:`BlockError`; the table is cleared if the block was not decoded to its end.
         """
         decoder, table = self._decoder, self._table
         table.missed = False
+        limit = min(self._max_size, allowance(len(block)))
+        decoder.max_header_list_size = limit
         try:
-            headers = decoder.decode(block, raw=True)
-        except HPACKError:
+            headers = [*decoder.decode(block, raw=True)]
+        except OversizedHeaderListError:
             self.forget()
-            raise BlockError from None
+            raise BlockError(HEAD_LIMIT) from None
+        except (HPACKError, ValueError):
+            # hpack before 4.2 raises ValueError for an integer of thousands of digits.
+            self.forget()
+            raise BlockError(UNDECODABLE) from None
         if decoder.header_table_size > _TABLE_MAX:
             decoder.header_table_size = _TABLE_MAX
             table.partly = True
+        if not fits(b"".join(chain.from_iterable(headers)), limit):
+            raise BlockError(HEAD_LIMIT)
         return [(name, value) for name, value in headers if name], table.missed
 
     @property

@@ -267,8 +267,8 @@ class Reader:
         else:
             try:
                 pairs, missed = self._state.decode(bytes(block.fragments))
-            except BlockError:
-                reason = UNDECODABLE
+            except BlockError as error:
+                reason = error.reason
         fields = fields_of((decode(name), decode(value)) for name, value in pairs)
         self._take_section(block, fields, UNKNOWN_HEADER_STATE if missed else reason)
 
