@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import argparse
+import gzip
+import json
 import re
 import subprocess
 from collections.abc import Iterator
@@ -19,6 +21,7 @@ from packages.completion import SHELLS, completion
 from packages.man import page
 from profiler import __version__, cli
 from profiler.commands.parser import commands_of
+from profiler.outputs import Rotation
 from profiler.outputs.jsonl import JsonLines
 from provisioning.host import REPOSITORY, find_tool
 from provisioning.sources import profiler_dependencies
@@ -214,6 +217,27 @@ def test_the_profiler_continues_in_a_new_file_after_a_rotation(tmp_path: Path) -
     assert older == ["http.jsonl.2.gz", "http.jsonl.3.gz", "http.jsonl.4.gz"]
     modes = {file.stat().st_mode & 0o777 for file in tmp_path.glob("http.jsonl.*")}
     assert modes == {0o600}
+
+
+def test_logrotate_and_the_profiler_rotate_the_same_file_without_loss(tmp_path: Path) -> None:
+    log = tmp_path / "http.jsonl"
+    rule = tmp_path / "rule"
+    text = (FILES / "logrotate").read_text()
+    rule.write_text(text.replace("/var/log/http-profiler", str(tmp_path)))
+    command = [find_tool("logrotate", "logrotate"), "--force", "--state", tmp_path / "state", rule]
+    sink = JsonLines(log, rotation=Rotation(50, 7))
+    for number in range(14):
+        sink.write({"number": number})  # three lines fit into a file
+        sink.flush()
+        if number % 5 == 4:
+            subprocess.run(command, check=True)
+    sink.close()
+    found = []
+    for file in tmp_path.glob("http.jsonl*"):
+        data = file.read_bytes()
+        data = gzip.decompress(data) if file.suffix == ".gz" else data
+        found += [json.loads(line)["number"] for line in data.splitlines()]
+    assert sorted(found) == list(range(14))
 
 
 @pytest.mark.parametrize("script", ["postinst", "prerm", "postrm"])
