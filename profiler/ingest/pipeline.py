@@ -121,6 +121,7 @@ class Pipeline:
         for event in self._streams.finish():
             try:
                 self._read(event)
+                self._bound_memory(event.socket)
             except ProfilerError:
                 raise
             except Exception as error:

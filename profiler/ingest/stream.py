@@ -20,7 +20,7 @@ released early if the kernel reports a loss, or if too many records are held.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from operator import attrgetter
 from typing import NamedTuple, Union
 
@@ -105,9 +105,10 @@ class Streams:
             return (item,)
         return self._chunk(key, item, expected)
 
-    def finish(self) -> Sequence[Event]:
-        """End the capture: return what is still held."""
-        return [event for key in list(self._held) for event in self._release(key)]
+    def finish(self) -> Iterator[Event]:
+        """End the capture: yield what is still held, one direction at a time."""
+        for key in list(self._held):
+            yield from self._release(key)
 
     def forget(self, socket: int) -> None:
         """Drop the state of ``socket``: its bytes are no longer needed."""

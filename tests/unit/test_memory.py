@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import given, settings
@@ -225,3 +226,128 @@ def test_a_hundred_thousand_half_open_connections_stay_within_the_bound() -> Non
     assert taken < 10_000_000
     assert account.given_up == 100_000 - len(run.pipeline._messages) > 90_000
     assert account.incomplete["memory_limit"] == account.given_up
+
+
+def integer(value: int, prefix: int, first: int = 0) -> bytes:
+    """RFC 7541, 5.1: an integer after the high bits of ``first``."""
+    most = (1 << prefix) - 1
+    if value < most:
+        return bytes([first | value])
+    value -= most
+    rest = b""
+    while value >= 128:
+        rest += bytes([value % 128 | 128])
+        value //= 128
+    return bytes([first | most]) + rest + bytes([value])
+
+
+def frame(number: int, block: bytes, flags: int) -> bytes:
+    return len(block).to_bytes(3, "big") + bytes([1, flags]) + number.to_bytes(4, "big") + block
+
+
+def literal(name: bytes, value: bytes, first: int) -> bytes:
+    """RFC 7541, 6.2: a field with a new name; ``first`` decides whether it enters the table."""
+    return bytes([first]) + integer(len(name), 7) + name + integer(len(value), 7) + value
+
+
+START = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0"
+ASKED = b"\x83\x86\x84\x41\7a.local"  # :method POST, :scheme, :path, :authority
+# Text takes 4 bytes a character if one of its characters is outside the first plane.
+WIDE = "\N{GRINNING FACE}".encode() + b"x" * 3900
+ENTRY = ASKED + literal(b"name", WIDE, 0x40)  # the table has room for the second one only
+END_HEADERS, END_STREAM = 4, 1
+MADE_OF_REFERENCES = bytes([0x80 | 62]) * 15
+
+
+def references(n: int) -> Iterator[bytes]:
+    """Headers that refer to one entry of the table: a byte on the wire, 16 kB each in memory."""
+    yield START + frame(1, ENTRY, END_HEADERS | END_STREAM)
+    for number in range(3, 23, 2):
+        yield frame(number, ASKED + MADE_OF_REFERENCES, END_HEADERS)
+
+
+def tables(n: int) -> Iterator[bytes]:
+    """A table with one large entry."""
+    yield START + frame(1, ENTRY, END_HEADERS | END_STREAM)
+
+
+def last_frames(n: int) -> Iterator[bytes]:
+    """An idle connection whose last frame was large."""
+    block = ASKED + literal(b"name", b"x" * 15_000, 0)
+    yield START + frame(1, block, END_HEADERS | END_STREAM)
+
+
+def blocks(n: int) -> Iterator[bytes]:
+    """A header block that lacks its last frame."""
+    yield START + frame(1, ASKED + literal(b"name", b"x" * 15_000, 0), 0)
+
+
+def wide_heads(n: int) -> Iterator[bytes]:
+    """A head of 60 kB with one character that takes 4 bytes; its body is missing."""
+    lines = b"".join(b"%d: %b\r\n" % (k, WIDE) for k in range(15))
+    yield POST % n + b"a"
+    yield b"12345678" + POST[:-2] % n + lines + b"\r\n"
+
+
+def wide_targets(n: int) -> Iterator[bytes]:
+    """A request in flight with a long target."""
+    yield b"GET /%b HTTP/1.1\r\nHost: a\r\n\r\n" % (WIDE * 4)
+
+
+def byte_by_byte(n: int) -> Iterator[bytes]:
+    """A PROXY header in calls of one byte."""
+    for byte in b"PROXY TCP4 192.0.2.1 192.0.2.2 50000 8":
+        yield bytes([byte])
+
+
+FLOODS = [
+    references, tables, last_frames, blocks, wide_heads, wide_targets, byte_by_byte,
+]  # fmt: skip
+BOUND = 6_000_000
+
+
+def flood(run: Run, shape: Callable[[int], Iterator[bytes]]) -> None:
+    """Open connections of a shape until some had to be dropped."""
+    for n in range(6000):
+        each = Wire(socket=1_000_000 + n)
+        for data in shape(n):
+            for at in range(0, len(data), 16_000):
+                run.feed(each.send(data[at : at + 16_000]))
+        run.lines.clear()
+        if run.pipeline.account.given_up > 20:
+            return
+    raise AssertionError(f"nothing was dropped: {run.counted} bytes were counted")
+
+
+@pytest.mark.parametrize("shape", FLOODS, ids=lambda shape: shape.__name__)
+def test_a_flood_takes_no_more_than_the_bound(
+    shape: Callable[[int], Iterator[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(record, "_CONSTANTS_MAX", 1)
+    run = Run(max_memory=BOUND)
+    tracemalloc.start()
+    try:
+        flood(run, shape)
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert BOUND / 4 < taken <= 1.25 * BOUND
+
+
+@pytest.mark.parametrize("shape", [references, wide_heads], ids=lambda shape: shape.__name__)
+def test_the_end_of_a_capture_takes_no_more_memory(
+    shape: Callable[[int], Iterator[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(record, "_CONSTANTS_MAX", 1)
+    monkeypatch.setattr(Run, "write", lambda self, line: None)
+    run = Run(max_memory=BOUND)
+    tracemalloc.start()
+    try:
+        flood(run, shape)
+        tracemalloc.reset_peak()
+        run.pipeline.finish()
+        left, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak <= 1.25 * BOUND
+    assert left < BOUND / 2

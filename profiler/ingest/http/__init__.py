@@ -42,6 +42,9 @@ _NOT_HTTP_MAX = 4096
 # What a connection takes while nothing is open on it: measured, tests/unit/test_memory.py.
 CONNECTION_SIZE = 1200
 
+# What a PROXY header takes, with its place in a table.
+_PROXY_SIZE = 400
+
 _Reader = Union[http1.Reader, http2.Reader]
 _Readers = tuple[_Reader, _Reader]
 
@@ -106,7 +109,8 @@ class Messages:
             opening = self._openings.get(socket)
             return 0 if opening is None else CONNECTION_SIZE + opening.held
         sender, receiver = readers
-        return CONNECTION_SIZE + sender.connection.held + sender.held + receiver.held
+        held = CONNECTION_SIZE + sender.connection.held + sender.held + receiver.held
+        return held + _PROXY_SIZE if self._proxies and socket in self._proxies else held
 
     def give_up(self, socket: int, reason: str = MEMORY_LIMIT) -> Sequence[Output]:
         """Forget a connection, for ``reason``; return the messages that are open.

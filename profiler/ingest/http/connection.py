@@ -18,7 +18,7 @@ from __future__ import annotations
 from typing import Callable
 
 from profiler.ingest.http.draft import without_payload
-from profiler.ingest.http.message import REQUEST, RESPONSE, Output, Request, Type
+from profiler.ingest.http.message import REQUEST, RESPONSE, Output, Request, Type, request_size
 from profiler.ingest.wire import Chunk, construct
 
 # More requests than any client sends ahead: if as many are in flight, no responses are seen.
@@ -26,9 +26,6 @@ INFLIGHT_MAX = 1000
 
 # A payload of this size is kept with its chunk, which is cheaper than a chunk without it.
 _PAYLOAD_MAX = 512
-
-# What a request takes besides its method, target, host and payload.
-_REQUEST_SIZE = 500
 
 
 class Connection:
@@ -114,8 +111,10 @@ class Connection:
 
     def missed_requests(self) -> None:
         """Requests resume after a hole: if some are in flight, it is not known how many."""
-        if self._inflight or self._pipelines:
-            self._inflight.append(None)
+        inflight = self._inflight
+        # One None is enough; a peer that causes holes must not make the list grow.
+        if (inflight and inflight[-1] is not None) or (not inflight and self._pipelines):
+            inflight.append(None)
 
     def missed_responses(self, time: int) -> None:
         """Responses until ``time`` may have been in a hole, and have answered earlier requests."""
@@ -144,10 +143,3 @@ class Connection:
     def _clear(self) -> None:
         self._inflight.clear()
         self.held = 0
-
-
-def request_size(request: Request) -> int:
-    """Return the bytes of memory that a request takes while it is in flight."""
-    _, method, target, host, origin = request
-    names = len(method or "") + len(target or "") + len(host or "")
-    return _REQUEST_SIZE + names + len(origin.payload)

@@ -17,6 +17,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from sys import getsizeof
 from typing import Callable, NamedTuple
 
 # A body whose length is not stated: it lasts until the end of the stream, is
@@ -45,6 +46,9 @@ _FOLD = re.compile(r"\r?\n[ \t]+")
 _REMEMBERED = 512
 _REMEMBERED_SIZE = 1024
 
+# The allocator rounds each object up to a multiple of 16 bytes.
+_ROUNDED = 8
+
 
 class Fields(NamedTuple):
     """The fields of one message. Remembered ones are shared: nobody may change them.
@@ -64,6 +68,18 @@ class Fields(NamedTuple):
     def get(self, name: str) -> str | None:
         """Return the value of a field, a repeated one's joined with commas (RFC 9110, 5.3)."""
         return _joined(self.headers.get(name))
+
+
+def size_of(fields: Fields) -> int:
+    """Return the bytes of memory that ``fields`` take; shared strings count at each holder."""
+    headers, codings, _, content_type, host = fields
+    held = [*headers, *headers.values(), *codings, content_type, host]
+    for value in headers.values():
+        if type(value) is list:
+            held += value
+    return (
+        getsizeof(headers) + getsizeof(codings) + _ROUNDED * len(held) + sum(map(getsizeof, held))
+    )
 
 
 def parse_fields(block: bytes) -> Fields:

@@ -12,6 +12,7 @@ plausible chain of frames (:func:`is_sure_start`).
 
 from __future__ import annotations
 
+from sys import getsizeof
 from typing import Callable, Optional, Protocol
 
 from hyperframe.exceptions import HyperframeError
@@ -57,6 +58,9 @@ _LENGTHS: dict[type[Frame], tuple[int, int]] = {
     WindowUpdateFrame: (4, 4),
     ContinuationFrame: (0, _LENGTH_MAX),
 }
+
+# What is kept of the chunk with which a frame began that is cut off.
+_ORIGIN_SIZE = 500
 
 _TYPE_MAX = max(kind.type or 0 for kind in _LENGTHS)
 
@@ -200,8 +204,9 @@ class FrameReader:
 
     @property
     def held(self) -> int:
-        """The number of bytes that wait for the rest of their frame."""
-        return len(self._pending)
+        """The bytes of memory that wait for the rest of their frame, and those after the last."""
+        held = len(self._prefix) + len(self.rest)
+        return held + getsizeof(self._pending) + _ORIGIN_SIZE if self._pending else held
 
     def feed(self, chunk: Chunk) -> None:
         """Read the bytes of ``chunk``."""
@@ -311,6 +316,8 @@ class FrameReader:
             return None
         raw = data[at:behind]
         frame, origin = self._frame, self._frame_origin
+        # An idle connection must not keep its last frame alive.
+        del self._frame, self._frame_origin
         self._expect_header()
         try:
             frame.parse_body(memoryview(raw)[HEADER_SIZE:])
@@ -375,7 +382,8 @@ class FrameReader:
             self._spoil(reason)
         if self._step is FrameReader._pass and self._reason is not None:
             size = HEADER_SIZE + self._frame.body_len
-            self._handler.spoilt(self._frame, self._prefix, size, self._reason, self._frame_origin)
+            prefix, self._prefix = self._prefix, b""
+            self._handler.spoilt(self._frame, prefix, size, self._reason, self._frame_origin)
 
     def _lose_step(self, reason: str) -> None:
         self._abandon_frame(reason)

@@ -26,8 +26,8 @@ from profiler.ingest.http.message import HEAD_LIMIT, UNDECODABLE
 # The bytes of entries to keep (RFC 7541, 4.1); older ones count as unknown.
 _TABLE_MAX = 64 * 1024
 
-# The memory of an entry in Python; names and values are short.
-_ENTRY_SIZE = 250
+# The memory of an entry in Python besides what RFC 7541, 4.1 counts: its bytes, and 32.
+_ENTRY_SIZE = 130
 
 Pairs = list[tuple[bytes, bytes]]
 
@@ -49,6 +49,11 @@ class _Table(HeaderTable):
         self.missed = False
         if partly:
             self.maxsize = _TABLE_MAX
+
+    @property
+    def held(self) -> int:
+        """The bytes of memory of the entries; strings that messages share count here, too."""
+        return self._current_size + _ENTRY_SIZE * len(self.dynamic_entries)
 
     def get_by_index(self, index: int) -> tuple[bytes, bytes]:
         if self.partly and index > self.STATIC_TABLE_LENGTH + len(self.dynamic_entries):
@@ -107,7 +112,7 @@ class HeaderState:
     @property
     def held(self) -> int:
         """The bytes of memory that the known entries take."""
-        return _ENTRY_SIZE * len(self._table.dynamic_entries)
+        return self._table.held
 
     def forget(self) -> None:
         """A block was missed: clear the table."""

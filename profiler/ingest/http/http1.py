@@ -19,6 +19,7 @@ The chunks of RFC 9112, 7.1 are called *parts* here: a chunk is what crossed the
 from __future__ import annotations
 
 import re
+from sys import getsizeof
 from typing import Callable, Optional
 
 from profiler.ingest.http.classify import (
@@ -107,7 +108,7 @@ class Reader:
         self._remaining = 0  # bytes that the body, or the current part, still lacks
         self._pending = bytearray()
         self._searched = 0  # of _pending, in vain, for the end of a head
-        self._pending_origin: Chunk
+        self._pending_origin: Chunk | None = None  # there while bytes are pending
         self._time = 0  # of the last bytes
         self._position = 0  # in the stream, of the first of the bytes at hand
         self._unknown_time = 0  # of the last bytes that could not be parsed
@@ -188,9 +189,9 @@ class Reader:
     @property
     def held(self) -> int:
         """Bytes of memory that the message being read takes."""
-        held = len(self._pending)
-        if held:
-            held += _ORIGIN_SIZE
+        held = 0
+        if self._pending_origin is not None:
+            held = getsizeof(self._pending) + _ORIGIN_SIZE
         return held if self._draft is None else held + self._draft.held
 
     def _read(self, data: bytes) -> None:
@@ -200,7 +201,8 @@ class Reader:
                 return
             data = bytes(self._pending)
             self._pending.clear()
-            self._origin = self._pending_origin
+            assert self._pending_origin is not None
+            self._origin, self._pending_origin = self._pending_origin, None
         at = 0
         while at < len(data) and self.over is None:
             behind = self._step(self, data, at)
@@ -526,6 +528,7 @@ class Reader:
             self._draft.note(reason)
             self._complete()
         elif pending:
+            assert self._pending_origin is not None
             self._cut_head(pending, self._pending_origin, reason)
         self._start_anew()
 
@@ -549,6 +552,7 @@ class Reader:
     def _start_anew(self) -> None:
         self._unknown_time = max(self._unknown_time, self._time)
         self._pending.clear()
+        self._pending_origin = None
         self._searched = 0
         self._step = Reader._skip
 

@@ -167,7 +167,7 @@ class Reader:
     @property
     def held(self) -> int:
         """Bytes of memory that the messages being read, and the header table, take."""
-        block = 0 if self._block is None else 2 * len(self._block.raw)
+        block = 0 if self._block is None else self._block.held
         return self._held + self._frames.held + block + self._state.held
 
     # ---- what comes from the frames
@@ -245,7 +245,7 @@ class Reader:
             self._end_block(UNDECODABLE)
             self._block = Block(frame, origin)
         block = self._block
-        if block is None or frame.stream_id != block.frame.stream_id:
+        if block is None or frame.stream_id != block.carrier:
             # It continues what nobody has seen, or what it must not.
             self._end_block(UNDECODABLE)
             self._state.forget()
@@ -337,12 +337,13 @@ class Reader:
         draft = Draft(block.origin, head, raw, time, self._max_body, framed=True)
         self._note(draft, block, reason)
         self._open[stream] = opened = _Open(draft)
-        self._count(opened)
         # RFC 9110, 15.2: a 1xx response is an interim one.
         interim = type_ == RESPONSE and is_interim(head.status)
         if block.ends_stream or interim or block.is_promise:
             self._hand_out(stream, final=not interim or block.ends_stream)
-        elif len(self._open) > STREAMS_MAX:
+            return
+        self._count(opened)
+        if len(self._open) > STREAMS_MAX:
             oldest = next(iter(self._open))
             self._open[oldest].draft.note(STREAM_LIMIT)
             self._hand_out(oldest)

@@ -10,9 +10,10 @@ in which they arose; it is empty for a message that is whole.
 
 from __future__ import annotations
 
+from sys import getsizeof
 from typing import Final, Literal, NamedTuple, Union
 
-from profiler.ingest.http.fields import Fields, fields_of
+from profiler.ingest.http.fields import Fields, fields_of, size_of
 from profiler.ingest.wire import Chunk
 
 REQUEST: Final = "request"
@@ -25,6 +26,9 @@ UNDECODABLE = "undecodable"
 STREAM_LIMIT = "stream_limit"
 UNKNOWN_HEADER_STATE = "unknown_header_state"
 NO_RESPONSE = "no_response"
+
+# What a request takes besides its method, target, host and payload.
+_REQUEST_SIZE = 500
 
 
 class Request(NamedTuple):
@@ -41,6 +45,17 @@ class Request(NamedTuple):
     target: str | None
     host: str | None
     origin: Chunk
+
+
+def request_size(request: Request) -> int:
+    """Return the bytes of memory that a request takes while it is kept."""
+    _, method, target, host, origin = request
+    method, target, host = method or "", target or "", host or ""
+    size = _REQUEST_SIZE + len(method) + len(target) + len(host) + len(origin.payload)
+    # Every request is counted, so not by getsizeof(), which costs more than all this.
+    if not (target.isascii() and host.isascii() and method.isascii()):
+        size += 3 * (len(method) + len(target) + len(host))  # four bytes a character
+    return size
 
 
 class Head(NamedTuple):
@@ -66,6 +81,16 @@ class Head(NamedTuple):
         """Whether this is a request that the server made up (RFC 9113, 8.4)."""
         # RFC 9113, 5.1.1: streams that the server opens have even numbers.
         return self.type == REQUEST and self.stream is not None and self.stream % 2 == 0
+
+
+def head_size(head: Head) -> int:
+    """Return the bytes of memory that a head takes while its message is being read."""
+    size = getsizeof(head.method) + getsizeof(head.target) + getsizeof(head.reason)
+    size += size_of(head.fields)
+    if head.request is not None and head.type == RESPONSE:
+        # The request of a response in progress is no longer in flight.
+        size += request_size(head.request)
+    return size
 
 
 class Proxy(NamedTuple):

@@ -17,6 +17,9 @@ from profiler.ingest.http.message import Proxy
 from profiler.ingest.stream import Event
 from profiler.ingest.wire import FLAG_JOINED, Chunk
 
+# What an event takes besides its payload.
+_EVENT_SIZE = 700
+
 # The first bytes of a PROXY header of version 1 and 2.
 _PROXY_BEGINS = (b"P", b"\r")
 
@@ -25,10 +28,10 @@ class Opening:
     """The first events of a connection, until it is known whether it is ``http2``.
 
     ``requests`` is then the client's direction. ``joined``: the connection carried bytes before.
-    ``proxy`` is what a PROXY header states, ``held`` the bytes that wait.
+    ``proxy`` is what a PROXY header states, ``held`` the memory of the events that wait.
     """
 
-    __slots__ = ("_begun", "_skipped", "events", "http2", "joined", "proxy", "requests")
+    __slots__ = ("_begun", "_skipped", "events", "held", "http2", "joined", "proxy", "requests")
 
     def __init__(self) -> None:
         self.events: list[Event] = []
@@ -37,12 +40,8 @@ class Opening:
         self.http2: bool | None = None
         self.requests: int | None = None
         self._begun = [b"", b""]
+        self.held = 0
         self._skipped = [0, 0]  # the size of the PROXY header of each direction
-
-    @property
-    def held(self) -> int:
-        """Bytes that wait for a decision."""
-        return sum(map(len, self._begun))
 
     def feed(self, event: Event) -> None:
         """Look at the next event."""
@@ -51,6 +50,8 @@ class Opening:
                 not isinstance(event, Chunk) or event.flags & FLAG_JOINED > 0 or event.position > 0
             )
         self.events.append(event)
+        # The payload waits in its event and in ``_begun``.
+        self.held += _EVENT_SIZE + (2 * len(event.payload) if isinstance(event, Chunk) else 0)
         direction = event.direction
         begun = self._begun[direction]
         if (
@@ -92,6 +93,7 @@ class Opening:
             else:
                 kept.append(event)
         self.events = kept
+        self.held = _EVENT_SIZE * len(kept) + 2 * sum(map(len, self._begun))
 
 
 def end_of(chunk: Chunk, rest: bytes) -> Chunk:

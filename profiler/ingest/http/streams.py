@@ -7,8 +7,7 @@ finds its request by the stream's number.
 
 from __future__ import annotations
 
-from profiler.ingest.http.connection import request_size
-from profiler.ingest.http.message import Request
+from profiler.ingest.http.message import Request, request_size
 from profiler.ingest.wire import Chunk
 
 # Streams of one direction that are open at once, and requests in flight:
