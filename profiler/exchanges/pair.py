@@ -41,6 +41,10 @@ HELD_MAX = 64 * 1024 * 1024
 """Bytes of memory that their records take."""
 
 _DONE_MAX = 20_000
+# Entries of a queue after which those of exchanges that are over are removed.
+_QUEUE_MAX = 2 * OPEN_MAX
+# What an open exchange takes besides its records, with its keys and its places in tables.
+_OPEN_SIZE = 1000
 # After these, no more of the request follows, and so no response, except an early one.
 _BROKEN = frozenset({"closed_early", "reset", "exited"})
 
@@ -118,8 +122,8 @@ class _Open(End[Kept]):
     """An end, and its link to the other one."""
 
     __slots__ = (
-        "end", "first", "is_broken", "is_local", "is_sure", "key", "other", "role", "shared",
-        "size", "state",
+        "end", "first", "is_broken", "is_graced", "is_local", "is_sure", "key", "other", "role",
+        "shared", "size", "state",
     )  # fmt: skip
 
     def __init__(self, key: Key, role: str, time: int) -> None:
@@ -131,7 +135,7 @@ class _Open(End[Kept]):
         self.shared: tuple[Key, ...] = ()
         """The keys by which the other end can find it."""
         self.other: _Open[Kept] | None = None
-        self.is_broken = self.is_local = False
+        self.is_broken = self.is_local = self.is_graced = False
         self.is_sure = True
         """Whether the other end was joined by a sequence number."""
         self.state = ""
@@ -193,7 +197,8 @@ def shared_key(record: Record, role: str) -> Key | None:
     if record["type"] != "request" or "exchange" not in record:
         return None
     number = record["exchange"].rpartition("-")[2]
-    return connection, number, record.get("method"), record.get("url"), role
+    # The keys outlive their records, so they have a hash instead of a long target.
+    return connection, number, hash((record.get("method"), record.get("url"))), "", role
 
 
 def other_key(shared: Key) -> Key:
@@ -205,6 +210,10 @@ def _overlap(end: _Open[Kept], other: _Open[Kept]) -> bool:
     """Whether the server saw its request while the client waited."""
     client, server = (end, other) if end.role == "client" else (other, end)
     return client.first <= server.first and (client.response is None or server.first <= client.end)
+
+
+_Queue = deque[tuple[int, "_Open[Record]"]]
+"""Times, and the ends to look at then."""
 
 
 class Pairing:
@@ -222,10 +231,10 @@ class Pairing:
         self._joined: _Joined[Record] = _Joined()
         # Exchanges that are over -> whether their request was known.
         self._done: OrderedDict[Key, bool] = OrderedDict()
-        self._graced: deque[tuple[int, _Open[Record]]] = deque()
-        self._asked: deque[tuple[int, _Open[Record]]] = deque()
+        self._graced: _Queue = deque()
+        self._asked: _Queue = deque()
         self.held = 0
-        """Bytes of memory that the records of open exchanges take."""
+        """Bytes of memory that open exchanges take, with their records."""
         self.now = 0
         """The latest time seen so far, nanoseconds since 1970."""
 
@@ -288,21 +297,32 @@ class Pairing:
                 self._remember(key, True)
                 return [*found, *_late(role, record)]
             end = self._joined.open[key] = _Open(key, role, self.now)
+            end.size = _OPEN_SIZE
+            self.held += _OPEN_SIZE
         self._joined.add(end, record, record)
         size = size_of(record)
         end.size += size
         self.held += size
         if record["type"] == "request" and end.response is None:
-            self._asked.append((self.now + PATIENCE, end))
+            self._queue(self._asked, PATIENCE, end)
         return found + self._settle(end)
 
     def _settle(self, end: _Open[Record]) -> list[Paired]:
         is_over = end.other.is_whole if end.other is not None else not end.is_local
         if end.is_whole and is_over:
             return [self._end(end)]
-        if end.response is not None or end.is_broken:
-            self._graced.append((self.now + GRACE, end))
+        if (end.response is not None or end.is_broken) and not end.is_graced:
+            end.is_graced = True
+            self._queue(self._graced, GRACE, end)
         return []
+
+    def _queue(self, queue: _Queue, wait: int, end: _Open[Record]) -> None:
+        """Append ``end``; at a high rate, most entries are of exchanges that are over."""
+        queue.append((self.now + wait, end))
+        if len(queue) > _QUEUE_MAX:
+            left = [entry for entry in queue if entry[1].state != "over"]
+            queue.clear()
+            queue.extend(left)
 
     def _end_oldest(self) -> Paired:
         return self._end(next(iter(self._joined.open.values())))

@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 import pytest
 
+from profiler.exchanges import pair
 from profiler.exchanges.pair import (
     GRACE,
     HELD_MAX,
@@ -318,7 +319,7 @@ def test_what_is_held_is_the_sum_of_what_is_open() -> None:
     records = [message("request", role, exchange=f"{role}-1") for role in ("client", "server")]
     for record in records:
         pairing.add(record)
-    assert pairing.held == sum(map(size_of, records))
+    assert pairing.held == sum(map(size_of, records)) + 2 * pair._OPEN_SIZE
     pairing.add(message("response", "server", exchange="server-1"))
     assert states(pairing.add(message("response", "client", exchange="client-1"))) == ["over"]
     assert pairing.held == 0
@@ -354,3 +355,24 @@ def test_the_encoding_of_a_payload_goes_with_it() -> None:
     pairing.add(record)
     [told] = pairing.finish()
     assert told.exchange.request and "raw_payload_encoding" not in told.exchange.request
+
+
+@pytest.mark.parametrize("has_sequence", [True, False])
+def test_exchanges_that_are_over_leave_little_memory(has_sequence: bool) -> None:
+    """A flood of short exchanges with long targets, within the patience for a request."""
+    pairing = Pairing(0)
+    tracemalloc.start()
+    try:
+        for n in range(30_000):
+            for kind in ("request", "response"):
+                more: Any = {"exchange": f"{n}-1", "connection": f"1:{n}"}
+                if kind == "request":
+                    more["url"] = f"/{n}" + "x" * 1000
+                more["sequence"] = n if has_sequence else None
+                pairing.add(message(kind, "client", **more))
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert pairing.held <= HELD_MAX
+    # The keys of the last exchanges, and the queue: tables of fixed size.
+    assert taken < 15_000_000

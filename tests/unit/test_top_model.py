@@ -305,3 +305,17 @@ def test_reports_incomplete_messages() -> None:
     assert "! lost GET shop/" in screen(view)[3]
     press(view, "enter")
     assert "incomplete   lost" in screen(view)
+
+
+def test_long_targets_are_counted_and_then_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bounds, "HELD_MAX", 1_000_000)
+    model = fed(
+        record
+        for number in range(400)
+        for record in exchange(number, url=f"/{number}\N{GRINNING FACE}{'x' * 20_000}")
+    )
+    assert model._held <= 1_000_000
+    entries = {e.number: e for group in model.groups["connection"].values() for e in group.latest}
+    left = [entry for entry in entries.values() if entry.exchange is None]
+    assert len(left) > 300
+    assert all(len(entry.seen.target) == bounds._NAME_MAX for entry in left)

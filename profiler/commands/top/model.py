@@ -2,8 +2,9 @@
 """The data of ``top``: groups of exchanges with their figures, and the latest exchanges of each.
 
 Everything is bounded. Each kind keeps the ``GROUPS_MAX`` groups that were active last, and each
-group its last ``LATEST`` exchanges. Headers and bodies are kept up to ``HELD_MAX`` bytes in all;
-the oldest are dropped first.
+group its last ``LATEST`` exchanges. Headers and bodies are kept up to ``HELD_MAX`` bytes of memory
+in all; the oldest are dropped first, and only the first ``_NAME_MAX`` characters of their columns
+are left.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import copy
 from collections import Counter, OrderedDict, deque
 from collections.abc import Iterator
+from sys import getsizeof
 
 from profiler.commands.top.latencies import Latencies
 from profiler.exchanges.endpoint import endpoint
@@ -26,6 +28,8 @@ HELD_MAX = 64 * 1024 * 1024
 WINDOW = 10
 _SECOND = 1_000_000_000
 _NAME_MAX = 300
+# What an entry takes besides its records and its columns.
+_ENTRY_SIZE = 500
 
 
 class Entry:
@@ -39,7 +43,8 @@ class Entry:
         self.exchange: Exchange | None = exchange
         self.groups = 0
         """The number of groups that list it among their latest."""
-        self.held = sum(size_of(record) for side in exchange.sides for record in side.records)
+        self.held = _ENTRY_SIZE + sum(map(getsizeof, seen))
+        self.held += sum(size_of(record) for side in exchange.sides for record in side.records)
 
 
 class Group:
@@ -204,6 +209,13 @@ class Model:
         del self._kept[entry.number]
         self._held -= entry.held
         entry.exchange = None
+        # Only its line is left, which shows no more than this of a long text.
+        seen = entry.seen
+        entry.seen = seen._replace(
+            method=seen.method[:_NAME_MAX],
+            host=seen.host[:_NAME_MAX],
+            target=seen.target[:_NAME_MAX],
+        )
 
 
 def _groups_of(exchange: Exchange, seen: Summary) -> Iterator[tuple[str, object, str, Side]]:
