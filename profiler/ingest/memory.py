@@ -7,6 +7,9 @@ last moved data. It drops a connection that exceeds the limit for one
 connection. If all connections together exceed the total limit, it drops the one
 that has been idle longest.
 
+Sizes are those of Python's objects, not of bytes on the wire. A string that two objects
+share counts in both, so the sum is too high rather than too low.
+
 The limits cover only what connections hold. The interpreter, BCC, the ring
 buffer and small tables of fixed size are not included.
 """
