@@ -294,6 +294,12 @@ def wide_targets(n: int) -> Iterator[bytes]:
     yield b"GET /%b HTTP/1.1\r\nHost: a\r\n\r\n" % (WIDE * 4)
 
 
+def bodies(n: int) -> Iterator[bytes]:
+    """A body that lacks its end: its message has the bytes twice, as ``raw`` and as ``body``."""
+    yield b"POST /%d HTTP/1.1\r\nContent-Length: 90000\r\n\r\n" % n + b"x" * 15_000
+    yield b"x" * 15_000
+
+
 def byte_by_byte(n: int) -> Iterator[bytes]:
     """A PROXY header in calls of one byte."""
     for byte in b"PROXY TCP4 192.0.2.1 192.0.2.2 50000 8":
@@ -334,7 +340,9 @@ def test_a_flood_takes_no_more_than_the_bound(
     assert BOUND / 4 < taken <= 1.25 * BOUND
 
 
-@pytest.mark.parametrize("shape", [references, wide_heads], ids=lambda shape: shape.__name__)
+@pytest.mark.parametrize(
+    "shape", [references, wide_heads, bodies], ids=lambda shape: shape.__name__
+)
 def test_the_end_of_a_capture_takes_no_more_memory(
     shape: Callable[[int], Iterator[bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
