@@ -10,6 +10,8 @@
  *     request    a token, one space, then what a request target can begin with:
  *                "/" "*" "h" "H", or anything after CONNECT   (RFC 9112, 3.2);
  *                HTTP/2's preface is "PRI * ..." and passes   (RFC 9113, 3.4)
+ *                after "PROXY ", "TCP" or "UNKNOWN": version 1 of the PROXY protocol
+ *     PROXY      version 2 of it: "\r\n\r\n\0\r\nQ", the beginning of its signature
  *     HTTP/2     a server may speak first: a SETTINGS frame;
  *                on a connection first seen mid-stream: a HEADERS frame  (RFC 9113, 4.1)
  *
@@ -42,6 +44,20 @@ static __always_inline u8 judge_response(const u8 *bytes, u64 length)
 	return known == RESPONSE_LENGTH ? VERDICT_HTTP : VERDICT_OPEN;
 }
 
+/* Eight bytes of the signature of the PROXY protocol's version 2, on a little-endian machine. */
+#define PROXY_START  0x510a0d000a0d0a0dULL
+#define PROXY_LENGTH 8
+
+static __always_inline u8 judge_proxy(const u8 *bytes, u64 length)
+{
+	u64 known = length < PROXY_LENGTH ? length : PROXY_LENGTH;
+	u64 mask = known == PROXY_LENGTH ? -1ULL : (1ULL << (8 * known)) - 1;
+
+	if ((*(const u64 *)bytes ^ PROXY_START) & mask)
+		return VERDICT_OTHER;
+	return known == PROXY_LENGTH ? VERDICT_HTTP : VERDICT_OPEN;
+}
+
 /* The length is reloaded in each iteration, so that the verifier does not distinguish them by it. */
 static __always_inline u8 judge_request(const u8 *bytes, const volatile u8 *length)
 {
@@ -59,6 +75,9 @@ static __always_inline u8 judge_request(const u8 *bytes, const volatile u8 *leng
 				return VERDICT_OPEN;
 			byte = bytes[i + 1];
 			if (byte == '/' || byte == '*' || byte == 'h' || byte == 'H')
+				return VERDICT_HTTP;
+			if (i == 5 && bytes[0] == 'P' && bytes[3] == 'X' &&
+			    (byte == 'T' || byte == 'U'))
 				return VERDICT_HTTP;
 			return VERDICT_OTHER;
 		}
@@ -101,6 +120,9 @@ static __always_inline u8 judge(const u8 *bytes, const volatile u8 *length, int 
 	u8 response = judge_response(bytes, *length);
 	if (response != VERDICT_OTHER)
 		return response;
+	u8 proxy = judge_proxy(bytes, *length);
+	if (proxy != VERDICT_OTHER)
+		return proxy;
 	u8 frame = judge_frame(bytes, *length, joined);
 	if (frame != VERDICT_OTHER)
 		return frame;

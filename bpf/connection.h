@@ -17,6 +17,7 @@
 
 /* A power of two above WINDOW, with room for that many bytes after any start below it. */
 #define PREFIX_SPACE 64
+#define BOTH_DIRECTIONS 3
 #define PREFIX_MASK  31
 
 struct connection {
@@ -30,6 +31,7 @@ struct connection {
 	u8 forwarded;         /* user space has received an event of this connection */
 	u8 prefix_length[2];
 	u8 named;             /* user space has received its names (Unix) */
+	u8 rejected;          /* a bit for each direction whose first bytes are not HTTP */
 	u32 sending;          /* send calls that have not returned, see begin_sending() */
 	u32 looked[2];        /* thread of the last call that was processed, see was_looked_at() */
 	u32 pid;              /* last process that was introduced, see introduce_process() */
@@ -270,6 +272,12 @@ static __always_inline void end_sending(u64 inode, int announced)
 }
 #endif
 
+/* Whether the first bytes of this direction were not HTTP, on a connection that is undecided. */
+static __always_inline int is_rejected(struct connection *connection, u64 direction)
+{
+	return connection->rejected & (1 << direction);
+}
+
 /* Classify an undecided connection by the call's first bytes, at `data` in user memory. */
 static __always_inline u8
 classify(struct connection *connection, u64 direction, u64 data, u64 size)
@@ -289,8 +297,12 @@ classify(struct connection *connection, u64 direction, u64 data, u64 size)
 			   connection->flags & FLAG_JOINED);
 	if (verdict == VERDICT_HTTP)
 		connection->verdict = VERDICT_HTTP;
-	else if (verdict == VERDICT_OTHER && !(connection->flags & FLAG_JOINED))
-		connection->verdict = VERDICT_OTHER;
+	else if (verdict == VERDICT_OTHER && !(connection->flags & FLAG_JOINED)) {
+		/* A peer may send anything to an HTTP server, and its answer is what matters. */
+		connection->rejected |= 1 << direction;
+		if (connection->rejected == BOTH_DIRECTIONS)
+			connection->verdict = VERDICT_OTHER;
+	}
 	if (verdict != VERDICT_OPEN)
 		connection->prefix_length[direction] = 0;
 	return verdict;

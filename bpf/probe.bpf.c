@@ -106,7 +106,8 @@ static __always_inline void move_data(struct call *call)
 		call->memory = 0;
 		call->flat = 0;
 	}
-	if (connection->verdict == VERDICT_OPEN && !is_wanted(connection, call, direction)) {
+	if (connection->verdict == VERDICT_OPEN &&
+	    (is_rejected(connection, direction) || !is_wanted(connection, call, direction))) {
 		count(&counters->filtered[FILTERED_NOT_HTTP], call->size);
 		/* If this direction is processed again, it has a hole here. */
 		connection->after_loss[direction] = connection->forwarded;

@@ -273,6 +273,23 @@ def test_other_protocols_leave_no_line(watch: Watch, token: str) -> None:
     assert stray == []
 
 
+def test_an_answer_to_what_is_not_http(watch: Watch, token: str) -> None:
+    traffic(watch.guest, "refused", token)
+    lines = watch.capture.wait_for(lambda line: token in str(line.get("body")), 2)
+    assert {line["direction"] for line in lines} == {"send", "recv"}
+    assert {line["status_code"] for line in lines} == {400}
+    assert all("request" not in line for line in lines)
+
+
+def test_the_client_behind_a_proxy(watch: Watch, token: str) -> None:
+    traffic(watch.guest, "proxied", token)
+    for version in (1, 2):
+        lines = watch.exchange(f"/{token}/{version}")
+        for line in lines.values():
+            assert line["proxy"]["source_ip"] == "192.0.2.7"
+            assert line["proxy"]["source_port"] == 4711
+
+
 # Known traps, see test_traps.py.
 
 

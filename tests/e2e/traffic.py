@@ -323,19 +323,44 @@ def noise(token):
         [b"cd /" + marker + b"\n" + b"y" * 5000, b"ok\n" * 1000],
         [bytes(range(256)) + marker] * 4,
     ]
-    for conversation in conversations:
-        client, server = pair()
-        for number, data in enumerate(conversation):
-            sender, receiver = (client, server) if number % 2 == 0 else (server, client)
-            sender.sendall(data)
-            read_all(receiver.recv, len(data))
-        client.close()
-        server.close()
+    for turns in conversations:
+        conversation(*turns)
     sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     receiver.bind(("127.0.0.1", 0))
     sender.sendto(b"GET /%s HTTP/1.1\r\nHost: x\r\n\r\n" % marker, receiver.getsockname())
     assert marker in receiver.recv(1000)
+    say()
+
+
+def conversation(*turns):
+    """Exchange bytes on a connection, in turns that the client begins."""
+    client, server = pair()
+    for number, data in enumerate(turns):
+        sender, receiver = (client, server) if number % 2 == 0 else (server, client)
+        sender.sendall(data)
+        read_all(receiver.recv, len(data))
+    client.close()
+    server.close()
+
+
+def refused(token):
+    """Send TLS to a plain HTTP server, which answers in plain text."""
+    hello = b"\x16\x03\x01\x00\xc8\x01\x00\x00\xc4\x03\x03" + bytes(range(194))
+    body = b"plain HTTP only: " + token.encode()
+    answer = b"HTTP/1.1 400 Bad Request\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+    conversation(hello, answer)
+    say()
+
+
+def proxied(token):
+    """Begin connections with a PROXY protocol header, of version 1 and 2."""
+    first = b"PROXY TCP4 192.0.2.7 198.51.100.1 4711 80\r\n"
+    addresses = socket.inet_aton("192.0.2.7") + socket.inet_aton("198.51.100.1")
+    second = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c" + addresses + struct.pack("!HH", 4711, 80)
+    for number, header in enumerate((first, second), 1):
+        request = b"GET /%s/%d HTTP/1.1\r\nHost: x\r\n\r\n" % (token.encode(), number)
+        conversation(header + request, b"HTTP/1.1 204 No Content\r\n\r\n")
     say()
 
 
@@ -533,6 +558,6 @@ if __name__ == "__main__":
         for f in (
             *(serve, requests, exec_between, early, syscalls, bytewise, peek, narrow, every_byte),
             *(bodies, pipeline, methods, noise, cut_off, reset, gone, shared, http2, threads),
-            *(flood, crowded),
+            *(flood, crowded, refused, proxied),
         )
     }[scenario](*arguments)
