@@ -197,7 +197,7 @@ def _decide(name: str) -> Secrecy:
         return Secrecy.RANDOM
     if words[-1] in ("key", "keys") and words[-2] in _HARMLESS_KEYS:
         return Secrecy.NEVER
-    # camelCase cannot be told from "PassWord", nor capitals from "PGPASSWORD": try both.
+    # "PassWord" looks like camelCase, and "PGPASSWORD" like one word: try both readings.
     joined = "".join(words[-2:])
     if any(map(_is_secret, words)) or _is_secret(joined):
         return Secrecy.ALWAYS
