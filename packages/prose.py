@@ -42,7 +42,7 @@ class Finding(NamedTuple):
 
 
 def check(path: Path, text: str, rules: dict[str, Any]) -> list[Finding]:
-    """Return what is wrong with the text of a Markdown, Python or other text file."""
+    """Return what is wrong with the text of a Markdown or Python file."""
     if path.suffix == ".md":
         plain = _plain(text)
         return [*_phrases(plain, 1, rules), *_sentences(plain, rules)]
@@ -117,6 +117,9 @@ def main(arguments: list[str] | None = None) -> int:
         ["git", "ls-files", "*.md", "*.py"], stdout=subprocess.PIPE, check=True, text=True
     ).stdout.split()
     paths = parser.parse_args(arguments).paths or [Path(name) for name in listed]
+    for path in paths:
+        if path.suffix not in (".md", ".py"):
+            parser.error(f"{path} is neither Markdown nor Python")
     rules = tomllib.loads(RULES.read_text("utf-8"))
     found = [(path, one) for path in paths for one in check(path, path.read_text("utf-8"), rules)]
     for path, finding in found:

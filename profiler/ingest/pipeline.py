@@ -12,8 +12,9 @@ connection that caused it is dropped and counted; the others continue.
 
 from __future__ import annotations
 
+import contextlib
 from collections import OrderedDict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from traceback import walk_tb
 from typing import TYPE_CHECKING, Protocol
@@ -119,26 +120,19 @@ class Pipeline:
         """End the capture: write the messages that are still open."""
         self.account.final = True
         for event in self._streams.finish():
-            try:
+            with self._guard(event.socket):
                 self._read(event)
                 self._bound_memory(event.socket)
-            except ProfilerError:
-                raise
-            except Exception as error:
-                self._drop(event.socket, error)
         for socket in self._messages.sockets():
-            try:
+            with self._guard(socket):
                 self._write_all(self._messages.finish(socket))
-            except ProfilerError:
-                raise
-            except Exception as error:
-                self._drop(socket, error)
         if self._filter:
             for record in self._filter.finish():
                 self._emit(record)
 
     def _move(self, item: wire.Chunk | wire.End) -> int | None:
         not_http = None
+        # As _guard() does, but inline: every chunk comes this way.
         try:
             for event in self._streams.feed(item):
                 not_http = self._read(event) or not_http
@@ -148,6 +142,16 @@ class Pipeline:
         except Exception as error:
             self._drop(item.socket, error)
         return not_http
+
+    @contextlib.contextmanager
+    def _guard(self, socket: int) -> Iterator[None]:
+        """Drop this connection, and no other, if an error occurs."""
+        try:
+            yield
+        except ProfilerError:
+            raise
+        except Exception as error:
+            self._drop(socket, error)
 
     def _drop(self, socket: int, error: Exception) -> None:
         """Give up a connection because of an ``error``, and count it."""

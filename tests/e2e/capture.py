@@ -17,6 +17,7 @@ from tests.records import read_record
 
 # Calls that were never seen, and calls that later traffic of their connection revealed.
 _NOT_SEEN = re.compile(rf"{SKIPPED_CALLS} for (\d+) calls")
+_FAULT = re.compile(r"an error dropped a connection|because of an error")
 _LOST = re.compile(r" \+ lost .*\bskipped (\d+)/")
 
 
@@ -41,6 +42,8 @@ class Capture(GuestCapture):
         super().__exit__(kind, error, traceback)
         if error is None:
             super().records()
+            # The profiler survives errors of its own, and reports them.
+            assert not _FAULT.search(self.said), self.said
 
     def records(self) -> list[Record]:
         """Return every record written so far."""

@@ -43,6 +43,8 @@ def test_one_input(data: bytes) -> None:
         pipeline.feed(wire.encode(item))
         assert pipeline.memory.total <= SETTINGS.max_memory
     pipeline.finish()
+    # The pipeline survives errors, also those of the checks above.
+    assert not pipeline.account.faults, pipeline.account.faults
 
 
 if __name__ == "__main__":

@@ -43,6 +43,8 @@ def test_one_input(data: bytes) -> None:
         except CaptureFileError:
             continue
     pipeline.finish()
+    # The pipeline survives errors of the stages after the wire.
+    assert not pipeline.account.faults, pipeline.account.faults
 
 
 if __name__ == "__main__":

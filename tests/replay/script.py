@@ -218,6 +218,7 @@ def play(script: Script, steps: Iterable[Step] | None = None, joined: bool = Fal
     for record in records(script.steps if steps is None else steps, script.joined or joined):
         pipeline.feed(record)
     pipeline.finish()
+    assert not pipeline.account.faults, pipeline.account.faults
     return [{k: v for k, v in line.items() if k not in _LEFT_OUT} for line in written]
 
 

@@ -55,6 +55,7 @@ def run(case: Path, records: list[bytes]) -> list[Record]:
     for record in records:
         pipeline.feed(record)
     pipeline.finish()
+    assert not pipeline.account.faults, pipeline.account.faults
     return written
 
 

@@ -57,6 +57,13 @@ def test_items_of_a_list_are_sentences_of_their_own() -> None:
     assert found("a.md", text) == []
 
 
+def test_another_kind_of_file_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        prose.main(["docs"])
+    assert end.value.code == 2
+    assert "docs is neither Markdown nor Python" in capsys.readouterr().err
+
+
 def test_the_exit_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = tmp_path / "page.md"
     page.write_text("It goes on.\n")
