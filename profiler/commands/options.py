@@ -69,6 +69,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
     }
     if given.get("output") == STDOUT:
         del given["output"]
+    given.setdefault("unprivileged_user", None)
     given["where"] = conditions_of(options)
     return Settings(**given)
 
@@ -220,6 +221,14 @@ def add_probe(group: argparse._ActionsContainer, engine: str = argparse.SUPPRESS
         default=argparse.SUPPRESS,
         help="where to attach: the kernel's socket functions, or the tracepoints of system calls, "
         "the only route of bpftrace (default: the first that this kernel and engine support)",
+    )
+    group.add_argument(
+        "--unprivileged-user",
+        default=argparse.SUPPRESS,
+        metavar="USER",
+        help="user that parses and writes what was captured, without privileges; with root, that "
+        "process keeps all privileges (default: http-profiler if there is such a user, else "
+        "nobody)",
     )
 
 

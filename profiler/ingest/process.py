@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from profiler.ingest.probe.cgroups import cgroup_of, mounted_at
 from profiler.ingest.wire import Cgroup, Process
+from profiler.privileges.helper import Helper
 
 _KEPT = 4096
 
@@ -45,8 +47,13 @@ class Processes:
         # (pid, start time) -> (cmdline, uid, inode of the cgroup)
         self._known: OrderedDict[tuple[int, int], tuple[str | None, int, int]] = OrderedDict()
         self._paths: OrderedDict[int, str | None] = OrderedDict()
+        self._find: Callable[[int, int], str | None] = self._find_cgroup
         # A cache, cleared whenever one of the tables changes.
         self._identities: dict[tuple[int, int], Identity] = {}
+
+    def share(self, helper: Helper) -> None:
+        """Let ``helper`` look up paths: /proc may hide other users' processes."""
+        self._find = helper.offer(self._find_cgroup)
 
     def learn(self, process: Process) -> Cgroup | None:
         """Remember ``process``; return its cgroup if its path has just been found."""
@@ -56,7 +63,7 @@ class Processes:
         _keep(self._known, (process.pid, process.start_time), known)
         if process.cgroup in self._paths or self._root is None:
             return None
-        path = self._find_cgroup(process.pid, process.cgroup)
+        path = self._find(process.pid, process.cgroup)
         _keep(self._paths, process.cgroup, None if path is None else _shown(os.fsencode(path)))
         return None if path is None else Cgroup(process.cgroup, os.fsencode(path))
 

@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from pwd import struct_passwd
 from types import FrameType
 from typing import TYPE_CHECKING, Protocol
 
@@ -32,14 +33,17 @@ from profiler.errors import CaptureFileError, OutputClosed, OutputError, Profile
 from profiler.exchanges.redact import described
 from profiler.exchanges.text import visible_lines
 from profiler.ingest import wire
+from profiler.ingest.http import charset
 from profiler.ingest.pipeline import Pipeline
-from profiler.ingest.probe import Engine, open_engine
+from profiler.ingest.probe import Engine, inseparable, open_engine
 from profiler.ingest.probe.recording import Origin, Recorder, Recording
 from profiler.ingest.process import Processes
 from profiler.ingest.settings import Settings
 from profiler.ingest.stats import Stats
 from profiler.outputs import Sink
 from profiler.outputs.choice import Choice, choose
+from profiler.privileges.confinement import ConfinementError, confine, user_for
+from profiler.privileges.helper import Helper
 
 if TYPE_CHECKING:
     from profiler.schema import Record
@@ -63,15 +67,23 @@ class Attendant(Protocol):
 
 
 def capture(
-    settings: Settings, choice: Choice | None = None, attendant: Attendant | None = None
+    settings: Settings,
+    choice: Choice | None = None,
+    attendant: Attendant | None = None,
+    helper: Helper | None = None,
 ) -> Account:
     """Capture on this machine until a signal, or a limit in ``settings``, ends the capture.
 
     Write to the sink of ``choice``, which is always closed, or else to the one that ``settings``
-    describe. ``attendant`` can end the capture too. Raises ProfilerError.
+    describe. ``attendant`` can end the capture too. Once the probe is attached, this process gives
+    up its privileges for good; ``helper`` serves what was offered to it, and stays open. Raises
+    ProfilerError.
     """
     started = time.monotonic()
     with _signals() as received, contextlib.ExitStack() as stack:
+        user, reason = _reader(settings)
+        if reason:
+            _say(f"captured bytes are parsed as root: {reason}")
         sink, redactor = choice or choose(
             settings.output, settings.format, settings.redact, time.time_ns, settings.rotation
         )
@@ -89,10 +101,15 @@ def capture(
             recorder = _TolerantRecorder(Recorder(settings.record, origin), failures)
             stack.callback(recorder.close)
             sink = _TolerantSink(sink, recorder, failures)
+        processes = Processes()
+        if helper is None:
+            helper = Helper()
+            stack.callback(helper.close)
+        processes.share(helper)
         pipeline = Pipeline(
             settings,
             sink,
-            Processes(),
+            processes,
             platform.machine(),
             recorder,
             engine.applied,
@@ -103,8 +120,11 @@ def capture(
         late = [f"--{name}" for name in settings.filters.given() if name not in engine.applied]
         if late:
             _say(f"{engine.carrier} cannot filter by {', '.join(late)}: applied to whole messages")
+        if user:
+            _separate(engine, helper, user)
+        as_user = f", as user {user.pw_name}" if user else ""
         _say(
-            f"capturing ({engine.route} route, {engine.carrier}, Linux {os.uname().release}, "
+            f"capturing ({engine.route} route, {engine.carrier}, Linux {os.uname().release}{as_user}, "
             f"after {time.monotonic() - started:.1f} s)" + ("" if attendant else "; Ctrl-C ends it")
         )
         if attendant and not received.stop:
@@ -112,7 +132,10 @@ def capture(
         # However the loop ends, the summary comes directly before the error.
         stack.callback(lambda: _say_summary(pipeline.account))
         try:
-            _run(engine, pipeline, sink, stats, failures, received, settings.duration, attendant)
+            _run(
+                *(engine, helper, pipeline, sink, stats),
+                *(failures, received, settings.duration, attendant),
+            )
         finally:
             try:
                 _end(engine, pipeline, sink)
@@ -120,6 +143,29 @@ def capture(
                 if stats:
                     failures.attempt(stats.write, pipeline.account)
         return pipeline.account
+
+
+def _reader(settings: Settings) -> tuple[struct_passwd | None, str]:
+    """Return the user that parses captured bytes; ``None`` is root, for the reason returned."""
+    reason = inseparable(settings)
+    if reason:
+        return None, reason
+    try:
+        user = user_for(settings.unprivileged_user)
+    except ConfinementError as error:
+        return None, f"{error}; name one with --unprivileged-user"
+    return user, "" if user else "--unprivileged-user root"
+
+
+def _separate(engine: Engine, helper: Helper, user: struct_passwd) -> None:
+    """Leave all privileges to the helper. Raises ConfinementError."""
+    # The user may be unable to read the directories from which Python imports modules.
+    charset.load_all()
+    engine.share(helper)
+    helper.split()
+    engine.release()
+    for missing in confine(user):
+        _say(f"captured bytes are parsed {missing}")
 
 
 def replay(path: Path, settings: Settings) -> None:
@@ -224,6 +270,7 @@ class _TolerantSink:
 
 def _run(
     engine: Engine,
+    helper: Helper,
     pipeline: Pipeline,
     sink: Sink,
     stats: Stats | None,
@@ -236,6 +283,7 @@ def _run(
     fault_reported = False
     end = None if duration is None else time.monotonic() + duration
     for records in engine.batches(lambda: pipeline.memory.total):
+        helper.check()
         # NTP slews the wall clock, and an administrator may set it.
         clocks = _read_clocks(engine.clock)
         moved = abs(clocks.realtime - clocks.kernel - offset)

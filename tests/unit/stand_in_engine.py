@@ -5,7 +5,7 @@
 ``STAND_IN_LOST`` and ``STAND_IN_SKIPPED`` are the numbers of calls it reports as lost and
 skipped, ``STAND_IN_TROUBLE`` is the reason why it does not start. With ``STAND_IN_SLOW`` it
 starts when it gets SIGINT; with ``STAND_IN_CGROUP`` the cgroup of `run` is an ordinary
-directory.
+directory. It keeps its privileges, unless HTTP_PROFILER_UNPRIVILEGED_USER names a user.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from profiler.accounting import Count, Direction, KernelAccount
 from profiler.errors import ProbeError
 from profiler.ingest import wire
 from profiler.ingest.probe.recording import Recording
+from profiler.privileges.helper import Helper
 
 POLL_SECONDS = 0.01
 
@@ -64,6 +65,12 @@ class StandInEngine:
         rest, self._records = self._records, []
         return rest
 
+    def share(self, helper: Helper) -> None:
+        pass
+
+    def release(self) -> None:
+        pass
+
     def account(self) -> KernelAccount:
         lost = Count(int(os.environ.get("STAND_IN_LOST", "0")))
         send = Direction(seen=lost, lost={"ring_full": lost, "unreadable": Count()})
@@ -89,6 +96,7 @@ class StandInCgroup:
 
 def main(arguments: list[str]) -> int:
     capture, *rest = arguments
+    os.environ.setdefault("HTTP_PROFILER_UNPRIVILEGED_USER", "root")
 
     def open_engine(_settings: Any) -> StandInEngine:
         return StandInEngine(Path(capture))

@@ -38,6 +38,12 @@ def run_in_thread(function: Callable[[], None]) -> None:
     thread.join()
 
 
+def policy() -> int:
+    """Return the thread's policy; an unprivileged thread that gives it back keeps the flag."""
+    now = os.sched_getscheduler(0)
+    return now & ~os.SCHED_RESET_ON_FORK if now & ~os.SCHED_RESET_ON_FORK == 0 else now
+
+
 def policies(chosen: int = os.SCHED_OTHER, nice: int = 0) -> list[int]:
     """Return a thread's policy after each poll, and at the end."""
     seen: list[int] = []
@@ -50,9 +56,9 @@ def policies(chosen: int = os.SCHED_OTHER, nice: int = 0) -> list[int]:
         precedence = Precedence(RING)
         for (waiting, held), _ in POLLS:
             precedence.follow(waiting, held)
-            seen.append(os.sched_getscheduler(0))
+            seen.append(policy())
         precedence.give_back()
-        seen.append(os.sched_getscheduler(0))
+        seen.append(policy())
 
     run_in_thread(follow)
     return seen

@@ -21,6 +21,7 @@ from profiler.ingest.http.message import Output
 from profiler.ingest.probe.recording import Recording
 from profiler.ingest.settings import Settings
 from profiler.ingest.stream import Event
+from profiler.privileges.helper import Helper
 
 CASE = Path(__file__).parents[1] / "replay" / "cases" / "demo"
 
@@ -55,6 +56,12 @@ class Recorded:
     def stop(self) -> list[bytes]:
         self.stopped = True
         return self._records
+
+    def share(self, helper: Helper) -> None:
+        pass
+
+    def release(self) -> None:
+        pass
 
     def account(self) -> KernelAccount:
         return KernelAccount()

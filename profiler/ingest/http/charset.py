@@ -80,6 +80,12 @@ def text_of(
         return None
 
 
+def load_all() -> None:
+    """Import the codecs of all charsets, for a process that later cannot read their files."""
+    for charset in CHARSETS.values():
+        codecs.lookup(charset)
+
+
 @lru_cache(maxsize=128)
 def _reading_of(content_type: str) -> tuple[str | None, bool]:
     """Return the stated charset, unless UTF-8 or unknown, and whether the type is textual."""

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from profiler.accounting import KernelAccount
 from profiler.ingest.settings import Settings
+from profiler.privileges.helper import Helper
 
 
 class Engine(Protocol):
@@ -53,6 +54,17 @@ class Engine(Protocol):
 
     def ignore(self, socket: int) -> None:
         """Stop forwarding the socket with this inode."""
+
+    def share(self, helper: Helper) -> None:
+        """Offer ``helper`` what needs privileges; to be called before it is split off."""
+
+    def release(self) -> None:
+        """Close what only the helper needs, after the split."""
+
+
+def inseparable(settings: Settings) -> str:
+    """Return why the process that reads the records needs privileges; empty if it does not."""
+    return "the bpftrace engine looks into /proc itself" if settings.engine == "bpftrace" else ""
 
 
 # Engines are imported when they are opened, because a replay needs none of them.

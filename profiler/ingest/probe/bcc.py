@@ -14,11 +14,12 @@ import struct
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from profiler.accounting import FILTERED, LOST, Count, Direction, KernelAccount
 from profiler.errors import ProbeError, UnsupportedError
 from profiler.exchanges.conditions import Filters
-from profiler.ingest.probe.attachments import Attachments
+from profiler.ingest.probe.attachments import REFRESH_SECONDS, Attachments
 from profiler.ingest.probe.calling import Calling
 from profiler.ingest.probe.cgroups import directories
 from profiler.ingest.probe.compiled import compiled_functions
@@ -27,7 +28,7 @@ from profiler.ingest.probe.generate import Attachment, Program, generate, maps_o
 from profiler.ingest.probe.headers import read_layout_of_headers
 from profiler.ingest.probe.hooks import Hooks, load_hooks
 from profiler.ingest.probe.inflight import InflightCalls
-from profiler.ingest.probe.kernel import cpus, lift_memory_limit
+from profiler.ingest.probe.kernel import cpus, lift_memory_limit, may_load
 from profiler.ingest.probe.layout import Layout, read_layout
 from profiler.ingest.probe.load import (
     attach,
@@ -52,6 +53,7 @@ from profiler.ingest.probe.perf import PerfBuffer
 from profiler.ingest.probe.precedence import Precedence
 from profiler.ingest.probe.ring import RingBuffer
 from profiler.ingest.settings import ROUTES, Settings
+from profiler.privileges.helper import Helper
 
 POLL_MS = 100
 
@@ -85,6 +87,9 @@ class BccEngine:
         self._order = Order()
         self._precedence = Precedence(settings.ring_bytes)
         self._inflight: InflightCalls | None = None
+        self._is_shared = False
+        self._detach: Callable[[], object] = self._close_attached
+        self._read_account: Callable[[], dict[str, Any]] = self._account_here
         hooks = load_hooks()
         layout, without_btf = self._read_layout(hooks, settings)
         self.clock = time.CLOCK_BOOTTIME if uses_boot_time(layout) else time.CLOCK_MONOTONIC
@@ -121,13 +126,12 @@ class BccEngine:
         """
         while self._buffer is not None:
             yield self._poll(POLL_MS, held())
-            if self._inflight:
-                self._inflight.refresh()
-            self._attachments.refresh()
+            if not self._is_shared:
+                self._refresh()
 
     def stop(self) -> list[bytes]:
         """Detach the probe and return the records that it has already forwarded."""
-        self._close_attached()
+        self._detach()
         records = []
         while batch := self._poll(0, 0):
             records += batch
@@ -135,8 +139,7 @@ class BccEngine:
 
     def account(self) -> KernelAccount:
         """Return the kernel's counters, summed over CPUs."""
-        missed = sum(min(map(skipped, programs)) for programs in self._programs.values())
-        return KernelAccount(self._direction(0), self._direction(1), missed)
+        return KernelAccount.from_json(self._read_account())
 
     def ignore(self, socket: int) -> None:
         """Make the kernel stop forwarding the socket with this inode."""
@@ -151,13 +154,27 @@ class BccEngine:
                 ignored = connection[:VERDICT] + VERDICT_OTHER + connection[VERDICT + 1 :]
                 connections.write(place, ignored)
 
+    def share(self, helper: Helper) -> None:
+        """Offer ``helper`` what needs privileges; to be called before it is split off."""
+        self._detach = helper.offer(self._close_attached)
+        self._read_account = helper.offer(self._account_here)
+        self.ignore = helper.offer(self.ignore)  # type: ignore[method-assign]
+        helper.every(REFRESH_SECONDS, self._refresh)
+
+    def release(self) -> None:
+        """Leave programs, attachments and maps to the helper, and keep the mapped buffer."""
+        self._is_shared = True
+        # The helper has descriptors of its own, so nothing is detached.
+        self._close_attached()
+        self._close_programs()
+        for name in [name for name in self._maps if name != "events"]:
+            self._maps.pop(name).close()
+
     def detach(self) -> None:
         """Detach the probe and free its maps."""
         self._close_attached()
         self._precedence.give_back()
-        while self._programs:
-            for descriptor in self._programs.popitem()[1]:
-                os.close(descriptor)
+        self._close_programs()
         if self._buffer is not None:
             self._buffer.close()
             self._buffer = None
@@ -265,10 +282,24 @@ class BccEngine:
                 self._attachments.add(descriptor, attachment)
         self._attachments.refresh()
 
+    def _refresh(self) -> None:
+        if self._inflight:
+            self._inflight.refresh()
+        self._attachments.refresh()
+
     def _close_attached(self) -> None:
         if self._inflight is not None:
             self._inflight.close()
         self._attachments.close()
+
+    def _close_programs(self) -> None:
+        while self._programs:
+            for descriptor in self._programs.popitem()[1]:
+                os.close(descriptor)
+
+    def _account_here(self) -> dict[str, Any]:
+        missed = sum(min(map(skipped, programs)) for programs in self._programs.values())
+        return KernelAccount(self._direction(0), self._direction(1), missed).to_json()
 
     def _poll(self, milliseconds: int, held: int) -> list[bytes]:
         if self._buffer is None:
@@ -307,5 +338,7 @@ def _size_for_a_cpu(size: int) -> int:
 
 
 def _check_privilege() -> None:
-    if os.geteuid() != 0:
-        raise ProbeError("capturing needs root: run `sudo http-profiler`")
+    if not may_load():
+        raise ProbeError(
+            "capturing needs root, or CAP_BPF and CAP_PERFMON: run `sudo http-profiler`"
+        )

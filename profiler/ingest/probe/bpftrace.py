@@ -96,7 +96,6 @@ class BpftraceEngine:
     fallback = ""
     """Empty, because this engine has no better route."""
     applied = APPLIED
-
     def __init__(self, settings: Settings) -> None:
         if os.geteuid() != 0:
             raise ProbeError("capturing needs root: run `sudo http-profiler`")
@@ -161,6 +160,14 @@ class BpftraceEngine:
     def ignore(self, socket: int) -> None:
         """Drop the calls of the socket with this inode; bpftrace still prints them."""
         self._printed.ignore(socket)
+
+    def share(self, helper: Helper) -> None:
+        """Not possible (``inseparable()`` of the package)."""
+        raise NotImplementedError
+
+    def release(self) -> None:
+        """Not possible (``inseparable()`` of the package)."""
+        raise NotImplementedError
 
     def detach(self, *, keep_log: bool = False) -> None:
         """Kill bpftrace and remove its files, except for the log if ``keep_log``."""

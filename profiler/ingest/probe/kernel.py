@@ -25,6 +25,10 @@ _SYSCALLS = {
     "riscv64": {"bpf": 280, "perf_event_open": 241},
 }
 
+# include/uapi/linux/capability.h
+_SYS_ADMIN = 1 << 21
+_BPF_AND_PERFMON = 1 << 38 | 1 << 39
+
 # Internal to the kernel (include/linux/errno.h), so libc has no text for it.
 _ENOTSUPP = 524
 
@@ -91,6 +95,15 @@ def perf_event(
 def ioctl(descriptor: int, request: int, argument: int) -> int:
     """Call ioctl(2) with an integer argument; return its result like :func:`bpf`."""
     return int(_libc.ioctl(descriptor, ctypes.c_ulong(request), ctypes.c_int(argument)))
+
+
+def may_load(status: Path = Path("/proc/self/status")) -> bool:
+    """Return whether this process has the capabilities to load the probe (capabilities(7)).
+
+    They are CAP_BPF and CAP_PERFMON; before Linux 5.8, CAP_SYS_ADMIN stands for both.
+    """
+    effective = int(status.read_text().partition("CapEff:")[2].split()[0], 16)
+    return any(effective & needed == needed for needed in (_BPF_AND_PERFMON, _SYS_ADMIN))
 
 
 def lift_memory_limit() -> None:

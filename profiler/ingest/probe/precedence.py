@@ -34,7 +34,7 @@ _LOWEST = os.sched_param(1)
 class Precedence:
     """The precedence of the calling thread, which reads the ring.
 
-    It does not change without CAP_SYS_NICE, or if the user has set another priority (nice(1),
+    It does not change without CAP_SYS_NICE or a limit RLIMIT_RTPRIO of at least 1, or if the user has set another priority (nice(1),
     chrt(1)). Then records that cannot be read in time are lost, and reported.
     """
 
@@ -61,9 +61,12 @@ class Precedence:
     def give_back(self) -> None:
         """Return to the normal policy."""
         if self._taken:
-            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+            # Only a privileged thread may drop the flag.
+            policy = os.SCHED_OTHER | os.SCHED_RESET_ON_FORK
+            os.sched_setscheduler(0, policy, os.sched_param(0))
             self._taken = False
 
 
 def _is_normal() -> bool:
-    return os.sched_getscheduler(0) == os.SCHED_OTHER and os.getpriority(os.PRIO_PROCESS, 0) <= 0
+    policy = os.sched_getscheduler(0) & ~os.SCHED_RESET_ON_FORK
+    return policy == os.SCHED_OTHER and os.getpriority(os.PRIO_PROCESS, 0) <= 0
