@@ -5,8 +5,8 @@ The file contains only whole lines. Lines are collected and written in batches. 
 written only in part, the rest of its last line is cut off again. A partial line that an earlier
 crash left is ended before the first new line.
 
-If the file was renamed or removed, a new one is created under its name. So the file can be rotated
-by renaming it, without a signal and without loss. With a
+If the file was renamed or removed, a new one is created under its name, at most 0.1 s later. So the
+file can be rotated by renaming it, without a signal and without loss. With a
 :class:`~profiler.outputs.Rotation`, the file also rotates itself before it exceeds a size.
 
 Only its owner can read the file (mode 0600), because it contains confidential traffic.
@@ -14,11 +14,11 @@ Only its owner can read the file (mode 0600), because it contains confidential t
 
 from __future__ import annotations
 
-import contextlib
 import os
 import select
 import stat
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING
 
 import orjson
@@ -26,12 +26,16 @@ import orjson
 from profiler.errors import OutputClosed, OutputError
 from profiler.exchanges.text import escaped
 from profiler.outputs import Rotation
+from profiler.outputs.opened import OutputFile
 
 if TYPE_CHECKING:
     from profiler.schema import Record
 
 _BATCH = 64 * 1024
 _STDOUT = 1
+# How often a busy capture checks whether its file was renamed. Until then, lines go to the
+# renamed file.
+_FOLLOW_SECONDS = 0.1
 
 
 class Lines:
@@ -39,6 +43,8 @@ class Lines:
 
     ``option`` is the option that names the path, for error messages. ``rotation`` applies to
     regular files only.
+
+    It never touches the path: :class:`~profiler.outputs.opened.OutputFile` does.
     """
 
     def __init__(
@@ -47,23 +53,19 @@ class Lines:
         self._option = option
         self._rotation = rotation
         self._name = "standard output" if path is None else str(path)
-        self._path = path
         # One buffer: a list of lines would request memory from the kernel for each
         # (docs/explanation/performance.md).
         self._batch = bytearray()
-        try:
-            self._fd = _STDOUT if path is None else _open(path)
-        except OSError as error:
-            raise self._error(error) from error
-        self._is_file = path is not None and stat.S_ISREG(os.fstat(self._fd).st_mode)
-        self._identity = _identity(os.fstat(self._fd))
-        if path is not None and rotation and self._is_file and path.is_symlink():
-            # A rename would move the link, and leave the file that it names.
-            os.close(self._fd)
-            raise OutputError(
-                f"cannot rotate {path}, because it is a symbolic link; "
-                f"name the file itself with {option}"
-            )
+        self._followed = monotonic()
+        self._file: OutputFile | None = None
+        self._fd = _STDOUT
+        self._is_file = False
+        if path is not None:
+            try:
+                self._file = OutputFile(path, option, rotation)
+            except OSError as error:
+                raise self._error(error) from error
+            self._use(self._file.fd)
 
     @property
     def fd(self) -> int:
@@ -81,7 +83,7 @@ class Lines:
         batch, self._batch = self._batch, bytearray()
         written = 0
         try:
-            if batch and self._is_file:
+            if batch:
                 self._follow()
             while written < len(batch):
                 end = self._make_room(batch, written) if self._rotation else len(batch)
@@ -110,23 +112,23 @@ class Lines:
                 # A terminal or pipe that another program made non-blocking.
                 select.select([], [self._fd], [])
 
-    def _follow(self) -> None:
-        """Reopen the path if it names another file, or none."""
-        assert self._path
-        try:
-            if _identity(self._path.stat()) == self._identity:
-                return
-        except FileNotFoundError:
-            pass
-        self._reopen()
-
-    def _reopen(self) -> None:
-        assert self._path
-        fd = _open(self._path)
-        os.close(self._fd)
+    def _use(self, fd: int) -> None:
+        """Write to ``fd`` from now on."""
         self._fd = fd
-        self._identity = _identity(os.fstat(fd))
         self._is_file = stat.S_ISREG(os.fstat(fd).st_mode)
+
+    def _replace(self, fd: int) -> None:
+        os.close(self._fd)
+        self._use(fd)
+
+    def _follow(self) -> None:
+        """Continue in a new file if the file was renamed or removed."""
+        now = monotonic()
+        if self._file and self._is_file and now - self._followed >= _FOLLOW_SECONDS:
+            fd = self._file.follow()
+            self._followed = now
+            if fd is not None:
+                self._replace(fd)
 
     def _make_room(self, batch: bytearray, start: int) -> int:
         """Rotate if the file has no room for the line at ``start``.
@@ -139,7 +141,8 @@ class Lines:
         size = os.fstat(self._fd).st_size
         end = self._end_of_fitting(batch, start, size)
         if end == start and size:
-            self._rotate()
+            assert self._file
+            self._replace(self._file.rotate())
             end = self._end_of_fitting(batch, start, 0)
         # A line longer than the limit gets a file of its own.
         return end if end > start else batch.index(b"\n", start) + 1
@@ -150,23 +153,6 @@ class Lines:
         if len(batch) - start <= room:
             return len(batch)
         return max(batch.rfind(b"\n", start, start + room) + 1, start)
-
-    def _rotate(self) -> None:
-        """Rename the file to ``PATH.1``, older ones to the next number, and begin a new one."""
-        assert self._path and self._rotation
-        # Files after the first gap need not move.
-        oldest = 1
-        while oldest < self._rotation.files and self._old(oldest).exists():
-            oldest += 1
-        # A file that is gone was renamed by another program meanwhile.
-        with contextlib.suppress(FileNotFoundError):
-            for n in range(oldest, 1, -1):
-                self._old(n - 1).rename(self._old(n))
-            self._path.rename(self._old(1))
-        self._reopen()
-
-    def _old(self, number: int) -> Path:
-        return Path(f"{self._path}.{number}")
 
     def _cut(self, size: int) -> None:
         """Cut the last ``size`` bytes off the file."""
@@ -195,26 +181,3 @@ class JsonLines(Lines):
     def write(self, record: Record) -> None:
         """Add one line."""
         self.add(escaped(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)))
-
-
-def _open(path: Path) -> int:
-    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    try:
-        if stat.S_ISREG(os.fstat(fd).st_mode) and _ends_in_half_line(path):
-            os.write(fd, b"\n")
-    except OSError:
-        os.close(fd)
-        raise
-    return fd
-
-
-def _identity(status: os.stat_result) -> tuple[int, int]:
-    return status.st_dev, status.st_ino
-
-
-def _ends_in_half_line(path: Path) -> bool:
-    with path.open("rb") as file:
-        if file.seek(0, os.SEEK_END) == 0:
-            return False
-        file.seek(-1, os.SEEK_END)
-        return file.read(1) != b"\n"

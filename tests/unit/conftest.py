@@ -6,6 +6,7 @@ bug that existed before it. Everywhere else they are new in every run.
 """
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -25,3 +26,16 @@ def nothing_configured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(written.FILE_VARIABLE, raising=False)
     monkeypatch.setenv("XDG_CONFIG_HOME", "/nonexistent")
     monkeypatch.setattr(written, "SYSTEM_FILE", Path("/nonexistent/http-profiler.toml"))
+
+
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Stop the clock of :mod:`profiler.outputs.jsonl`; return a function that moves it by 0.1 s."""
+    tenths = 0
+
+    def move() -> None:
+        nonlocal tenths
+        tenths += 1
+
+    monkeypatch.setattr("profiler.outputs.jsonl.monotonic", lambda: tenths * 0.101)
+    return move

@@ -4,7 +4,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Timer
@@ -53,15 +53,17 @@ def test_a_full_batch_is_written_without_a_flush(path: Path) -> None:
     sink.close()
 
 
-def test_a_renamed_file_is_replaced_by_a_new_one(path: Path) -> None:
+def test_a_renamed_file_is_replaced_by_a_new_one(path: Path, soon: Callable[[], None]) -> None:
     sink = JsonLines(path)
     old, older = path.with_suffix(".1"), path.with_suffix(".2")
     sink.write({"a": 1})
     sink.flush()
     path.rename(older)
+    soon()
     sink.write({"a": 2})
     sink.flush()
     path.rename(old)
+    soon()
     # Nothing is written, so no file is created.
     sink.flush()
     assert not path.exists()
@@ -71,24 +73,46 @@ def test_a_renamed_file_is_replaced_by_a_new_one(path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-def test_a_new_file_after_a_rename_is_appended_to(path: Path) -> None:
+def test_a_renamed_file_is_noticed_at_most_ten_times_a_second(
+    path: Path, soon: Callable[[], None]
+) -> None:
+    sink = JsonLines(path)
+    path.rename(old(path, 1))
+    for n in range(3):
+        sink.write({"n": n})
+        sink.flush()
+    soon()
+    for n in range(3, 6):
+        sink.write({"n": n})
+        sink.flush()
+    sink.close()
+    assert lines(old(path, 1)) == [{"n": 0}, {"n": 1}, {"n": 2}]
+    assert lines(path) == [{"n": 3}, {"n": 4}, {"n": 5}]
+
+
+def test_a_new_file_after_a_rename_is_appended_to(path: Path, soon: Callable[[], None]) -> None:
     sink = JsonLines(path)
     path.rename(path.with_suffix(".1"))
     path.write_text("{}\n")
+    soon()
     sink.write({"a": 1})
     sink.close()
     assert lines(path) == [{}, {"a": 1}]
     assert lines(path.with_suffix(".1")) == []
 
 
-def test_reports_a_directory_that_is_gone(tmp_path: Path) -> None:
+def test_reports_a_directory_that_is_gone(tmp_path: Path, soon: Callable[[], None]) -> None:
     directory = tmp_path / "logs"
     directory.mkdir()
     sink = JsonLines(directory / "out.jsonl")
     directory.rename(tmp_path / "old")
-    sink.write({"a": 1})
-    with pytest.raises(OutputError, match=r"No such file or directory \(lines not written: 1\)"):
-        sink.flush()
+    for _ in range(2):
+        soon()
+        sink.write({"a": 1})
+        with pytest.raises(
+            OutputError, match=r"No such file or directory \(lines not written: 1\)"
+        ):
+            sink.flush()
     sink.close()
 
 

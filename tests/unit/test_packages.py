@@ -8,7 +8,7 @@ import gzip
 import json
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from email import message_from_string
 from fnmatch import fnmatch
 from pathlib import Path
@@ -197,7 +197,9 @@ def test_the_licence_of_each_file(tmp_path: Path) -> None:
     assert licence(directory / "older.py") == "BSD"
 
 
-def test_the_profiler_continues_in_a_new_file_after_a_rotation(tmp_path: Path) -> None:
+def test_the_profiler_continues_in_a_new_file_after_a_rotation(
+    tmp_path: Path, soon: Callable[[], None]
+) -> None:
     log = tmp_path / "http.jsonl"
     text = (FILES / "logrotate").read_text()
     rule = tmp_path / "rule"
@@ -210,6 +212,7 @@ def test_the_profiler_continues_in_a_new_file_after_a_rotation(tmp_path: Path) -
         # Rotate now, not once a day.
         command = [find_tool("logrotate", "logrotate"), "--force", "--state", tmp_path / "state"]
         subprocess.run([*command, rule], check=True)
+        soon()
     sink.close()
     # The newest old file is not compressed yet: the profiler may still write a line to it.
     assert (tmp_path / "http.jsonl.1").read_text() == '{"number":3}\n'
@@ -219,7 +222,9 @@ def test_the_profiler_continues_in_a_new_file_after_a_rotation(tmp_path: Path) -
     assert modes == {0o600}
 
 
-def test_logrotate_and_the_profiler_rotate_the_same_file_without_loss(tmp_path: Path) -> None:
+def test_logrotate_and_the_profiler_rotate_the_same_file_without_loss(
+    tmp_path: Path, soon: Callable[[], None]
+) -> None:
     log = tmp_path / "http.jsonl"
     rule = tmp_path / "rule"
     text = (FILES / "logrotate").read_text()
@@ -231,6 +236,8 @@ def test_logrotate_and_the_profiler_rotate_the_same_file_without_loss(tmp_path: 
         sink.flush()
         if number % 5 == 4:
             subprocess.run(command, check=True)
+        if number % 3:
+            soon()
     sink.close()
     found = []
     for file in tmp_path.glob("http.jsonl*"):

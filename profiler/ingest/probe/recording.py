@@ -19,6 +19,7 @@ from typing import BinaryIO
 
 from profiler import RECORDING_FORMAT
 from profiler.errors import CaptureFileError, OutputError
+from profiler.outputs.opened import open_empty
 
 VERSION = 3
 _HEADER_MAX = 4096
@@ -49,8 +50,7 @@ class Recorder:
         self._path = path
         header = {"format": RECORDING_FORMAT, "version": VERSION, **asdict(origin)}
         try:
-            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            self._file = os.fdopen(fd, "wb")
+            self._file = os.fdopen(open_empty(path), "wb")
             self._file.write(json.dumps(header).encode() + b"\n")
         except OSError as error:
             raise self._error(error) from error
