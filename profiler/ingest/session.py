@@ -105,7 +105,6 @@ def capture(
         if helper is None:
             helper = Helper()
             stack.callback(helper.close)
-        processes.share(helper)
         pipeline = Pipeline(
             settings,
             sink,
@@ -121,12 +120,19 @@ def capture(
         if late:
             _say(f"{engine.carrier} cannot filter by {', '.join(late)}: applied to whole messages")
         if user:
-            _separate(engine, helper, user)
-        as_user = f", as user {user.pw_name}" if user else ""
-        _say(
-            f"capturing ({engine.route} route, {engine.carrier}, Linux {os.uname().release}{as_user}, "
-            f"after {time.monotonic() - started:.1f} s)" + ("" if attendant else "; Ctrl-C ends it")
-        )
+            # The user may be unable to read the directories from which Python imports modules.
+            charset.load_all()
+            for shared in (engine, sink, processes, *((stats,) if stats else ())):
+                shared.share(helper)
+            helper.split()
+            engine.release()
+            for missing in confine(user):
+                _say(f"captured bytes are parsed {missing}")
+        how = [f"{engine.route} route", engine.carrier, f"Linux {os.uname().release}"]
+        if user:
+            how.append(f"as user {user.pw_name}")
+        how.append(f"after {time.monotonic() - started:.1f} s")
+        _say(f"capturing ({', '.join(how)})" + ("" if attendant else "; Ctrl-C ends it"))
         if attendant and not received.stop:
             attendant.begun(lambda: _account(engine, pipeline))
         # However the loop ends, the summary comes directly before the error.
@@ -155,17 +161,6 @@ def _reader(settings: Settings) -> tuple[struct_passwd | None, str]:
     except ConfinementError as error:
         return None, f"{error}; name one with --unprivileged-user"
     return user, "" if user else "--unprivileged-user root"
-
-
-def _separate(engine: Engine, helper: Helper, user: struct_passwd) -> None:
-    """Leave all privileges to the helper. Raises ConfinementError."""
-    # The user may be unable to read the directories from which Python imports modules.
-    charset.load_all()
-    engine.share(helper)
-    helper.split()
-    engine.release()
-    for missing in confine(user):
-        _say(f"captured bytes are parsed {missing}")
 
 
 def replay(path: Path, settings: Settings) -> None:
@@ -251,6 +246,9 @@ class _TolerantSink:
         self._sink = sink
         self._recorder = recorder
         self._failures = failures
+
+    def share(self, helper: Helper) -> None:
+        self._sink.share(helper)
 
     def write(self, record: Record) -> None:
         self._attempt(self._sink.write, record)

@@ -10,6 +10,7 @@ from pathlib import Path
 from profiler.accounting import Account
 from profiler.ingest.record import timestamp
 from profiler.outputs.jsonl import Lines
+from profiler.privileges.helper import Helper
 
 
 class Stats:
@@ -22,6 +23,10 @@ class Stats:
         self._seconds = seconds
         self._due = time.monotonic() + seconds
         self._lines = Lines(path, "--stats")
+
+    def share(self, helper: Helper) -> None:
+        """Share the file, see :class:`~profiler.outputs.Sink`."""
+        self._lines.share(helper)
 
     def due(self) -> bool:
         """Whether the interval since the last line has passed."""

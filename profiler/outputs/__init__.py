@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
+    from profiler.privileges.helper import Helper
     from profiler.schema import Record
 
 
@@ -22,6 +23,9 @@ class Rotation(NamedTuple):
 
 class Sink(Protocol):
     """What the pipeline requires of a sink. Raises :class:`~profiler.errors.OutputError`."""
+
+    def share(self, helper: Helper) -> None:
+        """Offer ``helper`` what needs privileges: this process will lose its own."""
 
     def write(self, record: Record) -> None:
         """Take one record; it may be held back until :meth:`flush`."""

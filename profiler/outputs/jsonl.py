@@ -29,6 +29,7 @@ from profiler.outputs import Rotation
 from profiler.outputs.opened import OutputFile
 
 if TYPE_CHECKING:
+    from profiler.privileges.helper import Helper
     from profiler.schema import Record
 
 _BATCH = 64 * 1024
@@ -66,6 +67,11 @@ class Lines:
             except OSError as error:
                 raise self._error(error) from error
             self._use(self._file.fd)
+
+    def share(self, helper: Helper) -> None:
+        """Let ``helper`` open the path again, before this process loses access to it."""
+        if self._file:
+            self._file.share(helper)
 
     @property
     def fd(self) -> int:

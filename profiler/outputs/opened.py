@@ -14,6 +14,7 @@ from pathlib import Path
 
 from profiler.errors import OutputError
 from profiler.outputs import Rotation
+from profiler.privileges.helper import Descriptor, Helper
 
 
 class OutputFile:
@@ -39,7 +40,15 @@ class OutputFile:
                 f"name the file itself with {option}"
             )
 
-    def follow(self) -> int | None:
+    def share(self, helper: Helper) -> None:
+        """Let ``helper`` follow and rotate: the confined process cannot reach the path."""
+        self.follow = helper.offer(self.follow)  # type: ignore[method-assign]
+        self.rotate = helper.offer(self.rotate)  # type: ignore[method-assign]
+        # Else the helper would keep a file that was rotated and removed.
+        fd = self.fd
+        helper.at_start(lambda: os.close(fd))
+
+    def follow(self) -> Descriptor | None:
         """Open the path again if it names another file than before, or none."""
         try:
             if _identity(self._path.stat()) == self._identity:
@@ -48,7 +57,7 @@ class OutputFile:
             pass
         return self._open()
 
-    def rotate(self) -> int:
+    def rotate(self) -> Descriptor:
         """Rename the file to ``PATH.1``, older ones to the next number, and open a new one."""
         assert self._rotation
         # Files after the first gap need not move.
@@ -65,7 +74,7 @@ class OutputFile:
     def _old(self, number: int) -> Path:
         return Path(f"{self._path}.{number}")
 
-    def _open(self) -> int:
+    def _open(self) -> Descriptor:
         fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         try:
             status = os.fstat(fd)
@@ -75,7 +84,7 @@ class OutputFile:
             os.close(fd)
             raise
         self._identity = _identity(status)
-        return fd
+        return Descriptor(fd)
 
     def _ends_in_half_line(self) -> bool:
         with self._path.open("rb") as file:

@@ -31,6 +31,7 @@ from profiler.outputs.terminal import (
 )
 
 if TYPE_CHECKING:
+    from profiler.privileges.helper import Helper
     from profiler.schema import Record
 
 _COLUMNS = (
@@ -74,6 +75,10 @@ class Pretty:
         self._pairing = Pairing(max_body=0)
         self._has_colours = has_colours(self._lines.fd)
         self._width = width_of(self._lines.fd)
+
+    def share(self, helper: Helper) -> None:
+        """Share the file."""
+        self._lines.share(helper)
 
     def write(self, record: Record) -> None:
         """Take one record."""

@@ -9,6 +9,7 @@ from profiler.exchanges.redact import Redactor
 from profiler.outputs import Sink
 
 if TYPE_CHECKING:
+    from profiler.privileges.helper import Helper
     from profiler.schema import Record
 
 
@@ -18,6 +19,10 @@ class Redacted:
     def __init__(self, sink: Sink, redactor: Redactor) -> None:
         self._sink = sink
         self._redactor = redactor
+
+    def share(self, helper: Helper) -> None:
+        """Share the other sink."""
+        self._sink.share(helper)
 
     def write(self, record: Record) -> None:
         """Take one record."""

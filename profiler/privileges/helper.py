@@ -21,6 +21,8 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NoReturn
 
 from profiler import errors
@@ -42,6 +44,7 @@ class Helper:
     def __init__(self) -> None:
         self._functions: list[Callable[..., Any]] = []
         self._regular: list[tuple[float, Callable[[], object]]] = []
+        self._first: list[Callable[[], object]] = []
         self._socket: socket.socket | None = None
         self._child = 0
 
@@ -66,6 +69,10 @@ class Helper:
             return self._call(number, arguments)
 
         return call
+
+    def at_start(self, function: Callable[[], object]) -> None:
+        """Let the helper call ``function`` first, for example to close its copy of something."""
+        self._first.append(function)
 
     def every(self, seconds: float, function: Callable[[], object]) -> None:
         """Let the helper call ``function`` at an interval, after the split."""
@@ -116,11 +123,20 @@ class Helper:
         code = 1
         try:
             _name_process()
+            for function in self._first:
+                function()
             _Server(self._functions, self._regular, requests).run()
             code = 0
         finally:
             # No cleanup of objects: they belong to the other process.
             os._exit(code)
+
+
+@dataclass
+class _Regular:
+    due: float
+    seconds: float
+    function: Callable[[], object]
 
 
 class _Server:
@@ -132,8 +148,7 @@ class _Server:
     ) -> None:
         self._functions = functions
         self._requests = requests
-        now = time.monotonic()
-        self._due = [[now + seconds, seconds, function] for seconds, function in regular]
+        self._regular = [_Regular(time.monotonic(), *each) for each in regular]
 
     def run(self) -> None:
         while True:
@@ -155,13 +170,12 @@ class _Server:
     def _run_regular(self) -> float | None:
         """Call what is due; return the seconds until the next call."""
         now = time.monotonic()
-        for entry in self._due:
-            due, seconds, function = entry
-            if now >= due:
+        for each in self._regular:
+            if now >= each.due:
                 with contextlib.suppress(ProfilerError, OSError):
-                    function()
-                entry[0] = now + seconds
-        return max(min(entry[0] for entry in self._due) - now, 0.001) if self._due else None
+                    each.function()
+                each.due = now + each.seconds
+        return max(min(each.due for each in self._regular) - now, 0.001) if self._regular else None
 
     def _reply(self, request: bytes) -> tuple[dict[str, Any], list[int]]:
         try:
@@ -205,5 +219,4 @@ def _ended() -> ProbeError:
 def _name_process() -> None:
     """Show the helper as such in ps(1): its thread's name, at most 15 bytes."""
     with contextlib.suppress(OSError):
-        with open("/proc/self/comm", "w") as comm:
-            comm.write("http-prof-root")
+        Path("/proc/self/comm").write_text("http-prof-root")

@@ -31,6 +31,7 @@ from profiler.ingest.session import capture
 from profiler.ingest.settings import Settings
 from profiler.outputs import Sink
 from profiler.outputs.choice import Choice, choose
+from profiler.privileges.helper import Helper
 
 if TYPE_CHECKING:
     from profiler.schema import Record
@@ -127,6 +128,10 @@ class _Kept:
     def __init__(self, sinks: list[Sink], exchanges: Exchanges | None) -> None:
         self._sinks = sinks
         self._exchanges = exchanges
+
+    def share(self, helper: Helper) -> None:
+        for sink in self._sinks:
+            sink.share(helper)
 
     def write(self, record: Record) -> None:
         for sink in self._sinks:

@@ -14,6 +14,7 @@ from profiler.exchanges.pair import Pairing
 from profiler.exchanges.redact import Redactor
 
 if TYPE_CHECKING:
+    from profiler.privileges.helper import Helper
     from profiler.schema import Record
 
 BODY_MAX = 16 * 1024
@@ -37,6 +38,9 @@ class Top:
         """Take one record."""
         for paired in self._pairing.add(record):
             self._model.add(paired)
+
+    def share(self, helper: Helper) -> None:
+        """Nothing here needs privileges: the terminal is open."""
 
     def flush(self) -> None:
         """Handle the keys, and draw if it is time."""

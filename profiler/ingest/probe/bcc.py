@@ -160,6 +160,8 @@ class BccEngine:
         self._read_account = helper.offer(self._account_here)
         self.ignore = helper.offer(self.ignore)  # type: ignore[method-assign]
         helper.every(REFRESH_SECONDS, self._refresh)
+        if self._buffer is not None:
+            helper.at_start(self._buffer.close)
 
     def release(self) -> None:
         """Leave programs, attachments and maps to the helper, and keep the mapped buffer."""

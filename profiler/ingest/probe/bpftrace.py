@@ -35,6 +35,7 @@ from profiler.ingest.probe.layout import read_layout
 from profiler.ingest.probe.printed import Printed
 from profiler.ingest.probe.proc import read_process
 from profiler.ingest.settings import Settings
+from profiler.privileges.helper import Helper
 from profiler.ingest.wire import Chunk, Process, decode, encode
 
 POLL_SECONDS = 0.1
@@ -96,6 +97,7 @@ class BpftraceEngine:
     fallback = ""
     """Empty, because this engine has no better route."""
     applied = APPLIED
+
     def __init__(self, settings: Settings) -> None:
         if os.geteuid() != 0:
             raise ProbeError("capturing needs root: run `sudo http-profiler`")

@@ -34,8 +34,9 @@ _LOWEST = os.sched_param(1)
 class Precedence:
     """The precedence of the calling thread, which reads the ring.
 
-    It does not change without CAP_SYS_NICE or a limit RLIMIT_RTPRIO of at least 1, or if the user has set another priority (nice(1),
-    chrt(1)). Then records that cannot be read in time are lost, and reported.
+    It does not change without CAP_SYS_NICE or a limit RLIMIT_RTPRIO of at least 1, or if the user
+    has set another priority (nice(1), chrt(1)). Then records that cannot be read in time are lost,
+    and reported.
     """
 
     def __init__(self, ring: int) -> None:
