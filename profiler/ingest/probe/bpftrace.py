@@ -35,8 +35,8 @@ from profiler.ingest.probe.layout import read_layout
 from profiler.ingest.probe.printed import Printed
 from profiler.ingest.probe.proc import read_process
 from profiler.ingest.settings import Settings
-from profiler.privileges.helper import Helper
 from profiler.ingest.wire import Chunk, Process, decode, encode
+from profiler.privileges.helper import Helper
 
 POLL_SECONDS = 0.1
 

@@ -1,0 +1,283 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The helper keeps root's privileges, and the process that reads captured bytes has none.
+
+Each test runs a script in a process of its own, because giving up privileges is for good.
+"""
+
+from __future__ import annotations
+
+import ctypes.util
+import json
+import os
+import pwd
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from profiler.errors import OutputError, UsageError
+from profiler.privileges.confinement import user_for
+from profiler.privileges.helper import Descriptor, Helper
+
+DEMO = Path(__file__).parents[1] / "replay" / "cases" / "demo"
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user needs root")
+needs_seccomp = pytest.mark.skipif(
+    ctypes.util.find_library("seccomp") is None, reason="this machine has no libseccomp"
+)
+
+PREPARED = """
+import errno, json, os, pwd, signal, socket, sys
+from pathlib import Path
+from profiler.errors import OutputError, ProbeError
+from profiler.privileges.confinement import confine, user_for
+from profiler.privileges.helper import Descriptor, Helper
+
+def error_of(function, *arguments):
+    try:
+        function(*arguments)
+    except OSError as error:
+        return errno.errorcode[error.errno]
+    return None
+
+helper = Helper()
+"""
+
+
+def run(script: str, *arguments: object) -> Any:
+    """Run ``script`` after :data:`PREPARED`; return the JSON that it prints."""
+    command = [sys.executable, "-c", PREPARED + textwrap.dedent(script), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@needs_root
+@needs_seccomp
+def test_the_confined_process_has_no_privileges() -> None:
+    seen = run(
+        """
+        missing = confine(user_for("nobody"))
+        status = dict(line.split(":", 1) for line in Path("/proc/self/status").open())
+        names = "Uid", "Gid", "Groups", "CapEff", "CapPrm", "CapAmb", "NoNewPrivs", "Seccomp"
+        print(json.dumps([missing, *(status[name].split() for name in names)]))
+        """
+    )
+    user = pwd.getpwnam("nobody")
+    none = ["0000000000000000"]
+    assert seen == [
+        [],
+        [str(user.pw_uid)] * 4,
+        [str(user.pw_gid)] * 4,
+        [],
+        *(none, none, none),
+        ["1"],
+        ["2"],  # filtered (proc_pid_status(5))
+    ]
+
+
+@needs_root
+@needs_seccomp
+def test_the_confined_process_cannot_reach_out(tmp_path: Path) -> None:
+    tmp_path.chmod(0o777)
+    seen = run(
+        """
+        import ctypes, fcntl, mmap, subprocess, termios
+        directory = Path(sys.argv[1])
+        libc = ctypes.CDLL(None, use_errno=True)
+        def syscall(number, *arguments):
+            if libc.syscall(number, *arguments) < 0:
+                raise OSError(ctypes.get_errno(), "")
+        opened = (directory / "opened").open("w")
+        main, _ = os.openpty()
+        confine(user_for("nobody"))
+        def write():
+            (directory / "new").write_text("x")
+        refused = {
+            "create": error_of(write),
+            "unlink": error_of((directory / "opened").unlink),
+            "rename": error_of((directory / "opened").rename, directory / "other"),
+            "socket": error_of(socket.socket),
+            "execute": error_of(os.execv, "/bin/true", ["true"]),
+            "fork": error_of(os.fork),
+            "kill": error_of(os.kill, os.getpid(), 0),
+            "type": error_of(fcntl.ioctl, main, termios.TIOCSTI, b"x"),
+            "bpf": error_of(syscall, 321 if os.uname().machine == "x86_64" else 280, 0, 0, 0),
+        }
+        opened.write("y")
+        opened.close()
+        permitted = [Path("/etc/passwd").read_bytes() != b"", len(mmap.mmap(-1, 4096))]
+        print(json.dumps([refused, permitted]))
+        """,
+        tmp_path,
+    )
+    names = ("create", "unlink", "rename", "socket", "execute", "fork", "kill", "type", "bpf")
+    assert seen == [dict.fromkeys(names, "EPERM"), [True, 4096]]
+    assert (tmp_path / "opened").read_text() == "y"
+
+
+@needs_root
+def test_offered_functions_run_with_privileges_before_and_after(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("root's")
+    seen = run(
+        """
+        secret = Path(sys.argv[1], "secret")
+        def add(one, *others):
+            return [os.geteuid(), sum(others, one)]
+        def open_secret():
+            return Descriptor(os.open(secret, os.O_RDONLY))
+        added, opened = helper.offer(add), helper.offer(open_secret)
+        before = added(1, 2), os.read(opened(), 10).decode()
+        helper.split()
+        confine(user_for("nobody"))
+        after = added(3, 4), os.read(opened(), 10).decode(), error_of(open_secret)
+        helper.close()
+        print(json.dumps([before, after, os.geteuid()]))
+        """,
+        tmp_path,
+    )
+    nobody = pwd.getpwnam("nobody").pw_uid
+    assert seen == [[[0, 3], "root's"], [[0, 7], "root's", "EACCES"], nobody]
+
+
+def test_errors_of_offered_functions_arrive_as_they_are() -> None:
+    helper = Helper()
+
+    def open_missing() -> Descriptor:
+        return Descriptor(os.open("/missing", os.O_RDONLY))
+
+    def fail() -> None:
+        raise OutputError("no room")
+
+    calls = helper.offer(open_missing), helper.offer(fail), helper.offer(lambda: [][1])
+    helper.split()
+    try:
+        with pytest.raises(FileNotFoundError, match="/missing"):
+            calls[0]()
+        with pytest.raises(OutputError, match="no room"):
+            calls[1]()
+        # A mistake is answered too, and the helper continues.
+        with pytest.raises(Exception, match="the helper refused a call: IndexError"):
+            calls[2]()
+        with pytest.raises(FileNotFoundError):
+            calls[0]()
+    finally:
+        helper.close()
+
+
+def test_a_request_that_nobody_offered_is_refused() -> None:
+    helper = Helper()
+    known = helper.offer(lambda: "known")
+    helper.split()
+    try:
+        for arguments in ((7,), ("x",), (None,)):
+            with pytest.raises(Exception, match="the helper refused a call"):
+                helper._call(*arguments, ())  # type: ignore[arg-type]
+        assert known() == "known"
+    finally:
+        helper.close()
+
+
+def test_a_helper_that_ended_is_reported() -> None:
+    seen = run(
+        """
+        pid = helper.offer(os.getpid)
+        helper.split()
+        helper.check()
+        child = pid()
+        os.kill(child, signal.SIGKILL)
+        os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+        said = []
+        for function in (pid, helper.check):
+            try:
+                function()
+            except ProbeError as error:
+                said.append(str(error))
+        print(json.dumps(said))
+        """
+    )
+    assert (
+        seen
+        == ["the helper that holds the probe has ended, so the capture ends; start it again"] * 2
+    )
+
+
+def test_the_helper_ends_with_the_process_that_it_serves() -> None:
+    script = """
+    pid = helper.offer(os.getpid)
+    helper.split()
+    print(pid(), flush=True)
+    signal.pause()
+    """
+    command = [sys.executable, "-c", PREPARED + textwrap.dedent(script)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        helper = os.pidfd_open(int(process.stdout.readline()))
+        # Signals of the terminal are for the other process.
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.pidfd_send_signal(helper, number)
+        process.kill()
+        # The helper has the other end of the pipe, so this ends when both are gone.
+        assert process.stdout.read() == ""
+    os.close(helper)
+
+
+def test_regular_functions_are_called() -> None:
+    seen = run(
+        """
+        calls = []
+        number = helper.offer(lambda: len(calls))
+        helper.every(0.001, lambda: calls.append(1))
+        helper.split()
+        while number() < 3:
+            pass
+        helper.close()
+        print(json.dumps(len(calls)))
+        """
+    )
+    assert seen == 0, "they are called in the helper"
+
+
+@needs_root
+def test_a_capture_writes_and_rotates_without_access_to_its_files(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    output = tmp_path / "out.jsonl"
+    environment = {**os.environ, "HTTP_PROFILER_UNPRIVILEGED_USER": "nobody"}
+    command = [sys.executable, "-m", "tests.unit.stand_in_engine", str(DEMO / "capture")]
+    arguments = ["--duration", "1s", "--output", str(output), "--output-max-size", "5000"]
+    done = subprocess.run(
+        [*command, *arguments, "--stats", str(tmp_path / "stats")],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "as user nobody" in done.stderr
+    written = sorted(tmp_path.glob("out.jsonl*"), reverse=True)
+    assert len(written) > 2
+    lines = "".join(path.read_text() for path in written).splitlines()
+    assert len(lines) == len((DEMO / "expected.jsonl").read_text().splitlines())
+    assert json.loads((tmp_path / "stats").read_text().splitlines()[-1])["final"]
+
+
+def test_a_user_that_does_not_exist_is_a_usage_error() -> None:
+    with pytest.raises(UsageError, match="--unprivileged-user: this machine has no user 'missing'"):
+        user_for("missing")
+
+
+@needs_root
+def test_root_keeps_all_privileges_when_it_is_named() -> None:
+    assert user_for("root") is None
+    assert user_for(None) is not None
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="for an ordinary user")
+def test_an_ordinary_user_stays_itself() -> None:
+    user = user_for(None)
+    assert user is not None and user.pw_uid == os.geteuid()
