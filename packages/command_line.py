@@ -32,6 +32,7 @@ FILES = (
     (str(SYSTEM_FILE), "configuration of the system"),
     (f"~/.config/{SYSTEM_FILE.name}", "configuration of the user"),
     ("/var/cache/http-profiler", "compiled probes; you can delete them at any time"),
+    ("/var/cache/http-profiler-service", "the same for the systemd unit"),
     ("/var/log/http-profiler/http.jsonl", "the output of the systemd unit, if you start it"),
 )
 

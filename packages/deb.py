@@ -72,7 +72,7 @@ Section: net
 Priority: optional
 Installed-Size: {{kibibytes}}
 Depends: python3 (>= {PYTHONS[0]}), python3 (<< {_TOO_NEW}~), python3-bpfcc, libc6 (>= 2.31)
-Recommends: logrotate
+Recommends: libseccomp2, logrotate
 Suggests: bpftrace
 Description: every HTTP message of this machine as JSON lines
  Shows every HTTP request and response that any process on this machine sends
@@ -158,6 +158,7 @@ def _add_files(tree: Path) -> None:
     for name, target, mode in (
         (NAME, f"usr/bin/{NAME}", 0o755),
         (f"{NAME}.service", f"usr/lib/systemd/system/{NAME}.service", 0o644),
+        ("sysusers", f"usr/lib/sysusers.d/{NAME}.conf", 0o644),
         ("logrotate", _CONFFILES[1], 0o644),
         ("lintian-overrides", f"usr/share/lintian/overrides/{NAME}", 0o644),
         ("postinst", "DEBIAN/postinst", 0o755),

@@ -69,7 +69,6 @@ def settings_of(options: argparse.Namespace) -> Settings:
     }
     if given.get("output") == STDOUT:
         del given["output"]
-    given.setdefault("unprivileged_user", None)
     given["where"] = conditions_of(options)
     return Settings(**given)
 

@@ -78,9 +78,9 @@ class Settings:
     engine: str = "bcc"
     """The engine that loads the probe: ``bcc`` or ``bpftrace``."""
 
-    unprivileged_user: str | None = "root"
-    """The user that parses captured bytes; ``root`` keeps all privileges. ``None``, the default
-    of the command line: ``http-profiler`` if there is such a user, else ``nobody``."""
+    unprivileged_user: str | None = None
+    """The user that parses captured bytes; ``root`` keeps all privileges. ``None``:
+    ``http-profiler`` if there is such a user, else ``nobody``."""
 
     record: Path | None = None
     """Where the recording is written, for a later replay."""

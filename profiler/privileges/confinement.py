@@ -27,7 +27,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class ConfinementError(ProfilerError):
-    """The privileges cannot be given up here."""
+    """The privileges cannot be dropped here."""
 
 
 def user_for(name: str | None) -> pwd.struct_passwd | None:

@@ -79,7 +79,7 @@ class Helper:
         self._regular.append((seconds, function))
 
     def split(self) -> None:
-        """Fork the helper. This process goes on without it being able to see new objects."""
+        """Fork the helper, which sees no object that is made later."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKED)
         child = os.fork()

@@ -125,7 +125,10 @@ def test_the_package(bare: Guest, package: Path, token: str) -> None:
     # Not by comm: Python 3.14 names its threads.
     assert all(str(line.get("cmdline")).startswith("python3 ") for line in lines)
     modes = guest.exec(f"sudo stat --format %a:%U {LOG} {LOG}.1 /var/log/http-profiler").stdout
-    assert modes.split() == ["600:root", "600:root", "700:root"]
+    owner = "http-profiler"
+    assert modes.split() == [f"600:{owner}", f"600:{owner}", f"700:{owner}"]
+    exposure = guest.exec("systemd-analyze security http-profiler --no-pager", check=False)
+    assert float(exposure.stdout.split("exposure level")[1].split()[2]) <= 2.0
 
     guest.exec("sudo systemctl stop http-profiler", timeout=120)
     assert "wrote " in said(guest)

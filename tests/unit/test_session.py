@@ -74,6 +74,8 @@ class Recorded:
 def engine(monkeypatch: pytest.MonkeyPatch) -> Recorded:
     recorded = Recorded()
     monkeypatch.setattr(session, "open_engine", lambda _: recorded)
+    # The tests must not lose their privileges.
+    monkeypatch.setattr(session, "user_for", lambda _: None)
     return recorded
 
 

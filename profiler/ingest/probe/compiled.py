@@ -5,7 +5,7 @@ Compiling takes most of the time and memory of a start, and the same source alwa
 the same instructions. So they are stored in a file whose name is the hash of the
 compiler's input. A start that finds the file does not even load the compiler.
 
-A file is used only if nobody but root can have written it, and if it is complete.
+A file is used only if nobody but root or this user can have written it, and if it is complete.
 Otherwise the program is compiled again. If no file can be stored, every start compiles.
 """
 
@@ -22,7 +22,8 @@ from pathlib import Path
 
 from profiler.ingest.probe.compiler import compile_functions, compiler_file
 
-DIRECTORY = Path("/var/cache/http-profiler")
+# systemd names the directory of a service, which does not run as root.
+DIRECTORY = Path(os.environ.get("CACHE_DIRECTORY", "/var/cache/http-profiler"))
 
 # Programs for different settings and kernels; the least recently used is deleted first.
 _KEPT = 32
@@ -63,7 +64,7 @@ def _digest(source: str, names: list[str], with_headers: bool) -> str:
 
 def _read(kept: Path) -> dict[str, bytes] | None:
     try:
-        if not (_is_roots(kept.parent) and _is_roots(kept)):
+        if not (_is_ours(kept.parent) and _is_ours(kept)):
             return None
         checksum, _, document = kept.read_bytes().partition(b"\n")
         # _keep() deletes the least recently used files, by this time.
@@ -75,16 +76,17 @@ def _read(kept: Path) -> dict[str, bytes] | None:
     return {name: bytes.fromhex(code) for name, code in json.loads(document).items()}
 
 
-def _is_roots(path: Path) -> bool:
+def _is_ours(path: Path) -> bool:
     facts = path.lstat()
     writable_by_others = facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-    return facts.st_uid == 0 and not writable_by_others and not stat.S_ISLNK(facts.st_mode)
+    ours = facts.st_uid in (0, os.geteuid())
+    return ours and not writable_by_others and not stat.S_ISLNK(facts.st_mode)
 
 
 def _keep(kept: Path, code: dict[str, bytes]) -> None:
     document = json.dumps({name: each.hex() for name, each in code.items()}).encode()
     kept.parent.mkdir(mode=0o755, exist_ok=True)
-    if not _is_roots(kept.parent):
+    if not _is_ours(kept.parent):
         return
     with tempfile.NamedTemporaryFile(dir=kept.parent, delete=False) as file:
         try:
