@@ -43,6 +43,7 @@ def test_every_option(called: list[Any]) -> None:
     line = "--output o --port 80 --port 81 --pid 7 --max-body 9 --route syscall --record r "
     line += "--ring-size 65536 --engine bpftrace --max-memory 5 --max-connection-memory 4"
     line += " --where status=200 --output-max-size 6 --output-files 2"
+    line += " --unprivileged-user daemon"
     assert cli.main(line.split()) == 0
     expected = Settings(
         output=Path("o"),
@@ -56,6 +57,7 @@ def test_every_option(called: list[Any]) -> None:
         max_connection_memory=4,
         output_max_size=6,
         output_files=2,
+        unprivileged_user="daemon",
     )
     assert called == [("capture", expected)]
 
