@@ -173,9 +173,9 @@ def stopped(guest: Guest) -> None:
 
 
 def continued(guest: Guest) -> None:
-    """Resume both, the profiler first: sudo stops again while its command is stopped."""
-    for which in ("-n", ""):
-        guest.exec(f"sudo pkill -CONT {which} -f 'http-profiler --outpu[t]'")
+    """Resume all, the profiler first: sudo stops again while its command is stopped."""
+    for pattern in ("/http-profiler --outpu[t]", "http-profiler --outpu[t]"):
+        guest.exec(f"sudo pkill -CONT -f '{pattern}'")
 
 
 @contextmanager
