@@ -25,7 +25,7 @@ struct connection {
 	u64 claims;           /* how often a socket's own place was claimed; 0: free, see free_place() */
 	u64 position[2];
 	u32 sequence[2];      /* TCP's own position after the last call, see missed_before() */
-	u8 verdict;           /* profiler/ingest/probe/bcc.py writes VERDICT_OTHER here */
+	u8 verdict;
 	u8 flags;             /* FLAG_JOINED */
 	u8 after_loss[2];
 	u8 forwarded;         /* user space has received an event of this connection */
@@ -57,6 +57,28 @@ DEFINE_MAP(connections, MAP_TYPE_ARRAY, u32, struct connection, 2 * OWN_PLACES)
 DEFINE_MAP(elsewhere, MAP_TYPE_LRU_HASH, u64, u32, OWN_PLACES)
 /* How many places of the second half were assigned: the next one replaces the oldest. */
 DEFINE_MAP(given_out, MAP_TYPE_ARRAY, u32, u64, 1)
+
+/*
+ * Connections that user space found not to be HTTP: at the index given by the low bits of the
+ * inode, the inode. User space only writes here (profiler/ingest/probe/ignored.py), in one
+ * store, so that it cannot overwrite what the probe knows of a connection, or revive it. If
+ * two connections share an entry, user space enters the other one again with its next chunk.
+ */
+DEFINE_MAP(ignored, MAP_TYPE_ARRAY, u32, u64, OWN_PLACES)
+
+static __always_inline u64 *ignored_at(u64 inode)
+{
+	u32 place = inode & (OWN_PLACES - 1);
+
+	return LOOKUP(ignored, &place);
+}
+
+static __always_inline int is_ignored(u64 inode)
+{
+	u64 *ignored = ignored_at(inode);
+
+	return ignored && *ignored == inode;
+}
 
 static __always_inline struct connection *connection_at(u32 place)
 {
@@ -110,6 +132,10 @@ remember_connection(u64 inode, struct connection *known)
 		((volatile u64 *)connection)[i] = 0;
 	connection->claims = claims;
 	connection->inode = inode;
+	/* The entry of an earlier connection with this inode. */
+	u64 *ignored = ignored_at(inode);
+	if (ignored && *ignored == inode)
+		*ignored = 0;
 	return connection;
 }
 

@@ -113,6 +113,11 @@ static __always_inline void move_data(struct call *call)
 		connection->after_loss[direction] = connection->forwarded;
 		return;
 	}
+	if (is_ignored(inode)) {
+		connection->verdict = VERDICT_OTHER;
+		count(&counters->filtered[FILTERED_NOT_HTTP], call->size);
+		return;
+	}
 #ifdef MAX_BODY
 	/* Read again: a value kept from above would double the verifier's paths. */
 	int is_unwanted = is_beyond_limit(connection, direction, position, call->size);

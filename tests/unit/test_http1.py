@@ -731,9 +731,9 @@ LOOK_ALIKES = {
 
 @pytest.mark.parametrize("cut", [None, 1, 5])
 @pytest.mark.parametrize("data", LOOK_ALIKES.values(), ids=LOOK_ALIKES.keys())
-def test_non_http_is_reported_once_without_a_message(data: bytes, cut: int | None) -> None:
+def test_non_http_is_reported_without_a_message(data: bytes, cut: int | None) -> None:
     turns = [Ask(data), Ask(data), Say(data), Ask(GET), Say(OK)]
-    assert play(turns, cut, SETTINGS) == [NotHttp(SOCKET)]
+    assert set(play(turns, cut, SETTINGS)) == {NotHttp(SOCKET)}
 
 
 def test_a_binary_protocol_is_recognised_by_its_first_bytes() -> None:
@@ -746,7 +746,7 @@ def test_a_binary_protocol_is_recognised_by_its_first_bytes() -> None:
 def test_a_direction_that_is_no_http_is_not_followed_for_long() -> None:
     """Nothing comes in the other direction, which could show that it is HTTP."""
     assert play([Ask(b"\x16" * 1000)] * 1040, settings=SETTINGS) == []
-    assert play([Ask(b"\x16" * 1000)] * 1060, settings=SETTINGS) == [NotHttp(SOCKET)]
+    assert set(play([Ask(b"\x16" * 1000)] * 1060, settings=SETTINGS)) == {NotHttp(SOCKET)}
 
 
 def test_a_connection_seen_mid_stream_may_begin_inside_a_body() -> None:
@@ -934,7 +934,8 @@ def test_a_socket_that_was_not_http_is_forgotten_with_its_end() -> None:
 
     assert feed(wire.send(b"\x16")) == []
     assert feed(wire.recv(b"\x16")) == [NotHttp(SOCKET)]
-    assert feed(wire.send(GET)) == []
+    # Reported again, as long as the kernel still forwards it.
+    assert feed(wire.send(GET)) == [NotHttp(SOCKET)]
     assert feed(wire.end(SEND)) == []
     assert len(feed(wire.send(GET))) == 1
 

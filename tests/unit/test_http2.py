@@ -576,7 +576,7 @@ def headers(stream: int, pairs: list[tuple[str, str]], *flags: str) -> HeadersFr
 
 
 def test_a_preface_and_then_no_frames_is_not_http() -> None:
-    assert play([Ask(PREFACE + b"\xff" * 30), Ask(PREFACE)]) == [NotHttp(SOCKET)]
+    assert set(play([Ask(PREFACE + b"\xff" * 30), Ask(PREFACE)])) == {NotHttp(SOCKET)}
 
 
 def test_settings_and_then_no_preface_is_not_http() -> None:
@@ -833,7 +833,7 @@ def test_another_protocol_seen_mid_stream_makes_no_message() -> None:
 
 def test_a_look_alike_seen_mid_stream_is_not_http() -> None:
     turns = [Ask(sent(PingFrame(0, b"12345678"))), Ask(b"\xff" * 20), Ask(b"\xff" * 20)]
-    assert play(turns, joined=True) == [NotHttp(SOCKET)]
+    assert set(play(turns, joined=True)) == {NotHttp(SOCKET)}
 
 
 def test_a_segment_in_the_middle_of_a_call_is_no_sure_start() -> None:

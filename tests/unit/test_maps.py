@@ -5,16 +5,16 @@ from __future__ import annotations
 
 import mmap
 import os
-import re
 import struct
 from pathlib import Path
 
 import pytest
 
 from profiler.errors import ProbeError
-from profiler.ingest.probe import bcc, kernel
+from profiler.ingest.probe import kernel
+from profiler.ingest.probe.ignored import IgnoredConnections
 from profiler.ingest.probe.load import with_maps
-from profiler.ingest.probe.maps import Shape, described
+from profiler.ingest.probe.maps import ARRAY, Shape, described
 from profiler.ingest.probe.perf import Part
 from profiler.ingest.probe.ring import RingBuffer, batch_bytes
 
@@ -187,22 +187,54 @@ def test_a_perf_sample_across_the_end_of_its_ring() -> None:
     assert part.take() == []
 
 
-BPF = Path(__file__).parents[2] / "bpf"
-SIZES = {"u8": 1, "u32": 4, "u64": 8}
+class MappedMap:
+    """An array map whose memory is a file in memory."""
+
+    is_mapped = True
+    shape = Shape(ARRAY, 4, 8, 1024)
+
+    def __init__(self) -> None:
+        self.descriptor = os.memfd_create("array")
+        os.truncate(self.descriptor, 2 * PAGE)
+
+    def entries(self) -> dict[int, int]:
+        data = os.pread(self.descriptor, 2 * PAGE, 0)
+        return {n: inode for n, (inode,) in enumerate(struct.iter_unpack("=Q", data)) if inode}
 
 
-def test_the_offset_of_the_verdict() -> None:
-    """bcc.py reads struct connection of bpf/connection.h up to its verdict, which it writes."""
-    text = (BPF / "connection.h").read_text()
-    structure = text[text.index("struct connection {") : text.index("};")]
-    members = re.findall(r"(u\d+) (\w+)(?:\[(\d)\])?;", structure)
-    before = [SIZES[kind] * int(count or 1) for kind, _, count in members]
-    names = [name for _, name, _ in members]
-    assert names[0] == "inode"
-    assert sum(before[: names.index("verdict")]) == bcc.VERDICT
-    verdicts = (BPF / "classify.h").read_text()
-    listed = re.findall(r"VERDICT_\w+(?=,)", verdicts[verdicts.index("enum verdict") :])
-    assert listed[bcc.VERDICT_OTHER[0]] == "VERDICT_OTHER"
+class WrittenMap:
+    """An array map of a kernel that cannot map it."""
+
+    is_mapped = False
+    shape = Shape(ARRAY, 4, 8, 1024)
+
+    def __init__(self) -> None:
+        self.written: list[tuple[bytes, bytes]] = []
+
+    def write(self, key: bytes, value: bytes) -> None:
+        self.written.append((key, value))
+
+
+def test_an_ignored_connection_is_written_to_mapped_memory() -> None:
+    mapped = MappedMap()
+    ignored = IgnoredConnections(mapped)  # type: ignore[arg-type]
+    assert not ignored.needs_privileges
+    for inode in (5, 1024 + 7, (1 << 63) + 1023):
+        ignored.add(inode)
+    assert mapped.entries() == {5: 5, 7: 1024 + 7, 1023: (1 << 63) + 1023}
+    # Of two with the same entry, the last one counts.
+    ignored.add(2048 + 5)
+    assert mapped.entries()[5] == 2048 + 5
+    ignored.close()
+    os.close(mapped.descriptor)
+
+
+def test_an_old_kernel_needs_a_call_to_ignore_a_connection() -> None:
+    written = WrittenMap()
+    ignored = IgnoredConnections(written)  # type: ignore[arg-type]
+    assert ignored.needs_privileges
+    ignored.add(1024 + 7)
+    assert written.written == [(struct.pack("=I", 7), struct.pack("=Q", 1024 + 7))]
 
 
 @pytest.mark.parametrize(

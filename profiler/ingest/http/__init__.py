@@ -76,7 +76,8 @@ class Messages:
                 self._not_http.pop(socket, None)
                 return ()
             if socket in self._not_http:
-                return ()
+                # It is still forwarded, so whoever ignores it has forgotten that.
+                return (NotHttp(socket),)
             opening = Opening()
         opening.feed(event)
         if opening.http2 is None:

@@ -27,6 +27,7 @@ from profiler.ingest.probe.compiler import compiler_file
 from profiler.ingest.probe.generate import Attachment, Program, generate, maps_of
 from profiler.ingest.probe.headers import read_layout_of_headers
 from profiler.ingest.probe.hooks import Hooks, load_hooks
+from profiler.ingest.probe.ignored import IgnoredConnections
 from profiler.ingest.probe.inflight import InflightCalls
 from profiler.ingest.probe.kernel import cpus, lift_memory_limit, may_load
 from profiler.ingest.probe.layout import Layout, read_layout
@@ -41,7 +42,6 @@ from profiler.ingest.probe.load import (
     with_maps,
 )
 from profiler.ingest.probe.macros import (
-    OWN_PLACES,
     SELF_PLACEHOLDER,
     can_fetch_and_add,
     uses_boot_time,
@@ -57,10 +57,6 @@ from profiler.privileges.helper import Helper
 
 POLL_MS = 100
 
-# Offsets in struct connection of bpf/connection.h.
-_INODE = struct.Struct("=Q")
-VERDICT = struct.calcsize("=QQQQII")
-VERDICT_OTHER = b"\2"
 # struct account of bpf/counters.h
 _COUNT = struct.Struct("=QQ")
 
@@ -87,6 +83,8 @@ class BccEngine:
         self._order = Order()
         self._precedence = Precedence(settings.ring_bytes)
         self._inflight: InflightCalls | None = None
+        self._ignored: IgnoredConnections | None = None
+        self._ignore: Callable[[int], object]
         self._is_shared = False
         self._detach: Callable[[], object] = self._close_attached
         self._read_account: Callable[[], dict[str, Any]] = self._account_here
@@ -143,22 +141,15 @@ class BccEngine:
 
     def ignore(self, socket: int) -> None:
         """Make the kernel stop forwarding the socket with this inode."""
-        connections = self._maps["connections"]
-        inode = _INODE.pack(socket)
-        own = struct.pack("=I", socket % OWN_PLACES)
-        elsewhere = self._maps["elsewhere"].read(inode)
-        for place in (own, elsewhere) if elsewhere else (own,):
-            connection = connections.read(place) or b""
-            # The socket may have been closed since; then there is nothing to ignore.
-            if connection.startswith(inode):
-                ignored = connection[:VERDICT] + VERDICT_OTHER + connection[VERDICT + 1 :]
-                connections.write(place, ignored)
+        self._ignore(socket)
 
     def share(self, helper: Helper) -> None:
         """Offer ``helper`` what needs privileges; to be called before it is split off."""
         self._detach = helper.offer(self._close_attached)
         self._read_account = helper.offer(self._account_here)
-        self.ignore = helper.offer(self.ignore)  # type: ignore[method-assign]
+        assert self._ignored is not None, "the probe is attached"
+        if self._ignored.needs_privileges:
+            self._ignore = helper.offer(self._ignored.add)
         helper.every(REFRESH_SECONDS, self._refresh)
         if self._buffer is not None:
             helper.at_start(self._buffer.close)
@@ -180,6 +171,9 @@ class BccEngine:
         if self._buffer is not None:
             self._buffer.close()
             self._buffer = None
+        if self._ignored is not None:
+            self._ignored.close()
+            self._ignored = None
         while self._maps:
             self._maps.popitem()[1].close()
 
@@ -211,6 +205,8 @@ class BccEngine:
         )
         for function, name in described_by.items():
             self._maps[name] = Map(name, described(code[function]))
+        self._ignored = IgnoredConnections(self._maps["ignored"])
+        self._ignore = self._ignored.add
         self._name_cgroups()
         # Before the probe is attached, so that it has not seen any of these calls begin.
         self._inflight = InflightCalls(platform.machine())

@@ -18,13 +18,14 @@ from profiler.ingest.probe.kernel import INSTRUCTION, LOAD_CONSTANT, bpf, cpus, 
 
 MAPS = (
     *("events", "account", "workspaces"),
-    *("connections", "elsewhere", "given_out", "processes", "inflight", "cgroups"),
+    *("connections", "elsewhere", "given_out", "ignored", "processes", "inflight", "cgroups"),
 )
 SYSCALL_ROUTE_MAPS = (*MAPS, "pending")
 
 # include/uapi/linux/bpf.h
 _MAP_CREATE, _LOOKUP, _UPDATE, _DELETE = range(4)
 _BTF_LOAD = 18
+ARRAY = 2
 PERF_EVENT_ARRAY = 4
 RINGBUF = 27
 TASK_STORAGE = 29
@@ -32,6 +33,9 @@ _PERCPU = (5, 6, 10)
 # union bpf_attr for BPF_MAP_CREATE: up to btf_value_type_id.
 _CREATE = struct.Struct("=IIIIIII16sIIII")
 _NO_PREALLOC = 1
+# Both sides map the memory of such an array (Linux 5.5).
+_MMAPABLE = 1 << 10
+MAPPED = frozenset({"ignored"})
 # union bpf_attr for BPF_BTF_LOAD: the address of the types, of a log buffer, and the size.
 _LOAD_TYPES = struct.Struct("=QQI")
 _ELEMENT = struct.Struct("=IxxxxQQQ")
@@ -91,13 +95,15 @@ class Map:
         self.shape = shape
         is_storage = shape.type == TASK_STORAGE
         types = _load_types(shape.value) if is_storage else 0
-        self.descriptor = bpf(
-            _MAP_CREATE,
-            _CREATE.pack(
-                *(*shape, _NO_PREALLOC if is_storage else 0, 0, 0, name[:15].encode(), 0),
-                *(types, _KEY_TYPE, _VALUE_TYPE) if is_storage else (0, 0, 0),
-            ),
-        )
+        about_types = (types, _KEY_TYPE, _VALUE_TYPE) if is_storage else (0, 0, 0)
+        # An older kernel refuses the flag; then is_mapped is false.
+        for flags in (_MMAPABLE, 0) if name in MAPPED else (_NO_PREALLOC if is_storage else 0,):
+            attributes = *shape, flags, 0, 0, name[:15].encode(), 0, *about_types
+            self.descriptor = bpf(_MAP_CREATE, _CREATE.pack(*attributes))
+            self.is_mapped = bool(flags & _MMAPABLE)
+            """Whether mmap(2) works on the descriptor."""
+            if self.descriptor >= 0:
+                break
         if is_storage:
             os.close(types)
         if self.descriptor < 0:
