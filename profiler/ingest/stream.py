@@ -13,6 +13,9 @@ events of three types:
 The first chunk of a direction sets its base position. Bytes before it are not
 reported as a gap.
 
+If the kernel had no room to remember a connection, its positions restart. Then TCP's
+sequence numbers reveal how many bytes moved meanwhile, usually none.
+
 If several threads use one socket at the same time, their records may arrive out of
 order. A record ahead of its position is held until the missing records arrive. It is
 released early if the kernel reports a loss, or if too many records are held.
@@ -36,6 +39,9 @@ from profiler.ingest.wire import (
 
 # Chunks of one direction that are held for an earlier one, at most.
 _HELD_MAX = 64
+
+# TCP's sequence numbers have 32 bits (RFC 9293, 3.4).
+_SEQUENCES = 1 << 32
 
 # The kernel reports that the bytes missing before the chunk will not arrive.
 _AFTER_HOLE = FLAG_AFTER_LOSS | FLAG_PASSED_OVER
@@ -89,6 +95,8 @@ class Streams:
         self._sees_all = sees_all
         # The key is one integer (see _key), because every chunk is looked up here.
         self._expected: dict[int, int] = {}
+        # TCP's sequence number of position 0, by direction; 0 if unknown.
+        self._sequences: dict[int, int] = {}
         # Chunks ahead of their position, by direction; usually empty.
         self._held: dict[int, list[Chunk]] = {}
 
@@ -101,6 +109,8 @@ class Streams:
         expected = self._expected.get(key)
         in_order = expected == position or (expected is None and not item.flags & FLAG_AFTER_LOSS)
         if in_order and item.captured == size > 0 and not self._held:
+            if expected is None:
+                self._sequences[key] = item.sequence
             self._expected[key] = position + size
             return (item,)
         return self._chunk(key, item, expected)
@@ -113,8 +123,9 @@ class Streams:
     def forget(self, socket: int) -> None:
         """Drop the state of ``socket``: its bytes are no longer needed."""
         for direction in (0, 1):
-            self._expected.pop(_key(socket, direction), None)
-            self._held.pop(_key(socket, direction), None)
+            key = _key(socket, direction)
+            for table in (self._expected, self._sequences, self._held):
+                table.pop(key, None)
 
     def held(self, socket: int) -> int:
         """Return the bytes of memory that the held chunks of ``socket`` take."""
@@ -132,9 +143,13 @@ class Streams:
 
     def _chunk(self, key: int, chunk: Chunk, expected: int | None) -> Sequence[Event]:
         """Take a chunk that may be out of order, truncated or empty."""
+        if expected is not None and chunk.position < expected:
+            expected = self._restart(key, chunk, expected)
         held = self._held.get(key, [])
         early = expected is not None and chunk.position > expected
-        if early and not chunk.flags & _AFTER_HOLE and len(held) < _HELD_MAX:
+        # What is missing before a restart never arrives: its positions would be negative.
+        waits = expected is not None and 0 <= expected < chunk.position
+        if waits and not chunk.flags & _AFTER_HOLE and len(held) < _HELD_MAX:
             self._held.setdefault(key, []).append(chunk)
             return ()
         if early and held:
@@ -158,7 +173,18 @@ class Streams:
             events += self._take(key, chunk, self._expected.get(key))
         return events
 
+    def _restart(self, key: int, chunk: Chunk, expected: int) -> int:
+        """Return the expected position as the kernel counts now, if TCP's numbers reveal it."""
+        known, sequence = self._sequences.get(key), chunk.sequence
+        if not known or not sequence or known == sequence:
+            return expected
+        self._sequences[key] = sequence
+        missing = (sequence + chunk.position - known - expected) % _SEQUENCES
+        return chunk.position - missing if missing < _SEQUENCES // 2 else expected
+
     def _take(self, key: int, chunk: Chunk, expected: int | None) -> Sequence[Event]:
+        if expected is None:
+            self._sequences[key] = chunk.sequence
         self._expected[key] = chunk.position + chunk.size
         return self._events_of(chunk, expected)
 
@@ -183,6 +209,7 @@ class Streams:
         key = _key(end.socket, end.direction)
         events = [*self._release(key)] if key in self._held else []
         expected = self._expected.pop(key, None)
+        self._sequences.pop(key, None)
         if expected is not None and expected != end.position:
             events.append(_hole(end, expected))
         reason = CLOSED_EARLY

@@ -5,6 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from profiler.ingest.http import Message, Messages
+from profiler.ingest.settings import Settings
 from profiler.ingest.stream import Event, Finish, Gap, Streams
 from profiler.ingest.wire import (
     FLAG_AFTER_LOSS,
@@ -212,3 +214,50 @@ def test_any_order_of_arrival_gives_the_stream(order: list[int]) -> None:
         events += streams.feed(chunk(b"%d" % position, position=position))
     assert b"".join(e.payload for e in events if isinstance(e, Chunk)) == b"01234567"
     assert not any(isinstance(e, Gap) for e in events)
+
+
+@pytest.mark.parametrize("base", [1000, 2**32 - 60])
+@pytest.mark.parametrize("missed", [0, 7])
+def test_positions_that_restart_continue_by_the_sequence_number(base: int, missed: int) -> None:
+    """The kernel had no room to remember the connection, and counts from 0 again."""
+    streams = Streams()
+    assert streams.feed(chunk(b"x" * 100, sequence=base))
+    continued = (base + 100 + missed) % 2**32
+    later = chunk(b"y" * 10, sequence=continued, flags=FLAG_JOINED)
+    assert [*streams.feed(later)] == [*([gap(missed)] if missed else []), later]
+    following = chunk(b"z", position=10, sequence=continued, flags=FLAG_JOINED)
+    assert [*streams.feed(following)] == [following]
+
+
+@pytest.mark.parametrize("sequences", [(0, 0), (0, 5), (5, 0), (5, 5), (5, 2**31 + 200)])
+def test_positions_that_restart_otherwise_leave_a_gap_of_unknown_size(
+    sequences: tuple[int, int],
+) -> None:
+    streams = Streams()
+    streams.feed(chunk(b"x" * 100, sequence=sequences[0]))
+    later = chunk(b"y" * 10, sequence=sequences[1])
+    assert [*streams.feed(later)] == [gap(None), later]
+
+
+def test_the_answer_after_a_restart_is_paired_with_its_request() -> None:
+    streams, messages = Streams(), Messages(Settings())
+    request = b"GET /kept HTTP/1.1\r\nHost: a\r\n\r\n"
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+    chunks = [
+        chunk(request, sequence=1),
+        chunk(answer, direction=RECV, sequence=1),
+        chunk(request, position=len(request), sequence=1),
+        chunk(
+            answer,
+            direction=RECV,
+            position=0,
+            sequence=1 + len(answer),
+            flags=FLAG_JOINED,
+        ),
+    ]
+    out = [m for item in chunks for event in streams.feed(item) for m in messages.feed(event)]
+    whole = [m for m in out if isinstance(m, Message) and not m.incomplete]
+    assert len(whole) == 4
+    for asking, answering in (whole[:2], whole[2:]):
+        assert answering.head.request is not None
+        assert answering.head.request.origin == asking.origin
