@@ -50,6 +50,16 @@ class ProbeError(ProfilerError):
     """The kernel probe cannot be loaded on this machine."""
 
 
+class CommandError(ProfilerError):
+    """The command of `run` cannot be started. The exit code is what a shell would return."""
+
+    exit_code = 126
+
+    def __init__(self, message: str, exit_code: int = exit_code) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
 class UnsupportedError(ProbeError):
     """This machine lacks a required feature.
 

@@ -13,6 +13,7 @@ import pwd
 import signal
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -183,6 +184,66 @@ def test_interrupted_while_the_probe_is_loaded(tmp_path: Path) -> None:
         running.stderr.read()
     assert running.returncode == 130
     assert not there.exists()
+
+
+def test_privileges_are_needed_only_where_the_command_is_started() -> None:
+    """The process that accompanies it can give them up, because the helper is the parent."""
+    script = """
+        import os, sys
+        from profiler.commands.run.child import Child
+        from profiler.commands.run.command import Command
+        from profiler.errors import CommandError
+        from profiler.privileges.helper import Helper
+        from tests.unit.stand_in_engine import StandInCgroup
+
+        def run(*arguments):
+            command, helper = Command(Child(arguments, StandInCgroup(), None)), Helper()
+            command.share(helper)
+            helper.split()
+            try:
+                command.begun(None)
+                assert not command.ended
+                while command.goes_on(True):
+                    pass
+                return command.wait()
+            except CommandError as error:
+                return f"{error} ({error.exit_code})"
+            finally:
+                helper.close()
+
+        print(run("sh", "-c", "test $PPID != $0 && exit 7", str(os.getpid())))
+        print(run("sh", "-c", "kill $$"))
+        print(run(sys.argv[1]))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script), str(DEMO / "capture")],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
+    assert done.stdout.splitlines() == [
+        "7",
+        "143",
+        f"cannot execute {DEMO}/capture: Permission denied (126)",
+    ], done.stderr
+
+
+def test_limits_are_not_those_that_the_probe_needs() -> None:
+    script = """
+        import resource
+        from profiler.commands.run.child import Child
+        from tests.unit.stand_in_engine import StandInCgroup
+
+        _, most = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (8192, most))
+        child = Child(["sh", "-c", "ulimit -l"], StandInCgroup(), None)
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (65536, most))
+        child.start()
+        child.wait()
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    assert subprocess.check_output(command, text=True, cwd=ROOT) == "8\n"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user needs root")

@@ -1,66 +1,52 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The traced command: starts it once the probe is attached, waits for it, forwards signals.
+"""Accompanies the capture of a command: starts it, waits for its end, forwards signals.
 
-It runs as if a shell had started it: same session, same process group, same terminal, same standard
-streams. So signals from the terminal (Ctrl-C, Ctrl-\\, Ctrl-Z) reach it directly, and signals sent
-to the profiler are forwarded. To distinguish the two, the signals are blocked and read with
-sigtimedwait(2), which reports their sender.
+The command runs as if a shell had started it: same session, same process group, same terminal, same
+standard streams. So signals from the terminal (Ctrl-C, Ctrl-\\, Ctrl-Z) reach it directly, and
+signals sent to the profiler are forwarded. To distinguish the two, the signals are blocked and read
+with sigtimedwait(2), which reports their sender.
 """
 
 from __future__ import annotations
 
 import os
-import pwd
-import shutil
+import select
 import signal
-import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from profiler.accounting import Account
-from profiler.commands.run.cgroup import Cgroup
-from profiler.errors import ProfilerError
+from profiler.commands.run.child import Child
+from profiler.privileges.helper import Helper
 
 _PASSED_ON = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT}
 _SI_KERNEL = 0x80  # bits/siginfo-consts.h: sent by the terminal
 _WAIT_SECONDS = 0.1
 
-CANNOT_EXECUTE, NOT_FOUND = 126, 127
-
-
-class CommandError(ProfilerError):
-    """The command cannot be started."""
-
-    def __init__(self, text: str, exit_code: int) -> None:
-        super().__init__(text)
-        self.exit_code = exit_code
-
 
 class Command:
-    """A command line to start in ``cgroup`` as ``user`` (default: the current user).
+    """The command as an attendant of the capture (``session.Attendant``)."""
 
-    Raises CommandError if the program does not exist.
-    """
-
-    def __init__(
-        self, arguments: Sequence[str], cgroup: Cgroup, user: pwd.struct_passwd | None = None
-    ) -> None:
-        if shutil.which(arguments[0], os.F_OK) is None:
-            raise CommandError(f"{arguments[0]}: command not found", NOT_FOUND)
-        self._arguments = arguments
-        self._cgroup = cgroup
-        self._user = user
+    def __init__(self, child: Child) -> None:
+        self._start, self._send, self._wait = child.start, child.send, child.wait
         self._mask: set[signal.Signals] = set()
-        self._child: subprocess.Popen[bytes] | None = None
+        self._end: int | None = None
+        self._code: int | None = None
+
+    def share(self, helper: Helper) -> None:
+        """Let ``helper`` start the command and send signals to it, with its privileges."""
+        self._start = helper.offer(self._start)
+        self._send = helper.offer(self._send)
+        self._wait = helper.offer(self._wait)
 
     @property
     def started(self) -> bool:
         """Whether it was started."""
-        return self._child is not None
+        return self._end is not None or self._code is not None
 
     @property
     def ended(self) -> bool:
         """Whether its end was noticed."""
-        return self._child is not None and self._child.returncode is not None
+        return self._code is not None
 
     def begun(self, _account: Callable[[], Account]) -> None:
         """Start it. Raises CommandError."""
@@ -68,57 +54,45 @@ class Command:
             signal.Signals(number)
             for number in signal.pthread_sigmask(signal.SIG_BLOCK, _PASSED_ON)
         }
-        name = self._arguments[0]
         try:
-            self._child = subprocess.Popen(
-                self._arguments, preexec_fn=self._prepare, env=self._environment()
-            )
-        except (OSError, subprocess.SubprocessError) as error:
+            self._end = self._start()
+        except BaseException:
             self._unblock()
-            if isinstance(error, FileNotFoundError):
-                raise CommandError(f"{name}: command not found", NOT_FOUND) from error
-            why = (
-                error.strerror
-                if isinstance(error, OSError)
-                else "it could not join its cgroup, or change its user"
-            )
-            raise CommandError(f"cannot execute {name}: {why}", CANNOT_EXECUTE) from error
+            raise
 
     def goes_on(self, _idle: bool) -> bool:
         """Forward signals sent to the profiler; return whether the command is running."""
         self._pass_on(0)
-        return self._child is not None and self._child.poll() is None
+        return self._is_running()
 
     def wait(self) -> int:
         """Wait for its end; return its exit code, or 128+N if signal N killed it."""
-        assert self._child is not None, "it was started"
-        while self._child.poll() is None:
+        while self._is_running():
             self._pass_on(_WAIT_SECONDS)
         self._unblock()
-        code = self._child.returncode
-        return code if code >= 0 else 128 - code
+        assert self._code is not None, "it was started"
+        return self._code
 
-    def _prepare(self) -> None:
-        """In the child: join the cgroup and change to the user."""
-        self._cgroup.join()
-        if self._user:
-            os.initgroups(self._user.pw_name, self._user.pw_gid)
-            os.setgid(self._user.pw_gid)
-            os.setuid(self._user.pw_uid)
-        signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
-
-    def _environment(self) -> dict[str, str] | None:
-        if self._user is None:
-            return None
-        name, home, shell = self._user.pw_name, self._user.pw_dir, self._user.pw_shell
-        return {**os.environ, "USER": name, "LOGNAME": name, "HOME": home, "SHELL": shell}
+    def _is_running(self) -> bool:
+        if self._end is not None and _is_readable(self._end):
+            os.close(self._end)
+            self._end = None
+            self._code = self._wait()
+        return self._end is not None
 
     def _pass_on(self, seconds: float) -> None:
         received = signal.sigtimedwait(_PASSED_ON, seconds)
         while received is not None:
-            if received.si_code != _SI_KERNEL and self._child is not None:
-                self._child.send_signal(received.si_signo)
+            if received.si_code != _SI_KERNEL and self._end is not None:
+                self._send(int(received.si_signo))
             received = signal.sigtimedwait(_PASSED_ON, 0)
 
     def _unblock(self) -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
+
+
+def _is_readable(descriptor: int) -> bool:
+    # select(2) is limited to descriptors below 1024.
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(0))

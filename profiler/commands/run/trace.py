@@ -19,8 +19,9 @@ from profiler.commands.assertions import Assertions, assertions_of
 from profiler.commands.opened import say
 from profiler.commands.options import settings_of
 from profiler.commands.run.cgroup import Cgroup
-from profiler.commands.run.command import Command, CommandError
-from profiler.errors import VIOLATED, ProbeError, ProfilerError, UsageError
+from profiler.commands.run.child import Child
+from profiler.commands.run.command import Command
+from profiler.errors import VIOLATED, CommandError, ProbeError, ProfilerError, UsageError
 from profiler.exchanges.fields import FIELDS
 from profiler.exchanges.pair import Exchanges
 from profiler.exchanges.query import Comparison
@@ -74,7 +75,7 @@ def _traced(
     exchanges = Exchanges() if assertions or not sinks else None
     account = command = trouble = None
     try:
-        command = Command(options.argv, cgroup, options.run_as)
+        command = Command(Child(options.argv, cgroup, options.run_as))
         account = capture(
             replace(settings, where=settings.where.and_("cgroup", own)),
             Choice(_Kept(sinks, exchanges), written.redactor if written else None),
