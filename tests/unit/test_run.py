@@ -246,17 +246,88 @@ def test_limits_are_not_those_that_the_probe_needs() -> None:
     assert subprocess.check_output(command, text=True, cwd=ROOT) == "8\n"
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user needs root")
-def test_the_command_as_another_user() -> None:
-    nobody = pwd.getpwnam("nobody")
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user needs root")
+NOBODY = pwd.getpwnam("nobody")
+
+
+def as_nobody(script: str, **more: Any) -> str:
+    """Return the output of a script that runs as nobody."""
     # --user is a filter, which is something else.
-    options = ("--as", "nobody", "--user", "0")
-    code, out, _ = run(*options, *shell("id -u; id -g; id -G; echo $HOME $USER"))
+    code, out, errors = run("--as", "nobody", "--user", "0", *shell(script), **more)
+    assert code == 0, errors
+    return out
+
+
+@needs_root
+def test_privileges_of_the_command_are_those_of_the_user() -> None:
+    fields = "Uid", "Gid", "Groups", "CapInh", "CapPrm", "CapEff", "CapAmb"
+    # It may gain privileges as the user may: sudo works.
+    fields += ("NoNewPrivs",)
+    out = as_nobody("cat /proc/self/status", extra_groups=[0, 4])
+    status = dict(line.split(":", 1) for line in out.splitlines())
+    none = ["0000000000000000"]
+    assert [status[field].split() for field in fields] == [
+        [str(NOBODY.pw_uid)] * 4,
+        [str(NOBODY.pw_gid)] * 4,
+        [str(group) for group in sorted(os.getgrouplist("nobody", NOBODY.pw_gid))],
+        *(none, none, none, none),
+        ["0"],
+    ]
+
+
+@needs_root
+def test_privileges_do_not_leak_by_the_environment() -> None:
+    kept = {"TERM": "xterm", "LANG": "C.UTF-8", "LC_TIME": "C", "TZ": "Asia/Tokyo"}
+    dropped = {
+        "AWS_SECRET_ACCESS_KEY": "s3cr3t",
+        "BASH_ENV": "/root/.bashrc",
+        "LD_LIBRARY_PATH": "/root/lib",
+        "PATH": f"{os.environ['PATH']}:/root/bin",
+        "SUDO_USER": "alice",
+        "XDG_RUNTIME_DIR": "/run/user/0",
+    }
+    code, out, _ = run("--as", "nobody", "--", "env", "MINE=x", "env", env={**kept, **dropped})
     assert code == 0
-    uid, gid, groups, names = out.splitlines()
-    assert (int(uid), int(gid)) == (nobody.pw_uid, nobody.pw_gid)
-    assert "0" not in groups.split()
-    assert names == f"{nobody.pw_dir} nobody"
+    inherited = {name: os.environ[name] for name in ("COLORTERM", "NO_COLOR") if name in os.environ}
+    seen = dict(line.split("=", 1) for line in out.splitlines())
+    assert {name: value for name, value in seen.items() if not name.startswith("LC_")} == {
+        **inherited,
+        **{name: value for name, value in kept.items() if not name.startswith("LC_")},
+        "HOME": NOBODY.pw_dir,
+        "LOGNAME": "nobody",
+        "MINE": "x",
+        "PATH": "/usr/local/bin:/usr/bin:/bin",
+        "SHELL": NOBODY.pw_shell,
+        "USER": "nobody",
+    }
+    assert seen["LC_TIME"] == "C"
+
+
+@needs_root
+def test_privileges_do_not_leak_by_descriptors_limits_and_masks(tmp_path: Path) -> None:
+    (tmp_path / "secret").touch(0o600)
+    with (tmp_path / "secret").open() as secret:
+        out = as_nobody("ls /proc/$$/fd; umask; pwd", pass_fds=[secret.fileno()], umask=0)
+    assert out.split() == ["0", "1", "2", "0022", str(ROOT)]
+    assert as_nobody("umask", umask=0o077) == "0077\n"
+
+
+@needs_root
+def test_signals_reach_the_process_group_of_a_session() -> None:
+    """As from a terminal: a shell waits for what it runs in the foreground."""
+    script = "trap 'exit 9' TERM; echo ready; sleep 600"
+    with subprocess.Popen(
+        command("--as", "nobody", *shell(script)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        cwd=ROOT,
+        env=environment(),
+    ) as running:
+        assert running.stdout
+        assert running.stdout.readline() == "ready\n"
+        running.send_signal(signal.SIGTERM)
+        assert running.wait(60) == 9
 
 
 def test_reports_the_user_of_the_command() -> None:

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Accompanies the capture of a command: starts it, waits for its end, forwards signals.
 
-The command runs as if a shell had started it: same session, same process group, same terminal, same
-standard streams. So signals from the terminal (Ctrl-C, Ctrl-\\, Ctrl-Z) reach it directly, and
-signals sent to the profiler are forwarded. To distinguish the two, the signals are blocked and read
-with sigtimedwait(2), which reports their sender.
+Without ``--as``, the command runs as if a shell had started it: same session, same process group,
+same terminal, same standard streams. So signals from the terminal (Ctrl-C, Ctrl-\\, Ctrl-Z) reach
+it directly, and signals sent to the profiler are forwarded. To distinguish the two, the signals are
+blocked and read with sigtimedwait(2), which reports their sender. A command in a session of its own
+gets both from here.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ class Command:
 
     def __init__(self, child: Child) -> None:
         self._start, self._send, self._wait = child.start, child.send, child.wait
+        self._repeated = child.has_own_session
         self._mask: set[signal.Signals] = set()
         self._end: int | None = None
         self._code: int | None = None
@@ -83,7 +85,8 @@ class Command:
     def _pass_on(self, seconds: float) -> None:
         received = signal.sigtimedwait(_PASSED_ON, seconds)
         while received is not None:
-            if received.si_code != _SI_KERNEL and self._end is not None:
+            is_due = received.si_code != _SI_KERNEL or self._repeated
+            if is_due and self._end is not None:
                 self._send(int(received.si_signo))
             received = signal.sigtimedwait(_PASSED_ON, 0)
 
