@@ -7,7 +7,6 @@ import argparse
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from profiler.commands.opened import say
 from profiler.commands.options import captures_of
@@ -17,7 +16,7 @@ from profiler.exchanges.model import Exchange
 from profiler.exchanges.pair import Exchanges
 from profiler.exchanges.read import Capture
 from profiler.exchanges.verify import Assertion, verify
-from profiler.outputs.file import output
+from profiler.outputs.deferred import DeferredOutput
 from profiler.outputs.junit import junit
 
 
@@ -26,7 +25,7 @@ class Assertions:
     """The assertions of the command line."""
 
     assertions: Sequence[Assertion]
-    junit: Path | None
+    junit: DeferredOutput | None
 
     def __bool__(self) -> bool:
         return bool(self.assertions)
@@ -49,7 +48,7 @@ class Assertions:
         held = sum(verdict.failure is None for verdict in verdicts)
         say(f"{held} of {len(verdicts)} assertions hold for {number} exchanges")
         if self.junit:
-            with output(self.junit) as file:
+            with self.junit.opened() as file:
                 file.write(junit(verdicts, notes, seconds))
         return held == len(verdicts)
 
@@ -59,7 +58,7 @@ def assertions_of(options: argparse.Namespace) -> Assertions:
     assertions = (*options.fail_if, *options.expect)
     if options.junit and not assertions:
         raise UsageError("--junit needs --fail-if or --expect")
-    return Assertions(assertions, options.junit)
+    return Assertions(assertions, DeferredOutput(options.junit) if options.junit else None)
 
 
 def check(options: argparse.Namespace) -> int:

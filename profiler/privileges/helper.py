@@ -204,8 +204,7 @@ def _error_of(reply: list[Any]) -> Exception:
         number, text, first, second = values
         return OSError(number, text, first, None, second)
     text, code = values
-    error_type = getattr(errors, name, ProfilerError)
-    error: ProfilerError = error_type(text)
+    error: ProfilerError = getattr(errors, name, ProfilerError)(text)
     error.exit_code = code
     return error
 

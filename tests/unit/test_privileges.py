@@ -266,6 +266,35 @@ def test_a_capture_writes_and_rotates_without_access_to_its_files(tmp_path: Path
     assert json.loads((tmp_path / "stats").read_text().splitlines()[-1])["final"]
 
 
+@needs_root
+@pytest.mark.parametrize("holds", [True, False])
+def test_run_starts_the_command_and_writes_its_report_with_privileges(
+    tmp_path: Path, holds: bool
+) -> None:
+    tmp_path.chmod(0o700)
+    junit = tmp_path / "junit.xml"
+    environment = {
+        **os.environ,
+        "HTTP_PROFILER_UNPRIVILEGED_USER": "nobody",
+        "STAND_IN_CGROUP": "",
+    }
+    command = [sys.executable, "-m", "tests.unit.stand_in_engine", str(DEMO / "capture"), "run"]
+    command += ["--fail-if", "status=599" if holds else "method=GET", "--allow-lost"]
+    done = subprocess.run(
+        [*command, "--junit", str(junit), "--", "id", "-u"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == (0 if holds else 4), done.stderr
+    assert done.stdout == "0\n"
+    assert "as user nobody" in done.stderr
+    assert ('failures="0"' in junit.read_text()) is holds
+    assert [path.name for path in tmp_path.iterdir()] == ["junit.xml"]
+
+
 def test_a_user_that_does_not_exist_is_a_usage_error() -> None:
     with pytest.raises(UsageError, match="--unprivileged-user: this machine has no user 'missing'"):
         user_for("missing")

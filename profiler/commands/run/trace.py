@@ -7,6 +7,7 @@ A failure of the command takes precedence, then one of the profiler (125), then 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import pwd
 import time
@@ -58,15 +59,24 @@ def run(options: argparse.Namespace) -> int:
     except ProfilerError as error:
         say(str(error))
         return TROUBLE
-    try:
-        return _traced(options, settings, assertions, cgroup)
-    finally:
-        for line in cgroup.remove():
-            say(line)
+    helper = Helper()
+    remove_cgroup = helper.offer(cgroup.remove)
+    if assertions.junit:
+        assertions.junit.share(helper)
+    with contextlib.closing(helper):
+        try:
+            return _traced(options, settings, assertions, cgroup, helper)
+        finally:
+            for line in remove_cgroup():
+                say(line)
 
 
 def _traced(
-    options: argparse.Namespace, settings: Settings, assertions: Assertions, cgroup: Cgroup
+    options: argparse.Namespace,
+    settings: Settings,
+    assertions: Assertions,
+    cgroup: Cgroup,
+    helper: Helper,
 ) -> int:
     started = time.monotonic()
     own = Comparison(FIELDS["cgroup"], "=", cgroup.path)
@@ -76,10 +86,12 @@ def _traced(
     account = command = trouble = None
     try:
         command = Command(Child(options.argv, cgroup, options.run_as))
+        command.share(helper)
         account = capture(
             replace(settings, where=settings.where.and_("cgroup", own)),
             Choice(_Kept(sinks, exchanges), written.redactor if written else None),
             command,
+            helper,
         )
     except CommandError as error:
         say(str(error))
