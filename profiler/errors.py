@@ -46,6 +46,10 @@ class OutputClosed(OutputError):
     exit_code = 0
 
 
+class UnsafeFile(OutputError):
+    """Another user could misuse the file of an output. The text gives the reason and advice."""
+
+
 class ProbeError(ProfilerError):
     """The kernel probe cannot be loaded on this machine."""
 

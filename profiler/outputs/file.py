@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
+import stat
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from profiler.errors import OutputClosed, OutputError
+from profiler.errors import OutputClosed, OutputError, UnsafeFile
+from profiler.outputs.directory import Directory, open_directory
 
 
 @contextlib.contextmanager
@@ -26,14 +28,13 @@ def output(path: Path) -> Iterator[BinaryIO]:
         if path == Path("-"):
             with _standard_output() as file:
                 yield file
-        elif path.exists() and not path.is_file():
-            with path.open("wb") as file:
-                yield file
         else:
-            with _aside(path) as file:
+            with open_directory(path.parent) as directory, _opened(directory, path.name) as file:
                 yield file
     except BrokenPipeError as error:
         raise OutputClosed(f"{path} was closed by its reader") from error
+    except UnsafeFile as error:
+        raise OutputError(f"cannot write {path}: {error}") from error
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
 
@@ -46,13 +47,28 @@ def _standard_output() -> Iterator[BinaryIO]:
 
 
 @contextlib.contextmanager
-def _aside(path: Path) -> Iterator[BinaryIO]:
-    path = path.resolve()  # The target of a link is replaced, not the link.
-    fd, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+def _opened(given: Directory, link: str) -> Iterator[BinaryIO]:
+    # The target of a link is replaced, not the link.
+    with given.target(link or ".") as (directory, name):
+        status = directory.status(name)
+        if status is None or stat.S_ISREG(status.st_mode):
+            if status is not None:
+                directory.check_owner(name, status)
+            with _aside(directory, name) as file:
+                yield file
+        else:
+            with os.fdopen(directory.open(name, os.O_WRONLY | os.O_APPEND), "wb") as file:
+                yield file
+
+
+@contextlib.contextmanager
+def _aside(directory: Directory, name: str) -> Iterator[BinaryIO]:
+    aside = f".{name}.{secrets.token_hex(8)}"
+    fd = directory.open(aside, os.O_WRONLY)
     try:
         with os.fdopen(fd, "wb") as file:
             yield file
-        Path(name).replace(path)
+        os.rename(aside, name, src_dir_fd=directory.fd, dst_dir_fd=directory.fd)
     except BaseException:
-        Path(name).unlink()
+        os.unlink(aside, dir_fd=directory.fd)
         raise

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from profiler.errors import OutputClosed, OutputError
+from profiler.errors import OutputClosed, OutputError, UnsafeFile
 from profiler.exchanges.text import escaped
 from profiler.outputs import Rotation
 from profiler.outputs.opened import OutputFile
@@ -64,7 +64,7 @@ class Lines:
         if path is not None:
             try:
                 self._file = OutputFile(path, option, rotation)
-            except OSError as error:
+            except (OSError, UnsafeFile) as error:
                 raise self._error(error) from error
             self._use(self._file.fd)
 
@@ -96,7 +96,7 @@ class Lines:
                 while written < end:
                     part = batch if end - written == len(batch) else batch[written:end]
                     written += self._write(part)
-        except OSError as error:
+        except (OSError, UnsafeFile) as error:
             whole = batch.rfind(b"\n", 0, written) + 1
             self._cut(written - whole)
             raise self._error(error, batch.count(b"\n", whole)) from error
@@ -106,8 +106,9 @@ class Lines:
         try:
             self.flush()
         finally:
-            if self._fd not in (_STDOUT, -1):
+            if self._file and self._fd != -1:
                 os.close(self._fd)
+                self._file.close()
             self._fd = -1
 
     def _write(self, data: bytes | bytearray) -> int:
@@ -165,10 +166,13 @@ class Lines:
         if size and self._is_file:
             os.ftruncate(self._fd, os.fstat(self._fd).st_size - size)
 
-    def _error(self, error: OSError, lost: int = 0) -> OutputError:
+    def _error(self, error: OSError | UnsafeFile, lost: int = 0) -> OutputError:
         if isinstance(error, BrokenPipeError):
             return OutputClosed(f"{self._name} was closed by its reader")
+        dropped = f" (lines not written: {lost})" if lost else ""
         another = f"or choose another {self._option}"
+        if isinstance(error, UnsafeFile):
+            return OutputError(f"cannot write {self._name}{dropped}: {error}, {another}")
         advice = f"free space or permissions there, {another}"
         what = f"write {self._name}"
         if error.filename2 is not None:
@@ -177,7 +181,6 @@ class Lines:
             advice = f"create the directory, {another}"
         elif isinstance(error, IsADirectoryError):
             advice = f"name a file in it with {self._option}"
-        dropped = f" (lines not written: {lost})" if lost else ""
         return OutputError(f"cannot {what}: {error.strerror}{dropped}; {advice}")
 
 

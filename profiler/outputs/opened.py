@@ -14,6 +14,7 @@ from pathlib import Path
 
 from profiler.errors import OutputError
 from profiler.outputs import Rotation
+from profiler.outputs.directory import open_directory
 from profiler.privileges.helper import Descriptor, Helper
 
 
@@ -23,22 +24,30 @@ class OutputFile:
     ``fd`` is the file descriptor that the constructor opened for writing. The caller owns it and
     closes it, and likewise each one that :meth:`follow` and :meth:`rotate` return.
 
-    A partial line at the end of an existing file is ended, because only an earlier crash leaves
-    one. Everything raises OSError; the constructor raises OutputError if ``rotation`` is given and
-    ``path`` is a symbolic link. ``option`` names the path in that error.
+    The directory stays open until :meth:`close`, so a rename of it, or of one above it, does not
+    redirect the lines. A partial line at the end of an existing file is ended, because only an
+    earlier crash leaves one.
+
+    Everything raises OSError, or UnsafeFile if another user could misuse the file. The constructor
+    raises OutputError if ``rotation`` is given and ``path`` is a symbolic link. ``option`` names
+    the path in that error.
     """
 
     def __init__(self, path: Path, option: str, rotation: Rotation | None = None) -> None:
         self._path = path
+        self._name = path.name or "."
         self._rotation = rotation
-        self.fd = self._open()
-        if rotation and stat.S_ISREG(os.fstat(self.fd).st_mode) and path.is_symlink():
-            # A rename would move the link, and leave the file that it names.
-            os.close(self.fd)
-            raise OutputError(
-                f"cannot rotate {path}, because it is a symbolic link; "
-                f"name the file itself with {option}"
-            )
+        with contextlib.ExitStack() as opened:
+            self._directory = opened.enter_context(open_directory(path.parent))
+            self.fd = self._open()
+            opened.callback(os.close, self.fd)
+            if rotation and stat.S_ISREG(os.fstat(self.fd).st_mode) and self._is_link():
+                # A rename would move the link, and leave the file that it names.
+                raise OutputError(
+                    f"cannot rotate {path}, because it is a symbolic link; "
+                    f"name the file itself with {option}"
+                )
+            opened.pop_all()
 
     def share(self, helper: Helper) -> None:
         """Let ``helper`` follow and rotate: the confined process cannot reach the path."""
@@ -50,11 +59,10 @@ class OutputFile:
 
     def follow(self) -> Descriptor | None:
         """Open the path again if it names another file than before, or none."""
-        try:
-            if _identity(self._path.stat()) == self._identity:
+        target = self._directory.target(self._name)
+        with target as (directory, name), contextlib.suppress(FileNotFoundError):
+            if _identity(os.stat(name, dir_fd=directory.fd)) == self._identity:
                 return None
-        except FileNotFoundError:
-            pass
         return self._open()
 
     def rotate(self) -> Descriptor:
@@ -62,23 +70,25 @@ class OutputFile:
         assert self._rotation
         # Files after the first gap need not move.
         oldest = 1
-        while oldest < self._rotation.files and self._old(oldest).exists():
+        while oldest < self._rotation.files and self._is_kept(oldest):
             oldest += 1
         # A file that is gone was renamed by another program meanwhile.
         with contextlib.suppress(FileNotFoundError):
             for n in range(oldest, 1, -1):
-                self._old(n - 1).rename(self._old(n))
-            self._path.rename(self._old(1))
+                self._rename(f".{n - 1}", f".{n}")
+            self._rename("", ".1")
         return self._open()
 
-    def _old(self, number: int) -> Path:
-        return Path(f"{self._path}.{number}")
+    def close(self) -> None:
+        """Close the directory."""
+        self._directory.close()
 
     def _open(self) -> Descriptor:
-        fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        fd = self._directory.open(self._name, os.O_WRONLY | os.O_APPEND)
         try:
             status = os.fstat(fd)
-            if stat.S_ISREG(status.st_mode) and status.st_size and self._ends_in_half_line():
+            has_lines = stat.S_ISREG(status.st_mode) and status.st_size
+            if has_lines and _read(fd, 1, status.st_size - 1) != b"\n":
                 os.write(fd, b"\n")
         except OSError:
             os.close(fd)
@@ -86,18 +96,53 @@ class OutputFile:
         self._identity = _identity(status)
         return Descriptor(fd)
 
-    def _ends_in_half_line(self) -> bool:
-        with self._path.open("rb") as file:
-            file.seek(-1, os.SEEK_END)
-            return file.read() != b"\n"
+    def _is_link(self) -> bool:
+        status = self._directory.status(self._name)
+        return status is not None and stat.S_ISLNK(status.st_mode)
+
+    def _is_kept(self, number: int) -> bool:
+        """Whether an old file has this number. Raises UnsafeFile if it is another user's."""
+        name = f"{self._name}.{number}"
+        status = self._directory.status(name)
+        if status is not None:
+            self._directory.check_owner(name, status)
+        return status is not None
+
+    def _rename(self, old: str, new: str) -> None:
+        """Rename the file whose name has the suffix ``old``."""
+        fd = self._directory.fd
+        try:
+            os.rename(self._name + old, self._name + new, src_dir_fd=fd, dst_dir_fd=fd)
+        except OSError as error:
+            names = f"{self._path}{old}", None, f"{self._path}{new}"
+            raise OSError(error.errno, error.strerror, *names) from None
 
 
 def open_empty(path: Path) -> int:
-    """Open a file for writing and empty it; create it with mode 0600. Raises OSError.
+    """Open a file for writing and empty it; create it with mode 0600.
 
-    Return its file descriptor, which the caller closes.
+    Return its file descriptor, which the caller closes. Raises OSError, and UnsafeFile if
+    another user could misuse the file.
     """
-    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with open_directory(path.parent) as directory:
+        fd = directory.open(path.name or ".", os.O_WRONLY)
+    try:
+        status = os.fstat(fd)
+        if stat.S_ISREG(status.st_mode):
+            os.ftruncate(fd, 0)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _read(fd: int, size: int, position: int) -> bytes:
+    """Read from a file that is open for writing only."""
+    reading = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY)
+    try:
+        return os.pread(reading, size, position)
+    finally:
+        os.close(reading)
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from profiler import RECORDING_FORMAT
-from profiler.errors import CaptureFileError, OutputError
+from profiler.errors import CaptureFileError, OutputError, UnsafeFile
 from profiler.outputs.opened import open_empty
 
 VERSION = 3
@@ -52,7 +52,7 @@ class Recorder:
         try:
             self._file = os.fdopen(open_empty(path), "wb")
             self._file.write(json.dumps(header).encode() + b"\n")
-        except OSError as error:
+        except (OSError, UnsafeFile) as error:
             raise self._error(error) from error
 
     def write(self, record: bytes) -> None:
@@ -70,11 +70,11 @@ class Recorder:
         except OSError as error:
             raise self._error(error) from error
 
-    def _error(self, error: OSError) -> OutputError:
-        return OutputError(
-            f"cannot write the recording {self._path}: {error.strerror}; "
-            "free space or permissions there, or choose another --record"
-        )
+    def _error(self, error: OSError | UnsafeFile) -> OutputError:
+        text, another = f"cannot write the recording {self._path}", "or choose another --record"
+        if isinstance(error, UnsafeFile):
+            return OutputError(f"{text}: {error}, {another}")
+        return OutputError(f"{text}: {error.strerror}; free space or permissions there, {another}")
 
 
 class Recording:
