@@ -12,7 +12,7 @@ import os
 import stat
 from pathlib import Path
 
-from profiler.errors import OutputError
+from profiler.errors import OutputError, UnsafeFile
 from profiler.outputs import Rotation
 from profiler.outputs.directory import open_directory
 from profiler.privileges.helper import Descriptor, Helper
@@ -118,17 +118,19 @@ class OutputFile:
             raise OSError(error.errno, error.strerror, *names) from None
 
 
-def open_empty(path: Path) -> int:
+def open_empty(path: Path, start: bytes) -> int:
     """Open a file for writing and empty it; create it with mode 0600.
 
-    Return its file descriptor, which the caller closes. Raises OSError, and UnsafeFile if
-    another user could misuse the file.
+    Return its file descriptor, which the caller closes. Raises OSError, and UnsafeFile if the file
+    has content that does not begin with ``start``: then it is another program's.
     """
     with open_directory(path.parent) as directory:
         fd = directory.open(path.name or ".", os.O_WRONLY)
     try:
         status = os.fstat(fd)
-        if stat.S_ISREG(status.st_mode):
+        if stat.S_ISREG(status.st_mode) and status.st_size:
+            if _read(fd, len(start), 0) != start:
+                raise UnsafeFile("it has other content, which would be lost; remove it")
             os.ftruncate(fd, 0)
     except BaseException:
         os.close(fd)

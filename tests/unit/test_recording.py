@@ -30,6 +30,27 @@ def test_write_and_read(path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
+def test_an_older_recording_is_replaced(path: Path) -> None:
+    Recorder(path, ORIGIN).close()
+    assert list(Recording(path).records()) == []
+
+
+def test_an_empty_file_becomes_a_recording(tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+    Recorder(tmp_path / "empty", ORIGIN).close()
+    assert Recording(tmp_path / "empty").origin == ORIGIN
+
+
+@pytest.mark.parametrize("content", [b"{", b'{"format": "HAR"}\n', b"\n", b"precious\n" * 1000])
+def test_a_file_with_other_content_is_not_emptied(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "notes"
+    path.write_bytes(content)
+    with pytest.raises(OutputError, match=r"other content.* choose another --record$") as caught:
+        Recorder(path, ORIGIN)
+    assert str(path) in str(caught.value)
+    assert path.read_bytes() == content
+
+
 def test_a_file_cut_anywhere_is_read_up_to_the_cut(path: Path) -> None:
     whole = path.read_bytes()
     start = whole.index(b"\n") + 1

@@ -26,6 +26,8 @@ _HEADER_MAX = 4096
 # Far above the largest record; a greater length means that the file is damaged.
 _RECORD_MAX = 16 * 1024 * 1024
 _LENGTH = struct.Struct("=I")
+# How each recording begins, whatever its version.
+_START = json.dumps({"format": RECORDING_FORMAT}).encode()[:-1]
 
 
 @dataclass(frozen=True)
@@ -41,16 +43,16 @@ class Origin:
 
 
 class Recorder:
-    """Writes a recording: creates a file with mode 0600, or overwrites an existing one.
+    """Writes a recording: creates a file with mode 0600, or overwrites an older recording.
 
-    Raises OutputError if the file cannot be written.
+    Raises OutputError if the file cannot be written, or has other content.
     """
 
     def __init__(self, path: Path, origin: Origin) -> None:
         self._path = path
         header = {"format": RECORDING_FORMAT, "version": VERSION, **asdict(origin)}
         try:
-            self._file = os.fdopen(open_empty(path), "wb")
+            self._file = os.fdopen(open_empty(path, _START), "wb")
             self._file.write(json.dumps(header).encode() + b"\n")
         except (OSError, UnsafeFile) as error:
             raise self._error(error) from error
