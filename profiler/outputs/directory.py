@@ -25,11 +25,13 @@ import contextlib
 import errno
 import os
 import stat
+import sys
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path, PurePath
 
 from profiler.errors import UnsafeFile
+from profiler.exchanges.text import visible_lines
 
 _LINKS = 40  # as many as the kernel follows
 _ATTEMPTS = 3
@@ -108,7 +110,7 @@ class Directory:
     def open(self, name: str, flags: int) -> int:
         """Open the file ``name`` for writing, or create it with mode 0600; return its descriptor.
 
-        Raises OSError.
+        Rights that others have to an existing file are removed, with a warning. Raises OSError.
         """
         for left in reversed(range(_ATTEMPTS)):
             with self.target(name) as (directory, last):
@@ -163,7 +165,9 @@ class Directory:
         self._check(name, status)
         fd = os.open(name, flags | os.O_NOFOLLOW, dir_fd=self.fd)
         try:
-            self._check(name, os.fstat(fd))
+            status = os.fstat(fd)
+            self._check(name, status)
+            _make_private(fd, status, self.path / name)
         except BaseException:
             os.close(fd)
             raise
@@ -277,6 +281,25 @@ def _group(gid: int) -> str:
         return grp.getgrgid(gid).gr_name
     except KeyError:
         return str(gid)
+
+
+def _make_private(fd: int, status: os.stat_result, path: Path) -> None:
+    """Remove the rights of others to a file that is not a device, with a warning."""
+    if stat.S_ISCHR(status.st_mode) or not status.st_mode & _RIGHTS_OF_OTHERS:
+        return
+    if os.geteuid() not in (0, status.st_uid):
+        return
+    try:
+        os.fchmod(fd, 0o600)
+    except OSError as error:
+        _warn(f"others may read {path}, and its mode cannot be changed: {error.strerror}")
+    else:
+        mode = stat.S_IMODE(status.st_mode)
+        _warn(f"{path} had mode {mode:04o}; now it is 0600, because others could access it")
+
+
+def _warn(text: str) -> None:
+    print(f"http-profiler: {visible_lines(text)}", file=sys.stderr, flush=True)
 
 
 def _too_many_links(path: PurePath) -> OSError:

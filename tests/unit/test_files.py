@@ -258,6 +258,36 @@ def test_an_ordinary_user_writes_wherever_the_kernel_permits(
     assert (target / "out").stat().st_uid == MALLORY
 
 
+def test_a_file_that_others_can_read_becomes_private(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = make_file(tmp_path / "out", mode=0o640, content=b"old\n")
+    append(path)
+    assert path.read_bytes() == b"old\n" + LINE
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line == (
+        f"http-profiler: {path} had mode 0640; now it is 0600, because others could access it"
+    )
+    append(path)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_file_that_another_program_creates_becomes_private_too(
+    tmp_path: Path, soon: Callable[[], None], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As ``create 0644`` of logrotate does."""
+    path = tmp_path / "out"
+    sink = JsonLines(path)
+    path.rename(tmp_path / "out.1")
+    make_file(path, mode=0o644)
+    soon()
+    sink.write({"a": 1})
+    sink.close()
+    assert (path.read_bytes(), stat.S_IMODE(path.stat().st_mode)) == (LINE, 0o600)
+    assert "had mode 0644" in capfd.readouterr().err
+
+
 def test_a_file_that_becomes_another_users_ends_the_output(
     tmp_path: Path, soon: Callable[[], None]
 ) -> None:
