@@ -210,7 +210,8 @@ class Streams:
         events = [*self._release(key)] if key in self._held else []
         expected = self._expected.pop(key, None)
         self._sequences.pop(key, None)
-        if expected is not None and expected != end.position:
+        # At position 0, nothing has moved since the kernel restarted its count.
+        if expected is not None and expected != end.position and end.position:
             events.append(_hole(end, expected))
         reason = CLOSED_EARLY
         if end.flags & FLAG_RESET:

@@ -156,6 +156,14 @@ def test_the_end_of_a_direction_that_was_never_seen_is_no_gap() -> None:
     assert list(Streams().feed(nothing)) == [Finish(SOCKET, SEND, nothing.time)]
 
 
+def test_the_end_of_a_direction_without_bytes_since_a_restart_is_no_gap() -> None:
+    streams = Streams()
+    streams.feed(chunk(b"ab"))
+    (finish,) = streams.feed(Wire().end(SEND))
+    assert isinstance(finish, Finish)
+    assert not finish.unseen
+
+
 def test_sockets_and_directions_do_not_mix() -> None:
     streams = Streams()
     for item in (
