@@ -336,7 +336,8 @@ def _size_for_a_cpu(size: int) -> int:
 
 
 def _check_privilege() -> None:
-    if not may_load():
+    # Root may lack them too, as in a container: the kernel then refuses, with a reason.
+    if os.geteuid() != 0 and not may_load():
         raise ProbeError(
             "capturing needs root, or CAP_BPF and CAP_PERFMON: run `sudo http-profiler`"
         )
