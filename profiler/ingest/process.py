@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from profiler.ingest.probe.cgroups import cgroup_of, mounted_at
+from profiler.ingest.probe.cgroups import cgroup_of, mounted_at, path_of
 from profiler.ingest.wire import Cgroup, Process
 from profiler.privileges.helper import Helper
 
@@ -92,10 +92,7 @@ class Processes:
         if path is not None and _inode(self._root / path.lstrip("/")) == inode:
             return path
         # The process has ended or moved to another cgroup.
-        for directory, _, _ in os.walk(self._root):
-            if _inode(Path(directory)) == inode:
-                return "/" + os.path.relpath(directory, self._root).lstrip(".")
-        return None
+        return path_of(inode, self._root)
 
 
 def _keep(table: OrderedDict, key: object, value: object) -> None:  # type: ignore[type-arg]

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
 import pytest
 
+from profiler.ingest.probe import cgroups as hierarchy
 from profiler.ingest.process import Identity, Processes
 from profiler.ingest.wire import Cgroup, Process
 
@@ -16,6 +18,25 @@ def cgroups(tmp_path: Path) -> Path:
     (root / "system.slice" / "nginx.service").mkdir(parents=True)
     (root / "user.slice").mkdir()
     return root
+
+
+@pytest.fixture(autouse=True)
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Stand in for the kernel, which opens only directories of cgroup2 by number, and for root.
+
+    Return the numbers that were looked up; tests/e2e/test_floods.py does it with the kernel.
+    """
+    numbers = []
+
+    def open_inode(number: int, root: Path) -> int:
+        numbers.append(number)
+        for path in (root, *root.rglob("*")):
+            if inode(path) == number:
+                return os.open(path, os.O_PATH)
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    monkeypatch.setattr(hierarchy, "_open_inode", open_inode)
+    return numbers
 
 
 @pytest.fixture
@@ -96,6 +117,44 @@ def test_the_root_and_an_unknown_cgroup(proc: Path, cgroups: Path) -> None:
     processes.learn(process(2**60, pid=2))
     assert processes.identity(1, 500) == Identity(None, 33, "/")
     assert processes.identity(2, 500) == Identity(None, 33, None)
+
+
+def test_an_unknown_cgroup_is_looked_up_once(
+    proc: Path, cgroups: Path, opened: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many directories there are, no search goes through them."""
+    monkeypatch.setattr(os, "walk", None)
+    processes = Processes(proc, cgroups)
+    for pid in range(1000):
+        assert processes.learn(process(2**60, pid)) is None
+    assert opened == [2**60]
+
+
+def test_a_cgroup_that_is_removed_while_it_is_looked_up(
+    proc: Path, cgroups: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = cgroups / "user.slice"
+    number = inode(directory)
+    opened = os.open(directory, os.O_PATH)
+    directory.rmdir()
+    monkeypatch.setattr(hierarchy, "_open_inode", lambda number, root: opened)
+    assert Processes(proc, cgroups).learn(process(number)) is None
+
+
+def test_a_cgroup_outside_of_what_is_mounted(
+    proc: Path, cgroups: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number = inode(cgroups.parent)
+    opened = os.open(cgroups.parent, os.O_PATH)
+    monkeypatch.setattr(hierarchy, "_open_inode", lambda number, root: opened)
+    assert Processes(proc, cgroups).learn(process(number)) is None
+
+
+def test_what_is_no_hierarchy_has_no_cgroups(
+    cgroups: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()  # the real call, on a file system that is not cgroup2
+    assert hierarchy.path_of(inode(cgroups) + 2**40, cgroups) is None
 
 
 def test_a_replay_does_not_read_proc(proc: Path, cgroups: Path) -> None:

@@ -3,11 +3,21 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import struct
 from collections.abc import Iterable
 from pathlib import Path
 
 from profiler.errors import ProbeError, UnsupportedError
+
+# struct file_handle of open_by_handle_at(2): size and type of what follows, here an inode number
+# and a generation. Linux 5.4 accepts generation 0 for any. Newer kernels join both to one number of
+# 64 bits (__kernfs_fh_to_dentry() in fs/kernfs/mount.c), so one form serves all.
+_HANDLE = struct.Struct("=Ii2I")
+_INO32_GEN = 1  # FILEID_INO32_GEN in include/linux/exportfs.h
+
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def mounted_at(proc: Path = Path("/proc")) -> Path | None:
@@ -31,6 +41,42 @@ def cgroup_of(pid: int | str, proc: Path = Path("/proc")) -> str | None:
     except OSError:
         return None
     return next((os.fsdecode(line[3:]) for line in lines if line.startswith(b"0::")), None)
+
+
+def path_of(inode: int, root: Path) -> str | None:
+    """Return the path of the control group with this inode number; ``None`` if it is unknown.
+
+    The cost does not depend on the number of control groups: the kernel finds the directory by its
+    number. Requires CAP_DAC_READ_SEARCH and the cgroup2 hierarchy, mounted at ``root``. The path
+    begins there.
+    """
+    try:
+        opened = _open_inode(inode, root)
+        try:
+            path = Path(f"/proc/self/fd/{opened}").readlink()
+        finally:
+            os.close(opened)
+        # A directory that was removed meanwhile is shown with a suffix.
+        exists = path.stat().st_ino == inode
+    except OSError:
+        return None
+    # Outside if a container has only a part of the hierarchy mounted
+    if not exists or root not in (path, *path.parents):
+        return None
+    return "/" if path == root else f"/{path.relative_to(root)}"
+
+
+def _open_inode(inode: int, root: Path) -> int:
+    """Return a descriptor of a directory below ``root``. Raises OSError."""
+    handle = _HANDLE.pack(8, _INO32_GEN, inode & 0xFFFFFFFF, inode >> 32)
+    mount = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        opened = _libc.open_by_handle_at(mount, handle, os.O_PATH | os.O_CLOEXEC)
+        if opened < 0:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(root))
+        return int(opened)
+    finally:
+        os.close(mount)
 
 
 def directories(paths: Iterable[str], root: Path | None = None) -> list[Path]:
