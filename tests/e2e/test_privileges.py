@@ -122,3 +122,12 @@ def test_root_keeps_its_privileges_if_the_user_wants_that(guest: Guest) -> None:
     assert said.splitlines()[0] == (
         "http-profiler: captured bytes are parsed as root: --unprivileged-user root"
     )
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_the_reader_may_still_take_precedence(guest: Guest, route: str) -> None:
+    with Capture(guest, "--route", route):
+        reader, _ = processes(guest)
+        limits = guest.exec(f"sudo cat /proc/{reader['pid']}/limits").stdout
+    (priority,) = (line for line in limits.splitlines() if "realtime priority" in line)
+    assert priority.split()[-2:] == ["1", "1"]

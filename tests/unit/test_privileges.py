@@ -120,6 +120,30 @@ def test_the_confined_process_cannot_reach_out(tmp_path: Path) -> None:
     assert (tmp_path / "opened").read_text() == "y"
 
 
+def may_raise_limits() -> bool:
+    """Whether root has CAP_SYS_RESOURCE, which some containers lack (capabilities(7))."""
+    effective = Path("/proc/self/status").read_text().partition("CapEff:")[2].split()[0]
+    return bool(int(effective, 16) & 1 << 24)
+
+
+@pytest.mark.skipif(not may_raise_limits(), reason="needs CAP_SYS_RESOURCE")
+@needs_seccomp
+def test_the_confined_reader_can_still_take_precedence() -> None:
+    seen = run(
+        """
+        from profiler.ingest.probe.precedence import Precedence
+        os.setpriority(os.PRIO_PROCESS, 0, 0)
+        confine(user_for("nobody"))
+        precedence, policies = Precedence(1 << 24), []
+        for waiting in (1 << 23, 0, 1 << 23):
+            precedence.follow(waiting, 0)
+            policies.append(os.sched_getscheduler(0) & ~os.SCHED_RESET_ON_FORK)
+        print(json.dumps(policies))
+        """
+    )
+    assert seen == [os.SCHED_RR, os.SCHED_OTHER, os.SCHED_RR]
+
+
 @needs_root
 def test_offered_functions_run_with_privileges_before_and_after(tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("root's")
