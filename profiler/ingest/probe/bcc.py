@@ -150,6 +150,8 @@ class BccEngine:
         assert self._ignored is not None, "the probe is attached"
         if self._ignored.needs_privileges:
             self._ignore = helper.offer(self._ignored.add)
+        else:
+            helper.at_start(self._ignored.close)
         helper.every(REFRESH_SECONDS, self._refresh)
         if self._buffer is not None:
             helper.at_start(self._buffer.close)
