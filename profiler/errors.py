@@ -47,7 +47,7 @@ class OutputClosed(OutputError):
 
 
 class UnsafeFile(OutputError):
-    """Another user could misuse the file of an output. The text gives the reason and advice."""
+    """An output must not be written to this file. The text gives the reason and advice."""
 
 
 class ProbeError(ProfilerError):

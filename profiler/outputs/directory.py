@@ -27,7 +27,7 @@ import os
 import stat
 import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePath
 
 from profiler.errors import UnsafeFile
@@ -107,15 +107,16 @@ class Directory:
                 name = link.name or "."
         raise _too_many_links(self.path / name)
 
-    def open(self, name: str, flags: int) -> int:
+    def open(self, name: str, flags: int, accept: Callable[[int], None] | None = None) -> int:
         """Open the file ``name`` for writing, or create it with mode 0600; return its descriptor.
 
-        Rights that others have to an existing file are removed, with a warning. Raises OSError.
+        Rights that others have to an existing file are removed, with a warning. ``accept`` is
+        called with its descriptor before, and may raise an error to refuse it. Raises OSError.
         """
         for left in reversed(range(_ATTEMPTS)):
             with self.target(name) as (directory, last):
                 try:
-                    return directory._open_here(last, flags)
+                    return directory._open_here(last, flags, accept)
                 except (FileExistsError, FileNotFoundError):
                     # Another program created or renamed the file at this moment.
                     if not left:
@@ -154,20 +155,25 @@ class Directory:
             if mode & _RIGHTS_OF_OTHERS:
                 raise UnsafeFile(f"other users may have opened {path}; remove it, or {_SAFE}")
 
-    def _open_here(self, name: str, flags: int) -> int:
+    def _open_here(self, name: str, flags: int, accept: Callable[[int], None] | None) -> int:
         status = self.status(name)
         if status is None:
             flags |= os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
             return os.open(name, flags, 0o600, dir_fd=self.fd)
-        if self._names_own_descriptor(status):
-            return os.open(name, flags, dir_fd=self.fd)
-        # Before it is opened: opening a FIFO waits for a reader, and a device may act.
-        self._check(name, status)
-        fd = os.open(name, flags | os.O_NOFOLLOW, dir_fd=self.fd)
+        is_own = self._names_own_descriptor(status)
+        if not is_own:
+            # Before it is opened: opening a FIFO waits for a reader, and a device may act.
+            self._check(name, status)
+            flags |= os.O_NOFOLLOW
+        fd = os.open(name, flags, dir_fd=self.fd)
         try:
             status = os.fstat(fd)
-            self._check(name, status)
-            _make_private(fd, status, self.path / name)
+            if not is_own:
+                self._check(name, status)
+            if accept:
+                accept(fd)
+            if not is_own:
+                _make_private(fd, status, self.path / name)
         except BaseException:
             os.close(fd)
             raise

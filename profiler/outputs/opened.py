@@ -124,18 +124,16 @@ def open_empty(path: Path, start: bytes) -> int:
     Return its file descriptor, which the caller closes. Raises OSError, and UnsafeFile if the file
     has content that does not begin with ``start``: then it is another program's.
     """
-    with open_directory(path.parent) as directory:
-        fd = directory.open(path.name or ".", os.O_WRONLY)
-    try:
+
+    def empty(fd: int) -> None:
         status = os.fstat(fd)
         if stat.S_ISREG(status.st_mode) and status.st_size:
             if _read(fd, len(start), 0) != start:
-                raise UnsafeFile("it has other content, which would be lost; remove it")
+                raise UnsafeFile("it has other content, which would be lost; move it")
             os.ftruncate(fd, 0)
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd
+
+    with open_directory(path.parent) as directory:
+        return directory.open(path.name or ".", os.O_WRONLY, empty)
 
 
 def _read(fd: int, size: int, position: int) -> bytes:

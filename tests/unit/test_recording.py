@@ -45,10 +45,12 @@ def test_an_empty_file_becomes_a_recording(tmp_path: Path) -> None:
 def test_a_file_with_other_content_is_not_emptied(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "notes"
     path.write_bytes(content)
+    path.chmod(0o644)
     with pytest.raises(OutputError, match=r"other content.* choose another --record$") as caught:
         Recorder(path, ORIGIN)
     assert str(path) in str(caught.value)
     assert path.read_bytes() == content
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
 
 
 def test_a_file_cut_anywhere_is_read_up_to_the_cut(path: Path) -> None:
