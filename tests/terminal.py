@@ -75,6 +75,11 @@ class Terminal:
         """The screen as displayed."""
         return "\n".join(line.rstrip() for line in self.screen.display)
 
+    @property
+    def is_raw(self) -> bool:
+        """Whether the terminal passes all keys on, also Ctrl-C."""
+        return not termios.tcgetattr(self._fd)[3] & (termios.ICANON | termios.ISIG)
+
     def press(self, *keys: str) -> None:
         """Press keys, by name or character."""
         for key in keys:

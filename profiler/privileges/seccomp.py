@@ -35,7 +35,7 @@ _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 # type into the terminal, and so into root's shell (include/uapi/asm-generic/ioctls.h).
 _REQUESTS = (
     *range(0x5401, 0x540C),  # TCGETS to TCFLSH
-    *(0x540F, 0x5410, 0x5411, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451),
+    *(0x540F, 0x5410, 0x5411, 0x5413, 0x5414, 0x541B, 0x5421, 0x5450, 0x5451),
     *(0x802C542A, 0x402C542B, 0x402C542C, 0x402C542D),  # TCGETS2 to TCSETSF2
 )
 

@@ -16,6 +16,7 @@ import subprocess
 from collections.abc import Sequence
 
 from profiler.commands.run.cgroup import Cgroup
+from profiler.commands.run.terminal import Terminal, open_terminal
 from profiler.commands.run.user import become, environment_of
 from profiler.errors import CommandError
 from profiler.privileges.helper import Descriptor
@@ -43,6 +44,7 @@ class Child:
         self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
         self._locked_memory = resource.getrlimit(resource.RLIMIT_MEMLOCK)
         self._process: subprocess.Popen[bytes] | None = None
+        self._terminal: Terminal | None = None
 
     @property
     def has_own_session(self) -> bool:
@@ -54,19 +56,15 @@ class Child:
 
         Raises CommandError.
         """
-        name = self._arguments[0]
+        self._terminal = open_terminal(self._user) if self._user else None
         try:
-            # Closes all descriptors but the standard streams.
-            self._process = subprocess.Popen(
-                self._arguments, preexec_fn=self._prepare, env=self._environment
-            )
-        except FileNotFoundError as error:
-            raise CommandError(f"{name}: command not found", NOT_FOUND) from error
-        except OSError as error:
-            raise CommandError(f"cannot execute {name}: {error.strerror}") from error
-        except subprocess.SubprocessError as error:
-            why = "it could not join its cgroup, or change its user"
-            raise CommandError(f"cannot execute {name}: {why}") from error
+            self._process = self._open()
+        except CommandError:
+            self._leave_terminal()
+            raise
+        if self._terminal:
+            signal.signal(signal.SIGCHLD, self._follow)
+            self._follow()
         return Descriptor(os.pidfd_open(self._process.pid))
 
     def send(self, number: int) -> None:
@@ -82,13 +80,61 @@ class Child:
         """Wait for its end; return its exit code, or 128+N if signal N killed it."""
         assert self._process is not None, "it was started"
         code = self._process.wait()
+        self._leave_terminal()
         return code if code >= 0 else 128 - code
+
+    def _open(self) -> subprocess.Popen[bytes]:
+        name = self._arguments[0]
+        try:
+            # Closes all descriptors but the standard streams.
+            return subprocess.Popen(
+                self._arguments, preexec_fn=self._prepare, env=self._environment
+            )
+        except FileNotFoundError as error:
+            raise CommandError(f"{name}: command not found", NOT_FOUND) from error
+        except OSError as error:
+            raise CommandError(f"cannot execute {name}: {error.strerror}") from error
+        except subprocess.SubprocessError as error:
+            why = "it could not join its cgroup, or change its user"
+            raise CommandError(f"cannot execute {name}: {why}") from error
+        finally:
+            if self._terminal:
+                self._terminal.release()
 
     def _prepare(self) -> None:
         """In the child: join the cgroup and change to the user."""
         self._cgroup.join()
         resource.setrlimit(resource.RLIMIT_MEMLOCK, self._locked_memory)
-        if self._user:
+        if self._terminal:
+            self._terminal.enter()
+        elif self._user:
             os.setsid()
+        if self._user:
             become(self._user)
         signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
+
+    def _follow(self, *_: object) -> None:
+        """A child changed its state: stop and continue with the command, as a job of the shell."""
+        assert self._process and self._terminal
+        relay = self._terminal.relay
+        if _is_stopped(self._process.pid):
+            # It restores the outer terminal, and stops.
+            os.kill(relay, signal.SIGTSTP)
+        if _is_stopped(relay):
+            # The kernel ignores it if no shell could continue this process group.
+            os.killpg(0, signal.SIGTSTP)
+            os.kill(relay, signal.SIGCONT)
+            os.kill(self._process.pid, signal.SIGCONT)
+
+    def _leave_terminal(self) -> None:
+        if self._terminal:
+            self._terminal.close()
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+
+def _is_stopped(pid: int) -> bool:
+    """Whether a child has stopped, reported once; its end is left for others to notice."""
+    try:
+        return os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOHANG) is not None
+    except ChildProcessError:
+        return False
