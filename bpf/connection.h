@@ -51,12 +51,16 @@ struct connection {
  * A connection is stored at the index given by the low bits of its inode. The kernel numbers
  * sockets consecutively, so they spread without hashing, and this lookup takes a tenth of the
  * instructions of a hash table. If another connection has that place, this one is stored in
- * the second half of the array, and a table maps its inode to the index.
+ * the second half of the array, and a table maps its inode to the index. That table has more
+ * room than it needs, because such a map may evict entries before it is full.
  */
 DEFINE_MAP(connections, MAP_TYPE_ARRAY, u32, struct connection, 2 * OWN_PLACES)
-DEFINE_MAP(elsewhere, MAP_TYPE_LRU_HASH, u64, u32, OWN_PLACES)
-/* How many places of the second half were assigned: the next one replaces the oldest. */
-DEFINE_MAP(given_out, MAP_TYPE_ARRAY, u32, u64, 1)
+DEFINE_MAP(elsewhere, MAP_TYPE_LRU_HASH, u64, u32, 2 * OWN_PLACES)
+/* How many places of the second half were examined: the next one follows the last. */
+DEFINE_MAP(examined, MAP_TYPE_ARRAY, u32, u64, 1)
+
+/* A new connection examines at most this many places of the second half. */
+#define EXAMINED_MAX 16
 
 /*
  * Connections that user space found not to be HTTP: at the index given by the low bits of the
@@ -100,7 +104,10 @@ static __always_inline struct connection *known_connection(u64 inode)
 	return connection && connection->inode == inode ? connection : 0;
 }
 
-/* A place for a new connection. */
+/*
+ * A place for a new connection. One that is open makes room only if no examined place is free.
+ * Then it is one that user space does not know, or else the last one that was examined.
+ */
 static __always_inline struct connection *free_place(u64 inode)
 {
 	struct connection *connection = connection_at(inode & (OWN_PLACES - 1));
@@ -109,13 +116,35 @@ static __always_inline struct connection *free_place(u64 inode)
 	if (connection && !connection->inode && !fetch_and_add(&connection->claims, 1))
 		return connection;
 	u32 zero = 0;
-	u64 *given = LOOKUP(given_out, &zero);
-	if (!given)
+	u64 *examined = LOOKUP(examined, &zero);
+	if (!examined)
 		return 0;
-	u32 place = OWN_PLACES + (fetch_and_add(given, 1) & (OWN_PLACES - 1));
+	u32 place = 0;
+	u32 unknown = 0;
+#pragma clang loop unroll(disable)
+	for (u32 i = 0; i < EXAMINED_MAX; i++) {
+		place = OWN_PLACES + (fetch_and_add(examined, 1) & (OWN_PLACES - 1));
+		connection = connection_at(place);
+		if (!connection)
+			return 0;
+		if (!connection->inode) {
+			unknown = 0;
+			break;
+		}
+		if (!connection->forwarded)
+			unknown = place;
+	}
+	if (unknown)
+		place = unknown;
+	connection = connection_at(place);
+	if (!connection)
+		return 0;
+	u64 evicted = connection->inode;
+	if (evicted)
+		DELETE(elsewhere, &evicted);
 	if (UPDATE(elsewhere, &inode, &place))
 		return 0;
-	return connection_at(place);
+	return connection;
 }
 
 /* Begin a new connection; `known`, if not 0, is the state of an earlier one with its inode. */
