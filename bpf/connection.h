@@ -35,6 +35,7 @@ struct connection {
 	u32 sending;          /* send calls that have not returned, see begin_sending() */
 	u32 looked[2];        /* thread of the last call that was processed, see was_looked_at() */
 	u32 pid;              /* last process that was introduced, see introduce_process() */
+	u32 taken;            /* bytes of a nearly full ring, see exceeds_share() */
 	u64 start_time;
 	u64 exec_id;
 	struct ends ends;

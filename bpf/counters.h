@@ -38,6 +38,7 @@ enum lost {
 	LOST_NO_SOCKET,   /* the socket was gone before it could be identified */
 	LOST_TABLE_FULL,  /* no room in a table of the probe */
 	LOST_SKIPPED,     /* the kernel did not run the probe: it was already running on that CPU */
+	LOST_SHARE,       /* the connection had its share of a ring that is nearly full */
 	LOST_REASONS,
 };
 

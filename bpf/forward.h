@@ -75,6 +75,25 @@ static __always_inline void describe(struct event *event, struct chunk *chunk,
 				  (u32)chunk->position;
 }
 
+/*
+ * Whether a connection already has its share of a ring that is nearly full. The room that is
+ * left belongs to all connections. So one that moves data faster than user space reads it
+ * loses its own records, and not those of others. A call is never cut: it may exceed the share.
+ */
+static __always_inline int exceeds_share(struct connection *connection, u32 size)
+{
+#ifdef HAS_RING_BUFFER
+	if (ringbuf_query(MAP(events), BPF_RB_AVAIL_DATA) < NEARLY_FULL_BYTES) {
+		connection->taken = 0;
+		return 0;
+	}
+	if (connection->taken > SHARE_BYTES)
+		return 1;
+	connection->taken += EVENT_HEADER + size;
+#endif
+	return 0;
+}
+
 #ifdef HAS_RING_BUFFER
 /*
  * The address of a call's bytes, if they are one range that fits into an event; else 0. (A

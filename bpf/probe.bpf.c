@@ -121,10 +121,17 @@ static __always_inline void move_data(struct call *call)
 #ifdef MAX_BODY
 	/* Read again: a value kept from above would double the verifier's paths. */
 	int is_unwanted = is_beyond_limit(connection, direction, position, call->size);
-
-	if (is_unwanted)
-		count(&counters->filtered[FILTERED_MAX_BODY], call->size);
+#else
+	int is_unwanted = 0;
 #endif
+	if (is_unwanted) {
+		count(&counters->filtered[FILTERED_MAX_BODY], call->size);
+	} else if (exceeds_share(connection, call->size)) {
+		count(&counters->lost[LOST_SHARE], call->size);
+		connection->after_loss[direction] = 1;
+		lose_messages(connection);
+		return;
+	}
 
 	u64 leader = TASK_FIELD(u64, task, task_struct_group_leader);
 	u64 start_time = TASK_FIELD(u64, leader, start_time);

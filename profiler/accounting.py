@@ -32,7 +32,7 @@ FILTERED = (
     "discarded",
     "max_body",
 )
-LOST = ("ring_full", "unreadable", "no_socket", "table_full", "skipped")
+LOST = ("ring_full", "unreadable", "no_socket", "table_full", "skipped", "share")
 
 SKIPPED_CALLS = "the kernel skipped the probe"
 
