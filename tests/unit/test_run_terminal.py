@@ -10,7 +10,7 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -32,9 +32,14 @@ def script(text: str) -> tuple[str, ...]:
     return "python3", "-c", f"if True:\n{text}"
 
 
-def terminal(line: str, **more: Any) -> Terminal:
-    """Run a command line in a new terminal, as the shell's only child in the foreground."""
-    return Terminal(["sh", "-c", line], **{**environment(), **more})
+def separated(user: str = "nobody", **more: str) -> dict[str, str]:
+    """Return the environment of a profiler whose helper starts the command, unless it is root."""
+    return environment(HTTP_PROFILER_UNPRIVILEGED_USER=user, **more)
+
+
+def terminal(line: str, **more: int) -> Terminal:
+    """Run a command line in a new terminal."""
+    return Terminal(["sh", "-c", line], **more, **separated())
 
 
 def line(text: str) -> Callable[[str], bool]:
@@ -49,11 +54,11 @@ def attributes(*lines: str) -> str:
 
 
 def relay_of(run: Terminal) -> int:
-    """Return the relay: the only process with a filter of system calls."""
+    """Return the process of the relay."""
     deadline = time.monotonic() + SECONDS
     while time.monotonic() < deadline:
         for pid in _descendants(run.pid):
-            if _status(pid).get("Seccomp") == "2":
+            if _status(pid).get("Name") == "http-prof-tty":
                 return pid
     raise AssertionError("no relay")
 
@@ -126,18 +131,19 @@ def test_privileges_of_the_relay() -> None:
         run.end()
     assert status["CapEff"] == status["CapPrm"] == "0" * 16
     assert "0" not in status["Uid"].split()
-    # Of its three pipe ends, two are its own signals.
+    # Two ends of pipes are its own signals; the process is its parent.
     kinds = [re.sub(r"\d+|:\[\d+\]", "", name) for name in opened]
-    assert sorted(kinds) == ["/dev/ptmx", "/dev/pts/", "pipe", "pipe", "pipe"]
+    assert sorted(kinds) == ["/dev/ptmx", "/dev/pts/", "anon_inode:[pidfd]", *["pipe"] * 3]
 
 
 def test_all_output_arrives_and_the_exit_code() -> None:
     """Also what is written right before the end, and what is left running does not delay it."""
-    lines = "seq -f 'line %.0f' 20000; (trap '' HUP; sleep 600) & exit 7"
+    lines = "(trap '' HUP; sleep 600) & echo left $!; seq -f 'line %.0f' 20000; exit 7"
     with terminal(attributes(profiler("sh", "-c", lines), "echo code $?")) as run:
         run.until(line("restored"))
         run.end()
     sent = run.sent.decode()
+    os.kill(int(re.findall(r"left (\d+)", sent)[0]), signal.SIGKILL)
     assert "code 7" in sent
     assert re.findall(r"line (\d+)", sent) == [str(number) for number in range(1, 20001)]
 
@@ -159,7 +165,7 @@ def test_the_terminal_is_restored_after_a_signal(whom: str) -> None:
         run.until(line("ready"))
         relay = relay_of(run)
         if whom == "the profiler":
-            os.kill(int(_status(relay)["PPid"]), signal.SIGTERM)
+            os.kill(_descendants(run.pid)[0], signal.SIGTERM)
             code = 128 + signal.SIGTERM
         else:
             # The command's terminal is then hung up.
@@ -176,20 +182,21 @@ def test_the_terminal_is_restored_after_sigkill() -> None:
     killed = profiler("sh", "-c", "echo ready; sleep 600")
     with terminal(f"before=$(stty -g); {killed}; {wait}") as run:
         run.until(lambda text: "ready" in text and run.is_raw)
-        os.kill(int(_status(relay_of(run))["PPid"]), signal.SIGKILL)
+        os.kill(_descendants(run.pid)[0], signal.SIGKILL)
         run.until(line("restored"))
         run.end()
 
 
-def test_the_command_is_hung_up_with_the_terminal(tmp_path: Path) -> None:
-    tmp_path.chmod(0o777)
-    there = tmp_path / "there"
-    trap = f"trap 'echo >{there}; exit' HUP; echo ready; cat"
-    with terminal(profiler("sh", "-c", trap)) as run:
-        run.until(lambda text: "ready" in text and run.is_raw)
-    deadline = time.monotonic() + SECONDS
-    while not there.exists():
-        assert time.monotonic() < deadline
+def test_the_command_is_hung_up_with_the_terminal() -> None:
+    with TemporaryDirectory() as directory:
+        Path(directory).chmod(0o777)
+        there = Path(directory, "there")
+        trap = f"trap 'echo >{there}; exit' HUP; echo ready; cat"
+        with terminal(profiler("sh", "-c", trap)) as run:
+            run.until(lambda text: "ready" in text and run.is_raw)
+        deadline = time.monotonic() + SECONDS
+        while not there.exists():
+            assert time.monotonic() < deadline
 
 
 def test_lines_of_the_profiler_look_right() -> None:
@@ -211,7 +218,7 @@ def test_the_size_of_the_window_follows() -> None:
         signal.sigwait([signal.SIGWINCH])
         print(os.get_terminal_size())
         """
-    with Terminal(["sh", "-c", profiler(*script(sizes))], 30, 90, **environment()) as run:
+    with terminal(profiler(*script(sizes)), lines=30, columns=90) as run:
         run.until("columns=90, lines=30")
         run.resize(20, 80)
         run.until("columns=80, lines=20")
@@ -232,9 +239,10 @@ def test_keys_act_in_the_terminal_of_the_command() -> None:
     assert "\ncode 3" in shown
 
 
-def test_job_control() -> None:
+@pytest.mark.parametrize("reader", ["nobody", "root"])
+def test_job_control(reader: str) -> None:
     """Ctrl-Z stops the job, the shell gets its terminal as it was, and `fg` continues it."""
-    with Terminal(["bash", "--norc", "-i"], **environment(PS1="$ ")) as run:
+    with Terminal(["bash", "--norc", "-i"], **separated(reader, PS1="$ ")) as run:
         run.until("$")
         run.press("before=$(stty -g); clear\n")
         run.press(f"{profiler('sh', '-c', 'echo ready; cat; echo ended')}\n")
@@ -258,7 +266,7 @@ def test_job_control() -> None:
 
 def test_a_job_in_the_background() -> None:
     """It does not touch the terminal until it is brought to the foreground."""
-    with Terminal(["bash", "--norc", "-i"], **environment(PS1="$ ")) as run:
+    with Terminal(["bash", "--norc", "-i"], **separated(PS1="$ ")) as run:
         run.until("$")
         run.press(f"before=$(stty -g); {profiler('sh', '-c', 'echo ready; cat; echo ended')} &\n")
         run.until(line("ready"))

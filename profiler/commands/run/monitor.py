@@ -15,7 +15,7 @@ import os
 import select
 import signal
 
-from profiler.commands.run.relay import close_all_but
+from profiler.commands.run.relay import separate
 
 _FORWARDED = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT}
 _HANDLED = {*_FORWARDED, signal.SIGCHLD}
@@ -40,7 +40,7 @@ def fork_command(inner: int, ended: int) -> None:
     code = 1
     try:
         # A pipe that the command closes must not stay open here.
-        close_all_but(inner, ended)
+        separate("http-prof-mon", inner, ended)
         status = _follow(command)
         # The relay may have been killed.
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)

@@ -59,7 +59,7 @@ class Relay:
 
     def run(self, user: pwd.struct_passwd) -> None:
         """Copy as ``user``, confined. Raises OSError if a terminal is gone."""
-        close_all_but(self._outer, self._main, self._ended)
+        separate("http-prof-tty", self._outer, self._main, self._ended)
         os.set_blocking(self._main, False)
         parent = os.pidfd_open(os.getppid())
         signals = _wake_up_by_signals()
@@ -180,8 +180,10 @@ def copy_size(outer: int, main: int) -> None:
         fcntl.ioctl(main, termios.TIOCSWINSZ, size)
 
 
-def close_all_but(*kept: int) -> None:
-    """Close all descriptors of this process but these."""
+def separate(name: str, *kept: int) -> None:
+    """Name this process, for ps(1), and close all descriptors but ``kept``."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/comm").write_text(name)
     for descriptor in [int(path.name) for path in Path("/proc/self/fd").iterdir()]:
         if descriptor not in kept:
             with contextlib.suppress(OSError):
