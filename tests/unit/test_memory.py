@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import gc
 import tracemalloc
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -12,12 +14,28 @@ from hypothesis import strategies as st
 
 from profiler.ingest import record, wire
 from profiler.ingest.http.connection import INFLIGHT_MAX
+from profiler.ingest.http.fields import parse_fields
 from profiler.ingest.memory import Memory
 from profiler.ingest.pipeline import Pipeline
 from profiler.ingest.process import Processes
 from profiler.ingest.settings import Settings
 from profiler.ingest.wire import RECV, SEND, Chunk, End
 from profiler.schema import Record
+from tests import floods
+from tests.floods import (
+    ASKED,
+    CLIENT,
+    EMOJI,
+    END_HEADERS,
+    END_STREAM,
+    FLOODS,
+    PREFACE,
+    SETTINGS,
+    Talk,
+    headers,
+    literal,
+)
+from tests.replay.script import CASES, read, records
 from tests.unit.test_http1 import BYTES
 from tests.unit.wires import Wire
 
@@ -228,106 +246,44 @@ def test_a_hundred_thousand_half_open_connections_stay_within_the_bound() -> Non
     assert account.incomplete["memory_limit"] == account.given_up
 
 
-def integer(value: int, prefix: int, first: int = 0) -> bytes:
-    """RFC 7541, 5.1: an integer after the high bits of ``first``."""
-    most = (1 << prefix) - 1
-    if value < most:
-        return bytes([first | value])
-    value -= most
-    rest = b""
-    while value >= 128:
-        rest += bytes([value % 128 | 128])
-        value //= 128
-    return bytes([first | most]) + rest + bytes([value])
-
-
-def frame(number: int, block: bytes, flags: int) -> bytes:
-    return len(block).to_bytes(3, "big") + bytes([1, flags]) + number.to_bytes(4, "big") + block
-
-
-def literal(name: bytes, value: bytes, first: int) -> bytes:
-    """RFC 7541, 6.2: a field with a new name; ``first`` decides whether it enters the table."""
-    return bytes([first]) + integer(len(name), 7) + name + integer(len(value), 7) + value
-
-
-START = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0"
-ASKED = b"\x83\x86\x84\x41\7a.local"  # :method POST, :scheme, :path, :authority
-# Text takes 4 bytes a character if one of its characters is outside the first plane.
-WIDE = "\N{GRINNING FACE}".encode() + b"x" * 3900
-ENTRY = ASKED + literal(b"name", WIDE, 0x40)  # the table has room for the second one only
-END_HEADERS, END_STREAM = 4, 1
-MADE_OF_REFERENCES = bytes([0x80 | 62]) * 15
-
-
-def references(n: int) -> Iterator[bytes]:
-    """Headers that refer to one entry of the table: a byte on the wire, 16 kB each in memory."""
-    yield START + frame(1, ENTRY, END_HEADERS | END_STREAM)
-    for number in range(3, 23, 2):
-        yield frame(number, ASKED + MADE_OF_REFERENCES, END_HEADERS)
-
-
-def tables(n: int) -> Iterator[bytes]:
-    """A table with one large entry."""
-    yield START + frame(1, ENTRY, END_HEADERS | END_STREAM)
-
-
-def last_frames(n: int) -> Iterator[bytes]:
+def last_frames(n: int) -> Talk:
     """An idle connection whose last frame was large."""
-    block = ASKED + literal(b"name", b"x" * 15_000, 0)
-    yield START + frame(1, block, END_HEADERS | END_STREAM)
+    block = ASKED + literal(b"name", b"x" * 15_000)
+    yield CLIENT, PREFACE + SETTINGS + headers(1, block, END_HEADERS | END_STREAM)
 
 
-def blocks(n: int) -> Iterator[bytes]:
-    """A header block that lacks its last frame."""
-    yield START + frame(1, ASKED + literal(b"name", b"x" * 15_000, 0), 0)
-
-
-def wide_heads(n: int) -> Iterator[bytes]:
-    """A head of 60 kB with one character that takes 4 bytes; its body is missing."""
-    lines = b"".join(b"%d: %b\r\n" % (k, WIDE) for k in range(15))
-    yield POST % n + b"a"
-    yield b"12345678" + POST[:-2] % n + lines + b"\r\n"
-
-
-def wide_targets(n: int) -> Iterator[bytes]:
-    """A request in flight with a long target."""
-    yield b"GET /%b HTTP/1.1\r\nHost: a\r\n\r\n" % (WIDE * 4)
-
-
-def bodies(n: int) -> Iterator[bytes]:
+def bodies(n: int) -> Talk:
     """A body that lacks its end: its message has the bytes twice, as ``raw`` and as ``body``."""
-    yield b"POST /%d HTTP/1.1\r\nContent-Length: 90000\r\n\r\n" % n + b"x" * 15_000
-    yield b"x" * 15_000
+    yield CLIENT, b"POST /%d HTTP/1.1\r\nContent-Length: 90000\r\n\r\n" % n + b"x" * 15_000
+    yield CLIENT, b"x" * 15_000
 
 
-def byte_by_byte(n: int) -> Iterator[bytes]:
+def byte_by_byte(n: int) -> Talk:
     """A PROXY header in calls of one byte."""
     for byte in b"PROXY TCP4 192.0.2.1 192.0.2.2 50000 8":
-        yield bytes([byte])
+        yield CLIENT, bytes([byte])
 
 
-FLOODS = [
-    references, tables, last_frames, blocks, wide_heads, wide_targets, byte_by_byte,
-]  # fmt: skip
+SHAPED = [last_frames, byte_by_byte, *(flood.talk for flood in FLOODS.values() if flood.holds)]
 BOUND = 6_000_000
 
 
-def flood(run: Run, shape: Callable[[int], Iterator[bytes]]) -> None:
-    """Open connections of a shape until some had to be dropped."""
-    for n in range(6000):
+def flood(run: Run, shape: Callable[[int], Talk]) -> None:
+    """Open connections of a shape until as many had to be dropped as are kept."""
+    account = run.pipeline.account
+    for n in range(10_000):
         each = Wire(socket=1_000_000 + n)
-        for data in shape(n):
-            for at in range(0, len(data), 16_000):
-                run.feed(each.send(data[at : at + 16_000]))
+        for end, data in shape(n):
+            run.feed((each.send if end == CLIENT else each.recv)(data))
         run.lines.clear()
-        if run.pipeline.account.given_up > 20:
+        if account.given_up > max(20, len(run.pipeline.memory)):
             return
     raise AssertionError(f"nothing was dropped: {run.counted} bytes were counted")
 
 
-@pytest.mark.parametrize("shape", FLOODS, ids=lambda shape: shape.__name__)
+@pytest.mark.parametrize("shape", SHAPED, ids=lambda shape: shape.__name__)
 def test_a_flood_takes_no_more_than_the_bound(
-    shape: Callable[[int], Iterator[bytes]], monkeypatch: pytest.MonkeyPatch
+    shape: Callable[[int], Talk], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(record, "_CONSTANTS_MAX", 1)
     run = Run(max_memory=BOUND)
@@ -340,11 +296,56 @@ def test_a_flood_takes_no_more_than_the_bound(
     assert BOUND / 4 < taken <= 1.25 * BOUND
 
 
+def uncollected(run: Run) -> int:
+    """Return how many objects only a garbage collection frees."""
+    run.lines.clear()
+    return gc.collect()
+
+
+@pytest.fixture
+def no_collection() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("no_collection")
+@pytest.mark.parametrize("end", ["given up", "finished", "closed"])
+def test_what_a_connection_held_is_freed_at_once(end: str) -> None:
+    """Objects that hold each other would stay until the next collection, uncounted."""
+    run = Run()
+    shapes = [*SHAPED, *(flood.talk for flood in FLOODS.values())]
+    for n, talk in enumerate(shapes):
+        each = Wire(socket=n + 1)
+        for way, data in talk(n):
+            run.feed((each.send if way == CLIENT else each.recv)(data))
+        if end == "given up":
+            run.pipeline._messages.give_up(n + 1)
+        elif end == "closed":
+            run.feed(each.end(SEND), each.end(RECV))
+    if end == "finished":
+        run.pipeline.finish()
+    assert len(run.pipeline._messages) == 0
+    assert uncollected(run) == 0
+
+
+@pytest.mark.usefixtures("no_collection")
+@pytest.mark.parametrize("case", sorted(CASES.glob("*/stream.txt")), ids=lambda c: c.parent.name)
+def test_a_case_leaves_nothing_to_collect(case: Path) -> None:
+    run = Run()
+    script = read(case)
+    for each in records(script.steps, script.joined):
+        run.pipeline.feed(each)
+    run.pipeline.finish()
+    assert uncollected(run) == 0
+
+
 @pytest.mark.parametrize(
-    "shape", [references, wide_heads, bodies], ids=lambda shape: shape.__name__
+    "shape", [floods.references, floods.emojis, bodies], ids=lambda shape: shape.__name__
 )
 def test_the_end_of_a_capture_takes_no_more_memory(
-    shape: Callable[[int], Iterator[bytes]], monkeypatch: pytest.MonkeyPatch
+    shape: Callable[[int], Talk], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(record, "_CONSTANTS_MAX", 1)
     monkeypatch.setattr(Run, "write", lambda self, line: None)
@@ -359,3 +360,21 @@ def test_the_end_of_a_capture_takes_no_more_memory(
         tracemalloc.stop()
     assert peak <= 1.25 * BOUND
     assert left < BOUND / 2
+
+
+@pytest.mark.parametrize("count", [5, 30, 240])
+def test_the_blocks_that_are_remembered_take_little(count: int) -> None:
+    """They are not part of the bound: whatever they contain, all together take 8 MiB at most."""
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    names = [a + b for a in letters for b in letters][:count]
+    room = 1000 // count - 4
+    tracemalloc.start()
+    try:
+        for n in range(600):
+            value = (EMOJI + b"%d" % n + b"x" * room)[: max(0, room)] if room > 8 else b""
+            fields = (b"%b:%b\n" % (name.encode(), value) for name in names)
+            parse_fields(b"%d:\n" % n + b"".join(fields))
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert taken <= 8 << 20

@@ -96,7 +96,8 @@ class Messages:
         """The capture ends: forget a connection; return its messages that are still open."""
         out: list[Output] = []
         self._openings.pop(socket, None)
-        _finish(self._readers.pop(socket, ()), out)
+        _finish(self._readers.get(socket, ()), out)
+        self._close(socket)
         return self._stamp(socket, out) if self._proxies else out
 
     def sockets(self) -> list[int]:
@@ -120,16 +121,17 @@ class Messages:
         """
         out: list[Output] = []
         self._openings.pop(socket, None)
-        for reader in self._readers.pop(socket, ()):
+        for reader in self._readers.get(socket, ()):
             reader.give_up(reason, out)
             if isinstance(reader, http1.Reader):
                 self._numbers_used = max(self._numbers_used, reader.connection.count)
+        self._close(socket)
         return self._stamp(socket, out) if self._proxies else out
 
     def forget(self, socket: int) -> None:
         """Drop the state of ``socket`` without its messages: its readers cannot be trusted."""
         self._openings.pop(socket, None)
-        self._readers.pop(socket, None)
+        self._close(socket)
         self._proxies.pop(socket, None)
 
     def __len__(self) -> int:
@@ -175,7 +177,7 @@ class Messages:
             ended = event.direction == SEND or not readers[SEND].finished
             reader.finish(out, ended and event.reason != RESET, event)
             if readers[0].finished and readers[1].finished:
-                del self._readers[event.socket]
+                self._close(event.socket)
 
     def _leave(self, readers: _Readers, event: Chunk, out: list[Output]) -> None:
         """With ``event`` HTTP ends, or continues in another version."""
@@ -188,7 +190,9 @@ class Messages:
             answer = http1.Reader(direction, connection, self._settings)
             following = (answer, readers[RECV]) if direction == SEND else (readers[SEND], answer)
             self._readers[socket] = following
-            self._feed(following, end_of(event, reader.rest), out)
+            rest = reader.rest
+            reader.close()
+            self._feed(following, end_of(event, rest), out)
             return
         if isinstance(reader, http1.Reader) and reader.over == "h2c":
             # RFC 7540, 3.2: the request that was upgraded is answered on stream 1.
@@ -202,11 +206,16 @@ class Messages:
                 self._feed(following, end_of(event, reader.rest), out)
             return
         _finish(readers, out)
-        del self._readers[socket]
+        self._close(socket)
         self._not_http[socket] = None
         if len(self._not_http) > _NOT_HTTP_MAX:
             del self._not_http[next(iter(self._not_http))]
         out.append(NotHttp(socket))
+
+    def _close(self, socket: int) -> None:
+        for reader in self._readers.pop(socket, ()):
+            if isinstance(reader, http2.Reader):
+                reader.close()
 
     def _replace(self, socket: int, new: _Readers) -> _Readers:
         old = self._readers[socket]

@@ -42,9 +42,10 @@ _LOWER = {ord(upper): upper.lower() for upper in "ABCDEFGHIJKLMNOPQRSTUVWXYZ"}
 # repetition: a hostile head must not cost more than its length.
 _FOLD = re.compile(r"\r?\n[ \t]+")
 
-# Remembering is for small blocks: together they stay within a few MiB.
+# Remembering is for small blocks of few fields: together they stay within 8 MiB.
 _REMEMBERED = 512
 _REMEMBERED_SIZE = 1024
+_REMEMBERED_LINES = 32
 
 # The allocator rounds each object up to a multiple of 16 bytes.
 _ROUNDED = 8
@@ -84,7 +85,8 @@ def size_of(fields: Fields) -> int:
 
 def parse_fields(block: bytes) -> Fields:
     """Return the fields in ``block``: the lines of a head after its start line."""
-    return (_remembered if len(block) <= _REMEMBERED_SIZE else _parse)(block)
+    is_small = len(block) <= _REMEMBERED_SIZE and block.count(b"\n") <= _REMEMBERED_LINES
+    return (_remembered if is_small else _parse)(block)
 
 
 def _parse(block: bytes) -> Fields:

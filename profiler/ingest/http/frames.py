@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from sys import getsizeof
 from typing import Callable, Optional, Protocol
+from weakref import proxy
 
 from hyperframe.exceptions import HyperframeError
 from hyperframe.frame import (
@@ -182,7 +183,9 @@ class FrameReader:
 
         A frame that is not DATA is spoilt if its payload has more than ``max_payload`` bytes.
         """
-        self._handler = handler
+        # The handler has this reader. Objects that hold each other stay in memory until the next
+        # garbage collection of all objects, which a flood of connections does not wait for.
+        self._handler: Handler = proxy(handler)
         self._max_payload = max_payload
         self._pending = bytearray()
         self._need = 0  # bytes that the next step needs

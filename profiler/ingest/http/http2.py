@@ -93,8 +93,9 @@ class Reader:
     """
 
     __slots__ = (
-        "_block", "_data", "_direction", "_frames", "_held", "_max_body", "_max_head",
-        "_open", "_out", "_since", "_state", "_whole", "connection", "finished", "other", "over",
+        "__weakref__", "_block", "_data", "_direction", "_frames", "_held", "_max_body",
+        "_max_head", "_open", "_out", "_since", "_state", "_whole", "connection", "finished",
+        "other", "over",
     )  # fmt: skip
 
     def __init__(
@@ -121,6 +122,10 @@ class Reader:
         self._data: tuple[_Open | None, int, bool] = None, 0, False
         self._held = 0
         self._out: list[Output]  # only there while something is being read
+
+    def close(self) -> None:
+        """The connection is forgotten: release the other direction, which has this one."""
+        del self.other
 
     # ---- what comes from the stream
 
