@@ -315,7 +315,7 @@ def test_privileges_do_not_leak_by_descriptors_limits_and_masks(tmp_path: Path) 
 @needs_root
 def test_signals_reach_the_process_group_of_a_session() -> None:
     """As from a terminal: a shell waits for what it runs in the foreground."""
-    script = "trap 'exit 9' TERM; echo ready; sleep 600"
+    script = "trap 'exit 9' TERM; (echo ready; exec sleep 600)"
     with subprocess.Popen(
         command("--as", "nobody", *shell(script)),
         stdout=subprocess.PIPE,
