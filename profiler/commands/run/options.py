@@ -11,8 +11,8 @@ from profiler.commands.options import add_filters, add_output, add_probe
 
 DESCRIPTION = """\
 Traces a command and its children, and nothing else. Returns the command's exit code. The command
-keeps its standard streams. --output writes lines; without it, and without assertions, the exchanges
-are printed to standard error when the command has ended.
+keeps its standard streams; --as replaces those that are terminals. --output writes lines; without
+it, and without assertions, the exchanges are printed to standard error when the command has ended.
 """
 
 
@@ -30,7 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest="run_as",
         type=_user,
         metavar="USER",
-        help="run the command as USER, with that user's home (default: as root)",
+        help="run the command with the rights and environment of USER, in a terminal of its own "
+        "(default: as root)",
     )
     add_assertions(parser)
     parser.add_argument(
