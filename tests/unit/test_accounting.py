@@ -101,7 +101,10 @@ def test_what_was_skipped() -> None:
     assert skipped == "the kernel skipped the probe for 2 calls of this machine"
 
 
-def test_a_line_each_time_and_a_new_file_after_a_rename(tmp_path: Path) -> None:
+def test_a_line_each_time_and_a_new_file_after_a_rename(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("profiler.outputs.jsonl._FOLLOW_SECONDS", 0.0)
     path, old = tmp_path / "stats", tmp_path / "stats.1"
     stats = Stats(path, 0.0)
     stats.write(Account(requests=1))
