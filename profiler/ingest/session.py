@@ -125,7 +125,6 @@ def capture(
             for shared in (engine, sink, processes, *((stats,) if stats else ())):
                 shared.share(helper)
             helper.split()
-            engine.release()
             for missing in confine(user):
                 _say(f"captured bytes are parsed {missing}")
         how = [f"{engine.route} route", engine.carrier, f"Linux {os.uname().release}"]

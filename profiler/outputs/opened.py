@@ -48,6 +48,7 @@ class OutputFile:
                     f"name the file itself with {option}"
                 )
             opened.pop_all()
+        self._is_open = True
 
     def share(self, helper: Helper) -> None:
         """Let ``helper`` follow and rotate: the confined process cannot reach the path."""
@@ -56,6 +57,7 @@ class OutputFile:
         # Else the helper would keep a file that was rotated and removed.
         fd = self.fd
         helper.at_start(lambda: os.close(fd))
+        helper.after_split(self.close)
 
     def follow(self) -> Descriptor | None:
         """Open the path again if it names another file than before, or none."""
@@ -80,8 +82,10 @@ class OutputFile:
         return self._open()
 
     def close(self) -> None:
-        """Close the directory."""
-        self._directory.close()
+        """Close the directory, if it is open."""
+        if self._is_open:
+            self._directory.close()
+            self._is_open = False
 
     def _open(self) -> Descriptor:
         fd = self._directory.open(self._name, os.O_WRONLY | os.O_APPEND)

@@ -45,6 +45,7 @@ class Helper:
         self._functions: list[Callable[..., Any]] = []
         self._regular: list[tuple[float, Callable[[], object]]] = []
         self._first: list[Callable[[], object]] = []
+        self._after: list[Callable[[], object]] = []
         self._socket: socket.socket | None = None
         self._child = 0
 
@@ -74,6 +75,10 @@ class Helper:
         """Let the helper call ``function`` first, for example to close its copy of something."""
         self._first.append(function)
 
+    def after_split(self, function: Callable[[], object]) -> None:
+        """Call ``function`` here after the split, to close what only the helper needs."""
+        self._after.append(function)
+
     def every(self, seconds: float, function: Callable[[], object]) -> None:
         """Let the helper call ``function`` at an interval, after the split."""
         self._regular.append((seconds, function))
@@ -89,6 +94,8 @@ class Helper:
         theirs.close()
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         self._socket, self._child = ours, child
+        for function in self._after:
+            function()
 
     def close(self) -> None:
         """End the helper."""

@@ -34,7 +34,7 @@ for proc in pathlib.Path("/proc").glob("[0-9]*"):
             "capabilities": int(status["CapPrm"], 16) | int(status["CapEff"], 16),
             "no_new_privs": status["NoNewPrivs"].strip(),
             "seccomp": status["Seccomp"].strip(),
-            "mapped": [line.split()[-1] for line in (proc / "maps").open() if "bpf" in line],
+            "mapped": [line.split()[-1] for line in (proc / "maps").open() if "bpf-map" in line],
             "open": [os.readlink(fd) for fd in (proc / "fd").iterdir()],
         }))
     except OSError:

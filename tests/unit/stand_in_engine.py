@@ -68,9 +68,6 @@ class StandInEngine:
     def share(self, helper: Helper) -> None:
         pass
 
-    def release(self) -> None:
-        pass
-
     def account(self) -> KernelAccount:
         lost = Count(int(os.environ.get("STAND_IN_LOST", "0")))
         send = Direction(seen=lost, lost={"ring_full": lost, "unreadable": Count()})

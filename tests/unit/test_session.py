@@ -60,9 +60,6 @@ class Recorded:
     def share(self, helper: Helper) -> None:
         pass
 
-    def release(self) -> None:
-        pass
-
     def account(self) -> KernelAccount:
         return KernelAccount()
 

@@ -58,9 +58,6 @@ class Engine(Protocol):
     def share(self, helper: Helper) -> None:
         """Offer ``helper`` what needs privileges; to be called before it is split off."""
 
-    def release(self) -> None:
-        """Close what only the helper needs, after the split."""
-
 
 def inseparable(settings: Settings) -> str:
     """Return why the process that reads the records needs privileges; empty if it does not."""

@@ -153,10 +153,11 @@ class BccEngine:
         else:
             helper.at_start(self._ignored.close)
         helper.every(REFRESH_SECONDS, self._refresh)
+        helper.after_split(self._release)
         if self._buffer is not None:
             helper.at_start(self._buffer.close)
 
-    def release(self) -> None:
+    def _release(self) -> None:
         """Leave programs, attachments and maps to the helper, and keep the mapped buffer."""
         self._is_shared = True
         # The helper has descriptors of its own, so nothing is detached.

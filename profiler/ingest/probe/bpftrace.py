@@ -167,10 +167,6 @@ class BpftraceEngine:
         """Not possible (``inseparable()`` of the package)."""
         raise NotImplementedError
 
-    def release(self) -> None:
-        """Not possible (``inseparable()`` of the package)."""
-        raise NotImplementedError
-
     def detach(self, *, keep_log: bool = False) -> None:
         """Kill bpftrace and remove its files, except for the log if ``keep_log``."""
         child, self._child = self._child, None
