@@ -45,6 +45,9 @@ need e2fsprogs mke2fs
 need openssh-client ssh
 need gpg gpg
 need valgrind valgrind
+# The tests of TLS libraries compare with a disassembler, and look into Go programs.
+need binutils objdump
+need golang-go go
 # The commands of docs/how-to/recipes.md.
 need jq jq
 # The tests check the package, its manual page, completion and log rotation with these.

@@ -136,6 +136,36 @@ class Elf:
 _NAMES = Part(".shstrtab", b"", STRTAB)
 
 
+GO_1_18, GO_1_20 = 0xFFFFFFF0, 0xFFFFFFF1
+BUILDINFO = b"\xff Go buildinf:\x08\x02".ljust(32, b"\0")
+"""The version follows: one byte of length, and the text."""
+
+
+def pclntab(
+    functions: dict[str, int],
+    end: int,
+    magic: int = GO_1_20,
+    quantum: int = 1,
+    text: int = 0,
+    count: int | None = None,
+) -> bytes:
+    """Return Go's table of functions: names and entries from ``text``, the end of the last one."""
+    names = b"\0"
+    table = bytearray()
+    descriptions = b""
+    rows = 8 * len(functions) + 4
+    for name, entry in functions.items():
+        table += struct.pack("<II", entry, rows + len(descriptions))
+        descriptions += struct.pack("<Ii", entry, len(names)) + bytes(32)
+        names += name.encode() + b"\0"
+    table += struct.pack("<I", end)
+    header = struct.pack("<I2xBB", magic, quantum, 8)
+    files = 72 + len(names)
+    count = len(functions) if count is None else count
+    header += struct.pack("<8Q", count, 0, text, 72, files, files, files, files)
+    return header + names + bytes(table) + descriptions
+
+
 @contextmanager
 def opened(content: bytes | Path) -> Iterator[int]:
     """Give a file, or a file with some content, as a descriptor."""
