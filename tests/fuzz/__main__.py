@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fuzzes each target for a while: ``python -m tests.fuzz [SECONDS] [TARGET ...]``.
 
-It starts from the cases of ``tests/cases``. ``output/fuzz`` keeps the interesting inputs and
-those that fail. The name of a failing input is printed: replay it with
+It starts from the cases of ``tests/cases``, or from small ELF files. ``output/fuzz`` keeps the
+interesting inputs and those that fail. The name of a failing input is printed: replay it with
 ``python -m tests.fuzz.TARGET FILE``. The exit code is 1 if there is one.
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -18,10 +19,11 @@ from profiler.accounting import KernelAccount
 from profiler.ingest import wire
 from tests.fuzz import actions
 from tests.replay.script import CASES, read, records
+from tests.unit.elf_files import AARCH64, BUILDINFO, Elf, Part, pclntab
 from tests.unit.wires import SOCKET
 
 OUTPUT = Path("output/fuzz")
-TARGETS = ("fuzz_http", "fuzz_wire")
+TARGETS = ("fuzz_http", "fuzz_wire", "fuzz_elf")
 SECONDS = 60
 
 # Kinds that no case contains.
@@ -42,6 +44,34 @@ def framed(record: bytes) -> bytes:
     return len(record).to_bytes(2, "little") + record
 
 
+def cases(target: str) -> Iterator[tuple[str, bytes]]:
+    """Yield the cases as inputs of a target, with a name for each."""
+    for path in CASES.glob("*/stream.txt"):
+        script = read(path)
+        name = path.parent.name
+        if target == "fuzz_http":
+            unwanted = actions.encode(script.steps, script.joined, passed_over=True)
+            yield f"{name}-passed-over", unwanted
+            yield name, actions.encode(script.steps, script.joined)
+        else:
+            yield name, b"".join(map(framed, [*OTHERS, *records(script.steps, script.joined)]))
+
+
+def programs() -> Iterator[tuple[str, bytes]]:
+    """Yield ELF files with the libraries that are recognised."""
+    leave = b"\xe9\x0b\0\0\0"
+    functions = ("SSL_read", "SSL_write", "BIO_read", "BIO_write", "gnutls_record_recv")
+    x86 = {"gnutls_record_send": leave, **dict.fromkeys(functions, b"\x31\xc0\xc3")}
+    arm = dict.fromkeys(("SSL_read", "SSL_write"), b"\0\0\x80\x52\xc0\x03\x5f\xd6")
+    yield "openssl-and-gnutls", Elf(x86, soname="libssl.so.3", constants=b"OpenSSL 3.0.1").build()
+    yield "aarch64", Elf(arm, machine=AARCH64, table=".symtab").build()
+    for name, text in (("go", 0x10_0000), ("go-pie", 0)):
+        conn = "crypto/tls.(*Conn)"
+        table = pclntab({f"{conn}.Read": 0, f"{conn}.Write": 16}, 32, text=text)
+        info = Part(".go.buildinfo", BUILDINFO + b"\x06go1.24")
+        yield name, Elf(extra=[Part(".gopclntab", table), info]).build()
+
+
 def main(seconds: str = str(SECONDS), *targets: str) -> int:
     """Divide ``seconds`` between the targets."""
     if find_spec("atheris") is None:
@@ -51,15 +81,8 @@ def main(seconds: str = str(SECONDS), *targets: str) -> int:
     for name in names:
         seeds = OUTPUT / name
         seeds.mkdir(parents=True, exist_ok=True)
-        for path in CASES.glob("*/stream.txt"):
-            script = read(path)
-            if name == "fuzz_http":
-                seed = actions.encode(script.steps, script.joined)
-                unwanted = actions.encode(script.steps, script.joined, passed_over=True)
-                (seeds / f"{path.parent.name}-passed-over").write_bytes(unwanted)
-            else:
-                seed = b"".join(map(framed, [*OTHERS, *records(script.steps, script.joined)]))
-            (seeds / path.parent.name).write_bytes(seed)
+        for seed, content in programs() if name == "fuzz_elf" else cases(name):
+            (seeds / seed).write_bytes(content)
         options = [
             f"-max_total_time={int(seconds) // len(names)}",
             f"-artifact_prefix={OUTPUT}/{name}-",
