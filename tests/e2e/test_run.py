@@ -15,8 +15,10 @@ from pathlib import Path
 import pytest
 
 from provisioning import Guest
+from provisioning.capture import START_TIMEOUT
 from tests.e2e.conftest import TRAFFIC, background, traffic
 from tests.records import read_records
+from tests.terminal import Terminal
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "how-to" / "assertions.md"
 PYTHON = "/opt/http-profiler/bin/python3"
@@ -95,6 +97,68 @@ def test_a_command_and_its_children_only(guest: Guest, token: str) -> None:
     assert "http-profiler-" not in guest.exec(["cat", f"/proc/{left}/cgroup"]).stdout
     guest.exec(["kill", left])
     guest.exec("! find /sys/fs/cgroup -name 'http-profiler-[0-9]*' | grep .")
+
+
+# It shows what it has of the profiler's, and types into its terminals when it ends.
+REACH = """
+import fcntl, os, signal, subprocess, termios
+for name, command in ("env", "env"), ("groups", "id -G"), ("descriptors", "ls /proc/self/fd"):
+    with open("{directory}/" + name, "w") as file:
+        subprocess.run(command.split(), stdout=file)
+signal.signal(signal.SIGCONT, lambda *_: print("continued"))
+print("ready")
+while line := input():
+    print("got " + line[::-1])
+for terminal in 0, 1, 2, os.open("/dev/tty", os.O_RDWR):
+    for byte in b"touch {directory}/typed\\n":
+        fcntl.ioctl(terminal, termios.TIOCSTI, bytes([byte]))
+"""
+
+
+def test_privileges_of_a_command_in_a_terminal(guest: Guest, token: str) -> None:
+    """In root's shell, a command of a user reaches nothing of root's, and job control works."""
+    user = guest.exec("id -un").stdout.strip()
+    directory = f"/tmp/{token}"
+    guest.exec(
+        f"mkdir {directory} && cat >{directory}/reach", stdin=REACH.format(directory=directory)
+    )
+    run = f"http-profiler run --as {user} -- python3 {directory}/reach; echo code $?\n"
+    with Terminal([*guest.ssh("RequestTTY=force"), "sudo PS1=prompt: bash --norc -i"]) as terminal:
+        terminal.seconds = START_TIMEOUT
+        terminal.until("prompt:")
+        terminal.press("before=$(stty -g); exec 9</dev/null\n", run)
+        terminal.until(lambda text: "ready" in text.splitlines())
+        terminal.press("eno\n")
+        terminal.until("got one")
+        terminal.press("\n")
+        terminal.until("code 0")
+        # With sudo, which has a terminal of its own, as a job that stops.
+        terminal.press("clear\n")
+        terminal.until(lambda text: "ready" not in text)
+        terminal.press("sudo -C 10 ", run)
+        terminal.until(lambda text: "ready" in text.splitlines())
+        terminal.press("\x1a")
+        terminal.until("Stopped")
+        terminal.press('test "$(stty -g)" = "$before" && echo $((6 * 7)) restored\n')
+        terminal.until("42 restored")
+        terminal.press("fg\n")
+        terminal.until("continued")
+        terminal.press("owt\n")
+        terminal.until("got two")
+        terminal.press("\n")
+        terminal.until("code 0")
+        terminal.press("exit\n")
+        terminal.end()
+    shown = {
+        name: guest.exec(["cat", f"{directory}/{name}"]).stdout.split()
+        for name in ("env", "groups", "descriptors")
+    }
+    assert shown["groups"] == guest.exec("id -G").stdout.split()
+    # 3 is the directory that ls reads.
+    assert shown["descriptors"] == ["0", "1", "2", "3"]
+    assert f"USER={user}" in shown["env"]
+    assert not any(variable.startswith("SUDO_") for variable in shown["env"])
+    guest.exec(f"! test -e {directory}/typed")
 
 
 @pytest.fixture

@@ -37,9 +37,9 @@ def separated(user: str = "nobody", **more: str) -> dict[str, str]:
     return environment(HTTP_PROFILER_UNPRIVILEGED_USER=user, **more)
 
 
-def terminal(line: str, **more: int) -> Terminal:
-    """Run a command line in a new terminal."""
-    return Terminal(["sh", "-c", line], **more, **separated())
+def terminal(line: str, lines: int = 60, columns: int = 100) -> Terminal:
+    """Run a command line in a new terminal, which is high enough for all that is printed."""
+    return Terminal(["sh", "-c", line], lines, columns, **separated())
 
 
 def line(text: str) -> Callable[[str], bool]:
@@ -191,7 +191,8 @@ def test_the_command_is_hung_up_with_the_terminal() -> None:
     with TemporaryDirectory() as directory:
         Path(directory).chmod(0o777)
         there = Path(directory, "there")
-        trap = f"trap 'echo >{there}; exit' HUP; echo ready; cat"
+        # A read would end too, maybe before the signal.
+        trap = f"trap 'echo >{there}; exit' HUP; (echo ready; exec sleep 600)"
         with terminal(profiler("sh", "-c", trap)) as run:
             run.until(lambda text: "ready" in text and run.is_raw)
         deadline = time.monotonic() + SECONDS
@@ -242,7 +243,7 @@ def test_keys_act_in_the_terminal_of_the_command() -> None:
 @pytest.mark.parametrize("reader", ["nobody", "root"])
 def test_job_control(reader: str) -> None:
     """Ctrl-Z stops the job, the shell gets its terminal as it was, and `fg` continues it."""
-    with Terminal(["bash", "--norc", "-i"], **separated(reader, PS1="$ ")) as run:
+    with Terminal(["bash", "--norc", "-i"], lines=60, **separated(reader, PS1="$ ")) as run:
         run.until("$")
         run.press("before=$(stty -g); clear\n")
         run.press(f"{profiler('sh', '-c', 'echo ready; cat; echo ended')}\n")
@@ -266,7 +267,7 @@ def test_job_control(reader: str) -> None:
 
 def test_a_job_in_the_background() -> None:
     """It does not touch the terminal until it is brought to the foreground."""
-    with Terminal(["bash", "--norc", "-i"], **separated(PS1="$ ")) as run:
+    with Terminal(["bash", "--norc", "-i"], lines=60, **separated(PS1="$ ")) as run:
         run.until("$")
         run.press(f"before=$(stty -g); {profiler('sh', '-c', 'echo ready; cat; echo ended')} &\n")
         run.until(line("ready"))

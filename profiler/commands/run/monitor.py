@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import signal
 
 from profiler.commands.run.relay import separate
@@ -25,9 +24,9 @@ def fork_command(inner: int, ended: int) -> None:
     """Return in a new process, which becomes the command; the calling one watches it for good.
 
     ``inner`` is the terminal that controls the session, in which the new process is in the
-    foreground. The end of the command makes ``ended`` readable at its other end. The calling
-    process exits when the terminal was hung up after that, with the command's exit code or with
-    128+N if signal N killed it.
+    foreground. The end of the command makes ``ended`` readable at its other end. Then the calling
+    process exits with the command's exit code, or with 128+N if signal N killed it. The output that
+    is not read yet survives the end of the session.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
     command = os.fork()
@@ -46,7 +45,6 @@ def fork_command(inner: int, ended: int) -> None:
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
         with contextlib.suppress(BrokenPipeError):
             os.write(ended, b".")
-        _wait_for_hangup(inner)
         code = os.waitstatus_to_exitcode(status)
     finally:
         os._exit(code if code >= 0 else 128 - code)
@@ -68,10 +66,3 @@ def _follow(command: int) -> int:
             os.killpg(command, signal.SIGCONT)
         elif pid:
             return status
-
-
-def _wait_for_hangup(inner: int) -> None:
-    """Wait until the relay has copied all output: the end of this process discards the rest."""
-    poll = select.poll()
-    poll.register(inner, 0)
-    poll.poll()
