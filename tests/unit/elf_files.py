@@ -14,7 +14,8 @@ X86_64, AARCH64, I386 = 62, 183, 3
 BASE = 0x10000
 """Where the file is mapped, as a whole."""
 
-NULL, PROGBITS, SYMTAB, STRTAB, DYNAMIC, DYNSYM = 0, 1, 2, 3, 6, 11
+NULL, PROGBITS, SYMTAB, STRTAB, RELA, DYNAMIC, DYNSYM = 0, 1, 2, 3, 4, 6, 11
+EXECUTE, WRITE, READ = 1, 2, 4
 LOAD, EH_FRAME = 1, 0x6474E550
 FUNCTION = 2
 _HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
@@ -50,6 +51,9 @@ class Elf:
 
     addresses: dict[str, int] = field(default_factory=dict)
     """Where each function is, once it is built."""
+
+    flags: int = READ | EXECUTE
+    """Of the segment with everything."""
 
     sizes: Mapping[str, int] = field(default_factory=dict)
     """Sizes of symbols that are wrong."""
@@ -104,7 +108,7 @@ class Elf:
             headers += _SECTION.pack(place, part.type, 0, *where, link, 0, 1, 24)
             place += len(part.name) + 1
         total = sections + len(headers)
-        programs = _PROGRAM.pack(LOAD, 5, 0, BASE, BASE, total, total, 4096)
+        programs = _PROGRAM.pack(LOAD, self.flags, 0, BASE, BASE, total, total, 4096)
         programs += _PROGRAM.pack(EH_FRAME, 4, offset, BASE + offset, 0, 0, 0, 4)
         header = _HEADER.pack(
             b"\x7fELF\2\1\1",

@@ -120,7 +120,7 @@ def test_texts_of_constants() -> None:
 GOOD = Elf({"SSL_read": RETURN}, extra=[Part(".symtab", bytes(48), SYMTAB, ".dynstr")]).build()
 BROKEN = {
     "cut in the header": (GOOD[:40], "its header"),
-    "no section table": (GOOD[:-64], "its sections"),
+    "no section table": (GOOD[:-64], "cannot be parsed"),
     "far sections": (patched(GOOD, E_SHOFF, "<Q", 1 << 63), "its sections"),
     "far segments": (patched(GOOD, E_PHOFF, "<Q", (1 << 64) - 8), "its segments"),
     "too many sections": (patched(GOOD, E_SHNUM, "<H", 65535), "too many sections"),

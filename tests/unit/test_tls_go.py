@@ -16,11 +16,14 @@ from hypothesis import strategies as st
 from profiler.ingest.tls import go
 from profiler.ingest.tls.elf import ElfError, Image
 from profiler.ingest.tls.returns import Bounds, Exits, locate
+from tests.unit import elf_files
 from tests.unit.elf_files import (
     AARCH64,
+    BASE,
     BUILDINFO,
     GO_1_18,
     GO_1_20,
+    RELA,
     X86_64,
     Elf,
     Part,
@@ -75,11 +78,44 @@ def test_functions_of_aarch64() -> None:
 
 
 def test_a_number_that_is_like_a_name_is_no_function() -> None:
-    # The offset of the second name is the entry of the third function.
-    functions = {"runtime.main": 1, READ: 0x40, WRITE: 1 + len("runtime.main") + 1}
-    with opened(program(table(functions, 0x180))) as descriptor:
-        found = go.functions(Image(descriptor), {READ})
-        assert found == {READ: {Bounds(TEXT + 0x40, TEXT + functions[WRITE])}}
+    # In the table, a description that is the last function's entry comes before an entry that is
+    # the offset of Read's name.
+    functions = {"runtime.main": 1, READ: 5, "other": 14, WRITE: 76}
+    content = table(functions, 0x180)
+    assert struct.pack("<II", functions[WRITE], content.index(READ.encode()) - 72) in content
+    with opened(program(content)) as descriptor:
+        assert go.functions(Image(descriptor), {READ}) == {READ: {Bounds(TEXT + 5, TEXT + 14)}}
+
+
+def module(at: int, minimum: int, text: int) -> bytes:
+    """Return the beginning of the runtime's moduledata, which points to the table."""
+    return struct.pack("<Q152x4Q", at, minimum, 0, text, 0)
+
+
+def test_the_start_of_the_code_comes_from_the_runtime() -> None:
+    parts = [Part(".gopclntab", pclntab(FUNCTIONS, 0x180)), Part(".data", b"")]
+    file = Elf(extra=parts, flags=elf_files.READ | elf_files.WRITE)
+    file.build()
+    at = BASE + parts[0].offset
+    # The lowest function is 0x20 after the start. So the first of these is something else.
+    parts[1].content = module(at, TEXT + 0x20, TEXT + 1) + module(at, TEXT + 0x20, TEXT)
+    with opened(file.build()) as descriptor:
+        assert go.functions(Image(descriptor), {READ, WRITE}) == EXPECTED
+
+
+def test_the_start_of_the_code_comes_from_relocations() -> None:
+    """Position-independent programs have zeros in the place of pointers."""
+    parts = [Part(".gopclntab", pclntab(FUNCTIONS, 0x180)), Part(".rela.dyn", b"", RELA)]
+    file = Elf(extra=parts)
+    file.build()
+    places = {}
+    for place, wrong in ((0x40_0000, 1), (0x50_0000, 0)):
+        places[place] = BASE + parts[0].offset
+        places[place + 20 * 8] = TEXT + 0x20 + 2 * wrong
+        places[place + 22 * 8] = TEXT + wrong
+    parts[1].content = b"".join(struct.pack("<QQQ", place, 8, to) for place, to in places.items())
+    with opened(file.build()) as descriptor:
+        assert go.functions(Image(descriptor), {READ, WRITE}) == EXPECTED
 
 
 MALFORMED = {
