@@ -178,7 +178,7 @@ def _compare(path: str, image: Image, hook: Hook) -> None:
     assert own == (returns if hook.returns else []), (path, hook)
     assert hook.returns or hook.names[0] in ENTERED
     for other in {*hook.returns} - {*own}:
-        # It is behind a tail jump: the disassembler starts at that function's start.
+        # A tail jump leads there: the disassembler starts at that function's start.
         assert other in _returns(path, image, *_around(image, other)), (path, hook)
 
 

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads an ELF file that a hostile process may have written.
 
-pyelftools parses the headers; tables are searched in blocks. Every read is counted, and a file
-that costs more than :data:`MAX_READS` reads or :data:`MAX_BYTES` bytes is refused. So time and
-memory are bounded whatever counts and sizes the file pretends. The reads are pread(2): a mapped
-file that another process truncates would kill the reader.
+pyelftools parses the headers; tables are searched in blocks. A file that costs more than
+:data:`MAX_STEPS` steps or :data:`MAX_BYTES` bytes is refused. A step is a read, or a place in a
+block that looks like what is searched. So time and memory are bounded whatever counts and sizes
+the file pretends. The reads are pread(2): a mapped file that another process truncates would kill
+the reader.
 
 The formats are those of elf(5), and of the Linux Standard Base 5.0 for ``.eh_frame_hdr``.
 """
@@ -24,16 +25,16 @@ from elftools.elf.elffile import ELFFile
 from profiler.errors import ProfilerError
 from profiler.ingest.tls.returns import Bounds
 
-MAX_READS = 20_000
-"""Far more than a large program needs (fewer than 1,000)."""
-MAX_BYTES = 1 << 30
-"""Far more than the symbols and strings of large programs need (about 200 MB)."""
+MAX_STEPS = 50_000
+"""Far more than a large program needs (some 2,000)."""
+MAX_BYTES = 1 << 29
+"""Far more than a large program needs (some 60 MB)."""
 _BLOCK = 1 << 20
 _MAX_SEGMENTS = 256
 _MAX_SECTIONS = 4096
 _MAX_TEXT = 256
 # Definitions of one name. More than one is rare: a library and a copy linked into it.
-_MAX_DEFINITIONS = 4
+_MAX_DEFINITIONS = 2
 _MAX_NAMES = 1024
 # Chromium has about a million.
 _MAX_SYMBOLS = 8_000_000
@@ -106,26 +107,21 @@ class Image:
 
     def read(self, address: int, size: int) -> bytes:
         """Return up to ``size`` bytes at a virtual address, fewer if the file maps fewer there."""
-        for segment in self.segments:
-            skipped = address - segment.address
-            if 0 <= skipped < segment.size:
-                return self._file.at(segment.offset + skipped, min(size, segment.size - skipped))
-        return b""
+        segment = self._segment(address)
+        if segment is None:
+            return b""
+        skipped = address - segment.address
+        return self._file.at(segment.offset + skipped, min(size, segment.size - skipped))
 
     def offset_of(self, address: int) -> int | None:
         """Return the file's offset of what is at a virtual address; ``None`` if nothing is."""
-        for segment in self.segments:
-            if 0 <= address - segment.address < segment.size:
-                return segment.offset + address - segment.address
-        return None
+        segment = self._segment(address)
+        return segment.offset + address - segment.address if segment else None
 
     def code_offset(self, address: int) -> int | None:
         """Return the file's offset of the code at a virtual address; ``None`` if there is none."""
-        for segment in self.segments:
-            skipped = address - segment.address
-            if 0 <= skipped < segment.size and segment.flags & _EXECUTABLE:
-                return segment.offset + skipped
-        return None
+        segment = self._segment(address)
+        return self.offset_of(address) if segment and segment.flags & _EXECUTABLE else None
 
     def functions(self, names: Set[str]) -> dict[str, set[Bounds]]:
         """Return the definitions of the functions ``names``, from all symbol tables.
@@ -163,10 +159,17 @@ class Image:
     def texts(self, section: Section, mark: bytes) -> Iterator[bytes]:
         """Yield the texts between zero bytes that begin with ``mark``, if below 256 bytes."""
         for _, block in self.blocks(section.offset, section.size, _MAX_TEXT):
-            for place in places(block, b"\0" + mark):
+            for place in self.places(block, b"\0" + mark):
                 text, end, _ = block[place + 1 : place + 1 + _MAX_TEXT].partition(b"\0")
                 if end:
                     yield text
+
+    def places(self, block: bytes, text: bytes) -> Iterator[int]:
+        """Yield where ``text`` is in a block of the file."""
+        place = -1
+        while (place := block.find(text, place + 1)) >= 0:
+            self._file.spend()
+            yield place
 
     def blocks(self, offset: int, size: int, overlap: int) -> Iterator[tuple[int, bytes]]:
         """Yield the file from ``offset`` as (offset, block); ``overlap`` bytes come twice."""
@@ -177,6 +180,12 @@ class Image:
                 return
             yield offset, block
             offset += _BLOCK
+
+    def _segment(self, address: int) -> Segment | None:
+        for segment in self.segments:
+            if 0 <= address - segment.address < segment.size:
+                return segment
+        return None
 
     @contextmanager
     def _parsing(self, what: str) -> Iterator[None]:
@@ -226,16 +235,16 @@ class Image:
         found = {}
         for start, block in self.blocks(strings.offset, strings.size, longest - 1):
             for name, text in texts.items():
-                for place in places(block, text):
+                for place in self.places(block, text):
                     found[start - strings.offset + place] = name
                     if len(found) > _MAX_NAMES:
                         raise ElfError(f"malformed: {name} is too often among its strings")
         return found
 
     def _definitions(self, table: Section, offsets: dict[int, str]) -> Iterator[tuple[str, Bounds]]:
-        # A block is a multiple of a symbol's size, so none is cut.
         if table.size > _MAX_SYMBOLS * _SYMBOL.size:
             raise ElfError("malformed: it has too many symbols")
+        # A multiple of a symbol's size, so none is cut.
         step = _BLOCK // _SYMBOL.size * _SYMBOL.size
         for start in range(0, table.size - table.size % _SYMBOL.size, step):
             block = self._file.at(table.offset + start, min(step, table.size - start))
@@ -247,31 +256,28 @@ class Image:
                     yield offsets[name], Bounds(address, address + size)
 
 
-def places(block: bytes, text: bytes) -> Iterator[int]:
-    """Yield where ``text`` is in ``block``."""
-    place = -1
-    while (place := block.find(text, place + 1)) >= 0:
-        yield place
-
-
 class _File(io.RawIOBase):
-    """The file as a stream for pyelftools, with a limit on reads and bytes."""
+    """The file as a stream for pyelftools, with a limit on steps and bytes."""
 
     def __init__(self, descriptor: int) -> None:
         super().__init__()
         self._descriptor = descriptor
         self._position = 0
-        self._reads = 0
-        self.failure: ElfError | None = None
+        self._steps = 0
         self._bytes = 0
+        self.failure: ElfError | None = None
+
+    def spend(self, size: int = 0) -> None:
+        """Count a step, and the bytes that it reads."""
+        self._steps += 1
+        self._bytes += size
+        if self._steps > MAX_STEPS or self._bytes > MAX_BYTES:
+            self.failure = ElfError("malformed: reading it takes too long")
+            raise self.failure
 
     def at(self, offset: int, size: int) -> bytes:
         """Return up to ``size`` bytes at ``offset``, fewer at the end of the file."""
-        self._reads += 1
-        self._bytes += size
-        if self._reads > MAX_READS or self._bytes > MAX_BYTES:
-            self.failure = ElfError("malformed: reading it takes too long")
-            raise self.failure
+        self.spend(size)
         # Beyond what off_t can express, there is nothing.
         if not 0 <= offset < 1 << 63:
             return b""

@@ -13,7 +13,7 @@ import struct
 from collections.abc import Iterator, Set
 from typing import NamedTuple
 
-from profiler.ingest.tls.elf import ElfError, Image, places, printable
+from profiler.ingest.tls.elf import ElfError, Image, printable
 from profiler.ingest.tls.returns import Bounds
 
 _MAGICS = {0xFFFFFFF0: "1.18", 0xFFFFFFF1: "1.20"}
@@ -90,7 +90,7 @@ def _buildinfo(image: Image) -> int | None:
             return section.address if image.read(section.address, 14) == _BUILDINFO else None
     for segment in image.segments:
         data = image.read(segment.address, _BUILDINFO_WITHIN) if segment.is_writable else b""
-        for place in places(data, _BUILDINFO):
+        for place in image.places(data, _BUILDINFO):
             if place % 16 == 0:
                 return segment.address + place
     return None
@@ -131,7 +131,7 @@ class _Table:
         word = struct.pack("<I", offset)
         candidates = 0
         for start, block in self._image.blocks(first, self._size - self._header.table, 7):
-            for place in places(block, word):
+            for place in self._image.places(block, word):
                 candidates += 1
                 if candidates > _MAX_CANDIDATES:
                     raise ElfError("malformed: its table of functions has too many of one name")
@@ -180,7 +180,7 @@ class _Table:
             if not segment.is_writable:
                 continue
             for start, block in self._image.blocks(segment.offset, segment.size, _TEXT + 8):
-                for place in places(block[: -_TEXT or None], _WORD.pack(self._address)):
+                for place in self._image.places(block, _WORD.pack(self._address)):
                     address = segment.address + start - segment.offset + place
                     if address % _WORD.size == 0 and place + _TEXT + 8 <= len(block):
                         yield (
@@ -201,7 +201,7 @@ class _Table:
             if section.type != "SHT_RELA":
                 continue
             for start, block in self._image.blocks(section.offset, section.size, 16):
-                for place in places(block, _WORD.pack(value)):
+                for place in self._image.places(block, _WORD.pack(value)):
                     begin = place - key * _WORD.size
                     whole = 0 <= begin <= len(block) - _RELOCATION.size
                     if whole and (start + begin - section.offset) % _RELOCATION.size == 0:
@@ -220,7 +220,7 @@ def _find(image: Image) -> tuple[int, _Header, int]:
         text = struct.pack("<I2xBB", magic, quantum, _WORD.size)
         for segment in image.segments:
             for start, block in image.blocks(segment.offset, segment.size, len(text) - 1):
-                for place in places(block, text):
+                for place in image.places(block, text):
                     address = segment.address + start - segment.offset + place
                     header = _header(image, address)
                     if header:

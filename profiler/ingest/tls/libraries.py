@@ -190,12 +190,14 @@ def _hook(
 
 def _version(image: Image, kind: Kind) -> str:
     """Return what the library calls its version, unless its constants have several."""
-    texts = {
-        text
-        for section in image.sections
-        if section.name.startswith(".rodata")
-        for mark in kind.marks
-        for text in image.texts(section, mark)
-        if _VERSION.fullmatch(text)
-    }
-    return printable(texts.pop().decode()) if len(texts) == 1 else ""
+    found = ""
+    for section in image.sections:
+        if not section.name.startswith(".rodata"):
+            continue
+        for mark in kind.marks:
+            for text in filter(_VERSION.fullmatch, image.texts(section, mark)):
+                version = printable(text.decode())
+                if found not in ("", version):
+                    return ""
+                found = version
+    return found

@@ -47,7 +47,7 @@ MACHINES = {
 
 
 class Bounds(NamedTuple):
-    """A function, or a part of one: virtual addresses, the second behind its last byte."""
+    """A function, or a part of one: virtual addresses. ``stop`` is after its last byte."""
 
     start: int
     stop: int
