@@ -57,11 +57,14 @@ struct connection {
  */
 DEFINE_MAP(connections, MAP_TYPE_ARRAY, u32, struct connection, 2 * OWN_PLACES)
 DEFINE_MAP(elsewhere, MAP_TYPE_LRU_HASH, u64, u32, 2 * OWN_PLACES)
-/* How many places of the second half were examined: the next one follows the last. */
-DEFINE_MAP(examined, MAP_TYPE_ARRAY, u32, u64, 1)
+/* How often a place in the second half was searched: each search begins at the next place. */
+DEFINE_MAP(searches, MAP_TYPE_ARRAY, u32, u64, 1)
 
-/* A new connection examines at most this many places of the second half. */
-#define EXAMINED_MAX 16
+/*
+ * A search examines this many places, at equal distances: connections that are opened together
+ * have places side by side, and may stay open together.
+ */
+#define EXAMINED_MAX 32
 
 /*
  * Connections that user space found not to be HTTP: at the index given by the low bits of the
@@ -117,14 +120,16 @@ static __always_inline struct connection *free_place(u64 inode)
 	if (connection && !connection->inode && !fetch_and_add(&connection->claims, 1))
 		return connection;
 	u32 zero = 0;
-	u64 *examined = LOOKUP(examined, &zero);
-	if (!examined)
+	u64 *searches = LOOKUP(searches, &zero);
+	if (!searches)
 		return 0;
+	u64 start = fetch_and_add(searches, 1);
 	u32 place = 0;
 	u32 unknown = 0;
 #pragma clang loop unroll(disable)
 	for (u32 i = 0; i < EXAMINED_MAX; i++) {
-		place = OWN_PLACES + (fetch_and_add(examined, 1) & (OWN_PLACES - 1));
+		place = start + i * (OWN_PLACES / EXAMINED_MAX);
+		place = OWN_PLACES + (place & (OWN_PLACES - 1));
 		connection = connection_at(place);
 		if (!connection)
 			return 0;

@@ -18,7 +18,7 @@ from profiler.ingest.probe.kernel import INSTRUCTION, LOAD_CONSTANT, bpf, cpus, 
 
 MAPS = (
     *("events", "account", "workspaces"),
-    *("connections", "elsewhere", "examined", "ignored", "processes", "inflight", "cgroups"),
+    *("connections", "elsewhere", "searches", "ignored", "processes", "inflight", "cgroups"),
 )
 SYSCALL_ROUTE_MAPS = (*MAPS, "pending")
 
