@@ -135,7 +135,7 @@ def test_privileges_of_a_command_in_a_terminal(guest: Guest, token: str) -> None
         # With sudo, which has a terminal of its own, as a job that stops.
         terminal.press("clear\n")
         terminal.until(lambda text: "ready" not in text)
-        terminal.press("sudo -C 10 ", run)
+        terminal.press("sudo ", run)
         terminal.until(lambda text: "ready" in text.splitlines())
         terminal.press("\x1a")
         terminal.until("Stopped")
@@ -146,6 +146,8 @@ def test_privileges_of_a_command_in_a_terminal(guest: Guest, token: str) -> None
         terminal.press("owt\n")
         terminal.until("got two")
         terminal.press("\n")
+        terminal.until("peak resident memory")
+        terminal.press("echo code $?\n")
         terminal.until("code 0")
         terminal.press("exit\n")
         terminal.end()
