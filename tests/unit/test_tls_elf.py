@@ -114,7 +114,7 @@ def test_texts_of_constants() -> None:
     with opened(Elf(constants=b"a\0OpenSSL 3.0.1\0xOpenSSL 3.0.2").build()) as descriptor:
         image = Image(descriptor)
         (constants,) = (one for one in image.sections if one.name == ".rodata")
-        assert list(image.texts(constants, b"OpenSSL ")) == [b"OpenSSL 3.0.1"]
+        assert list(image.texts(constants, (b"LibreSSL ", b"OpenSSL "))) == [b"OpenSSL 3.0.1"]
 
 
 GOOD = Elf({"SSL_read": RETURN}, extra=[Part(".symtab", bytes(48), SYMTAB, ".dynstr")]).build()
@@ -208,7 +208,7 @@ def test_places_that_look_like_what_is_searched_are_counted() -> None:
         image = Image(descriptor)
         (constants,) = (one for one in image.sections if one.name == ".rodata")
         with pytest.raises(ElfError, match="takes too long"):
-            list(image.texts(constants, b"OpenSSL "))
+            list(image.texts(constants, (b"OpenSSL ",)))
 
 
 def test_a_file_that_cannot_be_read() -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import io
 import os
 import struct
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -156,13 +156,14 @@ class Image:
         bounds = _entry_bounds(self, entry)
         return bounds if bounds and bounds.start <= address < bounds.stop else None
 
-    def texts(self, section: Section, mark: bytes) -> Iterator[bytes]:
-        """Yield the texts between zero bytes that begin with ``mark``, if below 256 bytes."""
+    def texts(self, section: Section, marks: Sequence[bytes]) -> Iterator[bytes]:
+        """Yield the texts between zero bytes that begin with a mark, if below 256 bytes."""
         for _, block in self.blocks(section.offset, section.size, _MAX_TEXT):
-            for place in self.places(block, b"\0" + mark):
-                text, end, _ = block[place + 1 : place + 1 + _MAX_TEXT].partition(b"\0")
-                if end:
-                    yield text
+            for mark in marks:
+                for place in self.places(block, b"\0" + mark):
+                    text, end, _ = block[place + 1 : place + 1 + _MAX_TEXT].partition(b"\0")
+                    if end:
+                        yield text
 
     def places(self, block: bytes, text: bytes) -> Iterator[int]:
         """Yield where ``text`` is in a block of the file."""

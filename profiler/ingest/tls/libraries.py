@@ -119,11 +119,9 @@ def examine(descriptor: int) -> list[Library]:
         name for kind in KINDS for name in (*kind.needed, *kind.returning, *kind.entered)
     )
     defined = image.functions(wanted)
-    found = [
-        _library(image, kind, defined, _version(image, kind))
-        for kind in KINDS
-        if kind.needed <= defined.keys()
-    ]
+    kinds = [kind for kind in KINDS if kind.needed <= defined.keys()]
+    versions = {marks: _version(image, marks) for marks in {kind.marks for kind in kinds}}
+    found = [_library(image, kind, defined, versions[kind.marks]) for kind in kinds]
     version = go.version(image)
     if version is not None:
         functions = go.functions(image, GO.needed)
@@ -188,14 +186,12 @@ def _hook(
     return Hook(names, entry, size, tuple(one for one in returns if one is not None))
 
 
-def _version(image: Image, kind: Kind) -> str:
-    """Return what the library calls its version, unless its constants have several."""
+def _version(image: Image, marks: tuple[bytes, ...]) -> str:
+    """Return what a library calls its version, unless its constants have several."""
     found = ""
     for section in image.sections:
-        if not section.name.startswith(".rodata"):
-            continue
-        for mark in kind.marks:
-            for text in filter(_VERSION.fullmatch, image.texts(section, mark)):
+        if section.name.startswith(".rodata"):
+            for text in filter(_VERSION.fullmatch, image.texts(section, marks)):
                 version = printable(text.decode())
                 if found not in ("", version):
                     return ""
