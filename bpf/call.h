@@ -49,7 +49,7 @@ struct call {
 	u64 sk;       /* its struct sock */
 	u64 tcp;      /* its struct tcp_sock, if it is plain TCP, or 0 */
 	u64 memory;   /* socket route: struct msghdr of the kernel; syscall route: the pointer argument; 0: not readable */
-	u64 flat;     /* socket route: the data, where there is no msghdr to read (struct inflight), or 0 */
+	u64 flat;     /* the data, if it is one range of user memory that nothing else describes, or 0 */
 	u64 inode;    /* the socket's inode when the call began; 0: read it now */
 	s32 syscall;  /* syscall route: its number */
 	u32 size;     /* bytes moved */

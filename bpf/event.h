@@ -18,6 +18,8 @@
 #define EVENT_END     2 /* no byte follows `position`: end of file or close */
 #define EVENT_PROCESS 4 /* struct process_event */
 #define EVENT_NAMES   6 /* struct names_event */
+#define EVENT_TLS     8 /* struct tls_event */
+#define EVENT_HANDSHAKE 9 /* struct handshake_event */
 
 /* event.direction, as the process sees it; also an array index */
 #define DIRECTION_SEND 0
@@ -101,6 +103,26 @@ struct names_event {
 	u64 peer;            /* inode of the socket at the other end; 0: not (yet) known */
 	u8  local[SUN_PATH_SIZE];
 	u8  remote[SUN_PATH_SIZE];
+};
+
+/* A TLS session's stream, and the socket that carries its records. */
+#define TLS_OPENSSL 1
+#define TLS_GNUTLS  2
+#define TLS_GO      3
+
+struct tls_event {
+	u8  kind;
+	u8  library;         /* TLS_* */
+	u8  unused[6];
+	u64 stream;          /* event.socket of its chunks: no inode, the highest bit is set */
+	u64 socket;          /* inode of the socket; 0: not (yet) known */
+};
+
+/* A process begins a TLS connection, but has not called a probed library so far. */
+struct handshake_event {
+	u8  kind;
+	u8  unused[3];
+	u32 pid;
 };
 
 #endif

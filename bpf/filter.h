@@ -43,8 +43,20 @@ static __always_inline int has_wanted_address(u64 sk)
 	return 0;
 }
 
-/* The option that excludes the current task's call on a socket; FILTERED_REASONS if none does. */
-static __always_inline u32 why_not_asked_for(u64 sk, u32 pid)
+/* The same for ends that were read before. */
+static __always_inline int are_wanted(struct ends *ends)
+{
+	if (ends->family == AF_INET) {
+		u64 local = MAPPED((u32)ends->local[0]), remote = MAPPED((u32)ends->remote[0]);
+
+		return WANTED_ADDRESS(0, local) || WANTED_ADDRESS(0, remote);
+	}
+	return ends->family == AF_INET6 && (WANTED_ADDRESS(ends->local[0], ends->local[1]) ||
+					    WANTED_ADDRESS(ends->remote[0], ends->remote[1]));
+}
+
+/* The option that excludes the current process; FILTERED_REASONS if none does. */
+static __always_inline u32 why_not_this_process(u32 pid)
 {
 	if (GIVEN_PID && !WANTED_PID(pid))
 		return FILTERED_PID;
@@ -63,6 +75,16 @@ static __always_inline u32 why_not_asked_for(u64 sk, u32 pid)
 	}
 	if (GIVEN_CGROUP && !WANTED_CGROUP)
 		return FILTERED_CGROUP;
+	return FILTERED_REASONS;
+}
+
+/* The option that excludes the current task's call on a socket; FILTERED_REASONS if none does. */
+static __always_inline u32 why_not_asked_for(u64 sk, u32 pid)
+{
+	u32 why = why_not_this_process(pid);
+
+	if (why < FILTERED_REASONS)
+		return why;
 	if (GIVEN_PORT) {
 		u16 local = local_port(sk), remote = remote_port(sk);
 

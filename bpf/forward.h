@@ -19,14 +19,14 @@ static __always_inline void start_walk(volatile struct walk *walk, struct call *
 	walk->unreadable = 0;
 	walk->messages = 0;
 	walk->message_left = call->size;
-#ifdef ROUTE_SOCKET
 	if (call->flat) {
 		walk->readable = 1;
 		walk->data = call->flat;
 		walk->left = call->size;
-	} else {
-		walk->readable = call->memory && walk_back(walk, call->memory, call->size) == 0;
+		return;
 	}
+#ifdef ROUTE_SOCKET
+	walk->readable = call->memory && walk_back(walk, call->memory, call->size) == 0;
 #else
 	walk->readable = call->payload != PAYLOAD_NONE && !call->discarded;
 	walk->segments = call->memory;
@@ -101,7 +101,11 @@ static __always_inline int exceeds_share(struct connection *connection, u32 size
  */
 static __always_inline u64 range_of(struct call *call)
 {
-	if (call->size > PAYLOAD_MAX || !call->memory)
+	if (call->size > PAYLOAD_MAX)
+		return 0;
+	if (call->flat)
+		return call->flat;
+	if (!call->memory)
 		return 0;
 #ifdef ROUTE_SOCKET
 	return flat_data(call->memory, call->size);
@@ -147,6 +151,8 @@ static __always_inline void forward_in_place(struct chunk *chunk, struct connect
 /* Copy all bytes of a call into an event's payload. Returns -1 if that is not possible at once. */
 static __always_inline int copy_call(struct event *event, struct call *call)
 {
+	if (call->flat)
+		return copy_range(event, call->flat, call->size);
 #ifdef ROUTE_SOCKET
 	return call->memory ? copy_at_once(event, call->memory, call->size) : -1;
 #else
@@ -167,6 +173,21 @@ deliver_call(struct event *event, struct connection *connection, struct call *ca
 		event->flags |= FLAG_AFTER_LOSS;
 	connection->after_loss[direction] = deliver(call, event) != 0;
 	return connection->after_loss[direction];
+}
+
+/* Deliver the end of a direction. `name`: the socket's inode, or a stream of TLS. */
+static __always_inline void deliver_end(struct call *call, struct event *event, u64 name,
+					struct connection *connection, u8 direction, u8 flags)
+{
+	event->kind = EVENT_END;
+	event->direction = direction;
+	event->flags = connection->flags | flags | before_event(connection, direction);
+	event->time = now();
+	event->socket = name;
+	event->position = connection->position[direction];
+	event->size = 0;
+	event->captured = 0;
+	deliver(call, event);
 }
 
 /* Deliver a call's bytes as one chunk. Returns -1 if that is not possible. */

@@ -12,6 +12,7 @@
 #include "introduce.h"
 #include "forward.h"
 #include "body.h"
+#include "tls.h"
 
 /*
  * A filtered process moved bytes of a socket that it may share with a wanted process. They
@@ -43,6 +44,108 @@ static __always_inline u32 why_filtered(struct call *call, u32 pid, u64 inode)
 	if (!inode && !call->inode)
 		return FILTERED_KERNEL;
 	return FILTERED_REASONS;
+}
+
+/*
+ * A call moved bytes of a connection: forward them if they are wanted. `missed`: see
+ * missed_before(). `is_plain_text`: the connection is a TLS session's stream.
+ */
+static __always_inline void
+move_bytes(struct call *call, struct connection *connection, struct counters *counters, u64 task,
+	   u64 id, s32 missed, int is_plain_text)
+{
+	u64 direction = call->direction & 1;
+	u64 name = connection->inode;
+	u64 leader = TASK_FIELD(u64, task, task_struct_group_leader);
+	u64 position = fetch_and_add(&connection->position[direction], call->size);
+#ifdef MAX_BODY
+	if (is_beyond_limit(connection, direction, position, call->size) &&
+	    position + call->size < connection->next[direction]) {
+		count(&counters->filtered[FILTERED_MAX_BODY], call->size);
+		connection->passed_over[direction] = 1;
+		return;
+	}
+#endif
+	if (!is_plain_text && direction == DIRECTION_RECV && call->msg_flags & MSG_TRUNC &&
+	    is_tcp(call->sk)) {
+		call->discarded = 1;
+		call->memory = 0;
+		call->flat = 0;
+	}
+	if (connection->verdict == VERDICT_OPEN &&
+	    (is_rejected(connection, direction) || !is_wanted(connection, call, direction))) {
+		count(&counters->filtered[FILTERED_NOT_HTTP], call->size);
+		/* If this direction is processed again, it has a hole here. */
+		connection->after_loss[direction] = connection->forwarded;
+		if (!is_plain_text)
+			report_handshake(call, connection, direction, leader, id >> 32);
+		return;
+	}
+	if (is_ignored(name)) {
+		connection->verdict = VERDICT_OTHER;
+		count(&counters->filtered[FILTERED_NOT_HTTP], call->size);
+		return;
+	}
+#ifdef MAX_BODY
+	/* Read again: a value kept from above would double the verifier's paths. */
+	int is_unwanted = is_beyond_limit(connection, direction, position, call->size);
+#else
+	int is_unwanted = 0;
+#endif
+	if (is_unwanted) {
+		count(&counters->filtered[FILTERED_MAX_BODY], call->size);
+	} else if (exceeds_share(connection, call->size)) {
+		count(&counters->lost[LOST_SHARE], call->size);
+		connection->after_loss[direction] = 1;
+		lose_messages(connection);
+		return;
+	}
+
+	u64 start_time = TASK_FIELD(u64, leader, start_time);
+	introduce_process(call, connection, leader, start_time, id >> 32);
+	if (is_plain_text) {
+		introduce_stream(call, (struct tls_stream *)connection);
+	} else {
+		/* If TCP continues at the same position, its ends are unchanged. */
+		if (missed || !connection->ends.family)
+			find_ends(&connection->ends, call->sk);
+		introduce_socket(call, connection, name);
+	}
+
+	connection->forwarded = 1;
+	struct chunk chunk = {
+		.task = task,
+		.id = id,
+		.start_time = start_time,
+		.direction = direction,
+		.position = position,
+	};
+#if defined(HAS_RING_BUFFER) && !defined(MAX_BODY)
+	u64 range = range_of(call);
+	if (range) {
+		forward_in_place(&chunk, connection, call, counters, range);
+		return;
+	}
+#endif
+	struct workspace *work = workspace_of(call);
+	if (!work)
+		return;
+	struct event *event = &work->event;
+	describe(event, &chunk, connection, call);
+#ifdef MAX_BODY
+	if (is_unwanted) {
+		/* This call ends the body: user space must learn of that, but not get the bytes. */
+		deliver_call(event, connection, call, direction, 0, FLAG_LIMIT);
+		return;
+	}
+	follow_messages(connection, work, call, direction, position);
+	if (work->head.ready) {
+		forward_ready(connection, work, call, direction, counters);
+		return;
+	}
+#endif
+	if (forward_at_once(event, connection, call, direction, counters))
+		forward_by_segment(work, connection, call, direction, counters);
 }
 
 static __always_inline void move_data(struct call *call)
@@ -92,103 +195,7 @@ static __always_inline void move_data(struct call *call)
 	s32 missed = missed_before(connection, call->tcp, direction, call->size);
 	if (missed > 1)
 		miss(connection, counters, direction, missed);
-	u64 position = fetch_and_add(&connection->position[direction], call->size);
-#ifdef MAX_BODY
-	if (is_beyond_limit(connection, direction, position, call->size) &&
-	    position + call->size < connection->next[direction]) {
-		count(&counters->filtered[FILTERED_MAX_BODY], call->size);
-		connection->passed_over[direction] = 1;
-		return;
-	}
-#endif
-	if (direction == DIRECTION_RECV && call->msg_flags & MSG_TRUNC && is_tcp(call->sk)) {
-		call->discarded = 1;
-		call->memory = 0;
-		call->flat = 0;
-	}
-	if (connection->verdict == VERDICT_OPEN &&
-	    (is_rejected(connection, direction) || !is_wanted(connection, call, direction))) {
-		count(&counters->filtered[FILTERED_NOT_HTTP], call->size);
-		/* If this direction is processed again, it has a hole here. */
-		connection->after_loss[direction] = connection->forwarded;
-		return;
-	}
-	if (is_ignored(inode)) {
-		connection->verdict = VERDICT_OTHER;
-		count(&counters->filtered[FILTERED_NOT_HTTP], call->size);
-		return;
-	}
-#ifdef MAX_BODY
-	/* Read again: a value kept from above would double the verifier's paths. */
-	int is_unwanted = is_beyond_limit(connection, direction, position, call->size);
-#else
-	int is_unwanted = 0;
-#endif
-	if (is_unwanted) {
-		count(&counters->filtered[FILTERED_MAX_BODY], call->size);
-	} else if (exceeds_share(connection, call->size)) {
-		count(&counters->lost[LOST_SHARE], call->size);
-		connection->after_loss[direction] = 1;
-		lose_messages(connection);
-		return;
-	}
-
-	u64 leader = TASK_FIELD(u64, task, task_struct_group_leader);
-	u64 start_time = TASK_FIELD(u64, leader, start_time);
-	introduce_process(call, connection, leader, start_time, pid);
-	/* If TCP continues at the same position, its ends are unchanged. */
-	if (missed || !connection->ends.family)
-		find_ends(&connection->ends, call->sk);
-	introduce_socket(call, connection, inode);
-
-	connection->forwarded = 1;
-	struct chunk chunk = {
-		.task = task,
-		.id = id,
-		.start_time = start_time,
-		.direction = direction,
-		.position = position,
-	};
-#if defined(HAS_RING_BUFFER) && !defined(MAX_BODY)
-	u64 range = range_of(call);
-	if (range) {
-		forward_in_place(&chunk, connection, call, counters, range);
-		return;
-	}
-#endif
-	struct workspace *work = workspace_of(call);
-	if (!work)
-		return;
-	struct event *event = &work->event;
-	describe(event, &chunk, connection, call);
-#ifdef MAX_BODY
-	if (is_unwanted) {
-		/* This call ends the body: user space must learn of that, but not get the bytes. */
-		deliver_call(event, connection, call, direction, 0, FLAG_LIMIT);
-		return;
-	}
-	follow_messages(connection, work, call, direction, position);
-	if (work->head.ready) {
-		forward_ready(connection, work, call, direction, counters);
-		return;
-	}
-#endif
-	if (forward_at_once(event, connection, call, direction, counters))
-		forward_by_segment(work, connection, call, direction, counters);
-}
-
-static __always_inline void deliver_end(struct call *call, struct event *event, u64 inode,
-					struct connection *connection, u8 direction, u8 flags)
-{
-	event->kind = EVENT_END;
-	event->direction = direction;
-	event->flags = connection->flags | flags | before_event(connection, direction);
-	event->time = now();
-	event->socket = inode;
-	event->position = connection->position[direction];
-	event->size = 0;
-	event->captured = 0;
-	deliver(call, event);
+	move_bytes(call, connection, counters, task, id, missed, 0);
 }
 
 /* A receiving call returned 0: the end of the stream, unless it requested no bytes. */
@@ -223,6 +230,7 @@ static __always_inline void meet_reset(struct call *call, s64 result)
 	    FIELD(u8, call->sk, sock___sk_common_skc_state) != TCP_CLOSE)
 		return;
 	u64 inode = socket_inode(call->socket);
+	end_bound_stream(call, inode, FLAG_RESET);
 	struct connection *connection = known_connection(inode);
 	if (!connection || !connection->forwarded)
 		return;
@@ -238,6 +246,8 @@ static __always_inline void finish_call(struct call *call, s64 result)
 {
 	if (result > 0) {
 		call->size = result;
+		if (call->look != LOOK_SECOND)
+			compare_record(call);
 		move_data(call);
 	} else if (result == 0 && call->direction == DIRECTION_RECV) {
 		meet_end(call);
@@ -251,15 +261,16 @@ static __always_inline void close_socket(void *context, u64 socket, u32 slot)
 {
 	struct call call = { .context = context, .slot = slot };
 	u64 inode = socket_inode(CAST(socket, socket));
+	u8 flags = 0;
+
+	if (READ_KERNEL(u32, get_current_task() + OFFSET_task_struct_flags) & PF_EXITING)
+		flags = FLAG_EXIT;
+	end_bound_stream(&call, inode, flags);
 	struct connection *connection = known_connection(inode);
 	if (!connection)
 		return;
 	struct workspace *work = workspace_of(&call);
 	if (work && connection->forwarded) {
-		u8 flags = 0;
-
-		if (READ_KERNEL(u32, get_current_task() + OFFSET_task_struct_flags) & PF_EXITING)
-			flags = FLAG_EXIT;
 		deliver_end(&call, &work->event, inode, connection, DIRECTION_SEND, flags);
 		deliver_end(&call, &work->event, inode, connection, DIRECTION_RECV, flags);
 	}
@@ -280,3 +291,4 @@ static __always_inline void open_socket(u64 socket)
 
 #include "route_socket.h"
 #include "route_syscall.h"
+#include "route_tls.h"

@@ -8,7 +8,7 @@ is a check. Some calls are undecided until a capture has ended.
 
 from __future__ import annotations
 
-from dataclasses import asdict, astuple, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +83,14 @@ def _by_reason(counts: dict[str, Count]) -> str:
 
 
 @dataclass(frozen=True)
+class Sides:
+    """Both directions."""
+
+    send: Direction = field(default_factory=Direction)
+    recv: Direction = field(default_factory=Direction)
+
+
+@dataclass(frozen=True)
 class KernelAccount:
     """What the probe counted in both directions."""
 
@@ -90,14 +98,20 @@ class KernelAccount:
     recv: Direction = field(default_factory=Direction)
     skipped: int = 0
     """Calls that were not seen, because the probe was already running on that CPU."""
+    tls: Sides | None = None
+    """The plain text that TLS libraries moved (--tls)."""
 
     def balanced(self) -> bool:
         """Whether the equation holds in both directions."""
-        return self.send.balanced() and self.recv.balanced()
+        sides = (self.send, self.recv, *((self.tls.send, self.tls.recv) if self.tls else ()))
+        return all(side.balanced() for side in sides)
 
     def to_json(self) -> dict[str, Any]:
         """Return nested objects; a count is ``{"calls": n, "bytes": n}``."""
-        return asdict(self)
+        document = asdict(self)
+        if self.tls is None:
+            del document["tls"]
+        return document
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> KernelAccount:
@@ -110,8 +124,11 @@ class KernelAccount:
             moved = Count(**part["seen"]), Count(**part["forwarded"])
             return Direction(*moved, counts(part["filtered"]), counts(part["lost"]))
 
-        sides = direction(document["send"]), direction(document["recv"])
-        account = cls(*sides, document["skipped"])
+        def sides(part: dict[str, Any]) -> tuple[Direction, Direction]:
+            return direction(part["send"]), direction(part["recv"])
+
+        tls = Sides(*sides(document["tls"])) if "tls" in document else None
+        account = cls(*sides(document), document["skipped"], tls)
         account.balanced()  # Raises TypeError if a count is not a number.
         return account
 
@@ -151,7 +168,9 @@ class Account:
         if self.kernel is None:
             lost = ["the kernel's counts are missing"]
         else:
-            sides = self.kernel.send, self.kernel.recv
+            sides = [self.kernel.send, self.kernel.recv]
+            if self.kernel.tls:
+                sides += [self.kernel.tls.send, self.kernel.tls.recv]
             reasons = (item for side in sides for item in side.lost.items())
             calls = sum(count.calls for reason, count in reasons if reason != "unreadable")
             lost = [f"lost calls: {calls}"] if calls else []
@@ -210,6 +229,9 @@ class Account:
         if self.kernel:
             lines += [f"send calls/bytes: {self.kernel.send}"]
             lines += [f"recv calls/bytes: {self.kernel.recv}"]
+            if self.kernel.tls:
+                lines += [f"TLS send calls/bytes: {self.kernel.tls.send}"]
+                lines += [f"TLS recv calls/bytes: {self.kernel.tls.recv}"]
             if self.kernel.skipped:
                 lines.append(
                     f"{SKIPPED_CALLS} for {self.kernel.skipped} calls: the data they moved is "
@@ -223,9 +245,11 @@ class Account:
 
     def to_json(self) -> dict[str, Any]:
         """Return a line of the ``--stats`` file, without its time."""
-        written = asdict(self)
-        kernel, final = written.pop("kernel"), written.pop("final")
-        return {"final": final, "written": written, **({"account": kernel} if kernel else {})}
+        written = asdict(replace(self, kernel=None))
+        final = written.pop("final")
+        del written["kernel"]
+        account = {"account": self.kernel.to_json()} if self.kernel else {}
+        return {"final": final, "written": written, **account}
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> Account:

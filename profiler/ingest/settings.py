@@ -75,6 +75,9 @@ class Settings:
     types: str | None = None
     """Source of struct offsets: ``btf`` or ``headers``; ``None``: BTF if the kernel has it."""
 
+    tls: bool = False
+    """Whether the plain text of TLS is captured, at the functions of the libraries."""
+
     engine: str = "bcc"
     """The engine that loads the probe: ``bcc`` or ``bpftrace``."""
 

@@ -19,6 +19,7 @@ from typing import NamedTuple, Union
 from profiler.errors import CaptureFileError
 
 CHUNK, END, CLOCK, PROCESS, COUNTERS, NAMES, CGROUP = 1, 2, 3, 4, 5, 6, 7
+SESSION, HANDSHAKE = 8, 9
 
 SEND, RECV = 0, 1
 
@@ -33,6 +34,11 @@ FLAG_RESET = 32
 FLAG_EXIT = 64
 FLAG_PASSED_OVER = 128
 
+# Names a TLS session's stream in ``Chunk.socket``, where no inode has this bit.
+TLS_STREAM = 1 << 63
+# enum tls_library of bpf/event.h
+LIBRARIES = {1: "openssl", 2: "gnutls", 3: "go"}
+
 # More than any stream carries; sums of such numbers still fit JSON's 64-bit integers.
 _POSITION_MAX = 2**62
 
@@ -42,6 +48,8 @@ CLOCK_RECORD = struct.Struct("=B7xQQ")
 PROCESS_RECORD = struct.Struct("=B3xIQQII")
 NAMES_RECORD = struct.Struct("=BBB5xQQ108s108s")
 CGROUP_RECORD = struct.Struct("=B7xQ")
+HANDSHAKE_RECORD = struct.Struct("=B3xI")
+SESSION_RECORD = struct.Struct("=BB6xQQ")
 
 
 class Chunk(NamedTuple):
@@ -131,6 +139,18 @@ class Names(NamedTuple):
     remote: bytes
 
 
+class Session(NamedTuple):
+    """A TLS session, whose plain text is the stream ``stream`` (see TLS_STREAM).
+
+    ``library`` is a key of :data:`LIBRARIES`. ``socket`` is the inode of the socket that carries
+    its records; 0: no evidence shows which one. A later record replaces an earlier one.
+    """
+
+    library: int
+    stream: int
+    socket: int
+
+
 class Cgroup(NamedTuple):
     """The path of the directory with inode ``id`` in the cgroup2 hierarchy."""
 
@@ -144,7 +164,7 @@ class Counters(NamedTuple):
     document: bytes
 
 
-Item = Union[Chunk, End, Clock, Process, Names, Cgroup, Counters]
+Item = Union[Chunk, End, Clock, Process, Names, Session, Cgroup, Counters]
 
 # construct(Chunk, values) makes a NamedTuple from all its values, for types that every message
 # needs. The class's own constructor is a Python function: with it a message takes 4.6 % more
@@ -185,6 +205,11 @@ def decode(record: bytes) -> Item:
         if kind == NAMES:
             _, local_size, remote_size, *sockets, local, remote = NAMES_RECORD.unpack_from(record)
             return Names._make((*sockets, local[:local_size], remote[:remote_size]))
+        if kind == SESSION:
+            session = Session(*SESSION_RECORD.unpack_from(record)[1:])
+            if session.library not in LIBRARIES or not session.stream & TLS_STREAM:
+                raise CaptureFileError("a TLS session contradicts itself")
+            return session
         if kind == CGROUP:
             return Cgroup(CGROUP_RECORD.unpack_from(record)[1], record[CGROUP_RECORD.size :])
         if kind == COUNTERS:
@@ -211,6 +236,8 @@ def encode(item: Item) -> bytes:
     if isinstance(item, Names):
         sizes = len(item.local), len(item.remote)
         return NAMES_RECORD.pack(NAMES, *sizes, item.socket, item.peer, item.local, item.remote)
+    if isinstance(item, Session):
+        return SESSION_RECORD.pack(SESSION, *item)
     if isinstance(item, Cgroup):
         return CGROUP_RECORD.pack(CGROUP, item.id) + item.path
     return bytes([COUNTERS]) + item.document

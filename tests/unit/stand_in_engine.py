@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from unittest.mock import patch
 
 from profiler import cli
@@ -33,6 +33,7 @@ POLL_SECONDS = 0.01
 class StandInEngine:
     route, carrier, clock, fallback = "socket", "recording", time.CLOCK_MONOTONIC, ""
     applied = ("cgroup",)
+    problems: ClassVar[list[str]] = []
 
     def __init__(self, capture: Path) -> None:
         if "STAND_IN_TROUBLE" in os.environ:
@@ -64,6 +65,9 @@ class StandInEngine:
     def stop(self) -> list[bytes]:
         rest, self._records = self._records, []
         return rest
+
+    def discover(self) -> None:
+        """Nothing to attach to."""
 
     def share(self, helper: Helper) -> None:
         pass

@@ -11,7 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from profiler.accounting import FILTERED, LOST, Account, Count, Direction, KernelAccount, read
+from profiler.accounting import (
+    FILTERED,
+    LOST,
+    Account,
+    Count,
+    Direction,
+    KernelAccount,
+    Sides,
+    read,
+)
 from profiler.errors import CaptureFileError, OutputError
 from profiler.ingest.probe.hooks import BPF_DIRECTORY
 from profiler.ingest.stats import Stats
@@ -51,6 +60,20 @@ def test_json_there_and_back() -> None:
     document["send"]["lost"]["ring_full"]["calls"] = "1"
     with pytest.raises(TypeError):
         KernelAccount.from_json(document)
+
+
+def test_the_account_of_tls() -> None:
+    assert "tls" not in KernelAccount(BALANCED, BALANCED).to_json()
+    kernel = KernelAccount(BALANCED, BALANCED, tls=Sides(BALANCED, WRONG))
+    assert not kernel.balanced()
+    assert replace(kernel, tls=Sides(BALANCED, BALANCED)).balanced()
+    assert KernelAccount.from_json(json.loads(json.dumps(kernel.to_json()))) == kernel
+    account = Account(kernel=kernel)
+    assert account.lines()[-1] == (
+        "TLS recv calls/bytes: seen 2/200 = forwarded 1/100 + filtered 0/0 + lost 0/0"
+    )
+    # One call of each direction of plain sockets, and one of TLS.
+    assert account.lost_text == "lost calls: 3"
 
 
 def test_the_summary() -> None:

@@ -9,10 +9,11 @@ import pytest
 from profiler.errors import UnsupportedError
 from profiler.exchanges.conditions import conditions
 from profiler.exchanges.values import address
-from profiler.ingest.probe.generate import Program, generate
+from profiler.ingest.probe.generate import Program, generate, maps_of, of_libraries
 from profiler.ingest.probe.hooks import BPF_DIRECTORY, load_hooks
 from profiler.ingest.probe.layout import FIELDS, OPTIONAL_FIELDS, Layout
 from profiler.ingest.probe.macros import FILTER_PLACEHOLDER, SETTING_PLACEHOLDER, can_fetch_and_add
+from profiler.ingest.probe.maps import TLS_MAPS
 from profiler.ingest.probe.ring import batch_bytes
 from profiler.ingest.settings import Settings
 
@@ -47,11 +48,13 @@ def program(
 
 
 @pytest.mark.parametrize("route", ["socket", "syscall"])
-def test_every_macro_that_the_c_code_uses_is_defined(route: str) -> None:
-    source = program(route).source
+@pytest.mark.parametrize("tls", [False, True])
+def test_every_macro_that_the_c_code_uses_is_defined(route: str, tls: bool) -> None:
+    source = program(route, Settings(tls=tls)).source
     # FIELD(type, base, name) and similar macros paste the offset's name together.
     used = set(re.findall(r"\b(OFFSET_[a-z]\w+)", source))
-    used |= {f"OFFSET_{name}" for name in re.findall(r"FIELD\([^()]*?, (\w+)\)", source)}
+    for macro in ("FIELD", "REGISTER"):
+        used |= {f"OFFSET_{name}" for name in re.findall(rf"{macro}\([^()]*?, (\w+)\)", source)}
     defined = set(re.findall(r"#define (OFFSET_\w+) ", source))
     assert len(used) > 20
     assert used - {"OFFSET_name"} <= defined
@@ -249,6 +252,54 @@ def test_numbers_become_pointers_where_the_kernel_casts_them() -> None:
     assert "#define CAST_FUNCTION" not in program("syscall").source
     without_bodies = program("syscall", Settings(max_body=0), layout).source
     assert "#define CAST_FUNCTION" not in without_bodies
+
+
+@pytest.mark.parametrize("route", ["socket", "syscall"])
+def test_tls_adds_programs_maps_and_a_slot(route: str) -> None:
+    without, given = program(route), program(route, Settings(tls=True))
+    assert not without.libraries
+    assert "MAP_NUMBER_tls_account" not in without.source
+    for name in TLS_MAPS:
+        assert f"#define MAP_NUMBER_{name} {maps_of(route, Settings(tls=True)).index(name)}\n" in (
+            given.source
+        )
+        assert f"DEFINE_MAP({name}, " in given.source
+    slots = int(re.findall(r"^#define SLOTS (\d+)$", without.source, re.M)[0])
+    assert f"#define SLOTS {slots + 1}\n" in given.source
+    assert f"#define SLOT_TLS {slots}\n" in given.source
+    assert given.attachments == without.attachments
+    for each in of_libraries(given):
+        assert each.kind == "uprobe"
+        assert given.source.count(f"int {each.function}(void *ctx)\n") == 1
+
+
+def test_functions_of_tls_libraries() -> None:
+    given = program("socket", Settings(tls=True))
+    calls = dict(re.findall(r"int enter_(\w+)\(void \*ctx\)\n\{\n\treturn (.*);\n\}", given.source))
+    first, second, third, fourth, fifth = (
+        f"REGISTER(ctx, pt_regs_{name})"
+        for name in ("argument0", "argument1", "argument2", "parameter3", "parameter4")
+    )
+    assert calls.keys() == {hook.function for hook in load_hooks().libraries}
+    expected = {
+        "SSL_read": f"enter_tls(ctx, {first}, {second}, 0, TLS_OPENSSL, DIRECTION_RECV)",
+        "SSL_write_ex": f"enter_tls(ctx, {first}, {second}, {fourth}, TLS_OPENSSL, DIRECTION_SEND)",
+        "SSL_write_ex2": f"enter_tls(ctx, {first}, {second}, {fifth}, TLS_OPENSSL, DIRECTION_SEND)",
+        "BIO_write": f"write_record(ctx, {second}, {third})",
+        "gnutls_deinit": f"free_session(ctx, {first})",
+    }
+    assert expected.items() <= calls.items()
+    returning = {each.function for each in given.libraries if each.leave}
+    moving = {hook.function for hook in load_hooks().libraries if hook.event in ("send", "recv")}
+    assert returning == moving
+
+
+def test_tls_needs_the_registers_of_user_programs() -> None:
+    offsets = {k: v for k, v in LAYOUT.offsets.items() if k != "pt_regs_stack"}
+    layout = replace(LAYOUT, offsets=offsets)
+    with pytest.raises(UnsupportedError, match="--tls needs the kernel's BTF"):
+        program("syscall", Settings(tls=True), layout)
+    assert program("syscall", layout=layout)
 
 
 def test_functions_of_rare_protocols_are_hooked_on_demand() -> None:

@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -30,6 +31,7 @@ class Recorded:
     """An engine that delivers a recording, a few records per poll, and then nothing."""
 
     route, carrier, fallback = "syscall", "bpftrace", ""
+    problems: ClassVar[list[str]] = []
     clock = time.CLOCK_MONOTONIC
     applied = ("pid", "port")
 
@@ -56,6 +58,9 @@ class Recorded:
     def stop(self) -> list[bytes]:
         self.stopped = True
         return self._records
+
+    def discover(self) -> None:
+        pass
 
     def share(self, helper: Helper) -> None:
         pass

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from profiler.errors import CaptureFileError
 from profiler.ingest import wire
+from profiler.ingest.probe.hooks import load_hooks
 from profiler.ingest.settings import CALL_LIMIT, Settings
 from profiler.ingest.wire import (
     Cgroup,
@@ -22,6 +23,7 @@ from profiler.ingest.wire import (
     End,
     Names,
     Process,
+    Session,
     decode,
     encode,
 )
@@ -73,6 +75,8 @@ def test_every_member_has_its_compiled_offset() -> None:
     [
         ("process_event", wire.PROCESS_RECORD, "cmdline"),
         ("names_event", wire.NAMES_RECORD, None),
+        ("tls_event", wire.SESSION_RECORD, None),
+        ("handshake_event", wire.HANDSHAKE_RECORD, None),
     ],
 )
 def test_the_other_records_have_their_compiled_offsets(
@@ -93,6 +97,8 @@ def test_the_other_records_have_their_compiled_offsets(
     [
         ("EVENT_PROCESS", wire.PROCESS),
         ("EVENT_NAMES", wire.NAMES),
+        ("EVENT_TLS", wire.SESSION),
+        ("EVENT_HANDSHAKE", wire.HANDSHAKE),
         ("EVENT_CHUNK", wire.CHUNK),
         ("EVENT_END", wire.END),
         ("DIRECTION_SEND", wire.SEND),
@@ -121,6 +127,13 @@ def test_every_flag_of_the_kernel_is_known() -> None:
     kernel = {name for name in DEFINES if name.startswith(("FLAG_", "DIRECTION_"))}
     known = {name for name in vars(wire) if name.startswith("FLAG_")}
     assert kernel == known | {"DIRECTION_SEND", "DIRECTION_RECV"}
+
+
+def test_every_tls_library_has_a_name() -> None:
+    kernel = {name[4:].lower(): n for name, n in DEFINES.items() if name.startswith("TLS_")}
+    assert {name: number for number, name in wire.LIBRARIES.items()} == kernel
+    used = {hook.library for hook in load_hooks().libraries}
+    assert used <= kernel.keys()
 
 
 U32, U64 = st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1)
@@ -155,6 +168,12 @@ ITEMS = st.one_of(
     st.builds(
         Names, socket=U64, peer=U64, local=st.binary(max_size=108), remote=st.binary(max_size=108)
     ),
+    st.builds(
+        Session,
+        library=st.sampled_from(sorted(wire.LIBRARIES)),
+        stream=st.integers(wire.TLS_STREAM, 2**64 - 1),
+        socket=U64,
+    ),
     st.builds(Cgroup, id=U64, path=st.binary(max_size=64)),
     st.builds(Counters, document=st.binary(max_size=64)),
 )
@@ -185,7 +204,7 @@ def test_any_bytes_decode_or_are_refused(record: bytes) -> None:
         item = decode(record)
     except CaptureFileError:
         return
-    assert isinstance(item, (Chunk, End, Clock, Process, Names, Cgroup, Counters))
+    assert isinstance(item, (Chunk, End, Clock, Process, Names, Session, Cgroup, Counters))
 
 
 def test_an_unknown_kind_is_named() -> None:
@@ -201,6 +220,8 @@ def test_an_unknown_kind_is_named() -> None:
         chunk(b"ab", position=2**64 - 1),
         wire.End(direction=0, time=1, socket=2, position=2**63),
         wire.End(direction=3, time=1, socket=2, position=3),
+        wire.Session(library=9, stream=wire.TLS_STREAM, socket=2),
+        wire.Session(library=1, stream=7, socket=2),
     ],
 )
 def test_impossible_values_are_refused(item: wire.Item) -> None:

@@ -25,6 +25,9 @@ class Engine(Protocol):
     fallback: str
     """Why a better route is not used; empty if the best one is."""
 
+    problems: list[str]
+    """What could not be probed, a line each. New lines may be added at any time."""
+
     applied: tuple[str, ...]
     """The filters (members of ``Filters``) that the probe applies in the kernel."""
 
@@ -54,6 +57,9 @@ class Engine(Protocol):
 
     def ignore(self, socket: int) -> None:
         """Stop forwarding the socket with this inode."""
+
+    def discover(self) -> None:
+        """Attach to the TLS libraries of this machine, if the settings require it."""
 
     def share(self, helper: Helper) -> None:
         """Offer ``helper`` what needs privileges; to be called before it is split off."""

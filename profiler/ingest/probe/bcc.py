@@ -14,9 +14,10 @@ import struct
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
-from profiler.accounting import FILTERED, LOST, Count, Direction, KernelAccount
+from profiler.accounting import FILTERED, LOST, Count, Direction, KernelAccount, Sides
 from profiler.errors import ProbeError, UnsupportedError
 from profiler.exchanges.conditions import Filters
 from profiler.ingest.probe.attachments import REFRESH_SECONDS, Attachments
@@ -24,7 +25,13 @@ from profiler.ingest.probe.calling import Calling
 from profiler.ingest.probe.cgroups import directories
 from profiler.ingest.probe.compiled import compiled_functions
 from profiler.ingest.probe.compiler import compiler_file
-from profiler.ingest.probe.generate import Attachment, Program, generate, maps_of
+from profiler.ingest.probe.generate import (
+    Attachment,
+    Program,
+    generate,
+    maps_of,
+    of_libraries,
+)
 from profiler.ingest.probe.headers import read_layout_of_headers
 from profiler.ingest.probe.hooks import Hooks, load_hooks
 from profiler.ingest.probe.ignored import IgnoredConnections
@@ -53,7 +60,11 @@ from profiler.ingest.probe.perf import PerfBuffer
 from profiler.ingest.probe.precedence import Precedence
 from profiler.ingest.probe.ring import RingBuffer
 from profiler.ingest.settings import ROUTES, Settings
+from profiler.ingest.wire import HANDSHAKE, HANDSHAKE_RECORD
 from profiler.privileges.helper import Helper
+
+if TYPE_CHECKING:
+    from profiler.ingest.probe.libraries import Libraries, Probes
 
 POLL_MS = 100
 
@@ -81,11 +92,14 @@ class BccEngine:
         # call is missed only if both are skipped.
         self._programs: dict[tuple[str, str], list[int]] = {}
         self._order = Order()
+        self.problems: list[str] = []
         self._precedence = Precedence(settings.ring_bytes)
         self._inflight: InflightCalls | None = None
+        self._probes: Probes | None = None
+        self._libraries: Libraries | None = None
         self._ignored: IgnoredConnections | None = None
         self._ignore: Callable[[int], object]
-        self._is_shared = False
+        self._is_shared = self._is_stopped = False
         self._detach: Callable[[], object] = self._close_attached
         self._read_account: Callable[[], dict[str, Any]] = self._account_here
         hooks = load_hooks()
@@ -129,6 +143,7 @@ class BccEngine:
 
     def stop(self) -> list[bytes]:
         """Detach the probe and return the records that it has already forwarded."""
+        self._is_stopped = True
         self._detach()
         records = []
         while batch := self._poll(0, 0):
@@ -143,6 +158,11 @@ class BccEngine:
         """Make the kernel stop forwarding the socket with this inode."""
         self._ignore(socket)
 
+    def discover(self) -> None:
+        """Attach to the TLS libraries of this machine."""
+        if self._libraries is not None:
+            self.problems += self._libraries.attach_all()
+
     def share(self, helper: Helper) -> None:
         """Offer ``helper`` what needs privileges; to be called before it is split off."""
         self._detach = helper.offer(self._close_attached)
@@ -152,6 +172,8 @@ class BccEngine:
             self._ignore = helper.offer(self._ignored.add)
         else:
             helper.at_start(self._ignored.close)
+        if self._probes is not None:
+            self._probes.share(helper)
         helper.every(REFRESH_SECONDS, self._refresh)
         helper.after_split(self._release)
         if self._buffer is not None:
@@ -199,8 +221,11 @@ class BccEngine:
         lift_memory_limit()
         # First, because it fails at once if BPF is not permitted here.
         self._open_buffer(uses_ring_buffer(layout, settings), settings.ring_bytes)
-        described_by = {f"describe_{name}": name for name in maps_of(route) if name != "events"}
+        described_by = {
+            f"describe_{name}": name for name in maps_of(route, settings) if name != "events"
+        }
         functions = {attachment.function for attachment in program.attachments}
+        functions.update(each.function for each in of_libraries(program))
         code = compiled_functions(
             program.source,
             (*functions, *described_by),
@@ -213,9 +238,23 @@ class BccEngine:
         self._name_cgroups()
         # Before the probe is attached, so that it has not seen any of these calls begin.
         self._inflight = InflightCalls(platform.machine())
-        self._attach_all(program, code, layout, maps_of(route))
+        self._attach_all(program, code, layout, maps_of(route, settings))
+        if program.libraries:
+            self._prepare_libraries(program, code)
         if self._inflight:
             self._attach_inflight(self._inflight, program, code, layout)
+
+    def _prepare_libraries(self, program: Program, code: dict[str, bytes]) -> None:
+        # Imported here: only --tls needs the packages.
+        from profiler.ingest.probe.libraries import Libraries, Probes
+
+        for each in of_libraries(program):
+            if ("", each.function) not in self._programs:
+                self._programs["", each.function] = [load(code[each.function], each, None)]
+        programs = {function: loaded for (_, function), (loaded, *_) in self._programs.items()}
+        self._probes = Probes(program.libraries, programs)
+        functions = [each.function for each in program.libraries]
+        self._libraries = Libraries(self._probes, functions)
 
     def _attach_inflight(
         self, inflight: InflightCalls, program: Program, code: dict[str, bytes], layout: Layout
@@ -291,6 +330,8 @@ class BccEngine:
     def _close_attached(self) -> None:
         if self._inflight is not None:
             self._inflight.close()
+        if self._probes is not None:
+            self._probes.close()
         self._attachments.close()
 
     def _close_programs(self) -> None:
@@ -300,20 +341,35 @@ class BccEngine:
 
     def _account_here(self) -> dict[str, Any]:
         missed = sum(min(map(skipped, programs)) for programs in self._programs.values())
-        return KernelAccount(self._direction(0), self._direction(1), missed).to_json()
+        account = KernelAccount(self._direction(0), self._direction(1), missed)
+        if "tls_account" in self._maps:
+            sides = (self._direction(number, "tls_account") for number in (0, 1))
+            account = replace(account, tls=Sides(*sides))
+        return account.to_json()
 
     def _poll(self, milliseconds: int, held: int) -> list[bytes]:
         if self._buffer is None:
             return []
         started = time.clock_gettime_ns(self.clock)
         records = self._buffer.poll(milliseconds)
+        if self._libraries is not None:
+            records = self._without_handshakes(records, self._libraries)
         if isinstance(self._buffer, RingBuffer):
             self._precedence.follow(self._buffer.found, held)
             return records
         return self._order.arrange(records, started)
 
-    def _direction(self, direction: int) -> Direction:
-        account = self._maps["account"]
+    def _without_handshakes(self, records: list[bytes], libraries: Libraries) -> list[bytes]:
+        """Attach to the libraries of the processes in HANDSHAKE records; return the others."""
+        others = [record for record in records if record[0] != HANDSHAKE]
+        if len(others) < len(records) and not self._is_stopped:
+            for record in records:
+                if record[0] == HANDSHAKE:
+                    self.problems += libraries.attach_to(HANDSHAKE_RECORD.unpack(record)[1])
+        return others
+
+    def _direction(self, direction: int, name: str = "account") -> Direction:
+        account = self._maps[name]
         size = account.shape.value
         # Sum over the slots (bpf/counters.h) and the CPUs.
         counts = []

@@ -102,6 +102,8 @@ class BpftraceEngine:
         if os.geteuid() != 0:
             raise ProbeError("capturing needs root: run `sudo http-profiler`")
         directories(settings.filters.cgroup)  # raises if one does not exist
+        if settings.tls:
+            raise UnsupportedError("the bpftrace engine cannot capture TLS: use --engine bcc")
         path, dialect = find_bpftrace()
         program = write_program(settings, dialect, self_pid=os.getpid())
         self._dialect = dialect
@@ -110,6 +112,7 @@ class BpftraceEngine:
         self._introduced: dict[tuple[int, int], None] = {}
         self._looked_up: dict[tuple[int, int], Process | None] = {}
         self._rest = b""
+        self.problems: list[str] = []
         self._ended = False
         self._directory = Path(tempfile.mkdtemp(prefix="http-profiler-"))
         self._log = self._directory / "bpftrace.log"
@@ -162,6 +165,9 @@ class BpftraceEngine:
     def ignore(self, socket: int) -> None:
         """Drop the calls of the socket with this inode; bpftrace still prints them."""
         self._printed.ignore(socket)
+
+    def discover(self) -> None:
+        """Do nothing: ``--tls`` is refused."""
 
     def share(self, helper: Helper) -> None:
         """Not possible (``inseparable()`` of the package)."""

@@ -17,7 +17,13 @@ from typing import NamedTuple
 
 from profiler.errors import UnsupportedError
 from profiler.ingest.probe.calling import LOOK_FIRST, LOOK_SECOND, Calling, calling_of, position
-from profiler.ingest.probe.hooks import BPF_DIRECTORY, FunctionHook, Hooks, SyscallHook
+from profiler.ingest.probe.hooks import (
+    BPF_DIRECTORY,
+    FunctionHook,
+    Hooks,
+    LibraryHook,
+    SyscallHook,
+)
 from profiler.ingest.probe.inflight import CALLS as INFLIGHT_CALLS
 from profiler.ingest.probe.layout import Layout
 from profiler.ingest.probe.macros import (
@@ -27,7 +33,7 @@ from profiler.ingest.probe.macros import (
     macros,
     setting_values,
 )
-from profiler.ingest.probe.maps import MAPS, SYSCALL_ROUTE_MAPS
+from profiler.ingest.probe.maps import MAPS, SYSCALL_ROUTE_MAPS, TLS_MAPS
 from profiler.ingest.settings import Settings
 from profiler.ingest.syscalls import NAMES
 
@@ -42,13 +48,15 @@ _SLOT_ENTER = _SLOT_CLOSE
 # Kinds of attachment.
 FENTRY, FEXIT, KPROBE = "fentry", "fexit", "kprobe"
 RAW_TRACEPOINT, TRACEPOINT = "raw_tracepoint", "tracepoint"
+UPROBE = "uprobe"
 
 
 class Attachment(NamedTuple):
     """One function of the program and the target it is attached to.
 
     ``target`` is a kernel function for ``fentry``, ``fexit`` and ``kprobe``,
-    ``category:name`` for ``tracepoint``, and a name alone for ``raw_tracepoint``.
+    ``category:name`` for ``tracepoint``, and a name alone for ``raw_tracepoint``. For ``uprobe``
+    it is a function of a library, which is attached wherever a file has it.
     Several targets may share a function.
     """
 
@@ -61,6 +69,16 @@ class Attachment(NamedTuple):
     """If set, attached only once this protocol is available above TCP."""
 
 
+class LibraryPrograms(NamedTuple):
+    """What is attached to a function of a TLS library: at its entry, and at its returns."""
+
+    library: str
+    function: str
+    entry: Attachment
+    leave: Attachment | None = None
+    """If set, attached to the function's RET instructions."""
+
+
 class Program(NamedTuple):
     """The source for BCC, and what to attach where."""
 
@@ -71,6 +89,8 @@ class Program(NamedTuple):
     """Placeholder -> value of the user's settings (``macros.py``), written at load time."""
     inflight: Attachment | None = None
     """Socket route: the attachment for calls that were already in flight (``inflight.py``)."""
+    libraries: tuple[LibraryPrograms, ...] = ()
+    """For each function of a TLS library, what is attached to it."""
 
 
 def generate(
@@ -87,6 +107,7 @@ def generate(
         attachments += _inflight(hooks, layout)
     # A program at a system call's tracepoint is skipped while any other program runs.
     slots = _slots(attachments, route == "socket" and layout.preemptible)
+    library_entries, libraries = _libraries(hooks, layout) if settings.tls else ([], ())
     attachments = [
         a._replace(calling=a.calling._replace(slot=slot)) for a, slot in zip(attachments, slots)
     ]
@@ -97,23 +118,33 @@ def generate(
     inflight = next((a for a in attachments if a.kind == FENTRY and a.function == _LEAVE), None)
     lines = [
         f"#define ROUTE_{route.upper()} 1",
-        f"#define SLOTS {max(slots) + 1}",
+        f"#define SLOTS {max(slots) + 1 + settings.tls}",
+        # Programs of libraries cannot be preempted, and so share a slot.
+        f"#define SLOT_TLS {max(slots) + 1}",
         f"#define SLOT_ENTER {_SLOT_ENTER}",
-        *(f"#define MAP_NUMBER_{name} {i}" for i, name in enumerate(maps_of(route))),
+        *(f"#define MAP_NUMBER_{name} {i}" for i, name in enumerate(maps_of(route, settings))),
         *macros(layout, settings, machine),
         *tests,
         *(_call_macros(hooks, machine) if route == "syscall" else []),
         *_with_includes("probe.bpf.c", set()),
         '#line 1 "entry points"',
         *entries,
+        *library_entries,
     ]
     lasting = tuple(a for a in attachments if a is not inflight)
-    return Program(route, "\n".join(lines) + "\n", lasting, values, inflight)
+    return Program(route, "\n".join(lines) + "\n", lasting, values, inflight, libraries)
 
 
-def maps_of(route: str) -> tuple[str, ...]:
+def maps_of(route: str, settings: Settings) -> tuple[str, ...]:
     """Return the names of the maps that a route's program uses, ordered by number."""
-    return SYSCALL_ROUTE_MAPS if route == "syscall" else MAPS
+    maps = SYSCALL_ROUTE_MAPS if route == "syscall" else MAPS
+    return (*maps, *TLS_MAPS) if settings.tls else maps
+
+
+def of_libraries(program: Program) -> list[Attachment]:
+    """Return what a program attaches to functions of TLS libraries."""
+    rows = ((each.entry, each.leave) for each in program.libraries)
+    return [attachment for row in rows for attachment in row if attachment]
 
 
 def _with_includes(name: str, seen: set[str]) -> list[str]:
@@ -175,6 +206,52 @@ def _inflight(hooks: Hooks, layout: Layout) -> list[Attachment]:
         if hook.event == "inflight" and parameters is not None:
             return [Attachment(FENTRY, hook.name, _LEAVE, calling_of(hook, parameters))]
     return []
+
+
+_LEAVE_LIBRARY = "leave_library"
+# The registers of a user program's parameters. The system calls' names serve for the first three.
+_PARAMETERS = (
+    *("pt_regs_argument0", "pt_regs_argument1", "pt_regs_argument2"),
+    *("pt_regs_parameter3", "pt_regs_parameter4"),
+)
+_REGISTERS = (*_PARAMETERS, "pt_regs_result", "pt_regs_stack")
+
+
+def _libraries(hooks: Hooks, layout: Layout) -> tuple[list[str], tuple[LibraryPrograms, ...]]:
+    if not all(name in layout.offsets for name in _REGISTERS):
+        raise UnsupportedError("--tls needs the kernel's BTF, on x86_64 or arm64")
+    entries = [_entry(_LEAVE_LIBRARY, "leave_tls(ctx, (s32)REGISTER(ctx, pt_regs_result))")]
+    found = []
+    for hook in hooks.libraries:
+        name = f"enter_{hook.function}"
+        entries.append(_entry(name, _call_of(hook)))
+        entry = Attachment(UPROBE, hook.function, name)
+        moves = hook.event in ("send", "recv")
+        leave = Attachment(UPROBE, hook.function, _LEAVE_LIBRARY) if moves else None
+        found.append(LibraryPrograms(hook.library, hook.function, entry, leave))
+    return entries, tuple(found)
+
+
+def _entry(name: str, call: str) -> str:
+    return f"int {name}(void *ctx)\n{{\n\treturn {call};\n}}"
+
+
+def _call_of(hook: LibraryHook) -> str:
+    session = _register(0)
+    if hook.event == "free":
+        return f"free_session(ctx, {session})"
+    if hook.event == "record":
+        return f"write_record(ctx, {_register(hook.buffer)}, {_register(hook.length)})"
+    moved = "0" if hook.moved is None else _register(hook.moved)
+    direction = {"session": "NONE"}.get(hook.event, hook.event.upper())
+    return (
+        f"enter_tls(ctx, {session}, {_register(hook.buffer)}, {moved}, "
+        f"TLS_{hook.library.upper()}, DIRECTION_{direction})"
+    )
+
+
+def _register(position: int) -> str:
+    return f"REGISTER(ctx, {_PARAMETERS[position]})"
 
 
 _AT_ENTRY = {

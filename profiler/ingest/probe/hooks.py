@@ -63,24 +63,41 @@ class SyscallHook:
 
 
 @dataclass(frozen=True)
+class LibraryHook:
+    """A function of a TLS library; ``buffer``, ``length`` and ``moved`` are positions, from 0.
+
+    ``event`` is ``send``, ``recv``, ``session``, ``record`` or ``free``.
+    """
+
+    library: str
+    function: str
+    event: str
+    buffer: int = 0
+    length: int = 0
+    moved: int | None = None
+
+
+@dataclass(frozen=True)
 class Hooks:
-    """The two tables of ``hooks.toml``."""
+    """The three tables of ``hooks.toml``."""
 
     functions: tuple[FunctionHook, ...]
     syscalls: tuple[SyscallHook, ...]
+    libraries: tuple[LibraryHook, ...] = ()
 
 
 def load_hooks(path: Path = BPF_DIRECTORY / "hooks.toml") -> Hooks:
     """Read the table of hooks. Raises ValueError, which names an unknown or missing key."""
     with path.open("rb") as file:
         document = tomllib.load(file)
-    unknown = set(document) - {"function", "syscall"}
+    unknown = set(document) - {"function", "syscall", "library"}
     if unknown:
         raise ValueError(f"{path}: unknown table {sorted(unknown)[0]!r}")
     try:
         return Hooks(
             functions=tuple(FunctionHook(**row) for row in document.get("function", ())),
             syscalls=tuple(SyscallHook(**row) for row in document.get("syscall", ())),
+            libraries=tuple(LibraryHook(**row) for row in document.get("library", ())),
         )
     except TypeError as error:
         raise ValueError(f"{path}: {error}") from None

@@ -67,6 +67,7 @@ def perf_event(
     config: int,
     *,
     config1: int = 0,
+    config2: int = 0,
     cpu: int = 0,
     sample_type: int = 0,
     wakeup_events: int = 0,
@@ -86,7 +87,7 @@ def perf_event(
         wakeup_events,
         0,
         config1,
-        0,
+        config2,
     )
     buffer = ctypes.create_string_buffer(attributes, len(attributes))
     return _syscall("perf_event_open", ctypes.addressof(buffer), -1, cpu, -1, _PERF_FLAG_FD_CLOEXEC)

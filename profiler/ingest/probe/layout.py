@@ -106,6 +106,11 @@ FIELDS.update(
 OPTIONAL_FIELDS: dict[str, tuple[str, ...]] = {
     # added in 6.0
     "msghdr_iter_ubuf": ("msghdr.msg_iter.ubuf",),
+    # x86, arm64: the registers of a user program's function (see pt_regs_argument0 for the first)
+    "pt_regs_parameter3": ("pt_regs.cx", "pt_regs.regs+24"),
+    "pt_regs_parameter4": ("pt_regs.r8", "pt_regs.regs+32"),
+    "pt_regs_result": ("pt_regs.ax", "pt_regs.regs"),
+    "pt_regs_stack": ("pt_regs.sp",),
     # Since 6.13, programs at a system call's tracepoint can be preempted.
     "tracepoint_faultable": ("tracepoint_ext.faultable",),
 }

@@ -25,6 +25,7 @@ from profiler.ingest.probe.generate import (
     KPROBE,
     RAW_TRACEPOINT,
     TRACEPOINT,
+    UPROBE,
     Attachment,
 )
 from profiler.ingest.probe.kernel import (
@@ -53,6 +54,7 @@ _PROG_TYPES = {
     KPROBE: _PROG_TYPE_KPROBE,
     RAW_TRACEPOINT: _PROG_TYPE_TRACING,
     TRACEPOINT: _PROG_TYPE_TRACEPOINT,
+    UPROBE: _PROG_TYPE_KPROBE,
 }
 _ATTACH_TYPES = {FENTRY: _TRACE_FENTRY, FEXIT: _TRACE_FEXIT, RAW_TRACEPOINT: _TRACE_RAW_TP}
 
@@ -156,10 +158,25 @@ def attach(program: int, attachment: Attachment) -> int:
         descriptor = _attach_event(program, _PERF_TYPE_TRACEPOINT, number)
     else:
         name = ctypes.create_string_buffer(attachment.target.encode())
-        descriptor = _attach_event(program, _kprobe_type(), 0, ctypes.addressof(name))
+        descriptor = _attach_event(program, _probe_type("kprobe"), 0, ctypes.addressof(name))
     if descriptor < 0:
         number = ctypes.get_errno()
         raise ProbeError(f"cannot attach to {attachment.target}: {why(number)}")
+    return descriptor
+
+
+def attach_to_file(program: int, file: int, offset: int) -> int:
+    """Attach a loaded program to an instruction at ``offset`` in the open ``file``.
+
+    It then runs in every process that maps the file. Return the attachment's descriptor.
+    Raises OSError: for example EINVAL if there is no instruction, or it cannot be probed.
+    """
+    name = ctypes.create_string_buffer(f"/proc/self/fd/{file}".encode())
+    address = ctypes.addressof(name)
+    descriptor = _attach_event(program, _probe_type("uprobe"), 0, address, offset)
+    if descriptor < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, why(number))
     return descriptor
 
 
@@ -242,8 +259,10 @@ def _wide_constant(value: int) -> bytes:
     return struct.pack("=IBBhI", value & 0xFFFFFFFF, 0, 0, 0, value >> 32)
 
 
-def _attach_event(program: int, event_type: int, config: int, config1: int = 0) -> int:
-    descriptor = perf_event(event_type, config, config1=config1)
+def _attach_event(
+    program: int, event_type: int, config: int, config1: int = 0, config2: int = 0
+) -> int:
+    descriptor = perf_event(event_type, config, config1=config1, config2=config2)
     if descriptor < 0:
         return descriptor
     for request, argument in ((_PERF_EVENT_IOC_SET_BPF, program), (PERF_EVENT_IOC_ENABLE, 0)):
@@ -268,8 +287,9 @@ def _tracepoint_number(target: str) -> int:
     )
 
 
-def _kprobe_type() -> int:
+def _probe_type(kind: str) -> int:
     try:
-        return int(Path("/sys/bus/event_source/devices/kprobe/type").read_text())
+        return int(Path(f"/sys/bus/event_source/devices/{kind}/type").read_text())
     except OSError:
-        raise ProbeError("this kernel offers no kprobes (CONFIG_KPROBE_EVENTS)") from None
+        option = f"CONFIG_{kind.upper()}_EVENTS"
+        raise ProbeError(f"this kernel offers no {kind}s ({option})") from None

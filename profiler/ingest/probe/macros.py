@@ -21,6 +21,8 @@ from profiler.ingest.settings import Settings
 # place is already taken, are stored elsewhere (bpf/connection.h).
 OWN_PLACES = 16384
 PROCESSES_MAX = 8192
+# TLS sessions, threads that use any, and records not yet seen at a socket; the oldest are replaced.
+TLS_MAX = 8192
 
 # Placeholders stay in the compiled program until it is loaded, so that it can be cached. They
 # exceed 32 bits, so that the compiler loads each with a 64-bit instruction of its own.
@@ -144,6 +146,7 @@ def _settings_macros(settings: Settings, layout: Layout) -> list[str]:
         f"#define SELF_PLACEHOLDER {SELF_PLACEHOLDER}ULL",
         f"#define OWN_PLACES {OWN_PLACES}",
         f"#define PROCESSES_MAX {PROCESSES_MAX}",
+        *(["#define TLS 1", f"#define TLS_MAX {TLS_MAX}"] if settings.tls else []),
         *(["#define HAS_RING_BUFFER 1"] if uses_ring_buffer(layout, settings) else []),
     ]
 

@@ -21,6 +21,10 @@ MAPS = (
     *("connections", "elsewhere", "searches", "ignored", "processes", "inflight", "cgroups"),
 )
 SYSCALL_ROUTE_MAPS = (*MAPS, "pending")
+TLS_MAPS = (
+    *("tls_account", "tls_threads", "tls_processes", "tls_streams", "tls_records"),
+    *("tls_sockets", "tls_reported", "tls_blank"),
+)
 
 # include/uapi/linux/bpf.h
 _MAP_CREATE, _LOOKUP, _UPDATE, _DELETE = range(4)

@@ -1,0 +1,348 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The plain text of TLS, at the functions of the libraries that encrypt it (--tls).
+ *
+ * A TLS session is a stream of its own, with the same state as a socket's connection. Its key
+ * is the process and the address of the library's object (SSL *, gnutls_session_t). A program
+ * runs at the entry of each function, and another one at each of its RET instructions: a
+ * return probe would replace the return address, which harms some targets.
+ *
+ * The addresses of a session come from evidence only:
+ *
+ *     a record    the library writes a record with BIO_write() while the thread is in a call
+ *                 of this session, and a socket of the process sends a record with the same
+ *                 eight random bytes
+ *     nesting     the thread moves a record at a socket while it is in a call of this
+ *                 session, and no record was compared yet
+ *
+ * Without evidence a session has no addresses. Evidence for another socket begins a new
+ * stream, because its earlier bytes belong to the other connection.
+ */
+#ifndef HTTP_PROFILER_TLS_H
+#define HTTP_PROFILER_TLS_H
+
+#include "call.h"
+#include "connection.h"
+#include "counters.h"
+#include "filter.h"
+
+#ifdef TLS
+/* Names a stream in `socket` of an event. No inode has this bit. */
+#define TLS_STREAM (1ULL << 63)
+
+/*
+ * A function in which a session writes records, but moves no plain text. Its return is not
+ * seen, because some leave by a jump through a pointer. So the thread may have left it.
+ */
+#define DIRECTION_NONE 2
+
+/* Calls of a thread within each other: a library's BIO may use another session. */
+#define NESTED_MAX  4
+#define NESTED_MASK 3
+
+/* A call of a TLS library in progress. */
+struct tls_call {
+	u64 session;
+	u64 buffer;
+	u64 size_at;  /* where the function writes how many bytes it moved; 0: it returns that */
+	u64 stack;    /* stack pointer at its entry, and at its return */
+	u8 library;
+	u8 direction;
+};
+
+struct tls_thread {
+	struct tls_call calls[NESTED_MAX];
+	u64 depth;
+};
+
+struct tls_key {
+	u64 session;
+	u64 process;
+};
+
+struct tls_stream {
+	struct connection connection; /* its inode is this stream's name, see TLS_STREAM */
+	u64 socket;                   /* inode of the socket, 0: unknown */
+	u8 is_certain;                /* by a record, rather than by nesting */
+	u8 library;
+};
+
+/* A record that a process has written: its key is eight random bytes of it. */
+struct tls_record {
+	u64 bytes;
+	u64 process;
+};
+
+DEFINE_MAP(tls_account, MAP_TYPE_PERCPU_ARRAY, u32, struct counters, 2)
+DEFINE_MAP(tls_threads, MAP_TYPE_LRU_HASH, u64, struct tls_thread, TLS_MAX)
+DEFINE_MAP(tls_processes, MAP_TYPE_LRU_HASH, u32, u32, PROCESSES_MAX)
+DEFINE_MAP(tls_streams, MAP_TYPE_LRU_HASH, struct tls_key, struct tls_stream, TLS_MAX)
+DEFINE_MAP(tls_records, MAP_TYPE_LRU_HASH, struct tls_record, u64, TLS_MAX)
+/* The processes whose handshake was reported, and which program they ran then. */
+DEFINE_MAP(tls_reported, MAP_TYPE_LRU_HASH, u32, u64, PROCESSES_MAX)
+/* The inode of a bound socket -> its session. */
+DEFINE_MAP(tls_sockets, MAP_TYPE_LRU_HASH, u64, struct tls_key, TLS_MAX)
+
+/* Zeros to begin a stream or a thread with: they are too large for the program's stack. */
+struct tls_blank {
+	struct tls_stream stream;
+	struct tls_thread thread;
+};
+
+DEFINE_MAP(tls_blank, MAP_TYPE_ARRAY, u32, struct tls_blank, 1)
+
+static __always_inline struct tls_blank *tls_blank(void)
+{
+	u32 zero = 0;
+
+	return LOOKUP(tls_blank, &zero);
+}
+
+/* --- records of the protocol ------------------------------------------------------------ */
+
+/* As much of a record as is examined. */
+#define RECORD_SIZE 24
+
+/* RFC 8446, 5.1 and 4 */
+#define RECORD_HANDSHAKE   22
+#define RECORD_DATA        23
+#define MESSAGE_CLIENT     1
+#define MESSAGE_SERVER     2
+/* Bytes 4 to 11 of the "random" of every HelloRetryRequest (RFC 8446, 4.1.3). */
+#define RETRY_RANDOM 0x028c1dbe11619ae5ULL
+
+struct tls_bytes {
+	u64 words[RECORD_SIZE / sizeof(u64)];
+};
+
+static __always_inline u8 byte_of(struct tls_bytes *record, u32 number)
+{
+	return record->words[number / 8] >> (8 * (number % 8));
+}
+
+static __always_inline int is_record(struct tls_bytes *record)
+{
+	u8 type = byte_of(record, 0);
+
+	return type >= 20 && type <= RECORD_DATA && byte_of(record, 1) == 3 &&
+	       byte_of(record, 2) <= 4;
+}
+
+static __always_inline int is_hello(struct tls_bytes *record)
+{
+	u8 message = byte_of(record, 5);
+
+	return byte_of(record, 0) == RECORD_HANDSHAKE && byte_of(record, 6) == 0 &&
+	       byte_of(record, 9) == 3 &&
+	       (message == MESSAGE_CLIENT || message == MESSAGE_SERVER);
+}
+
+/*
+ * Eight bytes that no other record of a process has; 0: this record has none. Of encrypted
+ * data it is ciphertext, after an explicit nonce of eight bytes that TLS 1.2 may have there and
+ * that may be a counter (RFC 5288, 3). A hello has 32 random bytes at offset 11, but the first
+ * four may be a clock (RFC 5246, 7.4.1.2).
+ */
+static __always_inline u64 unique_bytes(struct tls_bytes *record)
+{
+	if (!is_record(record))
+		return 0;
+	if (byte_of(record, 0) == RECORD_DATA)
+		return record->words[1] >> 40 | record->words[2] << 24;
+	if (!is_hello(record))
+		return 0;
+	u64 bytes = record->words[1] >> 56 | record->words[2] << 8;
+	return bytes == RETRY_RANDOM ? 0 : bytes;
+}
+
+/* --- streams ---------------------------------------------------------------------------- */
+
+static u32 (*const get_smp_processor_id)(void) = (void *)8;
+
+/* A name that no other stream has: two of one CPU do not begin in the same nanosecond. */
+static __always_inline u64 new_stream_name(void)
+{
+	return TLS_STREAM | now() << 8 | (get_smp_processor_id() & 0xff);
+}
+
+static __always_inline struct tls_stream *known_stream(struct tls_key *key)
+{
+	return LOOKUP(tls_streams, key);
+}
+
+/* Begin the stream of a session. `flags`: FLAG_JOINED, if it carried bytes before. */
+static __always_inline struct tls_stream *
+begin_stream(struct tls_key *key, u8 library, u8 flags)
+{
+	struct tls_blank *blank = tls_blank();
+
+	if (!blank || UPDATE(tls_streams, key, &blank->stream))
+		return 0;
+	struct tls_stream *stream = known_stream(key);
+	if (!stream)
+		return 0;
+	stream->library = library;
+	stream->connection.inode = new_stream_name();
+	stream->connection.flags = flags;
+	return stream;
+}
+
+static __always_inline void end_stream(struct call *call, struct tls_stream *stream, u8 flags)
+{
+	struct workspace *work = workspace_of(call);
+
+	if (!work || !stream->connection.forwarded)
+		return;
+	u64 name = stream->connection.inode;
+	deliver_end(call, &work->event, name, &stream->connection, DIRECTION_SEND, flags);
+	deliver_end(call, &work->event, name, &stream->connection, DIRECTION_RECV, flags);
+}
+
+/* A socket of a session ends: so does the session's stream. */
+static __always_inline void end_bound_stream(struct call *call, u64 socket, u8 flags)
+{
+	struct tls_key *found = LOOKUP(tls_sockets, &socket);
+
+	if (!found)
+		return;
+	struct tls_key key = *found;
+	struct tls_stream *stream = known_stream(&key);
+	if (stream && stream->socket == socket) {
+		end_stream(call, stream, flags);
+		DELETE(tls_streams, &key);
+	}
+	DELETE(tls_sockets, &socket);
+}
+
+/* Send to user space which library and which socket a stream has, unless already sent. */
+static __always_inline void introduce_stream(struct call *call, struct tls_stream *stream)
+{
+	struct tls_event event = {
+		.kind = EVENT_TLS,
+		.library = stream->library,
+		.stream = stream->connection.inode,
+		.socket = stream->socket,
+	};
+
+	if (!stream->connection.named && !output(call, &event, sizeof(event)))
+		stream->connection.named = 1;
+}
+
+/* --- the evidence ------------------------------------------------------------------------ */
+
+static __always_inline void
+bind(struct call *call, struct tls_key *key, struct tls_stream *stream, u64 socket, int is_certain,
+     u8 flags)
+{
+	if (stream->socket == socket) {
+		stream->is_certain |= is_certain;
+		return;
+	}
+	if (stream->socket) {
+		if (stream->is_certain && !is_certain)
+			return;
+		end_stream(call, stream, 0);
+		stream = begin_stream(key, stream->library, flags);
+		if (!stream)
+			return;
+	}
+	stream->socket = socket;
+	stream->is_certain = is_certain;
+	stream->connection.named = 0;
+	stream->connection.ends.family = 0;
+	find_ends(&stream->connection.ends, call->sk);
+	UPDATE(tls_sockets, &socket, key);
+}
+
+/* The innermost call of a thread, or 0. */
+static __always_inline struct tls_call *innermost(struct tls_thread *thread)
+{
+	u64 last = thread->depth - 1;
+
+	if (last >= NESTED_MAX)
+		return 0;
+	SHOW_BOUND(last, NESTED_MASK);
+	return &thread->calls[last];
+}
+
+/* A process with TLS sessions moved bytes at a socket: do they show whose socket it is? */
+static __always_inline void compare_record(struct call *call)
+{
+	u64 id = get_current_pid_tgid();
+	u32 process = id >> 32;
+
+	if (!LOOKUP(tls_processes, &process))
+		return;
+	u64 socket = socket_inode(call->socket);
+	struct workspace *work = workspace_of(call);
+	if (!socket || !work)
+		return;
+	volatile struct walk *walk = &work->walk;
+	struct tls_bytes record = {};
+
+	start_walk(walk, call);
+	if (!walk->readable)
+		return;
+	u64 size = lesser(walk->left, RECORD_SIZE);
+	SHOW_BOUND(size, 31);
+	if (size > RECORD_SIZE || probe_read_user(&record, size, (void *)walk->data) ||
+	    !is_record(&record))
+		return;
+	u64 bytes = size == RECORD_SIZE ? unique_bytes(&record) : 0;
+	struct tls_key key = { .process = process };
+	u8 flags = size == RECORD_SIZE && is_hello(&record) ? 0 : FLAG_JOINED;
+
+	if (call->direction == DIRECTION_SEND && bytes) {
+		struct tls_record written = { .bytes = bytes, .process = process };
+		u64 *session = LOOKUP(tls_records, &written);
+
+		if (session) {
+			key.session = *session;
+			struct tls_stream *stream = known_stream(&key);
+			if (stream)
+				bind(call, &key, stream, socket, 1, flags);
+			return;
+		}
+	}
+	struct tls_thread *thread = LOOKUP(tls_threads, &id);
+	struct tls_call *within = thread ? innermost(thread) : 0;
+	if (!within)
+		return;
+	key.session = within->session;
+	struct tls_stream *stream = known_stream(&key);
+	if (!stream && (!flags || within->direction != DIRECTION_NONE))
+		stream = begin_stream(&key, within->library, flags);
+	if (stream && within->direction != DIRECTION_NONE)
+		bind(call, &key, stream, socket, 0, flags);
+}
+/*
+ * A direction begins, and it is not HTTP. If it is TLS of a process that has used no probed
+ * library, user space looks for one in it, once for each program that it runs.
+ */
+static __always_inline void
+report_handshake(struct call *call, struct connection *connection, u64 direction, u64 leader,
+		 u32 pid)
+{
+	u8 *prefix = connection->prefix[direction];
+
+	if (prefix[0] != RECORD_HANDSHAKE || prefix[1] != 3 || LOOKUP(tls_processes, &pid))
+		return;
+	u64 exec_id = TASK_FIELD(u64, leader, task_struct_self_exec_id);
+	u64 *reported = LOOKUP(tls_reported, &pid);
+	if (reported && *reported == exec_id)
+		return;
+	struct handshake_event event = { .kind = EVENT_HANDSHAKE, .pid = pid };
+	if (!output(call, &event, sizeof(event)))
+		UPDATE(tls_reported, &pid, &exec_id);
+}
+#else
+struct tls_stream;
+
+static __always_inline void introduce_stream(struct call *call, struct tls_stream *stream) {}
+static __always_inline void end_bound_stream(struct call *call, u64 socket, u8 flags) {}
+static __always_inline void compare_record(struct call *call) {}
+static __always_inline void report_handshake(struct call *call, struct connection *connection,
+					     u64 direction, u64 leader, u32 pid) {}
+#endif
+
+#endif

@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Attaches programs to the functions of TLS libraries (--tls).
+
+The kernel attaches to a file by its inode, so one attachment serves every process that maps the
+file, now or later, in any mount namespace. Closing the descriptors removes the breakpoints.
+
+Opening files of other processes and attaching need privileges; parsing the files must not have
+any. So :class:`Probes` runs in the helper, and :class:`Libraries` in the confined process. The
+helper attaches only to files that it has opened itself: the other side names one by its identity.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+from collections.abc import Iterable, Mapping
+
+from profiler.ingest.probe.generate import LibraryPrograms
+from profiler.ingest.probe.load import attach_to_file
+from profiler.ingest.tls.libraries import Hook
+from profiler.ingest.tls.processes import Discovery, Files, Finding
+from profiler.privileges.helper import Descriptor, Helper
+
+# Device, inode and time of change in nanoseconds, from fstat(2).
+Identity = tuple[int, int, int]
+
+# The longest reply of the helper has room for as many numbers of processes.
+_PIDS_MAX = 4096
+# Far more than the functions of a library have together.
+_POINTS_MAX = 256
+
+
+class Probes(Files):
+    """Opens files, and attaches to those that it has opened."""
+
+    def __init__(self, libraries: Iterable[LibraryPrograms], programs: Mapping[str, int]) -> None:
+        """``programs`` maps the functions of the loaded probe to their descriptors."""
+        super().__init__()
+        self._libraries = {each.function: each for each in libraries}
+        self._programs = programs
+        self._opened: dict[Identity, int] = {}
+        self._attached: dict[Identity, list[int]] = {}
+        self.attach = self._attach
+        self.forget = self._forget
+        self.pids_after = self._pids_after
+        _allow_files()
+
+    def share(self, helper: Helper) -> None:
+        """Let ``helper`` do all this."""
+        super().share(helper)
+        self.attach = helper.offer(self._attach)
+        self.forget = helper.offer(self._forget)
+        self.pids_after = helper.offer(self._pids_after)
+
+    def close(self) -> None:
+        """Detach from all files."""
+        self._forget()
+        while self._attached:
+            _close(self._attached.popitem()[1])
+
+    def _open_mapping(self, pid: int, start: int) -> Descriptor:
+        return self._kept(super()._open_mapping(pid, start))
+
+    def _open_cached(self, path: str) -> Descriptor:
+        return self._kept(super()._open_cached(path))
+
+    def _kept(self, descriptor: Descriptor) -> Descriptor:
+        identity = _identity(descriptor)
+        if identity not in self._opened:
+            self._opened[identity] = os.dup(descriptor)
+        return descriptor
+
+    def _forget(self) -> None:
+        """Close the files that were opened since the last call."""
+        _close(self._opened.values())
+        self._opened.clear()
+
+    def _attach(self, identity: list[int], functions: list[list[object]]) -> bool:
+        """Attach to ``functions`` of an opened file: name, offset of the entry, and of returns.
+
+        Return whether it was not attached to before. Raises OSError if the file was not opened, or
+        if the kernel refuses an offset; then nothing of the file stays attached.
+        """
+        device, inode, changed = identity
+        key = device, inode, changed
+        if key in self._attached:
+            return False
+        file = self._opened.get(key)
+        if file is None:
+            raise FileNotFoundError("the helper has not opened the file")
+        descriptors: list[int] = []
+        try:
+            for program, offset in self._points(functions):
+                descriptors.append(attach_to_file(program, file, offset))
+        except OSError:
+            _close(descriptors)
+            raise
+        self._attached[key] = descriptors
+        return True
+
+    def _points(self, functions: list[list[object]]) -> list[tuple[int, int]]:
+        """Return the programs and their offsets: returns first, so that no call stays open."""
+        points: list[tuple[int, int]] = []
+        for name, entry, returns in functions:
+            hook = self._libraries[str(name)]
+            if hook.leave is not None:
+                leave = self._programs[hook.leave.function]
+                points += [(leave, int(offset)) for offset in returns]  # type: ignore
+            points.append((self._programs[hook.entry.function], int(entry)))  # type: ignore
+        if len(points) > _POINTS_MAX:
+            raise ValueError("too many functions")
+        return points
+
+    def _pids_after(self, pid: int) -> list[int]:
+        """Return the processes with higher numbers than ``pid``, the first ones."""
+        pids = (int(name) for name in os.listdir(self._proc) if name.isdigit())
+        return sorted(each for each in pids if each > pid)[:_PIDS_MAX]
+
+
+class Libraries:
+    """The TLS libraries of this machine: finds them, and has the programs attached."""
+
+    def __init__(self, probes: Probes, functions: Iterable[str]) -> None:
+        self._probes = probes
+        self._functions = frozenset(functions)
+        self._discovery = Discovery(probes)
+        self._done: set[Identity] = set()
+        self._problems: set[str] = set()
+
+    def attach_all(self) -> list[str]:
+        """Attach to the libraries of ``ld.so.cache`` and of all processes; return problems."""
+        problems = self._attach(self._discovery.cached())
+        pids = self._probes.pids_after(0)
+        while pids:
+            for pid in pids:
+                problems += self.attach_to(pid)
+            pids = self._probes.pids_after(pids[-1])
+        return problems
+
+    def attach_to(self, pid: int) -> list[str]:
+        """Attach to the libraries of a process; return problems that were not returned before."""
+        try:
+            return self._attach(self._discovery.process(pid))
+        except OSError:
+            # It has ended.
+            return []
+
+    def _attach(self, findings: list[Finding]) -> list[str]:
+        problems = [self._attach_to_file(each) for each in findings]
+        self._probes.forget()
+        new = [each for each in dict.fromkeys(problems) if each and each not in self._problems]
+        self._problems.update(new)
+        return new
+
+    def _attach_to_file(self, finding: Finding) -> str:
+        """Attach to one file; return what went wrong, or an empty text."""
+        identity = finding.identity
+        if identity is None or identity in self._done:
+            return finding.problem
+        functions = [
+            [name, hook.entry, list(hook.returns)]
+            for library in finding.libraries
+            for hook in library.hooks
+            for name in self._hooked(hook)
+        ]
+        if not functions:
+            return finding.problem
+        try:
+            self._probes.attach(list(identity), functions)
+        except OSError as error:
+            return f"{finding.path}: cannot be probed: {error.strerror}"
+        self._done.add(identity)
+        refused = [each for library in finding.libraries for each in library.refused]
+        return f"{finding.path}: {refused[0]}" if refused else finding.problem
+
+    def _hooked(self, hook: Hook) -> list[str]:
+        """Return one of a function's names, if the probe has a program for it."""
+        return [name for name in hook.names if name in self._functions][:1]
+
+
+def _identity(descriptor: int) -> Identity:
+    status = os.fstat(descriptor)
+    return status.st_dev, status.st_ino, status.st_ctime_ns
+
+
+def _allow_files() -> None:
+    """Allow as many open files as possible: each probed instruction takes one."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def _close(descriptors: Iterable[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
