@@ -52,6 +52,12 @@ class ProxiedConnection(TypedDict, total=False):
     dest_port: int
 
 
+class TlsSession(TypedDict, total=False):
+    """What is known about the encryption of a message."""
+
+    library: str
+
+
 class Record(TypedDict, total=False):
     """One HTTP message as one process sent or received it. The keys come in this order."""
 
@@ -161,7 +167,15 @@ class Record(TypedDict, total=False):
         int,
         "TCP sequence number of the message's first byte, the same at both ends and in a packet "
         "capture (`tcp.seq_raw`). With `connection` and `type` it joins what client and server saw "
-        "of one message. Absent if the socket is not plain TCP, and with `--engine bpftrace`",
+        "of one message. With `tls`: the bytes of plain text since the handshake, modulo 2**32; "
+        "absent if the handshake was not seen. Absent if the socket is not plain TCP, and with "
+        "`--engine bpftrace`",
+    ]
+    tls: Annotated[
+        TlsSession,
+        "present if the message was encrypted and captured with `--tls`: `library` is `openssl`, "
+        "`gnutls` or `go`. Without evidence which socket carries it, addresses, `connection`, "
+        "`sequence`, `socket` and `netns` are absent",
     ]
     socket: Annotated[int, "inode of the socket"]
     netns: Annotated[int, "inode of the network namespace"]

@@ -208,6 +208,13 @@ def add_output(parser: argparse.ArgumentParser, defaults: Settings | None = None
 def add_probe(group: argparse._ActionsContainer, engine: str = argparse.SUPPRESS) -> None:
     """Add the options that select what is loaded into the kernel."""
     group.add_argument(
+        "--tls",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="capture HTTPS too: the plain text of processes that use OpenSSL or GnuTLS, read at "
+        "the functions that encrypt it; secrets are redacted unless --no-redact is given",
+    )
+    group.add_argument(
         "--engine",
         choices=ENGINES,
         default=engine,

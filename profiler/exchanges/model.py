@@ -254,7 +254,9 @@ def absolute_url(request: Record, seen: Record) -> str:
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", target):
         return target
     scheme = header(request, ":scheme")
-    prefix = f"{scheme if scheme in ('http', 'https') else 'http'}://{authority(request, seen)}"
+    if scheme not in ("http", "https"):
+        scheme = "https" if "tls" in seen else "http"
+    prefix = f"{scheme}://{authority(request, seen)}"
     return prefix + (target if target.startswith("/") else f"/{target}")
 
 

@@ -17,7 +17,7 @@ from collections import OrderedDict
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from traceback import walk_tb
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import orjson
 
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from profiler.schema import Record
 
 _NAMES_KEPT = 4096
+_Named = TypeVar("_Named", wire.Names, wire.Session)
 
 
 class RecordWriter(Protocol):
@@ -76,6 +77,7 @@ class Pipeline:
         self._messages = Messages(settings)
         self.memory = Memory(settings.connection_memory, settings.max_memory)
         self._names: OrderedDict[int, wire.Names] = OrderedDict()
+        self._sessions: OrderedDict[int, wire.Session] = OrderedDict()
         self._clock_offset = 0
         self.account = Account()
         self._filter: Filter | None = None
@@ -109,7 +111,9 @@ class Pipeline:
             if cgroup and self._recorder:
                 self._recorder.write(wire.encode(cgroup))
         elif isinstance(item, wire.Names):
-            self._remember_names(item)
+            _keep(self._names, item.socket, item)
+        elif isinstance(item, wire.Session):
+            _keep(self._sessions, item.stream, item)
         elif isinstance(item, wire.Cgroup):
             self._processes.learn_cgroup(item)
         else:
@@ -194,12 +198,6 @@ class Pipeline:
             if isinstance(output, Message):
                 self._write(output)
 
-    def _remember_names(self, names: wire.Names) -> None:
-        self._names[names.socket] = names
-        self._names.move_to_end(names.socket)
-        if len(self._names) > _NAMES_KEPT:
-            self._names.popitem(last=False)
-
     def _write(self, message: Message) -> None:
         origin = message.origin
         record = record_of(
@@ -209,6 +207,7 @@ class Pipeline:
             self._clock_offset,
             self._settings.max_body,
             self._syscalls,
+            self._sessions.get(origin.socket),
         )
         if self._filter is None:
             self._emit(record)
@@ -228,6 +227,13 @@ class Pipeline:
             account.responses += 1
         for reason in record.get("incomplete", ()):
             account.incomplete[reason] = account.incomplete.get(reason, 0) + 1
+
+
+def _keep(table: OrderedDict[int, _Named], key: int, value: _Named) -> None:
+    table[key] = value
+    table.move_to_end(key)
+    if len(table) > _NAMES_KEPT:
+        table.popitem(last=False)
 
 
 def _cause_of(error: Exception) -> str:

@@ -24,7 +24,17 @@ from profiler.ingest.http.charset import text_of
 from profiler.ingest.http.framing import switches_to
 from profiler.ingest.http.message import REQUEST, Message
 from profiler.ingest.process import Identity
-from profiler.ingest.wire import AF_INET, AF_UNIX, SEND, Chunk, Names
+from profiler.ingest.wire import (
+    AF_INET,
+    AF_UNIX,
+    FLAG_JOINED,
+    LIBRARIES,
+    SEND,
+    TLS_STREAM,
+    Chunk,
+    Names,
+    Session,
+)
 
 if TYPE_CHECKING:
     from profiler.schema import Record, RequestSummary
@@ -44,13 +54,14 @@ def record_of(
     clock_offset: int,
     max_content: int,
     syscalls: Mapping[int, str],
+    session: Session | None = None,
 ) -> Record:
     """Return the record of ``message``.
 
     ``names`` are the paths of a Unix socket. ``clock_offset`` is CLOCK_REALTIME minus
     the kernel's clock, in nanoseconds. ``max_content`` limits the bytes that decoding
     a content coding may yield. ``syscalls`` maps the syscall numbers of the captured
-    machine to names.
+    machine to names. ``session`` is the TLS session that encrypted the message.
     """
     # Unpacked at once: accessing each field by its name costs a third of this function's time.
     origin, head, raw, body, size, incomplete, last_time, trailers, error_code, proxy = message
@@ -65,7 +76,8 @@ def record_of(
 
     asks = is_request and not head.pushed
     constant = _constant_of(
-        origin, syscalls.get(origin.syscall), sent == is_request, process, names, clock_offset
+        *(origin, syscalls.get(origin.syscall), sent == is_request),
+        *(process, names, session, clock_offset),
     )
     record: Record = {
         "timestamp": timestamp(origin.time + clock_offset),
@@ -134,6 +146,9 @@ def record_of(
     record.update(constant.call)
     if origin.sequence:
         record["sequence"] = (origin.sequence + origin.position) & 0xFFFFFFFF
+    elif session is not None and size and not origin.flags & FLAG_JOINED:
+        # Both ends count plain text from the handshake on.
+        record["sequence"] = origin.position & 0xFFFFFFFF
     record.update(constant.socket)
     record["captured"] = len(raw)
     if incomplete:
@@ -193,11 +208,12 @@ def _constant_of(
     is_client: bool,
     process: Identity | None,
     names: Names | None,
+    session: Session | None,
     clock_offset: int,
 ) -> _Constant:
     # Many connections carry only one exchange, so the first message is not cached.
     key = (
-        (_who(origin), syscall, is_client, process, names, clock_offset)
+        (_who(origin), syscall, is_client, process, names, session, clock_offset)
         if origin.position
         else None
     )
@@ -206,7 +222,7 @@ def _constant_of(
         constant = _Constant(
             _of_mover(origin, process, names),
             _of_call(origin, syscall, is_client, names),
-            _of_socket(origin, process, clock_offset),
+            _of_socket(origin, process, session, clock_offset),
         )
         if key is not None:
             if len(_constants) >= _CONSTANTS_MAX:
@@ -223,7 +239,7 @@ def _of_mover(origin: Chunk, process: Identity | None, names: Names | None) -> R
     record["direction"] = "send" if sent else "recv"
     if origin.family == AF_UNIX:
         _add_paths(record, names, sent)
-    else:
+    elif origin.family:
         local = address(origin.family, origin.local), origin.local_port
         remote = address(origin.family, origin.remote), origin.remote_port
         record["source_ip"], record["source_port"] = local if sent else remote
@@ -241,13 +257,21 @@ def _of_call(origin: Chunk, syscall: str | None, is_client: bool, names: Names |
     return record
 
 
-def _of_socket(origin: Chunk, process: Identity | None, clock_offset: int) -> Record:
-    record: Record = {
-        "socket": origin.socket,
-        "netns": origin.netns,
-        "tid": origin.tid,
-        "process_start": _start(origin.start_time + clock_offset),
-    }
+def _of_socket(
+    origin: Chunk, process: Identity | None, session: Session | None, clock_offset: int
+) -> Record:
+    record: Record = {}
+    socket: int | None = origin.socket
+    if session is not None:
+        record["tls"] = {"library": LIBRARIES[session.library]}
+        socket = session.socket or None
+    elif origin.socket & TLS_STREAM:
+        socket = None  # What describes the session was lost.
+    if socket is not None:
+        record["socket"] = socket
+        record["netns"] = origin.netns
+    record["tid"] = origin.tid
+    record["process_start"] = _start(origin.start_time + clock_offset)
     if process is not None:
         record["uid"] = process.uid
         if process.cgroup is not None:
@@ -271,6 +295,8 @@ def connection_of(origin: Chunk, names: Names | None, is_client: bool) -> str | 
     For TCP it is the Community ID (version 1, seed 0) that network tools use. For a Unix
     socket it contains the inode of the client's end, which is unique to the connection.
     """
+    if not origin.family:
+        return None
     if origin.family != AF_UNIX:
         size = 4 if origin.family == AF_INET else 16
         return community_id(

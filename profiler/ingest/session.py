@@ -84,10 +84,13 @@ def capture(
         user, reason = _reader(settings)
         if reason:
             _say(f"captured bytes are parsed as root: {reason}")
+        redact = True if settings.tls and settings.redact is None else settings.redact
         sink, redactor = choice or choose(
-            settings.output, settings.format, settings.redact, time.time_ns, settings.rotation
+            settings.output, settings.format, redact, time.time_ns, settings.rotation
         )
         stack.callback(sink.close)
+        if settings.tls:
+            _say("--tls shows what processes encrypt: passwords, cookies and private content")
         _say(described(redactor, settings.record is not None))
         _say("loading the probe ...")
         engine = stack.enter_context(open_engine(settings))
@@ -127,6 +130,8 @@ def capture(
             helper.split()
             for missing in confine(user):
                 _say(f"captured bytes are parsed {missing}")
+        engine.discover()
+        _say_problems(engine)
         how = [f"{engine.route} route", engine.carrier, f"Linux {os.uname().release}"]
         if user:
             how.append(f"as user {user.pw_name}")
@@ -289,6 +294,7 @@ def _run(
             clock_due = time.monotonic() + _CLOCK_SECONDS
             offset = clocks.realtime - clocks.kernel
         _feed_all(engine, pipeline, records)
+        _say_problems(engine)
         sink.flush()
         if pipeline.account.faults and not fault_reported:
             fault_reported = True
@@ -380,6 +386,11 @@ def _say(text: str) -> None:
     """Print one line for the user to standard error; standard output is for the records."""
     with contextlib.suppress(BrokenPipeError):
         print(f"http-profiler: {visible_lines(text)}", file=sys.stderr, flush=True)
+
+
+def _say_problems(engine: Engine) -> None:
+    while engine.problems:
+        _say(f"not probed: {engine.problems.pop(0)}")
 
 
 def _say_summary(account: Account) -> None:

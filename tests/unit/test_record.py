@@ -35,7 +35,9 @@ from profiler.ingest.wire import (
     FLAG_LIMIT,
     RECV,
     SEND,
+    TLS_STREAM,
     Names,
+    Session,
 )
 from tests.unit.h2talk import Talk, answering, asking
 from tests.unit.messages import read, request, response
@@ -57,7 +59,7 @@ KEYS = [
     *("body_encoding", "body_charset", "body_codings", "raw_payload_encoding"),
     *("type", "role", "exchange", "request"),
     *("latency_ms", "duration_ms", "stream", "syscall", "connection", "sequence"),
-    *("socket", "netns"),
+    *("tls", "socket", "netns"),
     *("tid", "process_start", "uid", "cgroup", "captured", "incomplete", "error_code"),
     "proxy",
 ]
@@ -106,6 +108,40 @@ def test_a_request() -> None:
         "cgroup": "/user.slice",
         "captured": len(POST),
     }
+
+
+STREAM = TLS_STREAM | 77
+
+
+def of_tls(message: Message, session: Session | None, **changed: Any) -> dict[str, Any]:
+    origin = message.origin._replace(socket=STREAM, sequence=0, **changed)
+    head = message.head
+    if head.request is not None:
+        head = head._replace(request=head.request._replace(origin=origin))
+    message = message._replace(origin=origin, head=head)
+    return record_of(message, CURL, None, OFFSET, 1000, SYSCALLS, session)
+
+
+def test_plain_text_of_tls_has_the_socket_that_carries_it() -> None:
+    found = of_tls(request(POST), Session(1, STREAM, SOCKET), position=9)
+    assert found["tls"] == {"library": "openssl"}
+    assert (found["socket"], found["sequence"]) == (SOCKET, 9)
+    assert found["connection"] == record(request(POST))["connection"]
+    assert found["exchange"] == f"{STREAM}-1"
+    # If the handshake was not seen, the other end counts from another byte.
+    joined = of_tls(request(POST), Session(1, STREAM, SOCKET), flags=FLAG_JOINED)
+    assert "sequence" not in joined
+
+
+def test_without_evidence_of_the_socket_nothing_names_one() -> None:
+    zeros = bytes(16)
+    unknown = {"family": 0, "local": zeros, "remote": zeros, "local_port": 0, "remote_port": 0}
+    found = of_tls(request(POST), Session(2, STREAM, 0), netns=0, **unknown)
+    assert found["tls"] == {"library": "gnutls"}
+    named = {"source_ip", "source_port", "dest_ip", "dest_port", "connection", "socket", "netns"}
+    assert not named & found.keys()
+    assert found["pid"] == record(request(POST))["pid"]
+    assert not named & of_tls(request(POST), None, netns=0, **unknown).keys()
 
 
 def test_the_common_fields_of_a_connection_are_current() -> None:
@@ -271,7 +307,8 @@ def test_the_keys_come_in_the_order_of_the_table() -> None:
     proxied = b"PROXY TCP4 192.0.2.7 198.51.100.9 51234 443\r\n" + POST
     items = Wire().send(chunked, sequence=5), Wire().recv(upgrade)
     others = map(record, [*read(*items), *read(Wire().recv(proxied))])
-    for line in (*others, *said(reset)):
+    encrypted = of_tls(request(POST), Session(1, STREAM, SOCKET))
+    for line in (*others, *said(reset), encrypted):
         assert list(line) == [key for key in KEYS if key in line]
         seen.update(line)
     assert seen == set(KEYS)
