@@ -75,10 +75,8 @@ def record_of(
             incomplete = (*incomplete, why)
 
     asks = is_request and not head.pushed
-    constant = _constant_of(
-        *(origin, syscalls.get(origin.syscall), sent == is_request),
-        *(process, names, session, clock_offset),
-    )
+    called, is_client = syscalls.get(origin.syscall), sent == is_request
+    constant = _constant_of(origin, called, is_client, process, names, session, clock_offset)
     record: Record = {
         "timestamp": timestamp(origin.time + clock_offset),
         **constant.mover,

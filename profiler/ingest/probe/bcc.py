@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from profiler.accounting import FILTERED, LOST, Count, Direction, KernelAccount, Sides
@@ -84,6 +85,8 @@ class BccEngine:
     def __init__(self, settings: Settings) -> None:
         _check_privilege()
         compiler_file()
+        if settings.tls:
+            _check_packages()
         self._cgroups = directories(settings.filters.cgroup)
         self._maps: dict[str, Map] = {}
         self._buffer: RingBuffer | PerfBuffer | None = None
@@ -221,9 +224,8 @@ class BccEngine:
         lift_memory_limit()
         # First, because it fails at once if BPF is not permitted here.
         self._open_buffer(uses_ring_buffer(layout, settings), settings.ring_bytes)
-        described_by = {
-            f"describe_{name}": name for name in maps_of(route, settings) if name != "events"
-        }
+        maps = maps_of(route, settings)
+        described_by = {f"describe_{name}": name for name in maps if name != "events"}
         functions = {attachment.function for attachment in program.attachments}
         functions.update(each.function for each in of_libraries(program))
         code = compiled_functions(
@@ -238,14 +240,14 @@ class BccEngine:
         self._name_cgroups()
         # Before the probe is attached, so that it has not seen any of these calls begin.
         self._inflight = InflightCalls(platform.machine())
-        self._attach_all(program, code, layout, maps_of(route, settings))
+        self._attach_all(program, code, layout, maps)
         if program.libraries:
             self._prepare_libraries(program, code)
         if self._inflight:
             self._attach_inflight(self._inflight, program, code, layout)
 
     def _prepare_libraries(self, program: Program, code: dict[str, bytes]) -> None:
-        # Imported here: only --tls needs the packages.
+        # Imported here: only --tls needs them.
         from profiler.ingest.probe.libraries import Libraries, Probes
 
         for each in of_libraries(program):
@@ -392,6 +394,15 @@ def _size_for_a_cpu(size: int) -> int:
     """Return the size of one CPU's part of a perf buffer in bytes: a power of two of pages."""
     pages = max(8, size // mmap.PAGESIZE // (os.cpu_count() or 1))
     return mmap.PAGESIZE << (pages.bit_length() - 1)
+
+
+def _check_packages() -> None:
+    missing = [name for name in ("capstone", "elftools") if not find_spec(name)]
+    if missing:
+        raise UnsupportedError(
+            f"--tls needs the package {missing[0].replace('elftools', 'pyelftools')}: install "
+            "http-profiler[tls]"
+        )
 
 
 def _check_privilege() -> None:

@@ -114,7 +114,7 @@ class Probes(Files):
 
     def _pids_after(self, pid: int) -> list[int]:
         """Return the processes with higher numbers than ``pid``, the first ones."""
-        pids = (int(name) for name in os.listdir(self._proc) if name.isdigit())
+        pids = (int(each.name) for each in self._proc.glob("[0-9]*"))
         return sorted(each for each in pids if each > pid)[:_PIDS_MAX]
 
 
