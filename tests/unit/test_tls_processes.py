@@ -17,6 +17,7 @@ import pytest
 from profiler.ingest.tls.processes import Discovery, Files, Finding
 from profiler.privileges.helper import Helper
 from tests.unit.elf_files import Elf
+from tests.unit.test_privileges import needs_root, needs_seccomp, run
 
 PID = 100
 LIBRARY = Elf(dict.fromkeys(("SSL_read", "SSL_write"), b"\x31\xc0\xc3")).build()
@@ -217,6 +218,32 @@ def test_the_helper_opens_the_files(process: Process, monkeypatch: pytest.Monkey
         helper.close()
     assert [one.kind for one in found.libraries] == ["openssl"]
     assert gone.problem == "/gone.so: cannot be opened: No such file or directory"
+
+
+@needs_root
+@needs_seccomp
+def test_a_confined_process_parses_what_the_helper_opens() -> None:
+    ctypes.CDLL("libgnutls.so.30")
+    refused, kinds, cached = run(
+        """
+        from profiler.ingest.tls.processes import Discovery, Files
+        pid = int(sys.argv[1])
+        files = Files()
+        files.share(helper)
+        helper.split()
+        confine(user_for("nobody"))
+        discovery = Discovery(files)
+        findings = discovery.process(pid)
+        kinds = {library.kind for one in findings for library in one.libraries}
+        refused = error_of(os.open, f"/proc/{pid}/map_files", os.O_RDONLY)
+        cached = [one.problem for one in discovery.cached()]
+        print(json.dumps([refused, sorted(kinds), cached]))
+        """,
+        os.getpid(),
+    )
+    assert refused in ("EACCES", "EPERM")
+    assert {"gnutls", "libcrypto", "openssl"} <= {*kinds}
+    assert not any(cached)
 
 
 def cache(libraries: dict[str, str], old: bytes = b"") -> bytes:
