@@ -71,8 +71,8 @@ GO = Kind(
     (),
     (),
 )
-# The first calls the second with one more argument, in every version that has both. Only the
-# second is probed, unless the compiler made the first independent of it.
+# The first passes its arguments on to the second, in every version that has both. Only the second
+# is probed, unless the first also returns by itself.
 _CALLS = {"SSL_write_ex": "SSL_write_ex2", "gnutls_record_send": "gnutls_record_send2"}
 
 

@@ -35,7 +35,7 @@ import capstone
 from capstone import arm64_const as arm
 from capstone import x86_const as x86
 
-# The longest known function, with the targets of its tail jumps, has 3 KB.
+# The longest function that is probed, with the targets of its tail jumps, has 3.6 KB.
 _MAX_BYTES = 16 * 1024
 _MAX_PARTS = 16
 
