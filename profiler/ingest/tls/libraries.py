@@ -146,13 +146,15 @@ def _by_code(
     kind: Kind, defined: dict[str, set[Bounds]]
 ) -> Iterator[tuple[Bounds, tuple[str, ...]]]:
     """Yield the functions with all their names: at one address there is one probe."""
-    names: dict[int, dict[str, int]] = {}
+    names: dict[int, set[str]] = {}
+    stops: dict[int, int] = {}
     for name in (*kind.returning, *kind.entered):
         for bounds in defined.get(name, ()):
-            sizes = names.setdefault(bounds.start, {})
-            sizes[name] = max(sizes.get(name, 0), bounds.stop - bounds.start)
+            names.setdefault(bounds.start, set()).add(name)
+            # A symbol without a size may have one in the other table.
+            stops[bounds.start] = max(stops.get(bounds.start, 0), bounds.stop)
     for start in sorted(names):
-        yield Bounds(start, start + max(names[start].values())), tuple(sorted(names[start]))
+        yield Bounds(start, stops[start]), tuple(sorted(names[start]))
 
 
 def _hook(
