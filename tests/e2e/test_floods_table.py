@@ -89,7 +89,7 @@ def test_floods_of_one_connection_cost_only_its_own_lines(
 ) -> None:
     exchanges = 200
     # A quarter of the ring has room for their records, however slowly it is read.
-    options = ("--route", route, "--ring-size", str(1 << 22), "--path", f"/{token}/*")
+    options = ("--route", route, "--ring-size", str(1 << 21), "--path", f"/{token}/*")
     with Capture(guest, *options) as capture:
         # A nice value that the user has set: the reader then does not take precedence.
         guest.exec("sudo renice -n 1 $(pgrep -f 'http-profiler --outpu[t]')")
