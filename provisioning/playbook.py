@@ -25,7 +25,7 @@ from provisioning.sources import (
     ANSIBLE,
     DEMO_REQUIREMENTS,
     copy_product,
-    profiler_dependencies,
+    installed_dependencies,
     wheel_of,
 )
 
@@ -46,7 +46,7 @@ def system_variables(
         "containers": spec.containers,
         "benchmarks": spec.benchmarks,
         "pip_constraints": pins(read_lock(spec.name)) if pinned is None else pinned,
-        "profiler_dependencies": profiler_dependencies(),
+        "profiler_dependencies": installed_dependencies(),
         "demo_requirements": [str(REPOSITORY / name) for name in DEMO_REQUIREMENTS],
     }
 

@@ -73,6 +73,13 @@ def profiler_dependencies() -> list[str]:
     return [str(requirement) for requirement in project.get("dependencies", [])]
 
 
+def installed_dependencies() -> list[str]:
+    """Return what a guest's profiler gets from PyPI: also what ``--tls`` needs."""
+    project = tomllib.loads(PYPROJECT.read_text("utf-8"))["project"]
+    extra = project.get("optional-dependencies", {}).get("tls", [])
+    return [*profiler_dependencies(), *map(str, extra)]
+
+
 def system_inputs() -> dict[str, object]:
     """Return the inputs of a guest's system from the repository and the host."""
     playbook = digest_files(ANSIBLE, [ANSIBLE])
@@ -83,7 +90,7 @@ def system_inputs() -> dict[str, object]:
             for name, content in playbook.items()
             if not name.startswith((BOX, *FLEET))
         },
-        "profiler dependencies": profiler_dependencies(),
+        "profiler dependencies": installed_dependencies(),
         "demo requirements": digest_files(
             REPOSITORY, [REPOSITORY / name for name in DEMO_REQUIREMENTS]
         ),
