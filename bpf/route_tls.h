@@ -22,35 +22,59 @@ static __always_inline void remove_calls(struct tls_thread *thread, u64 stack)
 #pragma unroll
 	for (u32 i = NESTED_MAX; i-- > 0;) {
 		if (depth == i + 1 && (thread->calls[i].stack <= stack ||
-				       thread->calls[i].direction == DIRECTION_NONE))
+				       !is_return_seen(&thread->calls[i])))
 			depth = i;
 	}
 	thread->depth = depth;
+}
+
+static __always_inline struct tls_key thread_of(void *ctx, u8 library)
+{
+	u64 id = get_current_pid_tgid();
+	struct tls_key thread = { .session = (u32)id, .process = id >> 32 };
+
+	if (library == TLS_GO)
+		thread.session = REGISTER(ctx, pt_regs_goroutine);
+	return thread;
+}
+
+/*
+ * The stack pointer; of a goroutine, whose stack moves when it grows, the distance to the upper
+ * end, as a negative number. Its bounds are the first members of the runtime's struct g.
+ */
+static __always_inline u64 stack_of(void *ctx, u8 library)
+{
+	u64 stack = REGISTER(ctx, pt_regs_stack);
+	u64 end = 0;
+
+	if (library == TLS_GO)
+		probe_read_user(&end, sizeof(end), (void *)(REGISTER(ctx, pt_regs_goroutine) + 8));
+	return stack - end;
 }
 
 /* A function of a TLS library is entered; its first parameter is the session. */
 static __always_inline int
 enter_tls(void *ctx, u64 session, u64 buffer, u64 size_at, u8 library, u8 direction)
 {
-	u64 id = get_current_pid_tgid();
-	u32 process = id >> 32;
+	struct tls_key key = thread_of(ctx, library);
+	u32 process = key.process;
 
 	if (process == written_over(SELF_PLACEHOLDER) ||
 	    why_not_this_process(process) < FILTERED_REASONS)
 		return 0;
-	struct tls_thread *thread = LOOKUP(tls_threads, &id);
+	struct tls_thread *thread = LOOKUP(tls_threads, &key);
 	if (!thread) {
 		struct tls_blank *blank = tls_blank();
-		u32 one = 1;
+		u32 used = library;
 
-		if (!blank || UPDATE(tls_threads, &id, &blank->thread) ||
-		    UPDATE(tls_processes, &process, &one))
+		if (!blank || UPDATE(tls_threads, &key, &blank->thread) ||
+		    UPDATE(tls_processes, &process, &used))
 			return 0;
-		thread = LOOKUP(tls_threads, &id);
+		thread = LOOKUP(tls_threads, &key);
 		if (!thread)
 			return 0;
 	}
-	u64 stack = REGISTER(ctx, pt_regs_stack);
+	u64 stack = stack_of(ctx, library);
 	remove_calls(thread, stack);
 	struct tls_call *outer = innermost(thread);
 	/* A function that calls another one of the same session moves the same bytes. */
@@ -74,19 +98,19 @@ enter_tls(void *ctx, u64 session, u64 buffer, u64 size_at, u8 library, u8 direct
 /* BIO_write(bio, data, length): within a call of a session, `data` is a record of it. */
 static __always_inline int write_record(void *ctx, u64 data, u32 length)
 {
-	u64 id = get_current_pid_tgid();
-	struct tls_thread *thread = LOOKUP(tls_threads, &id);
+	struct tls_key key = thread_of(ctx, TLS_OPENSSL);
+	struct tls_thread *thread = LOOKUP(tls_threads, &key);
 	struct tls_call *within = thread ? innermost(thread) : 0;
 	struct tls_bytes bytes;
 
 	if (!within || within->stack <= REGISTER(ctx, pt_regs_stack) || length < RECORD_SIZE ||
 	    probe_read_user(&bytes, sizeof(bytes), (void *)data))
 		return 0;
-	struct tls_record record = { .bytes = unique_bytes(&bytes), .process = id >> 32 };
+	struct tls_record record = { .bytes = unique_bytes(&bytes), .process = key.process };
 	if (!record.bytes)
 		return 0;
 	UPDATE(tls_records, &record, &within->session);
-	struct tls_key key = { .session = within->session, .process = id >> 32 };
+	key.session = within->session;
 	if (is_hello(&bytes) && !known_stream(&key))
 		begin_stream(&key, within->library, 0);
 	return 0;
@@ -153,13 +177,14 @@ move_plain_text(void *ctx, u64 id, u64 session, u64 buffer, u64 direction, u8 li
 }
 
 /* One of a function's RET instructions is reached; `result` is what it returns. */
-static __always_inline int leave_tls(void *ctx, s64 result)
+static __always_inline int leave_tls(void *ctx, s64 result, u8 library)
 {
 	u64 id = get_current_pid_tgid();
-	struct tls_thread *thread = LOOKUP(tls_threads, &id);
+	struct tls_key key = thread_of(ctx, library);
+	struct tls_thread *thread = LOOKUP(tls_threads, &key);
 	if (!thread)
 		return 0;
-	u64 stack = REGISTER(ctx, pt_regs_stack);
+	u64 stack = stack_of(ctx, library);
 	struct tls_call *found = 0;
 #pragma unroll
 	for (u32 i = 0; i < NESTED_MAX; i++) {

@@ -12,8 +12,8 @@
  *     a record    the library writes a record with BIO_write() while the thread is in a call
  *                 of this session, and a socket of the process sends a record with the same
  *                 eight random bytes
- *     nesting     the thread moves a record at a socket while it is in a call of this
- *                 session, and no record was compared yet
+ *     nesting     the thread, or goroutine, moves a record at a socket while it is in a call
+ *                 of this session, and no record was compared yet
  *
  * Without evidence a session has no addresses. Evidence for another socket begins a new
  * stream, because its earlier bytes belong to the other connection.
@@ -30,10 +30,7 @@
 /* Names a stream in `socket` of an event. No inode has this bit. */
 #define TLS_STREAM (1ULL << 63)
 
-/*
- * A function in which a session writes records, but moves no plain text. Its return is not
- * seen, because some leave by a jump through a pointer. So the thread may have left it.
- */
+/* A function in which a session writes records, but moves no plain text. */
 #define DIRECTION_NONE 2
 
 /* Calls of a thread within each other: a library's BIO may use another session. */
@@ -45,7 +42,7 @@ struct tls_call {
 	u64 session;
 	u64 buffer;
 	u64 size_at;  /* where the function writes how many bytes it moved; 0: it returns that */
-	u64 stack;    /* stack pointer at its entry, and at its return */
+	u64 stack;    /* stack pointer at its entry, and at its return; Go: see stack_of() */
 	u8 library;
 	u8 direction;
 };
@@ -55,6 +52,7 @@ struct tls_thread {
 	u64 depth;
 };
 
+/* A session, thread or goroutine of a process. */
 struct tls_key {
 	u64 session;
 	u64 process;
@@ -74,7 +72,8 @@ struct tls_record {
 };
 
 DEFINE_MAP(tls_account, MAP_TYPE_PERCPU_ARRAY, u32, struct counters, 2)
-DEFINE_MAP(tls_threads, MAP_TYPE_LRU_HASH, u64, struct tls_thread, TLS_MAX)
+DEFINE_MAP(tls_threads, MAP_TYPE_LRU_HASH, struct tls_key, struct tls_thread, TLS_MAX)
+/* Processes that have called a library; the last one. */
 DEFINE_MAP(tls_processes, MAP_TYPE_LRU_HASH, u32, u32, PROCESSES_MAX)
 DEFINE_MAP(tls_streams, MAP_TYPE_LRU_HASH, struct tls_key, struct tls_stream, TLS_MAX)
 DEFINE_MAP(tls_records, MAP_TYPE_LRU_HASH, struct tls_record, u64, TLS_MAX)
@@ -254,6 +253,16 @@ bind(struct call *call, struct tls_key *key, struct tls_stream *stream, u64 sock
 	UPDATE(tls_sockets, &socket, key);
 }
 
+/*
+ * Whether a program runs at the call's return. Not at that of a handshake, which may leave by a
+ * jump through a pointer: then the thread may be in this call, or have left it. Go has no such
+ * jumps.
+ */
+static __always_inline int is_return_seen(struct tls_call *call)
+{
+	return call->direction != DIRECTION_NONE || call->library == TLS_GO;
+}
+
 /* The innermost call of a thread, or 0. */
 static __always_inline struct tls_call *innermost(struct tls_thread *thread)
 {
@@ -265,14 +274,30 @@ static __always_inline struct tls_call *innermost(struct tls_thread *thread)
 	return &thread->calls[last];
 }
 
+/*
+ * The number of a thread, or the address of a goroutine: Go runs them on any thread, but keeps
+ * the address in a register, also in a system call. 0: unknown, before 5.15.
+ */
+static __always_inline u64 current_thread(u32 library)
+{
+	if (library != TLS_GO)
+		return (u32)get_current_pid_tgid();
+#if defined(HELPER_get_current_task_btf) && defined(HELPER_task_pt_regs)
+	u64 (*const registers_of)(u64 task) = (void *)HELPER_task_pt_regs;
+	return FIELD(u64, registers_of(current_task()), pt_regs_goroutine);
+#else
+	return 0;
+#endif
+}
+
 /* A process with TLS sessions moved bytes at a socket: do they show whose socket it is? */
 static __always_inline void compare_record(struct call *call)
 {
-	u64 id = get_current_pid_tgid();
-	u32 process = id >> 32;
-
-	if (!LOOKUP(tls_processes, &process))
+	u32 process = get_current_pid_tgid() >> 32;
+	u32 *library = LOOKUP(tls_processes, &process);
+	if (!library)
 		return;
+	struct tls_key current = { .session = current_thread(*library), .process = process };
 	u64 socket = socket_inode(call->socket);
 	struct workspace *work = workspace_of(call);
 	if (!socket || !work)
@@ -304,15 +329,15 @@ static __always_inline void compare_record(struct call *call)
 			return;
 		}
 	}
-	struct tls_thread *thread = LOOKUP(tls_threads, &id);
+	struct tls_thread *thread = LOOKUP(tls_threads, &current);
 	struct tls_call *within = thread ? innermost(thread) : 0;
 	if (!within)
 		return;
 	key.session = within->session;
 	struct tls_stream *stream = known_stream(&key);
-	if (!stream && (!flags || within->direction != DIRECTION_NONE))
+	if (!stream && (!flags || is_return_seen(within)))
 		stream = begin_stream(&key, within->library, flags);
-	if (stream && within->direction != DIRECTION_NONE)
+	if (stream && is_return_seen(within))
 		bind(call, &key, stream, socket, 0, flags);
 }
 /*

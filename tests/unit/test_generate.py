@@ -280,18 +280,24 @@ def test_functions_of_tls_libraries() -> None:
         f"REGISTER(ctx, pt_regs_{name})"
         for name in ("argument0", "argument1", "argument2", "parameter3", "parameter4")
     )
-    assert calls.keys() == {hook.function for hook in load_hooks().libraries}
+    functions = {re.sub(r"\W+", "_", hook.function) for hook in load_hooks().libraries}
+    assert calls.keys() == functions
+    conn, buffer = (f"REGISTER(ctx, pt_regs_go{number})" for number in (0, 1))
     expected = {
         "SSL_read": f"enter_tls(ctx, {first}, {second}, 0, TLS_OPENSSL, DIRECTION_RECV)",
         "SSL_write_ex": f"enter_tls(ctx, {first}, {second}, {fourth}, TLS_OPENSSL, DIRECTION_SEND)",
         "SSL_write_ex2": f"enter_tls(ctx, {first}, {second}, {fifth}, TLS_OPENSSL, DIRECTION_SEND)",
         "BIO_write": f"write_record(ctx, {second}, {third})",
         "gnutls_deinit": f"free_session(ctx, {first})",
+        "crypto_tls_Conn_Read": f"enter_tls(ctx, {conn}, {buffer}, 0, TLS_GO, DIRECTION_RECV)",
     }
     assert expected.items() <= calls.items()
-    returning = {each.function for each in given.libraries if each.leave}
-    moving = {hook.function for hook in load_hooks().libraries if hook.event in ("send", "recv")}
-    assert returning == moving
+    returning = {each.function: each.leave.function for each in given.libraries if each.leave}
+    assert returning == {
+        hook.function: "leave_go" if hook.library == "go" else "leave_library"
+        for hook in load_hooks().libraries
+        if hook.event in ("send", "recv") or (hook.library, hook.event) == ("go", "session")
+    }
 
 
 def test_tls_needs_the_registers_of_user_programs() -> None:

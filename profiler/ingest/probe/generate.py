@@ -208,26 +208,39 @@ def _inflight(hooks: Hooks, layout: Layout) -> list[Attachment]:
     return []
 
 
-_LEAVE_LIBRARY = "leave_library"
+# Go's functions find their thread, stack and parameters in other places.
+_LEAVE_LIBRARY, _LEAVE_GO = "leave_library", "leave_go"
+_GO = "go"
 # The registers of a user program's parameters. The system calls' names serve for the first three.
 _PARAMETERS = (
     *("pt_regs_argument0", "pt_regs_argument1", "pt_regs_argument2"),
     *("pt_regs_parameter3", "pt_regs_parameter4"),
 )
-_REGISTERS = (*_PARAMETERS, "pt_regs_result", "pt_regs_stack")
+_GO_PARAMETERS = ("pt_regs_go0", "pt_regs_go1")
+_REGISTERS = (
+    *(*_PARAMETERS, *_GO_PARAMETERS),
+    *("pt_regs_result", "pt_regs_stack", "pt_regs_goroutine"),
+)
 
 
 def _libraries(hooks: Hooks, layout: Layout) -> tuple[list[str], tuple[LibraryPrograms, ...]]:
     if not all(name in layout.offsets for name in _REGISTERS):
         raise UnsupportedError("--tls needs the kernel's BTF, on x86_64 or arm64")
-    entries = [_entry(_LEAVE_LIBRARY, "leave_tls(ctx, (s32)REGISTER(ctx, pt_regs_result))")]
+    result = "(s32)REGISTER(ctx, pt_regs_result)"
+    entries = [
+        _entry(_LEAVE_LIBRARY, f"leave_tls(ctx, {result}, TLS_OPENSSL)"),
+        _entry(_LEAVE_GO, f"leave_tls(ctx, {result}, TLS_GO)"),
+    ]
     found = []
     for hook in hooks.libraries:
-        name = f"enter_{hook.function}"
+        name = "enter_" + re.sub(r"\W+", "_", hook.function)
         entries.append(_entry(name, _call_of(hook)))
         entry = Attachment(UPROBE, hook.function, name)
-        moves = hook.event in ("send", "recv")
-        leave = Attachment(UPROBE, hook.function, _LEAVE_LIBRARY) if moves else None
+        leave = None
+        if hook.library == _GO and hook.event != "free":
+            leave = Attachment(UPROBE, hook.function, _LEAVE_GO)
+        elif hook.event in ("send", "recv"):
+            leave = Attachment(UPROBE, hook.function, _LEAVE_LIBRARY)
         found.append(LibraryPrograms(hook.library, hook.function, entry, leave))
     return entries, tuple(found)
 
@@ -237,21 +250,20 @@ def _entry(name: str, call: str) -> str:
 
 
 def _call_of(hook: LibraryHook) -> str:
-    session = _register(0)
+    def register(position: int) -> str:
+        parameters = _GO_PARAMETERS if hook.library == _GO else _PARAMETERS
+        return f"REGISTER(ctx, {parameters[position]})"
+
     if hook.event == "free":
-        return f"free_session(ctx, {session})"
+        return f"free_session(ctx, {register(0)})"
     if hook.event == "record":
-        return f"write_record(ctx, {_register(hook.buffer)}, {_register(hook.length)})"
-    moved = "0" if hook.moved is None else _register(hook.moved)
+        return f"write_record(ctx, {register(hook.buffer)}, {register(hook.length)})"
+    moved = "0" if hook.moved is None else register(hook.moved)
     direction = {"session": "NONE"}.get(hook.event, hook.event.upper())
     return (
-        f"enter_tls(ctx, {session}, {_register(hook.buffer)}, {moved}, "
+        f"enter_tls(ctx, {register(0)}, {register(hook.buffer)}, {moved}, "
         f"TLS_{hook.library.upper()}, DIRECTION_{direction})"
     )
-
-
-def _register(position: int) -> str:
-    return f"REGISTER(ctx, {_PARAMETERS[position]})"
 
 
 _AT_ENTRY = {

@@ -111,6 +111,11 @@ OPTIONAL_FIELDS: dict[str, tuple[str, ...]] = {
     "pt_regs_parameter4": ("pt_regs.r8", "pt_regs.regs+32"),
     "pt_regs_result": ("pt_regs.ax", "pt_regs.regs"),
     "pt_regs_stack": ("pt_regs.sp",),
+    # Go passes parameters in registers of its own on x86; these are the first two, and the
+    # goroutine (ABIInternal of the Go compiler, since Go 1.17; arm64: 1.18).
+    "pt_regs_go0": ("pt_regs.ax", "pt_regs.regs"),
+    "pt_regs_go1": ("pt_regs.bx", "pt_regs.regs+8"),
+    "pt_regs_goroutine": ("pt_regs.r14", "pt_regs.regs+224"),
     # Since 6.13, programs at a system call's tracepoint can be preempted.
     "tracepoint_faultable": ("tracepoint_ext.faultable",),
 }

@@ -67,8 +67,11 @@ KINDS = (
 GO = Kind(
     "go",
     frozenset(("crypto/tls.(*Conn).Read", "crypto/tls.(*Conn).Write")),
-    ("crypto/tls.(*Conn).Read", "crypto/tls.(*Conn).Write"),
-    (),
+    (
+        *("crypto/tls.(*Conn).Read", "crypto/tls.(*Conn).Write"),
+        "crypto/tls.(*Conn).handshakeContext",
+    ),
+    ("crypto/tls.(*Conn).Close",),
     (),
 )
 # The first passes its arguments on to the second, in every version that has both. Only the second
@@ -124,7 +127,7 @@ def examine(descriptor: int) -> list[Library]:
     found = [_library(image, kind, defined, versions[kind.marks]) for kind in kinds]
     version = go.version(image)
     if version is not None:
-        functions = go.functions(image, GO.needed)
+        functions = go.functions(image, frozenset((*GO.returning, *GO.entered)))
         if GO.needed <= functions.keys():
             found.append(_library(image, GO, functions, version))
     return found
