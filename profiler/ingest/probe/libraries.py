@@ -12,9 +12,11 @@ helper attaches only to files that it has opened itself: the other side names on
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import resource
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 from profiler.ingest.probe.generate import LibraryPrograms
 from profiler.ingest.probe.load import attach_to_file
@@ -34,9 +36,15 @@ _POINTS_MAX = 256
 class Probes(Files):
     """Opens files, and attaches to those that it has opened."""
 
-    def __init__(self, libraries: Iterable[LibraryPrograms], programs: Mapping[str, int]) -> None:
+    def __init__(
+        self,
+        libraries: Iterable[LibraryPrograms],
+        programs: Mapping[str, int],
+        proc: Path = Path("/proc"),
+        root: Path = Path("/"),
+    ) -> None:
         """``programs`` maps the functions of the loaded probe to their descriptors."""
-        super().__init__()
+        super().__init__(proc, root)
         self._libraries = {each.function: each for each in libraries}
         self._programs = programs
         self._opened: dict[Identity, int] = {}
@@ -88,7 +96,7 @@ class Probes(Files):
             return False
         file = self._opened.get(key)
         if file is None:
-            raise FileNotFoundError("the helper has not opened the file")
+            raise FileNotFoundError(errno.ENOENT, "the helper has not opened the file")
         descriptors: list[int] = []
         try:
             for program, offset in self._points(functions):
@@ -166,11 +174,11 @@ class Libraries:
         ]
         if not functions:
             return finding.problem
+        self._done.add(identity)
         try:
             self._probes.attach(list(identity), functions)
         except OSError as error:
             return f"{finding.path}: cannot be probed: {error.strerror}"
-        self._done.add(identity)
         refused = [each for library in finding.libraries for each in library.refused]
         return f"{finding.path}: {refused[0]}" if refused else finding.problem
 

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Attaching to the libraries of processes in a made-up /proc; the test stands in for the kernel."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from profiler.ingest.probe import libraries as module
+from profiler.ingest.probe.generate import UPROBE, Attachment, LibraryPrograms
+from profiler.ingest.probe.libraries import Libraries, Probes
+from tests.unit.elf_files import BASE, Elf
+from tests.unit.test_tls_processes import PID, Process
+
+NAMES = ("SSL_read", "SSL_write", "SSL_free", "other")
+FILE = Elf(dict.fromkeys(NAMES, b"\x31\xc0\xc3"))
+CONTENT = FILE.build()
+LEAVE = Attachment(UPROBE, "", "leave_library")
+HOOKS = tuple(
+    LibraryPrograms("openssl", name, Attachment(UPROBE, name, f"enter_{name}"), leave)
+    for name, leave in (("SSL_read", LEAVE), ("SSL_write", LEAVE), ("SSL_free", None))
+)
+PROGRAMS = {"leave_library": 10, "enter_SSL_read": 11, "enter_SSL_write": 12, "enter_SSL_free": 13}
+
+
+class Kernel:
+    """Records what is attached, and refuses ``refused`` offsets."""
+
+    def __init__(self) -> None:
+        self.attached: list[tuple[int, bytes, int]] = []
+        self.descriptors: list[int] = []
+        self.refused: set[int] = set()
+
+    def attach(self, program: int, file: int, offset: int) -> int:
+        if offset in self.refused:
+            raise OSError(errno.EINVAL, "Invalid argument")
+        self.attached.append((program, os.pread(file, 4, 0), offset))
+        self.descriptors.append(os.open(os.devnull, os.O_RDONLY))
+        return self.descriptors[-1]
+
+    def open(self) -> int:
+        """Return how many attachments are still open."""
+        links = (Path(f"/proc/self/fd/{each}") for each in self.descriptors)
+        return sum(link.is_symlink() for link in links)
+
+
+@pytest.fixture
+def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
+    kernel = Kernel()
+    monkeypatch.setattr(module, "attach_to_file", kernel.attach)
+    return kernel
+
+
+@pytest.fixture
+def process(tmp_path: Path) -> Process:
+    process = Process(tmp_path)
+    process.add("usr/lib/libssl.so.3", CONTENT)
+    process.map("/usr/lib/libssl.so.3")
+    process.files()
+    return process
+
+
+def probes_of(process: Process) -> Probes:
+    return Probes(HOOKS, PROGRAMS, process.proc, process.root)
+
+
+def libraries_of(probes: Probes) -> Libraries:
+    return Libraries(probes, [hook.function for hook in HOOKS])
+
+
+def test_returns_are_attached_before_entries(process: Process, kernel: Kernel) -> None:
+    probes = probes_of(process)
+    assert libraries_of(probes).attach_all() == []
+    entry = {name: address - BASE for name, address in FILE.addresses.items()}
+    assert [(program, offset) for program, _, offset in kernel.attached] == [
+        *((10, entry["SSL_read"] + 2), (11, entry["SSL_read"])),
+        *((10, entry["SSL_write"] + 2), (12, entry["SSL_write"])),
+        (13, entry["SSL_free"]),
+    ]
+    assert {magic for _, magic, _ in kernel.attached} == {b"\x7fELF"}
+    assert kernel.open() == 5
+    probes.close()
+    assert kernel.open() == 0
+
+
+def test_a_file_is_attached_to_once(process: Process, kernel: Kernel) -> None:
+    libraries = libraries_of(probes_of(process))
+    libraries.attach_all()
+    number = len(kernel.attached)
+    assert libraries.attach_to(PID) == []
+    assert libraries.attach_all() == []
+    assert len(kernel.attached) == number
+
+
+def test_a_refused_file_is_reported_once_and_not_attached_to(
+    process: Process, kernel: Kernel
+) -> None:
+    kernel.refused = {FILE.addresses["SSL_write"] - BASE}
+    libraries = libraries_of(probes_of(process))
+    problem = "/usr/lib/libssl.so.3: cannot be probed: Invalid argument"
+    assert libraries.attach_all() == [problem]
+    assert libraries.attach_to(PID) == []
+    assert kernel.attached and kernel.open() == 0
+
+
+def test_only_a_file_that_was_opened_can_be_attached_to(process: Process, kernel: Kernel) -> None:
+    probes = probes_of(process)
+    status = (process.root / "usr/lib/libssl.so.3").stat()
+    identity = [status.st_dev, status.st_ino, status.st_ctime_ns]
+    functions: list[list[object]] = [["SSL_free", 64, []]]
+    with pytest.raises(OSError, match="has not opened"):
+        probes.attach(identity, functions)
+    os.close(probes.open_mapping(PID, 0x7F00_0000_0000))
+    assert probes.attach(identity, functions)
+    probes.forget()
+    with pytest.raises(OSError, match="has not opened"):
+        probes.attach([*identity[:2], 0], functions)
+    assert len(kernel.attached) == 1
+
+
+def test_a_process_that_has_ended_is_no_problem(process: Process, kernel: Kernel) -> None:
+    assert libraries_of(probes_of(process)).attach_to(PID + 1) == []
+    assert not kernel.attached
