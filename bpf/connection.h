@@ -62,8 +62,9 @@ DEFINE_MAP(searches, MAP_TYPE_ARRAY, u32, u64, 1)
 
 /*
  * A search examines this many places, at equal distances: connections that are opened together
- * have places side by side, and may stay open together. Searches on other CPUs begin at other
- * places within that distance, so that two never choose the same free one.
+ * have places side by side, and may stay open together. Searches at the same time begin at
+ * different places, so that they do not choose the same one (except before 5.12, see
+ * fetch_and_add()).
  */
 #define EXAMINED_MAX 32
 
