@@ -84,6 +84,7 @@ class StandInEngine:
 
 class StandInCgroup:
     path = "/stand-in"
+    directory = Path("/stand-in")
 
     def __init__(self, *_: object) -> None:
         pass

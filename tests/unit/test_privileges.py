@@ -319,6 +319,27 @@ def test_run_starts_the_command_and_writes_its_report_with_privileges(
     assert [path.name for path in tmp_path.iterdir()] == ["junit.xml"]
 
 
+@needs_root
+def test_run_reports_trouble_if_its_helper_ends() -> None:
+    environment = {
+        **os.environ,
+        "HTTP_PROFILER_UNPRIVILEGED_USER": "nobody",
+        "STAND_IN_CGROUP": "",
+    }
+    command = [sys.executable, "-m", "tests.unit.stand_in_engine", str(DEMO / "capture"), "run"]
+    done = subprocess.run(
+        [*command, "--", "sh", "-c", "kill -KILL $PPID"],  # its parent is the helper
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 125, done.stderr
+    assert "the helper that holds the probe has ended" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_user_that_does_not_exist_is_a_usage_error() -> None:
     with pytest.raises(UsageError, match="--unprivileged-user: this machine has no user 'missing'"):
         user_for("missing")

@@ -67,8 +67,11 @@ def run(options: argparse.Namespace) -> int:
         try:
             return _traced(options, settings, assertions, cgroup, helper)
         finally:
-            for line in remove_cgroup():
-                say(line)
+            try:
+                for line in remove_cgroup():
+                    say(line)
+            except ProbeError as error:
+                say(f"kept {cgroup.directory}: {error}")
 
 
 def _traced(
@@ -104,7 +107,12 @@ def _traced(
         return TROUBLE if trouble else _INTERRUPTED
     if not command.ended:
         account = None  # It does not cover all that the command does.
-    code = command.wait()
+    try:
+        code = command.wait()
+    except ProbeError as error:
+        # Nobody knows the exit code: the helper was the command's parent.
+        trouble = trouble or error
+        code = 0
     holds = True
     if exchanges is not None and assertions:
         holds = _verify(options, assertions, exchanges, account, time.monotonic() - started)
