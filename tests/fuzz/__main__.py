@@ -12,19 +12,24 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
 from profiler.accounting import KernelAccount
 from profiler.ingest import wire
+from profiler.ingest.wire import RECV, SEND
+from tests.floods import CLIENT, FLOODS
 from tests.fuzz import actions
-from tests.replay.script import CASES, read, records
+from tests.replay.script import CASES, Call, read, records
 from tests.unit.elf_files import AARCH64, BUILDINFO, Elf, Part, pclntab
 from tests.unit.wires import SOCKET
 
 OUTPUT = Path("output/fuzz")
-TARGETS = ("fuzz_http", "fuzz_wire", "fuzz_elf")
-SECONDS = 60
+TARGETS = ("fuzz_http", "fuzz_wire", "fuzz_elf", "fuzz_memory")
+# Floods need room for a head that fills an HPACK table, or one of wide characters.
+MAX_LENGTH = {"fuzz_memory": 16_384}
+SECONDS = 120
 
 # Kinds that no case contains.
 OTHERS = [
@@ -57,6 +62,16 @@ def cases(target: str) -> Iterator[tuple[str, bytes]]:
             yield name, b"".join(map(framed, [*OTHERS, *records(script.steps, script.joined)]))
 
 
+def conversations() -> Iterator[tuple[str, bytes]]:
+    """Yield few seeds, because the target plays an input many times: floods and HTTP/2 cases."""
+    for name, flood in FLOODS.items():
+        if flood.holds:
+            talk = flood.talk(0)
+            steps = [Call(SOCKET, SEND if end == CLIENT else RECV, 0, data) for end, data in talk]
+            yield f"flood-{name}", actions.encode(steps, joined=False)[: MAX_LENGTH["fuzz_memory"]]
+    yield from ((name, seed) for name, seed in cases("fuzz_http") if name.startswith("http2-"))
+
+
 def programs() -> Iterator[tuple[str, bytes]]:
     """Yield ELF files with the libraries that are recognised."""
     leave = b"\xe9\x0b\0\0\0"
@@ -81,12 +96,15 @@ def main(seconds: str = str(SECONDS), *targets: str) -> int:
     for name in names:
         seeds = OUTPUT / name
         seeds.mkdir(parents=True, exist_ok=True)
-        for seed, content in programs() if name == "fuzz_elf" else cases(name):
+        inputs = {"fuzz_elf": programs, "fuzz_memory": conversations}.get(
+            name, partial(cases, name)
+        )
+        for seed, content in inputs():
             (seeds / seed).write_bytes(content)
         options = [
             f"-max_total_time={int(seconds) // len(names)}",
             f"-artifact_prefix={OUTPUT}/{name}-",
-            *("-max_len=8192", "-timeout=10", "-rss_limit_mb=1024"),
+            *(f"-max_len={MAX_LENGTH.get(name, 8192)}", "-timeout=30", "-rss_limit_mb=1024"),
             *("-verbosity=0", "-print_final_stats=1"),
         ]
         command = [sys.executable, "-m", f"tests.fuzz.{name}", *options, str(seeds)]
