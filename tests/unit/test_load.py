@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import struct
 
 import pytest
@@ -110,3 +112,31 @@ def test_the_attributes_are_as_long_as_the_kernel_s() -> None:
 def test_a_missing_tracepoint_is_named() -> None:
     with pytest.raises(ProbeError, match="no tracepoint syscalls:sys_enter_nothing"):
         load.attach(-1, Attachment(TRACEPOINT, "syscalls:sys_enter_nothing", "f"))
+
+
+def test_an_instruction_of_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The uprobe PMU: config1 is the path, config2 the offset (perf_event_open(2))."""
+    asked = []
+
+    def perf_event(event_type: int, config: int, *, config1: int, config2: int) -> int:
+        asked.append((event_type, config, ctypes.string_at(config1), config2))
+        return 77
+
+    requests: list[tuple[int, ...]] = []
+    monkeypatch.setattr(load, "perf_event", perf_event)
+    monkeypatch.setattr(load, "ioctl", lambda *arguments: requests.append(arguments) or 0)
+    monkeypatch.setattr(load, "_probe_type", {"uprobe": 9}.__getitem__)
+    assert load.attach_to_file(5, 33, 4096) == 77
+    assert asked == [(9, 0, b"/proc/self/fd/33", 4096)]
+    assert [(descriptor, argument) for descriptor, _, argument in requests] == [(77, 5), (77, 0)]
+
+
+def test_an_instruction_that_the_kernel_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    def perf_event(*_: object, **__: object) -> int:
+        ctypes.set_errno(errno.EINVAL)
+        return -1
+
+    monkeypatch.setattr(load, "perf_event", perf_event)
+    monkeypatch.setattr(load, "_probe_type", {"uprobe": 9}.__getitem__)
+    with pytest.raises(OSError, match="Invalid argument"):
+        load.attach_to_file(5, 33, 4096)

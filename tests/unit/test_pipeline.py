@@ -59,6 +59,26 @@ def test_a_response_is_missing_only_where_it_would_have_been_seen(
     assert [record["incomplete"][0] for record in records[1:]] == reported
 
 
+def test_a_session_applies_to_the_messages_after_it() -> None:
+    """The socket that carries a session may become known after its first message."""
+    records: list[Record] = []
+
+    class Sink:
+        def write(self, record: Record) -> None:
+            records.append(record)
+
+    pipeline = Pipeline(Settings(), Sink(), Processes(None), "x86_64")
+    stream = wire.TLS_STREAM | 5
+    client = Wire(socket=stream)
+    request = b"GET / HTTP/1.1\r\n\r\n"
+    for socket in (0, 77):
+        for item in (wire.Session(1, stream, socket), client.send(request)):
+            pipeline.feed(wire.encode(item))
+    assert [record.get("socket") for record in records] == [None, 77]
+    assert [record["exchange"] for record in records] == [f"{stream}-1", f"{stream}-2"]
+    assert {record["tls"]["library"] for record in records} == {"openssl"}
+
+
 class Broken(ValueError):
     """What a library might raise for bytes that it does not expect."""
 
