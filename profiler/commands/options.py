@@ -70,6 +70,9 @@ def settings_of(options: argparse.Namespace) -> Settings:
     if given.get("output") == STDOUT:
         del given["output"]
     given["where"] = conditions_of(options)
+    if given.get("tls") and given.get("redact") is None:
+        # It shows what was meant to be secret.
+        given["redact"] = True
     return Settings(**given)
 
 

@@ -84,9 +84,8 @@ def capture(
         user, reason = _reader(settings)
         if reason:
             _say(f"captured bytes are parsed as root: {reason}")
-        redact = True if settings.tls and settings.redact is None else settings.redact
         sink, redactor = choice or choose(
-            settings.output, settings.format, redact, time.time_ns, settings.rotation
+            settings.output, settings.format, settings.redact, time.time_ns, settings.rotation
         )
         stack.callback(sink.close)
         if settings.tls:

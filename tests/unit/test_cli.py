@@ -78,6 +78,15 @@ def test_probe_prints_the_program(
     assert capsys.readouterr().out == "bpftrace syscall\n"
 
 
+@pytest.mark.parametrize(
+    ("line", "redact"),
+    [("", None), ("--tls", True), ("--tls --no-redact", False), ("--no-redact", False)],
+)
+def test_secrets_are_hidden_with_tls(called: list[Any], line: str, redact: bool | None) -> None:
+    assert cli.main(line.split()) == 0
+    assert called == [("capture", Settings(tls="--tls" in line, redact=redact))]
+
+
 def test_the_connection_limit_follows_the_body_limit(called: list[Any]) -> None:
     assert Settings(max_body=100).connection_memory == 4 * 1024 * 1024 + 400
     assert Settings(max_connection_memory=0).connection_memory == 0
