@@ -6,16 +6,20 @@ from __future__ import annotations
 import mmap
 import os
 import struct
+import time
 from pathlib import Path
 
 import pytest
 
 from profiler.errors import ProbeError
 from profiler.ingest.probe import kernel
+from profiler.ingest.probe.bcc import BccEngine
 from profiler.ingest.probe.ignored import IgnoredConnections
 from profiler.ingest.probe.load import with_maps
 from profiler.ingest.probe.maps import ARRAY, Shape, described
+from profiler.ingest.probe.order import Order
 from profiler.ingest.probe.perf import Part
+from profiler.ingest.probe.precedence import Precedence
 from profiler.ingest.probe.ring import RingBuffer, batch_bytes
 
 PAGE = mmap.PAGESIZE
@@ -246,3 +250,27 @@ def test_the_processors(
     (tmp_path / "online").write_text(text + "\n")
     monkeypatch.setattr(kernel, "Path", lambda path: tmp_path / Path(path).name)
     assert kernel.cpus("online") == numbers
+
+
+def test_the_end_waits_for_a_record_that_is_still_being_written(
+    ring: tuple[FakeRing, RingBuffer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake, buffer = ring
+    place = fake.reserve(b"late")
+    fake.write(b"next")
+    polls = 0
+
+    def poll(milliseconds: int) -> list[bytes]:
+        nonlocal polls
+        polls += 1
+        if polls == 3:
+            fake.commit(place, len(b"late"))
+        return RingBuffer.poll(buffer, milliseconds)
+
+    monkeypatch.setattr(buffer, "poll", poll)
+    engine = BccEngine.__new__(BccEngine)
+    engine.clock = time.CLOCK_MONOTONIC
+    engine._buffer, engine._libraries = buffer, None
+    engine._order, engine._precedence = Order(), Precedence(PAGE)
+    engine._detach = lambda: None
+    assert engine.stop() == [b"late", b"next"]

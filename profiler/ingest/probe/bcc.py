@@ -68,6 +68,7 @@ if TYPE_CHECKING:
     from profiler.ingest.probe.libraries import Libraries, Probes
 
 POLL_MS = 100
+_STOP_SECONDS = 1.0
 
 # struct account of bpf/counters.h
 _COUNT = struct.Struct("=QQ")
@@ -149,7 +150,13 @@ class BccEngine:
         self._is_stopped = True
         self._detach()
         records = []
-        while batch := self._poll(0, 0):
+        deadline = time.monotonic() + _STOP_SECONDS
+        while (batch := self._poll(0, 0)) or (
+            # The kernel is still writing a record on another CPU.
+            isinstance(self._buffer, RingBuffer)
+            and self._buffer.found
+            and time.monotonic() < deadline
+        ):
             records += batch
         return records + self._order.rest()
 
