@@ -214,8 +214,8 @@ def add_probe(group: argparse._ActionsContainer, engine: str = argparse.SUPPRESS
         "--tls",
         action="store_true",
         default=argparse.SUPPRESS,
-        help="capture HTTPS too: the plain text of processes that use OpenSSL, GnuTLS or Go, read at "
-        "the functions that encrypt it; secrets are redacted unless --no-redact is given",
+        help="capture HTTPS too: the plain text of processes that use OpenSSL, GnuTLS or Go, read "
+        "at the functions that encrypt it; secrets are redacted unless --no-redact is given",
     )
     group.add_argument(
         "--engine",
