@@ -45,6 +45,18 @@ static __always_inline void start_walk(volatile struct walk *walk, struct call *
 #endif
 }
 
+/* Move to the first segment that is not empty. */
+static __always_inline void skip_empty_segments(volatile struct walk *walk)
+{
+#pragma clang loop unroll(disable)
+	for (int i = 0; i < LEADING_MAX; i++) {
+		if (walk->left || !walk->readable)
+			break;
+		if (next_segment(walk))
+			walk->readable = 0;
+	}
+}
+
 /* The data of a call that its events share. */
 struct chunk {
 	u64 task;       /* see current_task() */
@@ -293,14 +305,7 @@ is_wanted(struct connection *connection, struct call *call, u64 direction)
 	volatile struct walk *walk = &work->walk;
 
 	start_walk(walk, call);
-	/* An empty leading segment does not show the protocol. */
-#pragma clang loop unroll(disable)
-	for (int i = 0; i < LEADING_MAX; i++) {
-		if (walk->left || !walk->readable)
-			break;
-		if (next_segment(walk))
-			walk->readable = 0;
-	}
+	skip_empty_segments(walk);
 	if (!walk->readable) {
 		/* The beginning of this connection was not seen. */
 		connection->flags |= FLAG_JOINED;

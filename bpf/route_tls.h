@@ -127,50 +127,94 @@ static __always_inline u32 why_not_these_ends(struct ends *ends)
 	return FILTERED_REASONS;
 }
 
-/* Whether the kernel encrypts what the socket sends: then its own bytes were the plain text. */
+/*
+ * Whether the socket's own calls show the plain text, because the kernel encrypts it. (The
+ * socket of a tunnel through a proxy was HTTP, too, before the handshake.)
+ */
 static __always_inline int is_seen_at_socket(struct tls_stream *stream)
 {
-	struct connection *socket = known_connection(stream->socket);
+	struct connection *socket = stream->is_in_kernel ? known_connection(stream->socket) : 0;
 
 	return socket && socket->verdict == VERDICT_HTTP;
 }
 
-/* A call has moved `size` bytes of plain text. */
-static __always_inline void
-move_plain_text(void *ctx, u64 id, u64 session, u64 buffer, u64 direction, u8 library, u32 size)
+/* Claim a slot of this CPU; TLS_SLOTS: all are in use. */
+static __always_inline u32 claim_slot(void)
 {
-	u32 index = direction;
+	u32 zero = 0;
+	struct tls_claims *claims = LOOKUP(tls_claims, &zero);
+
+	if (!claims)
+		return TLS_SLOTS;
+#pragma unroll
+	for (u32 i = 0; i < TLS_SLOTS; i++) {
+		if (!fetch_and_add(&claims->slots[i], 1))
+			return i;
+		fetch_and_add(&claims->slots[i], -1);
+	}
+	return TLS_SLOTS;
+}
+
+static __always_inline void give_back_slot(u32 slot)
+{
+	u32 zero = 0;
+	struct tls_claims *claims = LOOKUP(tls_claims, &zero);
+
+#pragma unroll
+	for (u32 i = 0; i < TLS_SLOTS; i++) {
+		if (claims && slot == i)
+			fetch_and_add(&claims->slots[i], -1);
+	}
+}
+
+/* These bytes are not forwarded: the next ones come after a hole. */
+static __always_inline void pass_over_plain_text(struct connection *connection, u64 direction,
+						 u32 size)
+{
+	fetch_and_add(&connection->position[direction], size);
+	connection->after_loss[direction] = 1;
+	lose_messages(connection);
+}
+
+/* A call of a session has moved `size` bytes of plain text; `slot` is claimed. */
+static __always_inline void move_plain_text(void *ctx, u64 id, struct tls_key *key,
+					    struct tls_call *moved, u32 size, u32 slot)
+{
+	u64 direction = moved->direction & 1;
+	u32 index = 2 * (slot < TLS_SLOTS ? slot : 0) + direction;
 	struct counters *counters = LOOKUP(tls_account, &index);
 	if (!counters)
 		return;
-	struct tls_key key = { .session = session, .process = id >> 32 };
 	struct call call = {
 		.context = ctx,
-		.flat = buffer,
+		.flat = moved->buffer,
 		.size = size,
-		.slot = SLOT_TLS,
+		.slot = SLOT_TLS + slot,
 		.direction = direction,
 		.syscall = -1,
 	};
 
 	count(&counters->seen, size);
-	struct tls_stream *stream = known_stream(&key);
+	struct tls_stream *stream = known_stream(key);
 	if (!stream)
-		stream = begin_stream(&key, library, FLAG_JOINED);
+		stream = begin_stream(key, moved->library, FLAG_JOINED);
 	if (!stream) {
 		count(&counters->lost[LOST_TABLE_FULL], size);
 		return;
 	}
 	struct connection *connection = &stream->connection;
+	if (slot == TLS_SLOTS) {
+		count(&counters->lost[LOST_SKIPPED], size);
+		pass_over_plain_text(connection, direction, size);
+		return;
+	}
 	u32 why = why_not_these_ends(&connection->ends);
 	if (why == FILTERED_REASONS &&
 	    (connection->verdict == VERDICT_OTHER || is_seen_at_socket(stream)))
 		why = FILTERED_NOT_HTTP;
 	if (why < FILTERED_REASONS) {
 		count(&counters->filtered[why], size);
-		fetch_and_add(&connection->position[direction], size);
-		connection->after_loss[direction] = 1;
-		lose_messages(connection);
+		pass_over_plain_text(connection, direction, size);
 		return;
 	}
 	move_bytes(&call, connection, counters, current_task(), id, 0, 1);
@@ -201,7 +245,11 @@ static __always_inline int leave_tls(void *ctx, s64 result, u8 library)
 		return 0;
 	if (result <= 0 || result > 0x7fffffff)
 		return 0;
-	move_plain_text(ctx, id, call.session, call.buffer, call.direction & 1, call.library, result);
+	u32 slot = claim_slot();
+
+	key.session = call.session;
+	move_plain_text(ctx, id, &key, &call, result, slot);
+	give_back_slot(slot);
 	return 0;
 }
 
@@ -209,12 +257,17 @@ static __always_inline int leave_tls(void *ctx, s64 result, u8 library)
 static __always_inline int free_session(void *ctx, u64 session)
 {
 	struct tls_key key = { .session = session, .process = get_current_pid_tgid() >> 32 };
-	struct call call = { .context = ctx, .slot = SLOT_TLS };
 	struct tls_stream *stream = known_stream(&key);
 
 	if (!stream)
 		return 0;
-	end_stream(&call, stream, 0);
+	u32 slot = claim_slot();
+	if (slot < TLS_SLOTS) {
+		struct call call = { .context = ctx, .slot = SLOT_TLS + slot };
+
+		end_stream(&call, stream, 0);
+		give_back_slot(slot);
+	}
 	u64 socket = stream->socket;
 	if (socket)
 		DELETE(tls_sockets, &socket);

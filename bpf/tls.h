@@ -62,6 +62,7 @@ struct tls_stream {
 	struct connection connection; /* its inode is this stream's name, see TLS_STREAM */
 	u64 socket;                   /* inode of the socket, 0: unknown */
 	u8 is_certain;                /* by a record, rather than by nesting */
+	u8 is_in_kernel;              /* the kernel encrypts what the socket moves */
 	u8 library;
 };
 
@@ -71,7 +72,17 @@ struct tls_record {
 	u64 process;
 };
 
-DEFINE_MAP(tls_account, MAP_TYPE_PERCPU_ARRAY, u32, struct counters, 2)
+/*
+ * Since 6.0 a task can be preempted while a program of a library runs in it, and the kernel
+ * does not skip the programs of the next task. So a program claims one of a CPU's slots, for
+ * its workspace and its account. A kernel that does not preempt needs only one.
+ */
+struct tls_claims {
+	u64 slots[TLS_SLOTS];
+};
+
+DEFINE_MAP(tls_claims, MAP_TYPE_PERCPU_ARRAY, u32, struct tls_claims, 1)
+DEFINE_MAP(tls_account, MAP_TYPE_PERCPU_ARRAY, u32, struct counters, 2 * TLS_SLOTS)
 DEFINE_MAP(tls_threads, MAP_TYPE_LRU_HASH, struct tls_key, struct tls_thread, TLS_MAX)
 /* Processes that have called a library; the last one. */
 DEFINE_MAP(tls_processes, MAP_TYPE_LRU_HASH, u32, u32, PROCESSES_MAX)
@@ -302,10 +313,19 @@ static __always_inline void compare_record(struct call *call)
 	struct workspace *work = workspace_of(call);
 	if (!socket || !work)
 		return;
+	if (!call->tcp && is_tcp(call->sk)) {
+		struct tls_key *carried = LOOKUP(tls_sockets, &socket);
+		struct tls_stream *stream = carried ? known_stream(carried) : 0;
+
+		if (stream && stream->socket == socket)
+			stream->is_in_kernel = 1;
+		return;
+	}
 	volatile struct walk *walk = &work->walk;
 	struct tls_bytes record = {};
 
 	start_walk(walk, call);
+	skip_empty_segments(walk);
 	if (!walk->readable)
 		return;
 	u64 size = lesser(walk->left, RECORD_SIZE);

@@ -266,7 +266,9 @@ def test_tls_adds_programs_maps_and_a_slot(route: str) -> None:
         assert f"DEFINE_MAP({name}, " in given.source
     slots = int(re.findall(r"^#define SLOTS (\d+)$", without.source, re.M)[0])
     assert f"#define SLOTS {slots + 1}\n" in given.source
-    assert f"#define SLOT_TLS {slots}\n" in given.source
+    assert f"#define SLOT_TLS {slots}\n#define TLS_SLOTS 1\n" in given.source
+    preempting = program(route, Settings(tls=True), replace(LAYOUT, preemptible=True)).source
+    assert "#define TLS_SLOTS 4\n" in preempting
     assert given.attachments == without.attachments
     for each in of_libraries(given):
         assert each.kind == "uprobe"

@@ -45,6 +45,9 @@ _SLOT_CLOSE = 2
 # Shared: at a system call's entry a program only counts, at a close it only uses the workspace.
 _SLOT_ENTER = _SLOT_CLOSE
 
+# The programs of TLS libraries that can run on a CPU at once, because one preempts the other.
+_TLS_SLOTS = 4
+
 # Kinds of attachment.
 FENTRY, FEXIT, KPROBE = "fentry", "fexit", "kprobe"
 RAW_TRACEPOINT, TRACEPOINT = "raw_tracepoint", "tracepoint"
@@ -107,6 +110,7 @@ def generate(
         attachments += _inflight(hooks, layout)
     # A program at a system call's tracepoint is skipped while any other program runs.
     slots = _slots(attachments, route == "socket" and layout.preemptible)
+    tls_slots = _TLS_SLOTS if layout.preemptible else 1
     library_entries, libraries = _libraries(hooks, layout) if settings.tls else ([], ())
     attachments = [
         a._replace(calling=a.calling._replace(slot=slot)) for a, slot in zip(attachments, slots)
@@ -118,9 +122,9 @@ def generate(
     inflight = next((a for a in attachments if a.kind == FENTRY and a.function == _LEAVE), None)
     lines = [
         f"#define ROUTE_{route.upper()} 1",
-        f"#define SLOTS {max(slots) + 1 + settings.tls}",
-        # Programs of libraries cannot be preempted, and so share a slot.
+        f"#define SLOTS {max(slots) + 1 + (tls_slots if settings.tls else 0)}",
         f"#define SLOT_TLS {max(slots) + 1}",
+        f"#define TLS_SLOTS {tls_slots}",
         f"#define SLOT_ENTER {_SLOT_ENTER}",
         *(f"#define MAP_NUMBER_{name} {i}" for i, name in enumerate(maps_of(route, settings))),
         *macros(layout, settings, machine),

@@ -22,7 +22,7 @@ MAPS = (
 )
 SYSCALL_ROUTE_MAPS = (*MAPS, "pending")
 TLS_MAPS = (
-    *("tls_account", "tls_threads", "tls_processes", "tls_streams", "tls_records"),
+    *("tls_claims", "tls_account", "tls_threads", "tls_processes", "tls_streams", "tls_records"),
     *("tls_sockets", "tls_reported", "tls_blank"),
 )
 
