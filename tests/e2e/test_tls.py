@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+"""HTTPS of real software at both ends, read at the functions of its TLS libraries."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from provisioning import Guest
+from provisioning.capture import Record
+from tests.e2e.capture import Capture
+from tests.e2e.conftest import ROUTES
+from tests.e2e.test_capture import url_of
+
+pytestmark = pytest.mark.one_guest("debian-12")
+
+HOME = "/tmp/tls"
+PYTHON = "/opt/counterparts/bin/python"
+FILES = Path(__file__).with_name("tls")
+ASGI = Path(__file__).parent / "counterparts" / "asgi.py"
+TEXT = "some text " * 300
+CERTIFICATE, KEY = f"{HOME}/certificate.pem", f"{HOME}/key.pem"
+
+NGINX, NGINX_HTTP2, NGINX_TLS12, HTTPD, HAPROXY, NODE, UVICORN, BLOCKING, TUNNEL = range(9101, 9110)
+SERVERS = {
+    f"sudo nginx -c {HOME}/nginx.conf": (NGINX, NGINX_HTTP2, NGINX_TLS12),
+    f"sudo apache2 -X -f {HOME}/httpd.conf": (HTTPD,),
+    f"/usr/sbin/haproxy -db -f {HOME}/haproxy.cfg": (HAPROXY,),
+    f"node {HOME}/server.js": (NODE,),
+    f"{PYTHON} -m uvicorn --app-dir {HOME} --log-level warning --port {UVICORN} "
+    f"--ssl-certfile {CERTIFICATE} --ssl-keyfile {KEY} asgi:app": (UVICORN,),
+    f"python3 {HOME}/programs.py serve {BLOCKING}": (BLOCKING,),
+    f"python3 {HOME}/programs.py tunnel {TUNNEL}": (TUNNEL,),
+}
+MEGABYTE = 1_000_000
+
+
+@dataclass
+class Scenario:
+    """The servers are up, and the profiler is capturing."""
+
+    guest: Guest
+    capture: Capture
+
+    def lines(self, url: str, count: int = 4) -> dict[tuple[str, str], list[Record]]:
+        """Wait for ``count`` lines about ``url``: (type, role) -> records."""
+        lines = self.capture.wait_for(lambda record: url_of(record) == url, count)
+        assert len(lines) == count
+        found: dict[tuple[str, str], list[Record]] = {}
+        for line in lines:
+            assert line["tls"]["library"] in ("openssl", "gnutls")
+            assert "incomplete" not in line
+            found.setdefault((line["type"], line["role"]), []).append(line)
+        return found
+
+    def exchange(self, command: str, url: str, port: int) -> tuple[Record, Record]:
+        """Run a client that sends one request; return request and response, equal at both ends."""
+        self.guest.exec(command, timeout=120)
+        records = self.lines(url)
+        both = []
+        for kind in ("request", "response"):
+            (client,), (server,) = records[kind, "client"], records[kind, "server"]
+            for key in ("headers", "body", "connection", "sequence", "bytes"):
+                assert client[key] == server[key], key
+            assert client["pid"] != server["pid"]
+            assert client["socket"] != server["socket"]
+            both.append(client)
+        request, response = both
+        ends = [(request[f"{end}_ip"], request[f"{end}_port"]) for end in ("source", "dest")]
+        assert ends[1] == ("127.0.0.1", port)
+        assert [(response[f"{end}_ip"], response[f"{end}_port"]) for end in ("dest", "source")] == (
+            ends
+        )
+        return request, response
+
+
+@pytest.fixture(scope="module")
+def servers(guest: Guest) -> Iterator[None]:
+    with ExitStack() as running:
+        guest.exec(f"mkdir -p {HOME}/files")
+        for path in (*FILES.iterdir(), ASGI):
+            guest.push(path, f"{HOME}/{path.name}")
+        guest.exec(f"cat > {HOME}/files/text", stdin=TEXT)
+        guest.exec(
+            "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 9 "
+            f"-subj /CN=localhost -addext subjectAltName=IP:127.0.0.1 -keyout {KEY} "
+            f"-out {CERTIFICATE} && cat {CERTIFICATE} {KEY} > {HOME}/pair.pem && "
+            f"chmod 644 {HOME}/*.pem"
+        )
+        for command in SERVERS:
+            running.enter_context(guest.popen(command, stdout=None, stderr=None))
+        ports = [port for ports in SERVERS.values() for port in ports]
+        opened = " && ".join(f"ss -Hltn sport = :{port} | grep -q ." for port in ports)
+        guest.exec(f"timeout 120 sh -c 'until {opened}; do sleep 0.2; done'", timeout=150)
+        yield
+
+
+@pytest.fixture(scope="module", params=ROUTES)
+def scenario(guest: Guest, servers: None, request: pytest.FixtureRequest) -> Iterator[Scenario]:
+    with Capture(guest, "--tls", "--no-redact", "--route", request.param) as capture:
+        yield Scenario(guest, capture)
+        said = capture.stop()
+        # Nothing is lost, at sockets and in libraries, in both directions.
+        assert said.rpartition("wrote ")[2].count("lost 0/0") == 4, said
+        assert "not probed" not in said
+
+
+def curl(options: str, port: int, url: str) -> str:
+    return f"curl -sS -o /dev/null --cacert {CERTIFICATE} {options} 'https://127.0.0.1:{port}{url}'"
+
+
+@pytest.mark.parametrize("port", [NGINX, NGINX_TLS12, HTTPD])
+def test_servers_that_read_and_write_their_sockets(
+    scenario: Scenario, token: str, port: int
+) -> None:
+    url = f"/text?{token}"
+    request, response = scenario.exchange(curl("--http1.1", port, url), url, port)
+    assert (request["method"], request["http_version"]) == ("GET", "1.1")
+    assert request["tls"] == {"library": "openssl"}
+    assert (response["status_code"], response["body"]) == (200, TEXT)
+
+
+def test_http2(scenario: Scenario, token: str) -> None:
+    url = f"/text?{token}"
+    request, response = scenario.exchange(curl("--http2", NGINX_HTTP2, url), url, NGINX_HTTP2)
+    assert (request["http_version"], request["headers"][":scheme"]) == ("2", "https")
+    assert response["body"] == TEXT
+
+
+@pytest.mark.parametrize("port", [NODE, BLOCKING])
+def test_a_megabyte_each_way(scenario: Scenario, token: str, port: int) -> None:
+    """Node encrypts in memory, and moves the ciphertext outside of the library."""
+    url = f"/{token}"
+    body = f"head -c {MEGABYTE} /dev/zero | tr '\\0' a | "
+    send = curl("-H 'Expect:' -H 'Content-Type: text/plain' --data-binary @-", port, url)
+    request, response = scenario.exchange(body + send, url, port)
+    assert request["body"] == "a" * MEGABYTE
+    assert response["body"].startswith("a" * MEGABYTE)
+
+
+def test_gnutls(scenario: Scenario, token: str) -> None:
+    url = f"/text?{token}"
+    command = (
+        f"wget -q -O /dev/null --ca-certificate={CERTIFICATE} 'https://127.0.0.1:{NGINX}{url}'"
+    )
+    request, response = scenario.exchange(command, url, NGINX)
+    assert request["tls"] == {"library": "gnutls"}
+    assert response["body"] == TEXT
+
+
+def test_a_proxy_with_tls_on_both_sides(scenario: Scenario, token: str) -> None:
+    url = f"/text?{token}"
+    scenario.guest.exec(curl("", HAPROXY, url))
+    records = scenario.lines(url, 8)
+    halves: dict[tuple[str, int, str], set[tuple[str, str]]] = {}
+    for lines in records.values():
+        for line in lines:
+            key = line["connection"], line["sequence"], line["type"]
+            halves.setdefault(key, set()).add((line["role"], line["comm"]))
+    assert sorted(map(sorted, halves.values())) == [
+        *[[("client", "curl"), ("server", "haproxy")]] * 2,
+        *[[("client", "haproxy"), ("server", "nginx")]] * 2,
+    ]
+
+
+def test_a_tunnel_through_a_proxy(scenario: Scenario, token: str) -> None:
+    """The client's socket carries the CONNECT request first, then TLS."""
+    url = f"/text?{token}"
+    command = curl(f"-x http://127.0.0.1:{TUNNEL}", NGINX, url)
+    scenario.guest.exec(command, timeout=120)
+    records = scenario.lines(url)
+    (sent,), (received,) = records["request", "client"], records["request", "server"]
+    # The client's connection leads to the proxy, the server's comes from it.
+    assert (sent["dest_port"], received["dest_port"]) == (TUNNEL, NGINX)
+    assert sent["connection"] != received["connection"]
+    assert records["response", "client"][0]["body"] == TEXT
+
+
+@pytest.mark.parametrize("port", [NODE, BLOCKING])
+def test_messages_that_follow_on_one_connection(scenario: Scenario, token: str, port: int) -> None:
+    url = f"/{token}"
+    call = f"{PYTHON} {HOME}/programs.py call_requests https://127.0.0.1:{port}{url}"
+    scenario.guest.exec(f"{call} one two three", timeout=120)
+    records = scenario.lines(url, 12)
+    for role in ("client", "server"):
+        assert [line["body"] for line in records["request", role]] == ["one", "two", "three"]
+        assert len({line["connection"] for line in records["response", role]}) == 1
+        assert len({line["exchange"] for line in records["response", role]}) == 3
+
+
+@pytest.mark.parametrize(("port", "answer"), [(UVICORN, "asgi {body}"), (NODE, "{body}POST {url}")])
+def test_connections_at_once_are_not_mixed_up(
+    scenario: Scenario, token: str, port: int, answer: str
+) -> None:
+    """In one process and one thread, with ciphertext in memory at both ends."""
+    number = 20
+    url = f"/{token}"
+    call = f"{PYTHON} {HOME}/programs.py call_aiohttp https://127.0.0.1:{port}{url} {number}"
+    scenario.guest.exec(call, timeout=240)
+    names = {f"{url}-{n}": f"number {n} " * 100 for n in range(number)}
+    lines = scenario.capture.wait_for(lambda record: url_of(record) in names, 4 * number)
+    assert len(lines) == 4 * number
+    ends: dict[str, set[tuple[str, int]]] = {}
+    for line in lines:
+        name = url_of(line)
+        body = names[name]
+        if line["type"] == "response":
+            body = answer.format(body=body, url=name)
+        assert line["body"] == body
+        ports = line["source_port"], line["dest_port"]
+        ends.setdefault(name, set()).add((line["connection"], max(ports)))
+    # Both ends of each exchange have the same connection, and no other exchange has it.
+    assert all(len(connections) == 1 for connections in ends.values())
+    assert len(set.union(*ends.values())) == number

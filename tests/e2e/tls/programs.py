@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Servers and clients with TLS that are libraries: ``programs.py FUNCTION ARGUMENT...``."""
+
+from __future__ import annotations
+
+import asyncio
+import http.server
+import ssl
+import sys
+
+CERTIFICATE, KEY = "/tmp/tls/certificate.pem", "/tmp/tls/key.pem"
+
+
+def serve(port: str) -> None:
+    """Echo bodies, with a blocking socket for each connection."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", int(port)), Handler)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(CERTIFICATE, KEY)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    server.serve_forever()
+
+
+def tunnel(port: str) -> None:
+    """Serve as a proxy that only connects (CONNECT)."""
+
+    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+        writer.close()
+
+    async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        host, _, port = head.split()[1].decode().partition(":")
+        others = await asyncio.open_connection(host, int(port))
+        writer.write(b"HTTP/1.1 200 Connected\r\n\r\n")
+        await asyncio.gather(copy(reader, others[1]), copy(others[0], writer))
+
+    async def main() -> None:
+        async with await asyncio.start_server(connect, "127.0.0.1", int(port)) as server:
+            await server.serve_forever()
+
+    asyncio.run(main())
+
+
+def call_requests(url: str, *bodies: str) -> None:
+    """Send the bodies one after the other on one connection, with a session."""
+    import requests
+
+    with requests.Session() as session:
+        session.verify = CERTIFICATE
+        for body in bodies:
+            session.post(url, data=body.encode()).raise_for_status()
+
+
+def call_aiohttp(url: str, count: str) -> None:
+    """Send ``count`` requests at once, each with a body of its own, and compare the answers."""
+    import aiohttp
+
+    context = ssl.create_default_context(cafile=CERTIFICATE)
+
+    async def call(session: aiohttp.ClientSession, number: int) -> None:
+        body = f"number {number} " * 100
+        async with session.post(f"{url}-{number}", data=body, ssl=context) as answer:
+            assert body in await answer.text()
+
+    async def main() -> None:
+        connector = aiohttp.TCPConnector(limit=0)
+        async with aiohttp.ClientSession(connector=connector) as session:
+            await asyncio.gather(*(call(session, number) for number in range(int(count))))
+
+    asyncio.run(main())
+
+
+if __name__ == "__main__":
+    globals()[sys.argv[1]](*sys.argv[2:])
