@@ -177,6 +177,7 @@ def test_files_that_are_not_captures(tmp_path: Path) -> None:
         ({"url": "http://x/a", "headers": {"host": "y"}}, "http://x/a"),
         ({"url": "*", "headers": {"host": "y"}}, "http://y/*"),
         ({"url": "/", "headers": {":authority": "y", ":scheme": "https"}}, "https://y/"),
+        ({"url": "/", "headers": {"host": "y"}, "tls": {"library": "go"}}, "https://y/"),
         ({"url": "h:1", "method": "CONNECT", "headers": {}}, "http://h:1/"),
     ],
 )
