@@ -4,7 +4,7 @@
 Everything is bounded. Each kind keeps the ``GROUPS_MAX`` groups that were active last, and each
 group its last ``LATEST`` exchanges. Headers and bodies are kept up to ``HELD_MAX`` bytes of memory
 in all; the oldest are dropped first, and only the first ``_NAME_MAX`` characters of their columns
-are left.
+are left. A paused view keeps what it shows, so then there may be twice as much.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from profiler.exchanges.summary import Summary, summary
 KINDS = ("endpoint", "process", "connection")
 GROUPS_MAX = 1000
 LATEST = 50
-HELD_MAX = 64 * 1024 * 1024
+HELD_MAX = 32 * 1024 * 1024
 WINDOW = 10
 _SECOND = 1_000_000_000
 _NAME_MAX = 300
