@@ -344,6 +344,9 @@ static __always_inline void compare_record(struct call *call)
 		if (session) {
 			key.session = *session;
 			struct tls_stream *stream = known_stream(&key);
+			/* The call that encrypted it may not have returned yet. */
+			if (!stream)
+				stream = begin_stream(&key, *library, flags);
 			if (stream)
 				bind(call, &key, stream, socket, 1, flags);
 			return;

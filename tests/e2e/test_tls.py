@@ -192,6 +192,22 @@ def test_messages_that_follow_on_one_connection(scenario: Scenario, token: str, 
         assert len({line["exchange"] for line in records["response", role]}) == 3
 
 
+def test_a_library_that_appears_during_the_capture(scenario: Scenario, token: str) -> None:
+    """It is found by its handshake, so its first messages may be missing."""
+    guest, url, end = scenario.guest, f"/{token}", f"{HOME}/{token}"
+    copy = f"mkdir {end}.d && cp /usr/lib/*/libssl.so.3 /usr/lib/*/libcrypto.so.3 {end}.d"
+    call = f"python3 {HOME}/programs.py call_until https://127.0.0.1:{BLOCKING}{url} {end}"
+    with guest.popen(f"{copy} && LD_LIBRARY_PATH={end}.d {call}", stdout=None, stderr=None):
+        lines = scenario.capture.wait_for(
+            lambda record: url_of(record) == url and record["role"] == "client", 4
+        )
+        guest.exec(f"touch {end}")
+    ends = {(line["connection"], line["socket"]) for line in lines}
+    assert len(ends) == 1
+    # The handshake was not seen, so the positions of both ends differ.
+    assert all("sequence" not in line for line in lines)
+
+
 @pytest.mark.parametrize(("port", "answer"), [(UVICORN, "asgi {body}"), (NODE, "{body}POST {url}")])
 def test_connections_at_once_are_not_mixed_up(
     scenario: Scenario, token: str, port: int, answer: str

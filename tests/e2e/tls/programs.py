@@ -4,9 +4,12 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import http.server
 import ssl
 import sys
+import time
+from pathlib import Path
 
 CERTIFICATE, KEY = "/tmp/tls/certificate.pem", "/tmp/tls/key.pem"
 
@@ -65,6 +68,17 @@ def call_requests(url: str, *bodies: str) -> None:
         session.verify = CERTIFICATE
         for body in bodies:
             session.post(url, data=body.encode()).raise_for_status()
+
+
+def call_until(url: str, end: str) -> None:
+    """Send requests on one connection until the file ``end`` exists."""
+    host, path = url.partition("//")[2].split("/", 1)
+    context = ssl.create_default_context(cafile=CERTIFICATE)
+    connection = http.client.HTTPSConnection(host, context=context)
+    while not Path(end).exists():
+        connection.request("POST", f"/{path}", b"x")
+        connection.getresponse().read()
+        time.sleep(0.2)
 
 
 def call_aiohttp(url: str, count: str) -> None:
