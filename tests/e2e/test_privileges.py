@@ -20,6 +20,14 @@ WAIT_SECONDS = 30.0
 # Prints a JSON object for each process of the profiler.
 PROCESSES = r"""
 import json, os, pathlib
+
+def links(directory):
+    for link in directory.iterdir():
+        try:
+            yield os.readlink(link)
+        except FileNotFoundError:
+            pass  # It was closed meanwhile.
+
 for proc in pathlib.Path("/proc").glob("[0-9]*"):
     try:
         words = (proc / "cmdline").read_bytes().split(b"\0")
@@ -35,7 +43,7 @@ for proc in pathlib.Path("/proc").glob("[0-9]*"):
             "no_new_privs": status["NoNewPrivs"].strip(),
             "seccomp": status["Seccomp"].strip(),
             "mapped": [line.split()[-1] for line in (proc / "maps").open() if "bpf-map" in line],
-            "open": [os.readlink(fd) for fd in (proc / "fd").iterdir()],
+            "open": list(links(proc / "fd")),
         }))
     except OSError:
         continue  # It has ended.
