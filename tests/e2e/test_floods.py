@@ -64,6 +64,11 @@ class Attacked(Capture):
         text = self.guest.exec("cat /proc/$(pgrep -x http-profiler)/status").stdout
         return int(re.search(rf"{name}:\s+(\d+) kB", text)[1]) << 10
 
+    def sizes(self) -> list[int]:
+        """Return the sizes of all output files, in bytes."""
+        listed = self.guest.exec(f"sudo sh -c 'stat -c %s {OUTPUT}*'").stdout
+        return [int(size) for size in listed.split()]
+
 
 @pytest.fixture(scope="module")
 def port(guest: Guest) -> Iterator[int]:
@@ -101,8 +106,7 @@ def check_flood(capture: Attacked, port: int, token: str, name: str, connections
     assert all("incomplete" not in line for line in ordinary)
     assert {line["role"] for line in ordinary} == {"client", "server"}
     assert len({line["exchange"] for line in ordinary if line["role"] == "client"}) == 1
-    listed = guest.exec(f"sudo stat -c %s {OUTPUT} {OUTPUT}.*").stdout
-    sizes = [int(size) for size in listed.split()]
+    sizes = capture.sizes()
     assert max(sizes) <= FILE_MAX
     assert len(sizes) <= 1 + FILES
 
