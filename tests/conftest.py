@@ -38,3 +38,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="DIRECTORY",
         help="store the doctor's report for each guest and route in DIRECTORY (tests/matrix.py)",
     )
+    parser.addoption(
+        "--minutes",
+        type=float,
+        default=60,
+        help="duration of the soak (default: %(default)g)",
+    )
