@@ -133,7 +133,9 @@ def capture(
         _say_problems(engine)
         how = [f"{engine.route} route", engine.carrier, f"Linux {os.uname().release}"]
         if user:
-            how.append(f"as user {user.pw_name}")
+            # It may have failed to become the other one.
+            name = user.pw_name if os.geteuid() == user.pw_uid else "root"
+            how.append(f"as user {name}")
         how.append(f"after {time.monotonic() - started:.1f} s")
         _say(f"capturing ({', '.join(how)})" + ("" if attendant else "; Ctrl-C ends it"))
         if attendant and not received.stop:

@@ -145,6 +145,29 @@ def test_the_confined_reader_can_still_take_precedence() -> None:
 
 
 @needs_root
+def test_what_is_missing_of_the_confinement_is_reported() -> None:
+    seen = run(
+        """
+        import ctypes
+        def refuse(*_, **__):
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+        os.setresuid = ctypes.CDLL = refuse
+        missing = confine(user_for("nobody"))
+        status = dict(line.split(":", 1) for line in Path("/proc/self/status").open())
+        print(json.dumps([missing, os.geteuid(), status["CapEff"].strip()]))
+        """
+    )
+    assert seen == [
+        [
+            "as the same user: cannot become nobody (Operation not permitted)",
+            "without a system call filter: this machine has no libseccomp.so.2",
+        ],
+        0,
+        "0000000000000000",
+    ]
+
+
+@needs_root
 def test_offered_functions_run_with_privileges_before_and_after(tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("root's")
     seen = run(
@@ -290,6 +313,23 @@ def test_a_capture_writes_and_rotates_without_access_to_its_files(tmp_path: Path
     assert json.loads((tmp_path / "stats").read_text().splitlines()[-1])["final"]
 
 
+def traced(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """`run` with the stand-in engine, parsing as nobody."""
+    command = [sys.executable, "-m", "tests.unit.stand_in_engine", str(DEMO / "capture"), "run"]
+    return subprocess.run(
+        [*command, *map(str, arguments)],
+        env={
+            **os.environ,
+            "HTTP_PROFILER_UNPRIVILEGED_USER": "nobody",
+            "STAND_IN_CGROUP": "",
+        },
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
 @needs_root
 @pytest.mark.parametrize("holds", [True, False])
 def test_run_starts_the_command_and_writes_its_report_with_privileges(
@@ -297,21 +337,8 @@ def test_run_starts_the_command_and_writes_its_report_with_privileges(
 ) -> None:
     tmp_path.chmod(0o700)
     junit = tmp_path / "junit.xml"
-    environment = {
-        **os.environ,
-        "HTTP_PROFILER_UNPRIVILEGED_USER": "nobody",
-        "STAND_IN_CGROUP": "",
-    }
-    command = [sys.executable, "-m", "tests.unit.stand_in_engine", str(DEMO / "capture"), "run"]
-    command += ["--fail-if", "status=599" if holds else "method=GET", "--allow-lost"]
-    done = subprocess.run(
-        [*command, "--junit", str(junit), "--", "id", "-u"],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    condition = "status=599" if holds else "method=GET"
+    done = traced("--fail-if", condition, "--allow-lost", "--junit", junit, "--", "id", "-u")
     assert done.returncode == (0 if holds else 4), done.stderr
     assert done.stdout == "0\n"
     assert "as user nobody" in done.stderr
@@ -321,20 +348,7 @@ def test_run_starts_the_command_and_writes_its_report_with_privileges(
 
 @needs_root
 def test_run_reports_trouble_if_its_helper_ends() -> None:
-    environment = {
-        **os.environ,
-        "HTTP_PROFILER_UNPRIVILEGED_USER": "nobody",
-        "STAND_IN_CGROUP": "",
-    }
-    command = [sys.executable, "-m", "tests.unit.stand_in_engine", str(DEMO / "capture"), "run"]
-    done = subprocess.run(
-        [*command, "--", "sh", "-c", "kill -KILL $PPID"],  # its parent is the helper
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = traced("--", "sh", "-c", "kill -KILL $PPID")  # its parent is the helper
     assert done.returncode == 125, done.stderr
     assert "the helper that holds the probe has ended" in done.stderr
     assert "Traceback" not in done.stderr
