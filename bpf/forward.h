@@ -88,18 +88,22 @@ static __always_inline void describe(struct event *event, struct chunk *chunk,
 }
 
 /*
- * Whether a connection already has its share of a ring that is nearly full. The room that is
- * left belongs to all connections. So one that moves data faster than user space reads it
- * loses its own records, and not those of others. A call is never cut: it may exceed the share.
+ * Whether a connection already has its share of a ring that is nearly full: a sixteenth of the
+ * room that is left. The share shrinks with the room, so connections that move data faster than
+ * user space reads it lose their own records, and leave room for the others. (A switch shares
+ * its buffer among ports this way: Choudhury and Hahne, Dynamic Queue Length Thresholds, 1998.)
+ * A call is never cut: it may exceed the share.
  */
 static __always_inline int exceeds_share(struct connection *connection, u32 size)
 {
 #ifdef HAS_RING_BUFFER
-	if (ringbuf_query(MAP(events), BPF_RB_AVAIL_DATA) < NEARLY_FULL_BYTES) {
+	u64 room = RING_BYTES - ringbuf_query(MAP(events), BPF_RB_AVAIL_DATA);
+
+	if (room > RING_BYTES / 4) {
 		connection->taken = 0;
 		return 0;
 	}
-	if (connection->taken > SHARE_BYTES)
+	if (connection->taken > room / 16)
 		return 1;
 	connection->taken += EVENT_HEADER + size;
 #endif

@@ -107,10 +107,10 @@ def table(token, places, waiting, staying, passing, every):
     return opened
 
 
-def share(token, kind, exchanges):
-    """Make exchanges, each on its own connection, while one other connection is flooded."""
+def share(token, kind, exchanges, floods):
+    """Make exchanges, each on its own connection, while ``floods`` others are flooded."""
     tcp = Ends(socket.AF_INET, ("127.0.0.1", 0))
-    flooded = tcp.pair()
+    flooded = [tcp.pair() for _ in range(floods)]
     begun, begin = os.pipe()
     processes = []
     for send in (True, False):
@@ -137,27 +137,33 @@ def share(token, kind, exchanges):
 FILLING, FLOOD_MAX = 20_000, 5_000_000
 
 
-def flood(ends, kind, send, begin):
-    """Send one small piece after the other, or receive them."""
-    client, server = ends
+def flood(flooded, kind, send, begin):
+    """Send one small piece after the other on each connection in turn, or receive them."""
+    turns = range(FLOOD_MAX // len(flooded))
     if not send:
-        for number in range(FLOOD_MAX):
-            server.recv(1 if kind == "bytes" else 100)
-            if number == FILLING:
+        for number in turns:
+            for _, server in flooded:
+                server.recv(1 if kind == "bytes" else 100)
+            if number == FILLING // len(flooded):
                 os.write(begin, b".")
         return
-    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    if kind == "bytes":
-        client.sendall(b"POST /flood HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\n\r\n")
-    else:
-        client.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0))
-    for number in range(FLOOD_MAX):
+    for client, _ in flooded:
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if kind == "bytes":
-            client.send(b"x")
+            client.sendall(
+                b"POST /flood HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\n\r\n"
+            )
+        else:
+            client.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0))
+    for number in turns:
+        if kind == "bytes":
+            piece = b"x"
         else:
             # RFC 7541, appendix A: GET, http, /; then the authority x.
             opening = frame(1, 5, 2 * number + 1, b"\x82\x86\x84\x41\x01x")
-            client.send(opening + frame(3, 0, 2 * number + 1, struct.pack(">I", 8)))
+            piece = opening + frame(3, 0, 2 * number + 1, struct.pack(">I", 8))
+        for client, _ in flooded:
+            client.send(piece)
 
 
 def frame(kind, flags, stream, payload=b""):
@@ -172,4 +178,4 @@ if __name__ == "__main__":
     if scenario == "table":
         table(token, *map(int, arguments))
     else:
-        share(token, arguments[0], int(arguments[1]))
+        share(token, arguments[0], *map(int, arguments[1:]))

@@ -41,8 +41,7 @@ def _numbers_of(settings: Settings) -> dict[str, int]:
     return {
         "CALL_LIMIT": settings.call_limit,
         "WAKE_BYTES": batch_bytes(settings.ring_bytes),
-        "NEARLY_FULL_BYTES": settings.ring_bytes // 4 * 3,
-        "SHARE_BYTES": settings.ring_bytes // 64,
+        "RING_BYTES": settings.ring_bytes,
         **({"MAX_BODY": settings.max_body} if _keeps_bodies(settings) else {}),
     }
 
