@@ -118,11 +118,16 @@ struct tls_event {
 	u64 socket;          /* inode of the socket; 0: not (yet) known */
 };
 
-/* A process begins a TLS connection, but has not called a probed library so far. */
+/*
+ * A process begins a TLS connection, but has not called a probed library so far; or it sends
+ * a datagram of QUIC.
+ */
 struct handshake_event {
 	u8  kind;
-	u8  unused[3];
+	u8  is_datagram;
+	u8  unused[2];
 	u32 pid;
+	u8  comm[COMM_SIZE]; /* of the thread group leader */
 };
 
 #endif

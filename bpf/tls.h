@@ -88,7 +88,7 @@ DEFINE_MAP(tls_threads, MAP_TYPE_LRU_HASH, struct tls_key, struct tls_thread, TL
 DEFINE_MAP(tls_processes, MAP_TYPE_LRU_HASH, u32, u32, PROCESSES_MAX)
 DEFINE_MAP(tls_streams, MAP_TYPE_LRU_HASH, struct tls_key, struct tls_stream, TLS_MAX)
 DEFINE_MAP(tls_records, MAP_TYPE_LRU_HASH, struct tls_record, u64, TLS_MAX)
-/* The processes whose handshake was reported, and which program they ran then. */
+/* The processes that were reported, see report_process(), and which program they ran then. */
 DEFINE_MAP(tls_reported, MAP_TYPE_LRU_HASH, u32, u64, PROCESSES_MAX)
 /* The inode of a bound socket -> its session. */
 DEFINE_MAP(tls_sockets, MAP_TYPE_LRU_HASH, u64, struct tls_key, TLS_MAX)
@@ -363,9 +363,30 @@ static __always_inline void compare_record(struct call *call)
 	if (stream && is_return_seen(within))
 		bind(call, &key, stream, socket, 0, flags);
 }
+
+/* Report the current process, once for each program that it runs. */
+static __always_inline void
+report_process(struct call *call, u64 leader, u32 pid, u8 is_datagram)
+{
+	u32 key = pid << 1 | is_datagram;
+	u64 exec_id = TASK_FIELD(u64, leader, task_struct_self_exec_id);
+	u64 *reported = LOOKUP(tls_reported, &key);
+
+	if (reported && *reported == exec_id)
+		return;
+	struct handshake_event event = {
+		.kind = EVENT_HANDSHAKE,
+		.is_datagram = is_datagram,
+		.pid = pid,
+	};
+	probe_read_kernel(event.comm, COMM_SIZE, (void *)(leader + OFFSET_task_struct_comm));
+	if (!output(call, &event, sizeof(event)))
+		UPDATE(tls_reported, &key, &exec_id);
+}
+
 /*
  * A direction begins, and it is not HTTP. If it is TLS of a process that has used no probed
- * library, user space looks for one in it, once for each program that it runs.
+ * library, user space looks for one in it.
  */
 static __always_inline void
 report_handshake(struct call *call, struct connection *connection, u64 direction, u64 leader,
@@ -375,13 +396,31 @@ report_handshake(struct call *call, struct connection *connection, u64 direction
 
 	if (prefix[0] != RECORD_HANDSHAKE || prefix[1] != 3 || LOOKUP(tls_processes, &pid))
 		return;
-	u64 exec_id = TASK_FIELD(u64, leader, task_struct_self_exec_id);
-	u64 *reported = LOOKUP(tls_reported, &pid);
-	if (reported && *reported == exec_id)
+	report_process(call, leader, pid, 0);
+}
+
+/* RFC 9114, 3.1: HTTP/3 has the port of HTTPS. */
+#define QUIC_PORT 443
+
+/* A process sends a datagram, with an address of its own if `message` has one. */
+static __always_inline void report_datagram(void *context, u64 sk, u64 message)
+{
+	struct call call = { .context = context };
+	u16 local = READ_KERNEL(u16, sk + OFFSET_sock___sk_common_skc_num);
+	u16 remote = READ_KERNEL(u16, sk + OFFSET_sock___sk_common_skc_dport);
+	u64 address = READ_KERNEL(u64, message + OFFSET_msghdr_msg_name);
+	u32 pid = get_current_pid_tgid() >> 32;
+
+	/* struct sockaddr_in and sockaddr_in6: the family, then the port. */
+	if (address)
+		remote = READ_KERNEL(u16, address + 2);
+	if (local != QUIC_PORT && remote != __builtin_bswap16(QUIC_PORT))
 		return;
-	struct handshake_event event = { .kind = EVENT_HANDSHAKE, .pid = pid };
-	if (!output(call, &event, sizeof(event)))
-		UPDATE(tls_reported, &pid, &exec_id);
+	if (pid == written_over(SELF_PLACEHOLDER) ||
+	    why_not_this_process(pid) < FILTERED_REASONS ||
+	    (GIVEN_PORT && !WANTED_PORT(QUIC_PORT)))
+		return;
+	report_process(&call, TASK_FIELD(u64, current_task(), task_struct_group_leader), pid, 1);
 }
 #else
 struct tls_stream;

@@ -8,6 +8,7 @@ is a check. Some calls are undecided until a capture has ended.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, astuple, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,16 @@ class Sides:
 
 
 @dataclass(frozen=True)
+class Uncaptured:
+    """A process with encrypted traffic whose plain text is not captured, or not whole."""
+
+    pid: int
+    comm: str
+    reason: str
+    """Why, and what to do: one line."""
+
+
+@dataclass(frozen=True)
 class KernelAccount:
     """What the probe counted in both directions."""
 
@@ -100,6 +111,8 @@ class KernelAccount:
     """Calls that were not seen, because the probe was already running on that CPU."""
     tls: Sides | None = None
     """The plain text that TLS libraries moved (--tls)."""
+    uncaptured: tuple[Uncaptured, ...] = ()
+    """Processes whose encrypted traffic was noticed (--tls)."""
 
     def balanced(self) -> bool:
         """Whether the equation holds in both directions."""
@@ -111,6 +124,8 @@ class KernelAccount:
         document = asdict(self)
         if self.tls is None:
             del document["tls"]
+        if not self.uncaptured:
+            del document["uncaptured"]
         return document
 
     @classmethod
@@ -128,9 +143,27 @@ class KernelAccount:
             return direction(part["send"]), direction(part["recv"])
 
         tls = Sides(*sides(document["tls"])) if "tls" in document else None
-        account = cls(*sides(document), document["skipped"], tls)
+        uncaptured = tuple(Uncaptured(**each) for each in document.get("uncaptured", ()))
+        account = cls(*sides(document), document["skipped"], tls, uncaptured)
         account.balanced()  # Raises TypeError if a count is not a number.
         return account
+
+
+# So many processes with one reason are named; the others are counted.
+_NAMED_MAX = 5
+
+
+def _by_cause(processes: Iterable[Uncaptured]) -> list[str]:
+    """Return a line for each reason."""
+    named: dict[str, list[str]] = {}
+    for each in processes:
+        named.setdefault(each.reason, []).append(f"{each.comm} (pid {each.pid})")
+    return [
+        f"TLS not captured: {', '.join(names[:_NAMED_MAX])}"
+        + (f" and {len(names) - _NAMED_MAX} more" if len(names) > _NAMED_MAX else "")
+        + f": {reason}"
+        for reason, names in named.items()
+    ]
 
 
 @dataclass
@@ -232,6 +265,7 @@ class Account:
             if self.kernel.tls:
                 lines += [f"TLS send calls/bytes: {self.kernel.tls.send}"]
                 lines += [f"TLS recv calls/bytes: {self.kernel.tls.recv}"]
+            lines += _by_cause(self.kernel.uncaptured)
             if self.kernel.skipped:
                 lines.append(
                     f"{SKIPPED_CALLS} for {self.kernel.skipped} calls: the data they moved is "

@@ -48,7 +48,7 @@ CLOCK_RECORD = struct.Struct("=B7xQQ")
 PROCESS_RECORD = struct.Struct("=B3xIQQII")
 NAMES_RECORD = struct.Struct("=BBB5xQQ108s108s")
 CGROUP_RECORD = struct.Struct("=B7xQ")
-HANDSHAKE_RECORD = struct.Struct("=B3xI")
+HANDSHAKE_RECORD = struct.Struct("=BB2xI16s")
 SESSION_RECORD = struct.Struct("=BB6xQQ")
 
 

@@ -19,6 +19,7 @@ from profiler.accounting import (
     Direction,
     KernelAccount,
     Sides,
+    Uncaptured,
     read,
 )
 from profiler.errors import CaptureFileError, OutputError
@@ -74,6 +75,18 @@ def test_the_account_of_tls() -> None:
     )
     # One call of each direction of plain sockets, and one of TLS.
     assert account.lost_text == "lost calls: 3"
+
+
+def test_processes_whose_tls_is_not_captured() -> None:
+    java = tuple(Uncaptured(pid, "java", "Java has a TLS of its own") for pid in range(1, 8))
+    other = Uncaptured(9, "curl", "it uses QUIC")
+    kernel = KernelAccount(BALANCED, BALANCED, uncaptured=(*java, other))
+    assert KernelAccount.from_json(json.loads(json.dumps(kernel.to_json()))) == kernel
+    assert Account(kernel=kernel).lines()[-2:] == [
+        "TLS not captured: java (pid 1), java (pid 2), java (pid 3), java (pid 4), java (pid 5) "
+        "and 2 more: Java has a TLS of its own",
+        "TLS not captured: curl (pid 9): it uses QUIC",
+    ]
 
 
 def test_the_summary() -> None:

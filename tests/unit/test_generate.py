@@ -37,6 +37,7 @@ LAYOUT = Layout(
         "unix_stream_connect": ("sock", "uaddr", "addr_len", "flags"),
         "unix_accept": ("sock", "newsock", "arg"),
         "unix_socketpair": ("socka", "sockb"),
+        "udp_sendmsg": ("sk", "msg", "len"),
     },
 )
 
@@ -254,6 +255,9 @@ def test_numbers_become_pointers_where_the_kernel_casts_them() -> None:
     assert "#define CAST_FUNCTION" not in without_bodies
 
 
+ARGUMENT = "*(u64 *)((u64)ctx + OFFSET_pt_regs_argument{})"
+
+
 @pytest.mark.parametrize("route", ["socket", "syscall"])
 def test_tls_adds_programs_maps_and_a_slot(route: str) -> None:
     without, given = program(route), program(route, Settings(tls=True))
@@ -269,7 +273,16 @@ def test_tls_adds_programs_maps_and_a_slot(route: str) -> None:
     assert f"#define SLOT_TLS {slots}\n#define TLS_SLOTS 1\n" in given.source
     preempting = program(route, Settings(tls=True), replace(LAYOUT, preemptible=True)).source
     assert "#define TLS_SLOTS 4\n" in preempting
-    assert given.attachments == without.attachments
+    added = set(given.attachments) - set(without.attachments)
+    assert {(each.target, each.function.partition("_")[2]) for each in added} == {
+        ("udp_sendmsg", "datagram_0")
+    }
+    parameters = {
+        "socket": ("ctx[0]", "ctx[1]"),
+        "syscall": (ARGUMENT.format(0), ARGUMENT.format(1)),
+    }
+    assert f"report_datagram(ctx, {', '.join(parameters[route])})" in given.source
+    assert "_datagram_0(" not in without.source
     for each in of_libraries(given):
         assert each.kind == "uprobe"
         assert given.source.count(f"int {each.function}(void *ctx)\n") == 1

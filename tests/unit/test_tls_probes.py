@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from profiler.accounting import Uncaptured
 from profiler.ingest.probe import libraries as module
 from profiler.ingest.probe.generate import UPROBE, Attachment, LibraryPrograms
-from profiler.ingest.probe.libraries import Libraries, Probes
+from profiler.ingest.probe.libraries import LATE, QUIC, Libraries, Probes
+from profiler.ingest.wire import HANDSHAKE, HANDSHAKE_RECORD
 from tests.unit.elf_files import BASE, Elf
 from tests.unit.test_tls_processes import PID, Process
 
@@ -23,6 +25,8 @@ HOOKS = tuple(
     LibraryPrograms("openssl", name, Attachment(UPROBE, name, f"enter_{name}"), leave)
     for name, leave in (("SSL_read", LEAVE), ("SSL_write", LEAVE), ("SSL_free", None))
 )
+# Processes that have called a probed function.
+CALLERS = {PID + 1}
 PROGRAMS = {"leave_library": 10, "enter_SSL_read": 11, "enter_SSL_write": 12, "enter_SSL_free": 13}
 
 
@@ -64,7 +68,7 @@ def process(tmp_path: Path) -> Process:
 
 
 def probes_of(process: Process) -> Probes:
-    return Probes(HOOKS, PROGRAMS, process.proc, process.root)
+    return Probes(HOOKS, PROGRAMS, CALLERS.__contains__, process.proc, process.root)
 
 
 def libraries_of(probes: Probes) -> Libraries:
@@ -123,4 +127,36 @@ def test_only_a_file_that_was_opened_can_be_attached_to(process: Process, kernel
 
 def test_a_process_that_has_ended_is_no_problem(process: Process, kernel: Kernel) -> None:
     assert libraries_of(probes_of(process)).attach_to(PID + 1) == []
+    assert not kernel.attached
+
+
+def handshake(pid: int, is_datagram: bool = False) -> bytes:
+    return HANDSHAKE_RECORD.pack(HANDSHAKE, is_datagram, pid, b"curl")
+
+
+def test_a_library_that_is_found_by_its_first_handshake(process: Process, kernel: Kernel) -> None:
+    CALLERS.add(PID)
+    try:
+        libraries = libraries_of(probes_of(process))
+        assert libraries.handshake(handshake(PID)) == []
+        assert kernel.attached
+        assert libraries.uncaptured() == (Uncaptured(PID, "curl", LATE),)
+    finally:
+        CALLERS.remove(PID)
+    # It never called the library, so no connection could be late.
+    reason = "it did not call /usr/lib/libssl.so.3, which is probed"
+    assert libraries.uncaptured() == (Uncaptured(PID, "curl", reason),)
+
+
+def test_a_process_with_a_handshake_that_calls_a_library(process: Process, kernel: Kernel) -> None:
+    libraries = libraries_of(probes_of(process))
+    libraries.handshake(handshake(PID + 1))
+    assert libraries.uncaptured() == ()
+
+
+def test_a_process_that_uses_quic(process: Process, kernel: Kernel) -> None:
+    libraries = libraries_of(probes_of(process))
+    for _ in range(2):
+        assert libraries.handshake(handshake(PID + 1, is_datagram=True)) == []
+    assert libraries.uncaptured() == (Uncaptured(PID + 1, "curl", QUIC),)
     assert not kernel.attached

@@ -301,3 +301,45 @@ def test_the_cache_of_this_machine() -> None:
         pytest.skip("this machine has no ld.so.cache")
     kinds = {library.kind for one in Discovery(Files()).cached() for library in one.libraries}
     assert "gnutls" in kinds
+
+
+def program(constants: bytes) -> bytes:
+    return Elf({"main": b"\xc3"}, constants=constants).build()
+
+
+@pytest.mark.parametrize(
+    ("path", "content", "reason"),
+    [
+        ("jvm/lib/server/libjvm.so", program(b""), "Java has a TLS of its own"),
+        ("lib/libssl3.so", program(b""), "NSS is not supported"),
+        ("bin/agent", program(b"/src/rustls-0.23.1/src/lib.rs"), "rustls is not supported"),
+        ("bin/bun", program(b"BoringSSL and OpenSSL 1.1.1"), "its BoringSSL has no symbols"),
+        ("bin/tool", program(b"OpenSSL 3.5.4 30 Sep 2025"), "its OpenSSL has no symbols"),
+        ("bin/tool", program(b"nothing"), "it has no known TLS library with symbols"),
+        ("bin/tool", b"#!/bin/sh", "it has no known TLS library with symbols"),
+    ],
+)
+def test_why_a_process_is_not_captured(
+    process: Process, path: str, content: bytes, reason: str
+) -> None:
+    process.add(path, content)
+    process.map(f"/{path}")
+    advice = "; see docs/explanation/tls.md for other ways"
+    assert Discovery(process.files()).reason(PID) == reason + advice
+
+
+def test_why_a_process_that_has_ended_is_not_captured(process: Process) -> None:
+    assert Discovery(process.files()).reason(PID + 1) == "it ended before its files were examined"
+
+
+def test_a_library_that_is_probed_but_not_called(process: Process) -> None:
+    process.add("lib/libssl.so.3", LIBRARY)
+    process.map("/lib/libssl.so.3")
+    reason = Discovery(process.files()).reason(PID)
+    assert reason == "it did not call /lib/libssl.so.3, which is probed"
+
+
+def test_a_problem_is_why_a_process_is_not_captured(process: Process) -> None:
+    process.map("/gone.so (deleted)", inode=1000)
+    reason = Discovery(process.files()).reason(PID)
+    assert reason == "/gone.so: cannot be opened: was deleted"

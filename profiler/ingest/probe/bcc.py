@@ -61,7 +61,7 @@ from profiler.ingest.probe.perf import PerfBuffer
 from profiler.ingest.probe.precedence import Precedence
 from profiler.ingest.probe.ring import RingBuffer
 from profiler.ingest.settings import ROUTES, Settings
-from profiler.ingest.wire import HANDSHAKE, HANDSHAKE_RECORD
+from profiler.ingest.wire import HANDSHAKE
 from profiler.privileges.helper import Helper
 
 if TYPE_CHECKING:
@@ -162,7 +162,10 @@ class BccEngine:
 
     def account(self) -> KernelAccount:
         """Return the kernel's counters, summed over CPUs."""
-        return KernelAccount.from_json(self._read_account())
+        account = KernelAccount.from_json(self._read_account())
+        if self._libraries is not None:
+            account = replace(account, uncaptured=self._libraries.uncaptured())
+        return account
 
     def ignore(self, socket: int) -> None:
         """Make the kernel stop forwarding the socket with this inode."""
@@ -261,7 +264,12 @@ class BccEngine:
             if ("", each.function) not in self._programs:
                 self._programs["", each.function] = [load(code[each.function], each, None)]
         programs = {function: loaded for (_, function), (loaded, *_) in self._programs.items()}
-        self._probes = Probes(program.libraries, programs)
+        callers = self._maps["tls_processes"]
+        self._probes = Probes(
+            program.libraries,
+            programs,
+            lambda pid: callers.read(struct.pack("=I", pid)) is not None,
+        )
         functions = [each.function for each in program.libraries]
         self._libraries = Libraries(self._probes, functions)
 
@@ -374,7 +382,7 @@ class BccEngine:
         if len(others) < len(records) and not self._is_stopped:
             for record in records:
                 if record[0] == HANDSHAKE:
-                    self.problems += libraries.attach_to(HANDSHAKE_RECORD.unpack(record)[1])
+                    self.problems += libraries.handshake(record)
         return others
 
     def _direction(self, direction: int, name: str = "account") -> Direction:

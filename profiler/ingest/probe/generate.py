@@ -12,6 +12,7 @@ positions in the compiler's messages correct.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from itertools import count
 from typing import NamedTuple
 
@@ -47,6 +48,9 @@ _SLOT_ENTER = _SLOT_CLOSE
 
 # The programs of TLS libraries that can run on a CPU at once, because one preempts the other.
 _TLS_SLOTS = 4
+
+# Programs that record the start of a connection, or report a process.
+_NO_WORKSPACE = re.compile("_(open|datagram)_")
 
 # Kinds of attachment.
 FENTRY, FEXIT, KPROBE = "fentry", "fexit", "kprobe"
@@ -104,6 +108,9 @@ def generate(
     ``machine`` is the architecture as printed by ``uname -m``. Raises UnsupportedError if
     this kernel lacks a hooked function, or if no syscall table exists for ``machine``.
     """
+    if not settings.tls:
+        functions = tuple(hook for hook in hooks.functions if hook.event != "datagram")
+        hooks = replace(hooks, functions=functions)
     writers = {"socket": _socket_route, "syscall": _syscall_route}
     entries, attachments = writers[route](hooks, layout, machine)
     if route == "socket":
@@ -169,9 +176,8 @@ def _with_includes(name: str, seen: set[str]) -> list[str]:
 def _slots(attachments: list[Attachment], preemptible: bool) -> list[int]:
     """Return the index of each program's workspace (``bpf/call.h``)."""
     if preemptible:
-        # Programs that record the start of a connection need no workspace.
         number = count()
-        return [0 if "_open_" in a.function else next(number) for a in attachments]
+        return [0 if _NO_WORKSPACE.search(a.function) else next(number) for a in attachments]
     return [a.calling.direction if a.function == _LEAVE else _SLOT_CLOSE for a in attachments]
 
 
@@ -189,10 +195,9 @@ def _socket_route(hooks: Hooks, layout: Layout, machine: str) -> tuple[list[str]
                 f"the socket route needs {hook.name}, which this kernel lacks", since=(5, 5)
             )
         if hook.event in _AT_ENTRY:
-            number = position(hook, parameters, hook.socket)
-            name = f"fentry_{hook.event}_{number}"
-            entries[name] = f"int {name}(u64 *ctx)\n{{\n{_at_entry(hook, f'ctx[{number}]')}\n}}"
-            attachments.append(Attachment(FENTRY, hook.name, name))
+            name, body = _at_entry(hook, parameters, "ctx[{}]")
+            entries[f"fentry_{name}"] = f"int fentry_{name}(u64 *ctx)\n{body}"
+            attachments.append(Attachment(FENTRY, hook.name, f"fentry_{name}"))
         else:
             calling = calling_of(hook, parameters)
             if hook.second and layout.preemptible:
@@ -273,11 +278,18 @@ def _call_of(hook: LibraryHook) -> str:
 _AT_ENTRY = {
     "open": "open_socket({socket})",
     "close": "close_socket(ctx, {socket}, CALLING(CALLING_SLOT))",
+    "datagram": "report_datagram(ctx, {socket}, {message})",
 }
 
 
-def _at_entry(hook: FunctionHook, socket: str) -> str:
-    return f"\t{_AT_ENTRY[hook.event].format(socket=socket)};\n\treturn 0;"
+def _at_entry(hook: FunctionHook, parameters: tuple[str, ...], parameter: str) -> tuple[str, str]:
+    """Return the name and body of a program; ``parameter`` formats a parameter's position."""
+    number = position(hook, parameters, hook.socket)
+    values = {"socket": parameter.format(number)}
+    if hook.message:
+        values["message"] = parameter.format(position(hook, parameters, hook.message))
+    call = _AT_ENTRY[hook.event].format(**values)
+    return f"{hook.event}_{number}", f"{{\n\t{call};\n\treturn 0;\n}}"
 
 
 def _syscall_route(
@@ -318,14 +330,16 @@ def _syscall_route(
             continue
         parameters = layout.parameters.get(function.name)
         if parameters is None:
+            if function.optional:
+                continue
             raise UnsupportedError(f"this kernel lacks {function.name}")
-        number = parameters.index(function.socket)
-        socket = f"*(u64 *)((u64)ctx + OFFSET_pt_regs_argument{number})"
-        entry = f"kprobe_{function.event}_{number}"
-        source = f"int {entry}(void *ctx)\n{{\n{_at_entry(function, socket)}\n}}"
+        name, body = _at_entry(
+            function, parameters, "*(u64 *)((u64)ctx + OFFSET_pt_regs_argument{})"
+        )
+        source = f"int kprobe_{name}(void *ctx)\n{body}"
         if source not in entries:
             entries.append(source)
-        attachments.append(Attachment(KPROBE, function.name, entry))
+        attachments.append(Attachment(KPROBE, function.name, f"kprobe_{name}"))
     return entries, attachments
 
 

@@ -74,6 +74,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
         "tcp_sock.write_seq",
         "tcp_sock.snd_una",
         "msghdr.msg_flags",
+        "msghdr.msg_name",
         "unix_sock.addr",
         "unix_sock.peer",
         "unix_address.len",

@@ -15,13 +15,15 @@ import contextlib
 import errno
 import os
 import resource
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
+from profiler.accounting import Uncaptured
 from profiler.ingest.probe.generate import LibraryPrograms
 from profiler.ingest.probe.load import attach_to_file
 from profiler.ingest.tls.libraries import Hook
 from profiler.ingest.tls.processes import Discovery, Files, Finding
+from profiler.ingest.wire import HANDSHAKE_RECORD
 from profiler.privileges.helper import Descriptor, Helper
 
 # Device, inode and time of change in nanoseconds, from fstat(2).
@@ -31,6 +33,14 @@ Identity = tuple[int, int, int]
 _PIDS_MAX = 4096
 # Far more than the functions of a library have together.
 _POINTS_MAX = 256
+# Processes that are remembered for the summary.
+_NOTED_MAX = 1000
+
+LATE = (
+    "its library was found by its first handshake, so messages of that connection may be missing; "
+    "the next ones are captured"
+)
+QUIC = "it uses UDP port 443 (QUIC, HTTP/3), which is not captured; turn HTTP/3 off in the program"
 
 
 class Probes(Files):
@@ -40,11 +50,16 @@ class Probes(Files):
         self,
         libraries: Iterable[LibraryPrograms],
         programs: Mapping[str, int],
+        has_called: Callable[[int], bool],
         proc: Path = Path("/proc"),
         root: Path = Path("/"),
     ) -> None:
-        """``programs`` maps the functions of the loaded probe to their descriptors."""
+        """``programs`` maps the functions of the loaded probe to their descriptors.
+
+        ``has_called`` returns whether a process has called a function of a library.
+        """
         super().__init__(proc, root)
+        self._has_called = has_called
         self._libraries = {each.function: each for each in libraries}
         self._programs = programs
         self._opened: dict[Identity, int] = {}
@@ -52,6 +67,7 @@ class Probes(Files):
         self.attach = self._attach
         self.forget = self._forget
         self.pids_after = self._pids_after
+        self.silent = self._silent
         _allow_files()
 
     def share(self, helper: Helper) -> None:
@@ -60,6 +76,7 @@ class Probes(Files):
         self.attach = helper.offer(self._attach)
         self.forget = helper.offer(self._forget)
         self.pids_after = helper.offer(self._pids_after)
+        self.silent = helper.offer(self._silent)
 
     def close(self) -> None:
         """Detach from all files."""
@@ -125,6 +142,10 @@ class Probes(Files):
         pids = (int(each.name) for each in self._proc.glob("[0-9]*"))
         return sorted(each for each in pids if each > pid)[:_PIDS_MAX]
 
+    def _silent(self, pids: list[int]) -> list[int]:
+        """Return those of ``pids`` that have called no probed library."""
+        return [pid for pid in pids if not self._has_called(pid)]
+
 
 class Libraries:
     """The TLS libraries of this machine: finds them, and has the programs attached."""
@@ -135,6 +156,9 @@ class Libraries:
         self._discovery = Discovery(probes)
         self._done: set[Identity] = set()
         self._problems: set[str] = set()
+        # By process and reason: those whose handshake was seen at a socket.
+        self._silent: dict[Uncaptured, None] = {}
+        self._uncaptured: dict[Uncaptured, None] = {}
 
     def attach_all(self) -> list[str]:
         """Attach to the libraries of ``ld.so.cache`` and of all processes; return problems."""
@@ -153,6 +177,32 @@ class Libraries:
         except OSError:
             # It has ended.
             return []
+
+    def handshake(self, record: bytes) -> list[str]:
+        """Attach to the libraries of the process in a HANDSHAKE record; return new problems."""
+        _, is_datagram, pid, comm = HANDSHAKE_RECORD.unpack(record)
+        name = comm.partition(b"\0")[0].decode(errors="replace")
+        if is_datagram:
+            self._note(self._uncaptured, pid, name, QUIC)
+            return []
+        before = len(self._done)
+        problems = self.attach_to(pid)
+        if len(self._done) > before:
+            self._note(self._uncaptured, pid, name, LATE)
+        self._note(self._silent, pid, name, self._discovery.reason(pid))
+        return problems
+
+    def uncaptured(self) -> tuple[Uncaptured, ...]:
+        """Return the processes whose encrypted traffic was noticed, but not captured."""
+        pids = sorted({each.pid for each in self._silent})
+        silent = set(self._probes.silent(pids)) if pids else set()
+        # One that never called the library has no first connection that could be late.
+        late = (each for each in self._uncaptured if each.reason == QUIC or each.pid not in silent)
+        return (*(each for each in self._silent if each.pid in silent), *late)
+
+    def _note(self, noted: dict[Uncaptured, None], pid: int, comm: str, reason: str) -> None:
+        if len(noted) < _NOTED_MAX:
+            noted[Uncaptured(pid, comm, reason)] = None
 
     def _attach(self, findings: list[Finding]) -> list[str]:
         problems = [self._attach_to_file(each) for each in findings]

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from profiler.ingest.tls import unprobed
 from profiler.ingest.tls.elf import ElfError, printable
 from profiler.ingest.tls.libraries import Library, examine
 from profiler.privileges.helper import Descriptor, Helper
@@ -169,19 +170,55 @@ class Discovery:
         # A file that is mapped keeps its inode number. The path is there for the case that the
         # number is used again later.
         self._known: OrderedDict[tuple[str, int, str], Finding] = OrderedDict()
+        self._reasons: dict[tuple[str, int, str], str] = {}
 
     def process(self, pid: int) -> list[Finding]:
         """Return the TLS libraries that a process has mapped, and the files with problems.
 
         Raises OSError if the process has ended, or may not be looked at.
         """
+        findings = (self._mapping(pid, mapping) for mapping in self._mappings(pid))
+        return [one for one in findings if one.libraries or one.problem]
+
+    def reason(self, pid: int) -> str:
+        """Return why the TLS of a process that calls no probed function cannot be captured."""
+        try:
+            mappings = self._mappings(pid)
+            findings = [self._mapping(pid, mapping) for mapping in mappings]
+            paths = [mapping.path for mapping in mappings]
+            probed = (one.path for one in findings if any(map(_has_sessions, one.libraries)))
+            library = next(probed, "")
+            problem = next((one.problem for one in findings if one.problem), "")
+            return (
+                unprobed.reason_of_files(paths)
+                or (f"it did not call {printable(library)}, which is probed" if library else "")
+                or problem
+                or (self._reason_of_program(pid, mappings[0]) if mappings else "")
+                or unprobed.unknown()
+            )
+        except OSError:
+            return "it ended before its files were examined"
+
+    def _reason_of_program(self, pid: int, mapping: Mapping) -> str:
+        """Examine the program itself, once: its mapping has the lowest address."""
+        key = mapping.device, mapping.inode, mapping.path
+        if key not in self._reasons:
+            descriptor = self._files.open_mapping(pid, mapping.start)
+            try:
+                reason = unprobed.reason_of_program(descriptor)
+            finally:
+                os.close(descriptor)
+            if len(self._reasons) >= _KEPT:
+                self._reasons.clear()
+            self._reasons[key] = reason
+        return self._reasons[key]
+
+    def _mappings(self, pid: int) -> list[Mapping]:
         descriptor = self._files.open_maps(pid)
         try:
-            mappings = _parsed(_read(descriptor, _MAX_MAPS))
+            return _parsed(_read(descriptor, _MAX_MAPS))
         finally:
             os.close(descriptor)
-        findings = (self._mapping(pid, mapping) for mapping in mappings)
-        return [one for one in findings if one.libraries or one.problem]
 
     def cached(self) -> list[Finding]:
         """Return the TLS libraries in ``ld.so.cache``, before any process maps them."""
@@ -207,6 +244,11 @@ class Discovery:
                 self._known.popitem(last=False)
         self._known.move_to_end(key)
         return finding
+
+
+def _has_sessions(library: Library) -> bool:
+    """Return whether it is probed, and not only the half of OpenSSL without sessions."""
+    return bool(library.hooks) and library.kind != "libcrypto"
 
 
 def _finding(path: str, descriptor: int) -> Finding:
