@@ -43,7 +43,10 @@ KINDS = (
     Kind(
         "openssl",
         frozenset(("SSL_read", "SSL_write")),
-        ("SSL_read", "SSL_read_ex", "SSL_write", "SSL_write_ex", "SSL_write_ex2", "SSL_sendfile"),
+        (
+            *("SSL_read", "SSL_read_ex", "SSL_read_early_data", "SSL_sendfile"),
+            *("SSL_write", "SSL_write_ex", "SSL_write_ex2", "SSL_write_early_data"),
+        ),
         ("SSL_do_handshake", "SSL_shutdown", "SSL_free"),
         _OPENSSL_MARKS,
     ),
