@@ -140,3 +140,14 @@ def test_an_instruction_that_the_kernel_refuses(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(load, "_probe_type", {"uprobe": 9}.__getitem__)
     with pytest.raises(OSError, match="Invalid argument"):
         load.attach_to_file(5, 33, 4096)
+
+
+def test_a_kernel_without_uprobes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library is not probed; the capture of plain text continues."""
+
+    def probe_type(kind: str) -> int:
+        raise ProbeError(f"this kernel offers no {kind}s")
+
+    monkeypatch.setattr(load, "_probe_type", probe_type)
+    with pytest.raises(OSError, match="offers no uprobes"):
+        load.attach_to_file(5, 33, 4096)

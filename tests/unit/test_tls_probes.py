@@ -12,8 +12,9 @@ import pytest
 from profiler.accounting import Uncaptured
 from profiler.ingest.probe import libraries as module
 from profiler.ingest.probe.generate import UPROBE, Attachment, LibraryPrograms
-from profiler.ingest.probe.libraries import LATE, QUIC, Libraries, Probes
+from profiler.ingest.probe.libraries import LATE, POINTS_MAX, QUIC, Libraries, Probes
 from profiler.ingest.wire import HANDSHAKE, HANDSHAKE_RECORD
+from profiler.privileges.helper import Helper
 from tests.unit.elf_files import BASE, Elf
 from tests.unit.test_tls_processes import PID, Process
 
@@ -108,6 +109,29 @@ def test_a_refused_file_is_reported_once_and_not_attached_to(
     assert libraries.attach_all() == [problem]
     assert libraries.attach_to(PID) == []
     assert kernel.attached and kernel.open() == 0
+
+
+def test_a_file_that_pretends_many_returns_is_not_attached_to(
+    process: Process, kernel: Kernel
+) -> None:
+    """More than a message to the helper has room for."""
+    process.add("usr/lib/libssl.so.3", Elf(dict.fromkeys(NAMES, b"\xc3" * POINTS_MAX)).build())
+    helper = Helper()
+    probes = probes_of(process)
+    probes.share(helper)
+    helper.split()
+    try:
+        problem = "cannot be probed: its functions return in too many places"
+        assert libraries_of(probes).attach_all() == [f"/usr/lib/libssl.so.3: {problem}"]
+    finally:
+        helper.close()
+    points = [["SSL_read", 64, list(range(POINTS_MAX))]]
+    status = (process.root / "usr/lib/libssl.so.3").stat()
+    probes = probes_of(process)
+    os.close(probes.open_mapping(PID, 0x7F00_0000_0000))
+    with pytest.raises(OSError, match="too many"):
+        probes.attach([status.st_dev, status.st_ino, status.st_ctime_ns], points)
+    assert not kernel.attached
 
 
 def test_only_a_file_that_was_opened_can_be_attached_to(process: Process, kernel: Kernel) -> None:

@@ -31,8 +31,8 @@ Identity = tuple[int, int, int]
 
 # The longest reply of the helper has room for as many numbers of processes.
 _PIDS_MAX = 4096
-# Far more than the functions of a library have together.
-_POINTS_MAX = 256
+POINTS_MAX = 256
+"""Far more than the functions of a library have together: a file can pretend any number."""
 # Processes that are remembered for the summary.
 _NOTED_MAX = 1000
 
@@ -133,8 +133,8 @@ class Probes(Files):
                 leave = self._programs[hook.leave.function]
                 points += [(leave, int(offset)) for offset in returns]  # type: ignore
             points.append((self._programs[hook.entry.function], int(entry)))  # type: ignore
-        if len(points) > _POINTS_MAX:
-            raise ValueError("too many functions")
+        if len(points) > POINTS_MAX:
+            raise OSError(errno.E2BIG, "too many places to probe")
         return points
 
     def _pids_after(self, pid: int) -> list[int]:
@@ -225,6 +225,8 @@ class Libraries:
         if not functions:
             return finding.problem
         self._done.add(identity)
+        if _number_of_points(functions) > POINTS_MAX:
+            return f"{finding.path}: cannot be probed: its functions return in too many places"
         try:
             self._probes.attach(list(identity), functions)
         except OSError as error:
@@ -235,6 +237,10 @@ class Libraries:
     def _hooked(self, hook: Hook) -> list[str]:
         """Return one of a function's names, if the probe has a program for it."""
         return [name for name in hook.names if name in self._functions][:1]
+
+
+def _number_of_points(functions: list[list[object]]) -> int:
+    return sum(1 + len(returns) for _, _, returns in functions)  # type: ignore
 
 
 def _identity(descriptor: int) -> Identity:

@@ -10,6 +10,7 @@ of functions. An attachment is a file descriptor; closing it detaches the progra
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import re
 import struct
@@ -169,11 +170,16 @@ def attach_to_file(program: int, file: int, offset: int) -> int:
     """Attach a loaded program to an instruction at ``offset`` in the open ``file``.
 
     It then runs in every process that maps the file. Return the attachment's descriptor.
-    Raises OSError: for example EINVAL if there is no instruction, or it cannot be probed.
+    Raises OSError: for example EINVAL if there is no instruction, or it cannot be probed, and
+    EOPNOTSUPP if the kernel offers no uprobes.
     """
     name = ctypes.create_string_buffer(f"/proc/self/fd/{file}".encode())
     address = ctypes.addressof(name)
-    descriptor = _attach_event(program, _probe_type("uprobe"), 0, address, offset)
+    try:
+        kind = _probe_type("uprobe")
+    except ProbeError as error:
+        raise OSError(errno.EOPNOTSUPP, str(error)) from None
+    descriptor = _attach_event(program, kind, 0, address, offset)
     if descriptor < 0:
         number = ctypes.get_errno()
         raise OSError(number, why(number))
