@@ -38,24 +38,30 @@ Timestamp = str
 class RequestSummary(TypedDict, total=False):
     """What a response reports about its request."""
 
-    method: str
-    url: str
-    host: str
+    method: Annotated[str, "its method"]
+    url: Annotated[str, "its target as sent"]
+    host: Annotated[str, "what its `:authority` or Host header names"]
 
 
 class ProxiedConnection(TypedDict, total=False):
     """The connection that a proxy accepted, as its PROXY header states it."""
 
-    source_ip: str
-    source_port: int
-    dest_ip: str
-    dest_port: int
+    source_ip: Annotated[str, "address of the real client"]
+    source_port: Annotated[int, "its port"]
+    dest_ip: Annotated[str, "address that it connected to"]
+    dest_port: Annotated[int, "the port of that"]
 
 
 class TlsSession(TypedDict, total=False):
     """What is known about the encryption of a message."""
 
-    library: str
+    library: Annotated[str, "what encrypts in the process: `openssl`, `gnutls` or `go`"]
+    version: Annotated[str, "`1.0`, `1.1`, `1.2` or `1.3`"]
+    sni: Annotated[str, "server name that the client sent (RFC 6066, 3)"]
+    alpn: Annotated[str, "protocol that the server chose (RFC 7301), such as `h2` or `http/1.1`"]
+    cipher: Annotated[
+        str, "cipher suite by its name in IANA's registry, such as `TLS_AES_128_GCM_SHA256`"
+    ]
 
 
 class Record(TypedDict, total=False):
@@ -146,8 +152,7 @@ class Record(TypedDict, total=False):
     ]
     request: Annotated[
         RequestSummary,
-        "response: `method`, `url` and `host` of its request, if that was seen; `host` is what "
-        "`:authority` or the Host header names",
+        "response: what is known of its request, if that was seen",
     ]
     latency_ms: Annotated[
         float, "response: milliseconds from the request's first byte to the response's first"
@@ -173,9 +178,8 @@ class Record(TypedDict, total=False):
     ]
     tls: Annotated[
         TlsSession,
-        "present if the message was encrypted and captured with `--tls`: `library` is `openssl`, "
-        "`gnutls` or `go`. Without evidence which socket carries it, addresses, `connection`, "
-        "`sequence`, `socket` and `netns` are absent",
+        "present if the message was encrypted and captured with `--tls`. Without evidence which "
+        "socket carries it, addresses, `connection`, `sequence`, `socket` and `netns` are absent",
     ]
     socket: Annotated[int, "inode of the socket"]
     netns: Annotated[int, "inode of the network namespace"]
@@ -200,9 +204,8 @@ class Record(TypedDict, total=False):
     ]
     proxy: Annotated[
         ProxiedConnection,
-        "`source_ip`, `source_port`, `dest_ip` and `dest_port` of the connection that a proxy "
-        "accepted, as its PROXY protocol header (version 1 or 2) states them: its source is the "
-        "real client",
+        "the connection that a proxy accepted, as its PROXY protocol header (version 1 or 2) "
+        "states it",
     ]
 
 
@@ -246,6 +249,11 @@ class Row(TypedDict, total=False):
     incomplete: Annotated[Optional[str], "why something is missing, separated by blanks"]
     exchange: Annotated[Optional[str], "`exchange` of its records"]
     connection: Annotated[Optional[str], "`connection` of its records"]
+    tls_library: Annotated[Optional[str], "`tls.library` of its records; empty without TLS"]
+    tls_version: Annotated[Optional[str], "`tls.version` of its records"]
+    tls_sni: Annotated[Optional[str], "`tls.sni` of its records"]
+    tls_alpn: Annotated[Optional[str], "`tls.alpn` of its records"]
+    tls_cipher: Annotated[Optional[str], "`tls.cipher` of its records"]
     request_headers: Annotated[Optional[Headers], "headers of the request"]
     request_body: Annotated[Optional[str], "body of the request"]
     response_headers: Annotated[Optional[Headers], "headers of the response"]
@@ -262,7 +270,7 @@ class Field(NamedTuple):
 
 @cache
 def fields(of: type) -> tuple[Field, ...]:
-    """Return the fields of :class:`Record` or :class:`Row` in their order."""
+    """Return the fields of a dictionary of this module, in their order."""
     hints = get_type_hints(of, include_extras=True)
     return tuple(Field(name, hint.__origin__, hint.__metadata__[0]) for name, hint in hints.items())
 
@@ -272,10 +280,7 @@ def json_schema() -> dict[str, Any]:
 
     Fields that it does not list are allowed: a later version may have more.
     """
-    properties = {
-        field.name: {**_json_type(field.type), "description": field.meaning}
-        for field in fields(Record)
-    }
+    properties = _properties(Record)
     for name in ("timestamp", "process_start"):
         properties[name]["format"] = "date-time"
     return {
@@ -285,6 +290,12 @@ def json_schema() -> dict[str, Any]:
         "type": "object",
         "required": list(REQUIRED),
         "properties": properties,
+    }
+
+
+def _properties(of: type) -> dict[str, Any]:
+    return {
+        field.name: {**_json_type(field.type), "description": field.meaning} for field in fields(of)
     }
 
 
@@ -300,11 +311,7 @@ def _json_type(hint: Any) -> dict[str, Any]:
     if hint in _JSON_TYPES:
         return {"type": _JSON_TYPES[hint]}
     if _is_typed_dict(hint):
-        types = get_type_hints(hint)
-        return {
-            "type": "object",
-            "properties": {name: _json_type(one) for name, one in types.items()},
-        }
+        return {"type": "object", "properties": _properties(hint)}
     arguments = get_args(hint)
     origin = get_origin(hint)
     if origin is Literal:
@@ -334,7 +341,7 @@ def _sql_type(hint: Any) -> str:
     if hint in _SQL_TYPES:
         return _SQL_TYPES[hint]
     if _is_typed_dict(hint):
-        inner = (f"{name} {_sql_type(one)}" for name, one in get_type_hints(hint).items())
+        inner = (f"{field.name} {_sql_type(field.type)}" for field in fields(hint))
         return f"STRUCT({', '.join(inner)})"
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Union:  # Optional
@@ -346,11 +353,13 @@ def _sql_type(hint: Any) -> str:
 
 
 def markdown(of: type) -> Iterator[str]:
-    """Yield the lines of a Markdown table of the fields."""
+    """Yield the lines of a Markdown table of the fields; those in an object follow it."""
     yield "| field | type | meaning |"
     yield "| --- | --- | --- |"
     for field in fields(of):
         yield f"| `{field.name}` | {_name(field.type)} | {field.meaning} |"
+        for one in fields(field.type) if _is_typed_dict(field.type) else ():
+            yield f"| `{field.name}.{one.name}` | {_name(one.type)} | {one.meaning} |"
 
 
 def _name(hint: Any) -> str:
@@ -380,7 +389,7 @@ def _check(hint: Any) -> Check:
             isinstance(value, numbers) and not isinstance(value, bool) and -(2**63) <= value < 2**63
         )
     if _is_typed_dict(hint):
-        inner = {name: _check(one) for name, one in get_type_hints(hint).items()}
+        inner = {field.name: _check(field.type) for field in fields(hint)}
         return lambda value: (
             isinstance(value, dict)
             and all(inner[name](one) for name, one in value.items() if name in inner)

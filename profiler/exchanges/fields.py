@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -130,6 +130,8 @@ ADDRESS = Kind(values.address, EQUAL, lambda wanted, number: number in wanted)
 ROLE = _choice(*values.ROLES)
 DIRECTION = _choice(*values.DIRECTIONS)
 OUTCOME = _choice("ok", "failed", "unknown")
+# Texts, which happen to be in the order of the versions.
+TLS_VERSION = replace(_choice("1.0", "1.1", "1.2", "1.3"), signs=(*EQUAL, *ORDER))
 
 
 class Field(NamedTuple):
@@ -245,9 +247,20 @@ def _address(view: View) -> Iterator[int]:
     return map(values.address_number, _of_messages("source_ip", "dest_ip")(view))
 
 
+def _of_tls(key: str) -> Callable[[View], Iterable[Any]]:
+    return lambda view: (value for one in TLS.values(view) for value in _value(one, key))
+
+
+def _sni(view: View) -> Iterator[str]:
+    return map(str.lower, _of_tls("sni")(view))
+
+
 def _incomplete(view: View) -> Iterable[str]:
     return view.exchange.incomplete
 
+
+TLS = Field("tls", TEXT, _of_messages("tls"))
+"""Whether there is TLS: its value is an object, so a condition can only be that it has one."""
 
 FIELDS = {
     field.name: field
@@ -275,5 +288,10 @@ FIELDS = {
         Field("address", ADDRESS, _address),
         Field("direction", DIRECTION, _of_messages("direction")),
         Field("role", ROLE, _role),
+        Field("tls.library", TEXT, _of_tls("library")),
+        Field("tls.version", TLS_VERSION, _of_tls("version")),
+        Field("tls.sni", HOST, _sni),
+        Field("tls.alpn", TEXT, _of_tls("alpn")),
+        Field("tls.cipher", TEXT, _of_tls("cipher")),
     )
 }

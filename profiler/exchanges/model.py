@@ -91,6 +91,11 @@ class Exchange:
         )
 
     @property
+    def is_tls(self) -> bool:
+        """Whether its messages were encrypted, and captured with ``--tls``."""
+        return "tls" in self.first
+
+    @property
     def incomplete(self) -> tuple[str, ...]:
         """Why something is missing at either end, each reason once."""
         return tuple(dict.fromkeys(why for side in self.sides for why in reasons(side)))

@@ -3,11 +3,14 @@
 
 ::
 
-    condition = both { "or" both } both = one { "and" one } one = "not" one | "(" condition ")" |
-    "failed" | request | comparison request = ( METHOD | "*" ) VALUE a pattern for the path or the
-    target comparison = FIELD sign VALUE sign = "=" | "!=" | "<" | "<=" | ">" | ">=" | "~" VALUE = a
-    word | "text in quotes" | 'text in quotes' expectation = condition [ sign NUMBER ] number of
-    exchanges; default >= 1
+    condition   = both { "or" both }
+    both        = one { "and" one }
+    one         = "not" one | "(" condition ")" | "failed" | "tls" | request | comparison
+    request     = ( METHOD | "*" ) VALUE        a pattern for the path or the target
+    comparison  = FIELD sign VALUE
+    sign        = "=" | "!=" | "<" | "<=" | ">" | ">=" | "~"
+    VALUE       = a word | "text in quotes" | 'text in quotes'
+    expectation = condition [ sign NUMBER ]     number of exchanges; default >= 1
 
 A word contains no spaces, quotes, parentheses, or any of ``=<>!~``; a text with one of them must be
 quoted. ``none`` (without quotes) is the value of a field without a value. ``~`` matches a pattern
@@ -31,7 +34,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Union
 
 from profiler.errors import ProfilerError
-from profiler.exchanges.fields import EQUAL, FIELDS, ORDER, Field, View, field_named, views
+from profiler.exchanges.fields import EQUAL, FIELDS, ORDER, TLS, Field, View, field_named, views
 from profiler.exchanges.model import Exchange, host, program
 from profiler.exchanges.values import is_pattern, pattern
 
@@ -211,7 +214,10 @@ _TOKEN = re.compile(
 )
 # A method is a token (RFC 9110, 5.6.2). All methods in use are upper case; fields are lower case.
 _METHOD = re.compile(r"\*|[A-Z][A-Z0-9!#$%&*+.^_`|-]*")
-_FLAGS = {"failed": Comparison(FIELDS["outcome"], "=", "failed")}
+_FLAGS: dict[str, Condition] = {
+    "failed": Comparison(FIELDS["outcome"], "=", "failed"),
+    "tls": Not(Comparison(TLS, "=", None)),
+}
 _KEYWORDS = ("and", "or", "not")
 # Far below Python's own limit of nested calls.
 _DEPTH_MAX = 50
@@ -425,4 +431,4 @@ def _advice(name: str) -> str:
     near = difflib.get_close_matches(name, known, n=1)
     if near:
         return f"; did you mean {near[0]}?"
-    return f": fields are {', '.join(FIELDS)}, header.NAME; or `failed`, or METHOD PATH"
+    return f": fields are {', '.join(FIELDS)}, header.NAME; or `failed`, `tls` or METHOD PATH"

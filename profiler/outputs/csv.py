@@ -41,6 +41,7 @@ def row(exchange: Exchange) -> Row:
     response: Record = exchange.response or {}
     client, server = _first(exchange.client), _first(exchange.server)
     served = exchange.server.response if exchange.server else None
+    tls = first.get("tls", {})
     found = outcome(exchange)
     return {
         "time": first["timestamp"],
@@ -70,6 +71,11 @@ def row(exchange: Exchange) -> Row:
         "incomplete": " ".join(exchange.incomplete) or None,
         "exchange": first.get("exchange"),
         "connection": first.get("connection"),
+        "tls_library": tls.get("library"),
+        "tls_version": tls.get("version"),
+        "tls_sni": tls.get("sni"),
+        "tls_alpn": tls.get("alpn"),
+        "tls_cipher": tls.get("cipher"),
         "request_headers": request.get("headers"),
         "request_body": request.get("body"),
         "response_headers": response.get("headers"),

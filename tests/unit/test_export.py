@@ -36,6 +36,16 @@ HAR = jsonschema.Draft202012Validator(
 CASES = sorted((Path(__file__).parents[1] / "cases").glob("*/expected.jsonl"))
 
 
+# All fields, in their order.
+TLS = {
+    "library": "openssl",
+    "version": "1.3",
+    "sni": "shop.example",
+    "alpn": "h2",
+    "cipher": "TLS_AES_128_GCM_SHA256",
+}
+
+
 def exchanges(records: list[dict[str, Any]]) -> Exchanges:
     return Exchanges(map(normalized, records))
 
@@ -364,6 +374,15 @@ def test_csv_runs_no_formula() -> None:
     assert (row["method"], row["client"], row["url"]) == ("'=1+1", "'@SUM(A1)", '/a,"b"\n')
 
 
+def test_csv_has_what_is_known_of_tls() -> None:
+    found = exchanges([request(tls=TLS), request(exchange="1-2")])
+    rows = list(csv.DictReader(io.StringIO("".join(csv_lines(found)), newline="")))
+    assert [{name: row[f"tls_{name}"] for name in TLS} for row in rows] == [
+        TLS,
+        dict.fromkeys(TLS, ""),
+    ]
+
+
 def test_an_empty_csv_has_its_header() -> None:
     assert "".join(csv_lines([])).startswith("time,client,")
 
@@ -400,6 +419,19 @@ def test_sql(tmp_path: Path) -> None:
             tables.query("selct 1")
         with pytest.raises(QueryError, match="nothing"):
             tables.query("select nothing from messages")
+
+
+def test_sql_of_tls() -> None:
+    with database() as tables:
+        tables.load([request(tls=TLS), request(exchange="1-2")])
+        for sql in (
+            f"select {', '.join(f'tls_{name}' for name in TLS)} from exchanges"
+            " where tls_library is not null",
+            f"select {', '.join(f'tls.{name}' for name in TLS)} from messages"
+            " where tls is not null",
+        ):
+            _, rows = tables.query(sql)
+            assert list(rows) == [tuple(TLS.values())], sql
 
 
 def test_nanoseconds_are_kept() -> None:

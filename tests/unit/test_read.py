@@ -166,6 +166,7 @@ DEEP = b"[" * 300 + b"]" * 300
         (b'"later": ' + DEEP, "`later` is nested too deeply"),
         (b'"request": {"later": ' + DEEP + b"}", "`request` is nested too deeply"),
         (b'"pid": 18446744073709551615', "`pid` has the wrong type"),
+        (b'"tls": {"version": 1.3}', "`tls` has the wrong type"),
         (b'"timestamp": "0001-01-01T00:00:00Z"', "`timestamp` is not a time"),
         (b'"timestamp": "9999-01-01T00:00:00Z"', "`timestamp` is not a time"),
         (b'"process_start": "yesterday"', "`process_start` is not a time"),

@@ -378,6 +378,14 @@ def test_a_response_is_rebuilt_too() -> None:
     assert redacted["request"]["host"] == t("s3cret") + "@a"
 
 
+def test_the_server_name_of_tls_is_redacted_like_a_host() -> None:
+    session = {"library": "go", "sni": "s3cret@a"}
+    record = {"type": "request", "tls": session}
+    redacted = R.record(record)
+    assert redacted["tls"] == {"library": "go", "sni": t("s3cret") + "@a"}
+    assert record["tls"]["sni"] == "s3cret@a", "the record itself stays"
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -146,6 +146,8 @@ class Redactor:
                 asked["url"] = self.url(asked["url"])
             if "host" in asked:
                 asked["host"] = self._authority(asked["host"])
+        if "sni" in record.get("tls", {}):
+            redacted["tls"] = {**record["tls"], "sni": self._authority(record["tls"]["sni"])}
         if "cmdline" in record:
             redacted["cmdline"] = self.command_line(record["cmdline"])
         if record.get("body"):

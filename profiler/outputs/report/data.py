@@ -65,7 +65,7 @@ _COLUMNS = [
 ]
 # Numbers of the columns `outcome` and `flags`; data.js has the same.
 OUTCOMES = ("ok", "failed", "unknown")
-NO_REQUEST, CUT_BODY, CLIENT_SEEN, SERVER_SEEN = 1, 2, 4, 8
+NO_REQUEST, CUT_BODY, CLIENT_SEEN, SERVER_SEEN, TLS = 1, 2, 4, 8, 16
 _TABLES = ("method", "host", "target", "endpoint", "service", "interim", "incomplete")
 
 
@@ -171,6 +171,7 @@ class Data:
         interim = (one["status_code"] for one in exchange.side.interim if "status_code" in one)
         detail, cut = self._detail(exchange)
         seen = (CLIENT_SEEN if exchange.client else 0) | (SERVER_SEEN if exchange.server else 0)
+        seen |= TLS if exchange.is_tls else 0
         texts = {
             "method": asked.get("method", ""),
             "host": named,

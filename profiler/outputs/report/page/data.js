@@ -12,7 +12,7 @@ const CLASSES = [
 const OK = 0, MOVED = 1, CLIENT = 2, FAILED = 3, NONE = 4;
 // Numbers of the columns `outcome` and `flags`; data.py has the same.
 const OUTCOMES = ["ok", "failed", "unknown"];
-const NO_REQUEST = 1, CLIENT_SEEN = 4, SERVER_SEEN = 8;
+const NO_REQUEST = 1, CLIENT_SEEN = 4, SERVER_SEEN = 8, TLS = 16;
 
 function kindOf(status, outcome) {
   if (OUTCOMES[outcome] === "failed") return FAILED;
@@ -47,6 +47,7 @@ class Capture {
 
   text(column, row) { return this.tables[column][this.columns[column][row]]; }
   node(role, row) { return this.nodes[this.columns[role][row]]; }
+  isTls(row) { return Boolean(this.columns.flags[row] & TLS); }
   failed(row) { return this.kind[row] === FAILED; }
   url(row) { return this.text("target", row).startsWith("/") || this.text("target", row) === "*"
     ? this.text("host", row) + this.text("target", row) : this.text("target", row) || this.text("host", row); }

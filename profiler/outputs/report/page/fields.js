@@ -48,6 +48,8 @@ class View {
     return this.details.sides[this.role].flatMap((record) => names.map((name) => record[name])).filter((value) => value !== undefined);
   }
 
+  tls(name) { return this.recorded("tls").map((session) => session[name]).filter((value) => value !== undefined); }
+
   header(name) {
     const { client = [], server = [] } = this.details.sides;
     const [own, other] = this.role === "client" ? [client, server] : [server, client];
@@ -121,6 +123,11 @@ const FIELDS = new Map([
   inDetails("address", only(READ.address, inNetwork), (view) => view.recorded("source_ip", "dest_ip").map(addressBits)),
   inDetails("direction", only(READ.direction), (view) => view.recorded("direction")),
   inColumns("role", only(READ.role), (view) => [view.role]),
+  inDetails("tls.library", textual(), (view) => view.tls("library")),
+  inDetails("tls.version", ordered(READ.tlsVersion), (view) => view.tls("version")),
+  inDetails("tls.sni", textual(READ.host), (view) => view.tls("sni").map((name) => name.toLowerCase())),
+  inDetails("tls.alpn", textual(), (view) => view.tls("alpn")),
+  inDetails("tls.cipher", textual(), (view) => view.tls("cipher")),
 ].map((field) => [field.name, field]));
 
 /** The field of that name; undefined if there is none. */

@@ -65,7 +65,10 @@ function parseSearch(text, deep = false) {
 const TOKEN = /(?<word>[^\s"'()=<>!~]+)|(?<sign>[=<>!~]+)|(?<paren>[()])|"(?<double>(?:[^"\\]|\\.)*)"|'(?<single>(?:[^'\\]|\\.)*)'/sy;
 // A method is a token (RFC 9110, 5.6.2). All methods in use are upper case; fields are lower case.
 const METHOD = /^(?:\*|[A-Z][A-Z0-9!#$%&*+.^_`|-]*)$/;
-const FLAGS = new Map([["failed", comparison(FIELDS.get("outcome"), "=", "failed")]]);
+const FLAGS = new Map([
+  ["failed", comparison(FIELDS.get("outcome"), "=", "failed")],
+  ["tls", { isDetailed: false, holds: (view) => view.capture.isTls(view.row) }],
+]);
 const DEPTH_MAX = 50;
 const SIGNS = [...EQUAL, ...ORDER, "~"];
 
@@ -218,7 +221,7 @@ class Parser {
 
 function adviceFor(name) {
   const near = nearest(name, [...FIELDS.keys(), ...FLAGS.keys()]);
-  return near ? `; did you mean ${near}?` : `: fields are ${[...FIELDS.keys()].join(", ")}, header.NAME; or \`failed\`, or METHOD PATH`;
+  return near ? `; did you mean ${near}?` : `: fields are ${[...FIELDS.keys()].join(", ")}, header.NAME; or \`failed\`, \`tls\` or METHOD PATH`;
 }
 
 /** The name closest to a word, as Python's difflib.get_close_matches() finds it. */

@@ -85,6 +85,7 @@ const READ = {
   outcome: choice(...OUTCOMES),
   direction: choice("send", "recv"),
   role: choice("client", "server"),
+  tlsVersion: choice("1.0", "1.1", "1.2", "1.3"),
 
   method(text) {
     if (!/^[!#$%&'*+.^_`|~0-9A-Za-z-]+$/.test(text)) throw new RangeError(`${quoted(text)} is not a method`);
