@@ -112,7 +112,8 @@ class Word:
             if any(code.startswith(self.word.rstrip("x")) for code in codes):
                 return True
         names = (program(side.records[0]) or "" for side in exchange.sides)
-        line = f"{asked.get('method', '')} {host(exchange)}{asked.get('url', '')}"
+        scheme = "https://" if exchange.is_tls else ""
+        line = f"{asked.get('method', '')} {scheme}{host(exchange)}{asked.get('url', '')}"
         return any(self.word in text.lower() for text in (line, *names))
 
 

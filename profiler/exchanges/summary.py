@@ -35,6 +35,7 @@ class Summary(NamedTuple):
     """The server's program, if it was seen."""
     method: str
     """``?`` if the request was not seen; likewise ``target``."""
+    is_tls: bool
     host: str
     """The host that the request names, else the server's address."""
     target: str
@@ -52,8 +53,10 @@ class Summary(NamedTuple):
 
     @property
     def url(self) -> str:
-        """The request target, after the host if it is a path."""
-        return self.host + self.target if self.target[:1] in ("/", "*", "?") else self.target
+        """The request target, after the host if it is a path; after ``https://`` with TLS."""
+        if self.target[:1] not in ("/", "*", "?"):
+            return self.target
+        return f"{'https://' if self.is_tls else ''}{self.host}{self.target}"
 
     @property
     def process(self) -> str:
@@ -86,6 +89,7 @@ def summary(paired: Paired, redactor: Redactor | None) -> Summary:
         client=_program(exchange.client),
         server=_program(exchange.server),
         method=asked.get("method", "?"),
+        is_tls=exchange.is_tls,
         host=_redacted_host(authority(asked, exchange.first), redactor),
         target=target if redactor is None else redactor.url(target),
         status=None if response is None else response.get("status_code", 0),

@@ -193,6 +193,27 @@ def test_a_failure_without_a_response_and_one_of_grpc(
     assert "200 · gRPC status 4 ·" in shown[1]
 
 
+def test_https_has_its_scheme(browser: Browser, report: Make, tmp_path: Path) -> None:
+    capture = tmp_path / "tls.jsonl"
+    shutil.copy(ROOT / "tests" / "queries" / "capture.jsonl", capture)
+    browser.open(report(capture))
+    urls = (
+        "[...document.querySelectorAll('.grid-view .grid-row')].map(row => row.children[4].title)"
+    )
+    assert browser.search("tls") == "2 of 10 exchanges"
+    assert browser.run(urls) == [
+        "https://Shop.Example/search?q=a=b",
+        "https://static.example/img/p356.jpg",
+    ]
+    browser.click(".grid-view .grid-row")
+    browser.until("document.getElementById('detail').open")
+    assert "GET https://Shop.Example/search?q=a=b" in browser.text("#detail")
+    assert "TLS 1.3 \u00b7 openssl" in browser.text("#detail")
+    browser.run("void document.getElementById('detail').close()")
+    assert browser.search("not tls") == "8 of 10 exchanges"
+    assert not any("https:" in url for url in browser.run(urls))
+
+
 def test_filters_are_shown_and_taken_away(browser: Browser, page: Path) -> None:
     browser.open(page)
     browser.click("#classes button:nth-child(4)")

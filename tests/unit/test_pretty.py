@@ -157,6 +157,8 @@ def test_formats_that_hide_secrets_by_default(tmp_path: Path) -> None:
         ([message("request"), message("response", status_code=101, upgrade="websocket")],
          ["101", "websocket"]),
         ([message("request", method="CONNECT", url="h:443")], ["CONNECT", " h:443 "]),
+        ([message("request", tls={"library": "go"})], [" https://shop/a"]),
+        ([message("request")], [" shop/a"]),
     ],
 )  # fmt: skip
 def test_what_is_missing_is_visible(

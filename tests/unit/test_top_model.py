@@ -298,6 +298,18 @@ def test_a_long_exchange_is_scrolled() -> None:
     assert screen(view, 20)[2].startswith("client")
 
 
+def test_shows_which_exchanges_have_tls() -> None:
+    tls = {"library": "openssl", "version": "1.3", "alpn": "h2"}
+    plain, encrypted = exchange(1), [{**one, "tls": tls} for one in exchange(2, at=2.0)]
+    view = View(fed(plain + encrypted))
+    press(view, "enter")
+    assert [line.split()[-1] for line in screen(view)[3:5]] == ["https://shop/", "shop/"]
+    press(view, "/", *"https", "enter")
+    assert "shop/" not in screen(view)[4]
+    press(view, "enter")
+    assert "  tls        openssl  1.3  h2" in screen(view)
+
+
 def test_reports_incomplete_messages() -> None:
     view = View(fed(exchange(1, incomplete=["lost"])))
     assert "incomplete: lost 1" in screen(view)[0]

@@ -60,6 +60,8 @@ def _end(role: str, side: Side, first: Record) -> Iterator[tuple[str, str]]:
     if "duration_ms" in response:
         words.append(f"duration {time_text(response['duration_ms'])}")
     yield f"{role:<13}{'  '.join(filter(None, words))}", "bold"
+    if "tls" in first:
+        yield f"  {'tls':<11}{'  '.join(map(str, first['tls'].values()))}", "dim"
     facts = cast("dict[str, object]", first)
     for name in ("timestamp", "cmdline", "cgroup", "exchange", "connection"):
         if name in facts:

@@ -49,8 +49,12 @@ class Capture {
   node(role, row) { return this.nodes[this.columns[role][row]]; }
   isTls(row) { return Boolean(this.columns.flags[row] & TLS); }
   failed(row) { return this.kind[row] === FAILED; }
-  url(row) { return this.text("target", row).startsWith("/") || this.text("target", row) === "*"
-    ? this.text("host", row) + this.text("target", row) : this.text("target", row) || this.text("host", row); }
+  /** What precedes the host: HTTPS has its scheme. */
+  scheme(row) { return this.isTls(row) ? "https://" : ""; }
+  url(row) {
+    const target = this.text("target", row);
+    return target === "" || target === "*" || target.startsWith("/") ? this.scheme(row) + this.text("host", row) + target : target;
+  }
   clock(row) { return clock(this.start + this.columns.time[row]); }
 
   async linesOf(block) {

@@ -45,7 +45,7 @@ class Detail {
           make("h2", { id: "detail-title" }, visible(`${capture.text("method", row) || "request not seen"} ${capture.url(row)}`)),
           make("p", {}, make("span", { class: `s-${CLASSES[capture.kind[row]].name}` }, status ? `${status} ${visible(records.find((one) => one.status_code === status)?.reason ?? "")}` : "no response", grpcStatus === undefined ? "" : ` \u00b7 gRPC status ${visible(grpcStatus)}`),
             ` \u00b7 ${new Date(capture.start + capture.columns.time[row]).toISOString()} \u00b7 ${visible(capture.node("client", row).name)} \u2192 ${visible(capture.node("server", row).name)}`),
-          make("p", {}, this.times(row, sides))),
+          make("p", {}, [this.times(row, sides), tlsOf(records)].filter(Boolean).join(" \u00b7 "))),
         step(-1, "Previous"), step(1, "Next"),
         make("button", { type: "button", click: () => this.dialog.close() }, "Close")),
       make("div", { class: "detail-body", tabindex: 0, role: "group", "aria-label": "Messages" },
@@ -109,6 +109,14 @@ class Detail {
       ? make("p", { class: "why" }, `Shortened in this report: the first ${count(record.body.length)} of ${count(record.body_length)} characters${base64 ? " of base64" : ""}.`) : null;
     return make("div", {}, make("div", { class: "views" }, buttons.length > 1 ? buttons : null, make("span", { class: "hint" }, `Body, ${base64 ? bytes(size) : many(size, "character")}`)), cut, area);
   }
+}
+
+/** How an exchange was encrypted; empty without TLS. */
+function tlsOf(records) {
+  const session = records.find((one) => one.tls)?.tls;
+  if (!session) return "";
+  const { version = "", ...more } = session;
+  return [`TLS ${version}`.trim(), ...Object.values(more)].map((part) => visible(part)).join(" \u00b7 ");
 }
 
 function fields(headers, caption) {

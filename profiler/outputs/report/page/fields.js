@@ -40,7 +40,7 @@ class View {
   get line() {
     const nodes = ["client", "server"].map((role) => this.capture.node(role, this.row));
     const names = nodes.map((node) => (node.kind === "process" ? `${node.name}\n${node.detail}` : node.name));
-    return [`${this.text("method")} ${this.text("host")}${this.text("target")}`, ...names].join("\n").toLowerCase();
+    return [`${this.text("method")} ${this.capture.scheme(this.row)}${this.text("host")}${this.text("target")}`, ...names].join("\n").toLowerCase();
   }
 
   /** The values of some fields in the records of this end. */
