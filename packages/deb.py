@@ -33,7 +33,7 @@ from profiler import __version__, cli
 from profiler.commands.configuration.keys import keys_of
 from profiler.commands.configuration.show import template
 from provisioning.host import REPOSITORY
-from provisioning.sources import copy_product, profiler_dependencies, wheel_of
+from provisioning.sources import copy_product, installed_dependencies, wheel_of
 
 NAME = "http-profiler"
 MAINTAINER = f"The {NAME} authors <{NAME}@users.noreply.github.com>"
@@ -136,7 +136,7 @@ def _vendor(tree: Path, wheel: Path, machine: str, versions: dict[str, dict[str,
     def install(python: str) -> None:
         target = _site_packages(tree, python)
         exact = versions.get(python, {})
-        vendored.install(wheel, profiler_dependencies(), python, machine, target, exact)
+        vendored.install(wheel, installed_dependencies(), python, machine, target, exact)
         # These scripts name the Python that runs pip here.
         shutil.rmtree(target / "bin", ignore_errors=True)
 

@@ -67,17 +67,11 @@ SOURCE_DATE_EPOCH = "315532800"
 KEPT_WHEELS = 4
 
 
-def profiler_dependencies() -> list[str]:
-    """Return the profiler's dependencies from PyPI, as in pyproject.toml."""
-    project = tomllib.loads(PYPROJECT.read_text("utf-8"))["project"]
-    return [str(requirement) for requirement in project.get("dependencies", [])]
-
-
 def installed_dependencies() -> list[str]:
-    """Return what a guest's profiler gets from PyPI: also what ``--tls`` needs."""
+    """Return what a guest and the package get from PyPI: also what ``--tls`` needs."""
     project = tomllib.loads(PYPROJECT.read_text("utf-8"))["project"]
     extra = project.get("optional-dependencies", {}).get("tls", [])
-    return [*profiler_dependencies(), *map(str, extra)]
+    return [*map(str, project.get("dependencies", [])), *map(str, extra)]
 
 
 def system_inputs() -> dict[str, object]:

@@ -8,6 +8,7 @@ import gzip
 import json
 import re
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from email import message_from_string
 from fnmatch import fnmatch
@@ -24,7 +25,7 @@ from profiler.commands.parser import commands_of
 from profiler.outputs import Rotation
 from profiler.outputs.jsonl import JsonLines
 from provisioning.host import REPOSITORY, find_tool
-from provisioning.sources import profiler_dependencies
+from provisioning.sources import installed_dependencies
 
 FILES = REPOSITORY / "packages" / "files"
 
@@ -137,7 +138,7 @@ def test_the_locked_versions_meet_the_requirements() -> None:
     locked = deb.locked()
     assert tuple(locked) == deb.PYTHONS
     for python, versions in locked.items():
-        for one in vendored.applying(profiler_dependencies(), python):
+        for one in vendored.applying(installed_dependencies(), python):
             assert versions[canonicalize_name(one.name)] in one.specifier
 
 
@@ -166,6 +167,24 @@ def test_lintian_finds_nothing_in_the_package(package: Path) -> None:
     command = [find_tool("lintian", "lintian"), "--pedantic", package]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_the_package_has_what_tls_needs(package: Path, tmp_path: Path) -> None:
+    """Capstone with its native library, and pyelftools: for each Python the same wheel."""
+    subprocess.run(["dpkg-deb", "--extract", package, tmp_path], check=True)
+    for python in (deb.PYTHONS[0], deb.PYTHONS[-1]):
+        directory = deb._site_packages(tmp_path, python)
+        script = (
+            f"import sys; sys.path.insert(0, {str(directory)!r}); "
+            "import capstone, elftools.elf.elffile as elf; "
+            "code = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64).disasm(b'\\xc3', 0); "
+            "print(next(code).mnemonic, capstone.__file__, elf.__file__)"
+        )
+        command = [sys.executable, "-I", "-S", "-c", script]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        mnemonic, *files = done.stdout.split()
+        assert mnemonic == "ret"
+        assert all(Path(file).is_relative_to(directory) for file in files)
 
 
 def test_the_licence_of_each_file(tmp_path: Path) -> None:
