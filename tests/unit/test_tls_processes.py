@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from profiler.ingest.tls.processes import Discovery, Files, Finding
-from profiler.privileges.helper import Helper
+from profiler.privileges.helper import Descriptor, Helper
 from tests.unit.elf_files import Elf
 from tests.unit.test_privileges import needs_root, needs_seccomp, run
 
@@ -172,6 +172,23 @@ def test_what_cannot_be_opened_is_named(process: Process, tmp_path: Path) -> Non
         "/remote.so: cannot be opened: is on a FUSE file system",
         "/wrong.so: malformed: its header cannot be parsed (ELFParseError)",
     ]
+
+
+def test_a_process_that_ends_meanwhile_is_no_problem(process: Process) -> None:
+    """What could be opened before is known."""
+
+    class Ending(Files):
+        def _open_mapping(self, pid: int, start: int) -> Descriptor:
+            opened = super()._open_mapping(pid, start)
+            shutil.rmtree(process.directory)
+            return opened
+
+    for name in ("first.so", "second.so"):
+        process.add(name, LIBRARY)
+        process.map(f"/{name}")
+    process.files()
+    (finding,) = Discovery(Ending(process.proc)).process(PID)
+    assert (finding.path, finding.problem) == ("/first.so", "")
 
 
 def test_a_socket_is_not_opened(process: Process) -> None:

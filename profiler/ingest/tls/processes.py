@@ -227,7 +227,7 @@ class Discovery:
             try:
                 findings.append(_finding(path, self._files.open_cached(path)))
             except OSError as error:
-                findings.append(_unopened(path, error))
+                findings.append(Finding(path, None, (), _problem(path, error)))
         return [one for one in findings if one.libraries or one.problem]
 
     def _mapping(self, pid: int, mapping: Mapping) -> Finding:
@@ -238,12 +238,21 @@ class Discovery:
                 opened = self._files.open_mapping(pid, mapping.start)
             except OSError as error:
                 # Another process may have the file under another root, where it can be opened.
-                return _unopened(mapping.path, error)
+                problem = _problem(mapping.path, error) if self._has(pid, mapping) else ""
+                return Finding(mapping.path, None, (), problem)
             finding = self._known[key] = _finding(mapping.path, opened)
             if len(self._known) > _KEPT:
                 self._known.popitem(last=False)
         self._known.move_to_end(key)
         return finding
+
+
+    def _has(self, pid: int, mapping: Mapping) -> bool:
+        """Return whether a process still runs, and has not unmapped the file."""
+        try:
+            return mapping in self._mappings(pid)
+        except OSError:
+            return False
 
 
 def _has_sessions(library: Library) -> bool:
@@ -266,8 +275,8 @@ def _finding(path: str, descriptor: int) -> Finding:
     return Finding(path, identity, tuple(libraries), problem)
 
 
-def _unopened(path: str, error: OSError) -> Finding:
-    return Finding(path, None, (), f"{printable(path)}: cannot be opened: {error.strerror}")
+def _problem(path: str, error: OSError) -> str:
+    return f"{printable(path)}: cannot be opened: {error.strerror}"
 
 
 def _reopened(located: int, path: str) -> Descriptor:
