@@ -24,6 +24,7 @@ http {{
     access_log off;
     ssl_certificate {HOME}/certificate.pem;
     ssl_certificate_key {HOME}/key.pem;
+    ssl_protocols TLSv1.3;
     ssl_early_data on;
     server {{
         listen {PORT} ssl;

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
@@ -36,12 +38,18 @@ with socket.socket(family, socket.SOCK_DGRAM) as client:
     else:
         client.sendto(b"\\xc0" + bytes(99), (sys.argv[1], int(sys.argv[3])))
 """
-# Calls the library until a file exists.
-CALLING = f"""{HANDSHAKE.replace("sys.argv[1:]", '["ssl"]')}
+END = "/tmp/uncaptured.end"
+WAIT = f"""
+import pathlib, time
+while not pathlib.Path("{END}").exists():
+    time.sleep(0.1)
+"""
+# Calls the library until the end.
+CALLING = f"""
 import pathlib, ssl, time
 context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
 session = context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_side=True)
-while not pathlib.Path(sys.argv[1]).exists():
+while not pathlib.Path("{END}").exists():
     try:
         session.do_handshake()
     except ssl.SSLWantReadError:
@@ -51,6 +59,7 @@ while not pathlib.Path(sys.argv[1]).exists():
 NAMED = "import ctypes; ctypes.CDLL(None).prctl(15, b'{}')\n"
 NO_LIBRARY = "it has no known TLS library with symbols"
 NOT_CALLED = r"it did not call /\S+/libssl\.so\.\d\S*, which is probed"
+LATE = "its library was found by its first handshake"
 QUIC = r"it uses UDP port 443 \(QUIC, HTTP/3\)"
 
 
@@ -60,25 +69,55 @@ def uncaptured(said: str) -> dict[str, list[str]]:
     return {reason: re.findall(r"(\S+) \(pid", processes) for processes, reason in lines}
 
 
+def wait_for(capture: Capture, *reasons: str) -> dict[str, list[str]]:
+    """Return the processes of each reason, once all reasons are in the account."""
+    deadline = time.monotonic() + 120
+    while True:
+        found = uncaptured(capture.account())
+        by_pattern = {
+            pattern: names
+            for pattern in reasons
+            for reason, names in found.items()
+            if re.match(pattern, reason)
+        }
+        if len(by_pattern) == len(reasons):
+            assert len(found) == len(reasons), found
+            return by_pattern
+        assert time.monotonic() < deadline, found
+        time.sleep(0.3)
+
+
+@contextmanager
+def running(guest: Guest, *programs: tuple[str, ...]) -> Iterator[None]:
+    """Run programs, which wait at their end, so that their files can be examined."""
+    with ExitStack() as stack:
+        guest.exec(f"rm -f {END}")
+        for program in programs:
+            stack.enter_context(guest.popen(["python3", "-c", *program], stdout=None, stderr=None))
+        try:
+            yield
+        finally:
+            guest.exec(["touch", END])
+
+
 @pytest.mark.parametrize("route", ROUTES)
 def test_processes_whose_tls_is_not_captured_are_named(guest: Guest, route: str) -> None:
     with Capture(guest, "--tls", "--route", route) as capture:
-        for name, program, *arguments in (
-            ("bare", HANDSHAKE),
-            ("silent", HANDSHAKE, "ssl"),
-            ("quic4", DATAGRAMS, "127.0.0.1", "connected", "443"),
-            ("quic6", DATAGRAMS, "::1", "connected", "443"),
-            ("quicto", DATAGRAMS, "127.0.0.1", "unconnected", "443"),
-            ("dns", DATAGRAMS, "127.0.0.1", "unconnected", "53"),
+        for name, *arguments in (
+            ("quic4", "127.0.0.1", "connected", "443"),
+            ("quic6", "::1", "connected", "443"),
+            ("quicto", "127.0.0.1", "unconnected", "443"),
+            ("dns", "127.0.0.1", "unconnected", "53"),
         ):
-            guest.exec(["python3", "-c", f"{NAMED.format(name)}{program}", *arguments])
-        said = capture.stop()
-    found = uncaptured(said)
-    expected = {NO_LIBRARY: ["bare"], NOT_CALLED: ["silent"], QUIC: ["quic4", "quic6", "quicto"]}
-    for pattern, names in expected.items():
-        (reason,) = (reason for reason in found if re.match(pattern, reason))
-        assert found.pop(reason) == names
-    assert not found
+            guest.exec(["python3", "-c", NAMED.format(name) + DATAGRAMS, *arguments])
+        bare, silent = (NAMED.format(name) + HANDSHAKE + WAIT for name in ("bare", "silent"))
+        with running(guest, (bare,), (silent, "ssl")):
+            found = wait_for(capture, NO_LIBRARY, NOT_CALLED, QUIC)
+    assert found == {
+        NO_LIBRARY: ["bare"],
+        NOT_CALLED: ["silent"],
+        QUIC: ["quic4", "quic6", "quicto"],
+    }
 
 
 def test_a_process_that_the_filters_exclude_is_not_named(guest: Guest) -> None:
@@ -91,22 +130,10 @@ def test_a_process_that_the_filters_exclude_is_not_named(guest: Guest) -> None:
 
 def test_a_library_that_is_found_by_its_first_handshake(guest: Guest) -> None:
     """A copy where nothing looks for it in advance."""
-    copy, end = "/tmp/late", "/tmp/late/end"
-    guest.exec(f"rm -rf {copy}; mkdir {copy}; cp $(ldconfig -p | grep -o '/.*libssl.so.3$') {copy}")
-    with (
-        Capture(guest, "--tls") as capture,
-        guest.popen(
-            ["env", f"LD_LIBRARY_PATH={copy}", "python3", "-c", CALLING, end],
-            stdout=None,
-            stderr=None,
-        ),
-    ):
-        try:
-            deadline = time.monotonic() + 120
-            while not any(
-                "found by its first" in reason for reason in uncaptured(capture.account())
-            ):
-                assert time.monotonic() < deadline, capture.account()
-                time.sleep(0.3)
-        finally:
-            guest.exec(["touch", end])
+    copy = "/tmp/late"
+    path = "$(/sbin/ldconfig -p | grep -om1 '/.*libssl.so.3$')"
+    guest.exec(f"rm -rf {copy}; mkdir {copy}; cp {path} {copy}")
+    start = f"import os; os.environ['LD_LIBRARY_PATH'] = '{copy}'; os.execvp('python3', {{}})"
+    command = ["python3", "-c", HANDSHAKE + CALLING, "ssl"]
+    with Capture(guest, "--tls") as capture, running(guest, (start.format(command),)):
+        assert wait_for(capture, LATE) == {LATE: ["python3"]}

@@ -246,7 +246,6 @@ class Discovery:
         self._known.move_to_end(key)
         return finding
 
-
     def _has(self, pid: int, mapping: Mapping) -> bool:
         """Return whether a process still runs, and has not unmapped the file."""
         try:
