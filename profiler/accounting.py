@@ -182,6 +182,8 @@ class Account:
     """Exchanges that were left out because too many were waiting for a filter's decision."""
     faults: dict[str, int] = field(default_factory=dict)
     """Cause -> connections that were dropped because of this error of the profiler."""
+    not_decrypted: dict[str, int] = field(default_factory=dict)
+    """Cause -> TLS connections that were not decrypted, or not to their end (--tls-keys)."""
     kernel: KernelAccount | None = None
     final: bool = False
     """The capture has ended."""
@@ -258,6 +260,10 @@ class Account:
             f"dropped {number} connections because of an error ({cause}): please report this as a "
             "bug of http-profiler"
             for cause, number in self.faults.items()
+        ]
+        lines += [
+            f"not decrypted: {number} TLS connections: {cause}"
+            for cause, number in self.not_decrypted.items()
         ]
         if self.kernel:
             lines += [f"send calls/bytes: {self.kernel.send}"]

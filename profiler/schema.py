@@ -55,7 +55,9 @@ class ProxiedConnection(TypedDict, total=False):
 class TlsSession(TypedDict, total=False):
     """What is known about the encryption of a message."""
 
-    library: Annotated[str, "what encrypts in the process: `openssl`, `gnutls` or `go`"]
+    library: Annotated[
+        str, "`openssl`, `gnutls` or `go` with `--tls`, and `keys` with `--tls-keys`"
+    ]
     version: Annotated[str, "`1.0`, `1.1`, `1.2` or `1.3`"]
     sni: Annotated[str, "server name that the client sent (RFC 6066, 3)"]
     alpn: Annotated[str, "protocol that the server chose (RFC 7301), such as `h2` or `http/1.1`"]
@@ -178,8 +180,8 @@ class Record(TypedDict, total=False):
     ]
     tls: Annotated[
         TlsSession,
-        "present if the message was encrypted and captured with `--tls`. Without evidence which "
-        "socket carries it, addresses, `connection`, `sequence`, `socket` and `netns` are absent",
+        "present if the message was encrypted, and captured with `--tls` or `--tls-keys`. Without "
+        "evidence which socket carries it, addresses, `connection`, `sequence`, `socket` and `netns` are absent",
     ]
     socket: Annotated[int, "inode of the socket"]
     netns: Annotated[int, "inode of the network namespace"]

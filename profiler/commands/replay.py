@@ -17,6 +17,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "capture", type=Path, metavar="RECORDING", help="a file that --record wrote"
     )
+    parser.add_argument(
+        "--tls-keys",
+        dest="key_log",
+        type=Path,
+        metavar="PATH",
+        help="decrypt recorded TLS connections with the secrets in this key log (SSLKEYLOGFILE), "
+        "besides those in the recording",
+    )
     add_filters(parser)
     add_limits(parser, live=False)
     add_output(parser)
@@ -26,5 +34,5 @@ def run(options: argparse.Namespace) -> int:
     """Replay a recording. Raises ProfilerError."""
     from profiler.ingest.session import replay
 
-    replay(options.capture, settings_of(options))
+    replay(options.capture, settings_of(options), options.key_log)
     return 0

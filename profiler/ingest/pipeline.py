@@ -24,6 +24,7 @@ import orjson
 from profiler.accounting import Account, KernelAccount
 from profiler.errors import CaptureFileError, ProfilerError
 from profiler.ingest import syscalls, wire
+from profiler.ingest.decryption import Decryption, Handshake, PlainEvent, Undecryptable
 from profiler.ingest.http import Message, Messages, NotHttp
 from profiler.ingest.http.message import REQUEST, UNDECODABLE, Output
 from profiler.ingest.memory import Memory
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from profiler.schema import Record
 
 _NAMES_KEPT = 4096
-_Named = TypeVar("_Named", wire.Names, wire.Session)
+_Named = TypeVar("_Named", wire.Names, wire.Session, Handshake)
 
 
 class RecordWriter(Protocol):
@@ -61,11 +62,12 @@ class Pipeline:
         applied: Collection[str] = (),
         *,
         route: str = "socket",
+        decryption: Decryption | None = None,
     ) -> None:
         """Interpret syscall numbers as those of ``machine``; copy the wire to ``recorder``.
 
         ``applied`` names the filters that the kernel has already applied. ``route`` is where the
-        probe is attached: ``socket`` or ``syscall``.
+        probe is attached: ``socket`` or ``syscall``. ``decryption`` takes what begins as TLS.
         """
         self._settings = settings
         self._sink = sink
@@ -78,8 +80,12 @@ class Pipeline:
         self.memory = Memory(settings.connection_memory, settings.max_memory)
         self._names: OrderedDict[int, wire.Names] = OrderedDict()
         self._sessions: OrderedDict[int, wire.Session] = OrderedDict()
+        self._decryption = decryption
+        self._handshakes: OrderedDict[int, Handshake] = OrderedDict()
         self._clock_offset = 0
         self.account = Account()
+        if decryption is not None:
+            self.account.not_decrypted = decryption.causes
         self._filter: Filter | None = None
         left = settings.where.without(applied)
         if left:
@@ -116,9 +122,21 @@ class Pipeline:
             _keep(self._sessions, item.stream, item)
         elif isinstance(item, wire.Cgroup):
             self._processes.learn_cgroup(item)
+        elif isinstance(item, wire.Keys):
+            self.learn(item.lines)
         else:
             self.account.kernel = _kernel_account(item.document)
         return None
+
+    def learn(self, lines: bytes) -> None:
+        """Take whole lines of a key log. The recording gets those that are used."""
+        if self._decryption is not None:
+            for socket in self._decryption.learn(lines):
+                with self._guard(socket):
+                    for event in self._decryption.resume(socket):
+                        self._read_plain(event)
+                    self._bound_memory(socket)
+            self._record_keys(self._decryption)
 
     def finish(self) -> None:
         """End the capture: write the messages that are still open."""
@@ -127,6 +145,8 @@ class Pipeline:
             with self._guard(event.socket):
                 self._read(event)
                 self._bound_memory(event.socket)
+        if self._decryption is not None:
+            self._decryption.finish()
         for socket in self._messages.sockets():
             with self._guard(socket):
                 self._write_all(self._messages.finish(socket))
@@ -162,6 +182,8 @@ class Pipeline:
         faults, cause = self.account.faults, _cause_of(error)
         faults[cause] = faults.get(cause, 0) + 1
         self._streams.forget(socket)
+        if self._decryption is not None:
+            self._decryption.give_up(socket, "an error of the profiler")
         self.memory.use(socket, 0)
         try:
             self._write_all(self._messages.give_up(socket, UNDECODABLE))
@@ -173,6 +195,8 @@ class Pipeline:
 
     def _bound_memory(self, socket: int) -> None:
         held = self._messages.held(socket)
+        if self._decryption is not None:
+            held += self._decryption.held(socket)
         if held:
             held += self._streams.held(socket)
         else:
@@ -181,9 +205,33 @@ class Pipeline:
         for dropped in self.memory.use(socket, held):
             self.account.given_up += 1
             self._streams.forget(dropped)
+            if self._decryption is not None:
+                self._decryption.give_up(dropped)
             self._write_all(self._messages.give_up(dropped))
 
     def _read(self, event: Event) -> int | None:
+        if self._decryption is None:
+            return self._parse(event)
+        not_http = None
+        for plain in self._decryption.feed(event):
+            not_http = self._read_plain(plain) or not_http
+        self._record_keys(self._decryption)
+        return not_http
+
+    def _read_plain(self, event: PlainEvent) -> int | None:
+        if isinstance(event, Handshake):
+            _keep(self._handshakes, event.socket, event)
+            return None
+        if isinstance(event, Undecryptable):
+            return event.socket
+        return self._parse(event)
+
+    def _record_keys(self, decryption: Decryption) -> None:
+        lines = decryption.used()
+        if lines and self._recorder:
+            self._recorder.write(wire.encode(wire.Keys(lines)))
+
+    def _parse(self, event: Event) -> int | None:
         not_http = None
         for output in self._messages.feed(event):
             if isinstance(output, NotHttp):
@@ -208,6 +256,7 @@ class Pipeline:
             self._settings.max_body,
             self._syscalls,
             self._sessions.get(origin.socket),
+            self._handshakes.get(origin.socket) if self._handshakes else None,
         )
         if self._filter is None:
             self._emit(record)

@@ -18,6 +18,7 @@ from ipaddress import IPv4Address, IPv6Address
 from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 
+from profiler.ingest.decryption import Handshake
 from profiler.ingest.http import content
 from profiler.ingest.http.amplification import allowance, fits
 from profiler.ingest.http.charset import text_of
@@ -37,8 +38,10 @@ from profiler.ingest.wire import (
 )
 
 if TYPE_CHECKING:
-    from profiler.schema import Record, RequestSummary
+    from profiler.schema import Record, RequestSummary, TlsSession
 
+# In place of a library: the message was decrypted with a key log.
+KEY_LOG = "keys"
 _NO_TEXT = ("", None)
 _REPEATED = 2000  # characters that any response may repeat
 _TCP = 6  # IPPROTO_TCP
@@ -55,13 +58,15 @@ def record_of(
     max_content: int,
     syscalls: Mapping[int, str],
     session: Session | None = None,
+    handshake: Handshake | None = None,
 ) -> Record:
     """Return the record of ``message``.
 
     ``names`` are the paths of a Unix socket. ``clock_offset`` is CLOCK_REALTIME minus
     the kernel's clock, in nanoseconds. ``max_content`` limits the bytes that decoding
     a content coding may yield. ``syscalls`` maps the syscall numbers of the captured
-    machine to names. ``session`` is the TLS session that encrypted the message.
+    machine to names. ``session`` is the TLS session that encrypted the message; ``handshake`` is
+    that of a connection that was decrypted with a key log.
     """
     # Unpacked at once: accessing each field by its name costs a third of this function's time.
     origin, head, raw, body, size, incomplete, last_time, trailers, error_code, proxy = message
@@ -76,7 +81,9 @@ def record_of(
 
     asks = is_request and not head.pushed
     called, is_client = syscalls.get(origin.syscall), sent == is_request
-    constant = _constant_of(origin, called, is_client, process, names, session, clock_offset)
+    constant = _constant_of(
+        origin, called, is_client, process, names, session, handshake, clock_offset
+    )
     record: Record = {
         "timestamp": timestamp(origin.time + clock_offset),
         **constant.mover,
@@ -144,7 +151,7 @@ def record_of(
     record.update(constant.call)
     if origin.sequence:
         record["sequence"] = (origin.sequence + origin.position) & 0xFFFFFFFF
-    elif session is not None and size and not origin.flags & FLAG_JOINED:
+    elif (session or handshake) and size and not origin.flags & FLAG_JOINED:
         # Both ends count plain text from the handshake on.
         record["sequence"] = origin.position & 0xFFFFFFFF
     record.update(constant.socket)
@@ -207,11 +214,12 @@ def _constant_of(
     process: Identity | None,
     names: Names | None,
     session: Session | None,
+    handshake: Handshake | None,
     clock_offset: int,
 ) -> _Constant:
     # Many connections carry only one exchange, so the first message is not cached.
     key = (
-        (_who(origin), syscall, is_client, process, names, session, clock_offset)
+        (_who(origin), syscall, is_client, process, names, session, handshake, clock_offset)
         if origin.position
         else None
     )
@@ -220,7 +228,7 @@ def _constant_of(
         constant = _Constant(
             _of_mover(origin, process, names),
             _of_call(origin, syscall, is_client, names),
-            _of_socket(origin, process, session, clock_offset),
+            _of_socket(origin, process, session, handshake, clock_offset),
         )
         if key is not None:
             if len(_constants) >= _CONSTANTS_MAX:
@@ -256,7 +264,11 @@ def _of_call(origin: Chunk, syscall: str | None, is_client: bool, names: Names |
 
 
 def _of_socket(
-    origin: Chunk, process: Identity | None, session: Session | None, clock_offset: int
+    origin: Chunk,
+    process: Identity | None,
+    session: Session | None,
+    handshake: Handshake | None,
+    clock_offset: int,
 ) -> Record:
     record: Record = {}
     socket: int | None = origin.socket
@@ -265,6 +277,8 @@ def _of_socket(
         socket = session.socket or None
     elif origin.socket & TLS_STREAM:
         socket = None  # What describes the session was lost.
+    elif handshake is not None:
+        record["tls"] = _of_handshake(handshake)
     if socket is not None:
         record["socket"] = socket
         record["netns"] = origin.netns
@@ -275,6 +289,16 @@ def _of_socket(
         if process.cgroup is not None:
             record["cgroup"] = process.cgroup
     return record
+
+
+def _of_handshake(handshake: Handshake) -> TlsSession:
+    described: TlsSession = {"library": KEY_LOG, "version": handshake.version}
+    if handshake.protocol is not None:
+        described["alpn"] = handshake.protocol
+    if handshake.server_name is not None:
+        described["sni"] = handshake.server_name
+    described["cipher"] = handshake.cipher
+    return described
 
 
 def _add_paths(record: Record, names: Names | None, sent: bool) -> None:

@@ -33,6 +33,7 @@ from profiler.errors import CaptureFileError, OutputClosed, OutputError, Profile
 from profiler.exchanges.redact import described
 from profiler.exchanges.text import visible_lines
 from profiler.ingest import wire
+from profiler.ingest.decryption import Decryption
 from profiler.ingest.http import charset
 from profiler.ingest.pipeline import Pipeline
 from profiler.ingest.probe import Engine, inseparable, open_engine
@@ -168,20 +169,27 @@ def _reader(settings: Settings) -> tuple[struct_passwd | None, str]:
     return user, "" if user else "--unprivileged-user root"
 
 
-def replay(path: Path, settings: Settings) -> None:
+def replay(path: Path, settings: Settings, key_log: Path | None = None) -> None:
     """Run a recording through the pipeline.
 
-    Raises ProfilerError. Intact records before a damaged one are written first.
+    ``key_log`` has secrets of its TLS connections; the recording has those that were used when it
+    was made. Raises ProfilerError. Intact records before a damaged one are written first.
     """
     recording = Recording(path)
+    keys = _keys_in(key_log) if key_log else b""
     sink, redactor = choose(
         settings.output, settings.format, settings.redact, rotation=settings.rotation
     )
     _say(described(redactor))
     origin = recording.origin
-    pipeline = Pipeline(settings, sink, Processes(proc=None), origin.machine, route=origin.route)
+    pipeline = Pipeline(
+        *(settings, sink, Processes(proc=None), origin.machine),
+        route=origin.route,
+        decryption=Decryption(),
+    )
     damage = None
     with contextlib.closing(sink):
+        pipeline.learn(keys)
         try:
             for record in recording.records():
                 pipeline.feed(record)
@@ -193,6 +201,13 @@ def replay(path: Path, settings: Settings) -> None:
     _say_summary(pipeline.account)
     if damage:
         raise damage
+
+
+def _keys_in(key_log: Path) -> bytes:
+    try:
+        return key_log.read_bytes()
+    except OSError as error:
+        raise CaptureFileError(f"cannot read the key log {key_log}: {error.strerror}") from error
 
 
 class _Failures:

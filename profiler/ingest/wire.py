@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Encodes and decodes the records of the wire.
 
-The *wire* is the sequence of records that the kernel emits. User space adds three
-kinds (:class:`Clock`, :class:`Cgroup`, :class:`Counters`), so that the sequence is
+The *wire* is the sequence of records that the kernel emits. User space adds four
+kinds (:class:`Clock`, :class:`Cgroup`, :class:`Counters`, :class:`Keys`), so that the sequence is
 self-contained: a recording consists of these bytes, and a replay needs neither the
 machine's clock nor its ``/sys``.
 
@@ -19,7 +19,7 @@ from typing import NamedTuple, Union
 from profiler.errors import CaptureFileError
 
 CHUNK, END, CLOCK, PROCESS, COUNTERS, NAMES, CGROUP = 1, 2, 3, 4, 5, 6, 7
-SESSION, HANDSHAKE = 8, 9
+SESSION, HANDSHAKE, KEYS = 8, 9, 10
 
 SEND, RECV = 0, 1
 
@@ -164,7 +164,13 @@ class Counters(NamedTuple):
     document: bytes
 
 
-Item = Union[Chunk, End, Clock, Process, Names, Session, Cgroup, Counters]
+class Keys(NamedTuple):
+    """Lines of a key log (``decryption/keylog.py``), with secrets of TLS connections."""
+
+    lines: bytes
+
+
+Item = Union[Chunk, End, Clock, Process, Names, Session, Cgroup, Counters, Keys]
 
 # construct(Chunk, values) makes a NamedTuple from all its values, for types that every message
 # needs. The class's own constructor is a Python function: with it a message takes 4.6 % more
@@ -214,6 +220,8 @@ def decode(record: bytes) -> Item:
             return Cgroup(CGROUP_RECORD.unpack_from(record)[1], record[CGROUP_RECORD.size :])
         if kind == COUNTERS:
             return Counters(record[1:])
+        if kind == KEYS:
+            return Keys(record[1:])
     except (struct.error, IndexError):
         raise CaptureFileError(f"a record of {len(record)} bytes is too short") from None
     raise CaptureFileError(f"a record has the unknown kind {kind}")
@@ -240,4 +248,6 @@ def encode(item: Item) -> bytes:
         return SESSION_RECORD.pack(SESSION, *item)
     if isinstance(item, Cgroup):
         return CGROUP_RECORD.pack(CGROUP, item.id) + item.path
+    if isinstance(item, Keys):
+        return bytes([KEYS]) + item.lines
     return bytes([COUNTERS]) + item.document

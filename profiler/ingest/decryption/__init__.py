@@ -56,28 +56,32 @@ class Decryption:
     def __init__(self) -> None:
         self._keys = KeyLog()
         self._connections: dict[int, Connection] = {}
-        self._by_random: dict[bytes, set[int]] = {}
+        self._by_random: dict[bytes, dict[int, None]] = {}
         self._over: OrderedDict[int, None] = OrderedDict()
         self._closed: OrderedDict[int, None] = OrderedDict()
         self.causes: dict[str, int] = {}
         """Cause -> connections that are not decrypted, or not to their end, because of it."""
 
-    def learn(self, line: bytes) -> Sequence[PlainEvent]:
-        """Take a line of a key log, without its end; return what it reveals."""
-        secret = parse(line)
-        if secret is None:
-            return ()
-        self._keys.add(secret)
-        out: list[PlainEvent] = []
-        for socket in tuple(self._by_random.get(secret.random, ())):
-            connection = self._connections[socket]
-            out += connection.resume()
-            self._settle(socket, connection, out)
+    def learn(self, lines: bytes) -> Sequence[int]:
+        """Take lines of a key log; return the sockets to resume with them."""
+        waiting: dict[int, None] = {}
+        for line in lines.splitlines():
+            secret = parse(line)
+            if secret is not None:
+                self._keys.add(secret)
+                waiting.update(self._by_random.get(secret.random, {}))
+        return tuple(waiting)
+
+    def resume(self, socket: int) -> Sequence[PlainEvent]:
+        """Return the plain text that a new secret reveals."""
+        connection = self._connections[socket]
+        out: list[PlainEvent] = [*connection.resume()]
+        self._settle(socket, connection, out)
         return out
 
-    def used(self) -> list[bytes]:
+    def used(self) -> bytes:
         """Return the lines of the key log that were used since the previous call."""
-        return [line_of(secret) for secret in self._keys.newly_used()]
+        return b"".join(line_of(secret) + b"\n" for secret in self._keys.newly_used())
 
     def feed(self, event: Event) -> Sequence[PlainEvent]:
         """Return the plain text that ``event`` reveals; ``event`` itself if it is no TLS.
@@ -101,7 +105,7 @@ class Decryption:
         random = connection.random
         out: list[PlainEvent] = [*connection.feed(event)]
         if connection.random != random and connection.random:
-            self._by_random.setdefault(connection.random, set()).add(socket)
+            self._by_random.setdefault(connection.random, {})[socket] = None
         self._settle(socket, connection, out)
         if isinstance(event, Finish) and socket in self._connections and connection.is_closed:
             self._closed[socket] = None
@@ -154,8 +158,8 @@ class Decryption:
         del self._connections[socket]
         self._closed.pop(socket, None)
         if connection.random:
-            sockets = self._by_random.get(connection.random, set())
-            sockets.discard(socket)
+            sockets = self._by_random.get(connection.random, {})
+            sockets.pop(socket, None)
             if not sockets:
                 self._by_random.pop(connection.random, None)
 

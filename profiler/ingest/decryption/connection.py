@@ -15,6 +15,7 @@ arrives late only delays: the ciphertext is held within a bound.
 from __future__ import annotations
 
 from collections import deque
+from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 from profiler.ingest.decryption import handshake
@@ -83,7 +84,8 @@ class _Direction:
 
     def __init__(self, number: int) -> None:
         self.number = number
-        self.events: deque[Event] = deque()
+        self.events: deque[tuple[int, Event]] = deque()  # with numbers, by arrival
+        self.taken = 0  # the number of the last one that was taken
         self.waiting = 0  # bytes in `events`
         self.buffer = bytearray()
         self.origin: Chunk | None = None  # the chunk with the last byte of `buffer`
@@ -102,18 +104,32 @@ class _Direction:
             len(self.buffer) + self.waiting + _EVENT_SIZE * len(self.events) + self.reassembly.held
         )
 
+    @property
+    def due(self) -> int | None:
+        """When its next record or event arrived, as the number of an event; ``None`` without any.
+
+        Raises _UndecryptableError if its bytes are not a record.
+        """
+        buffer = self.buffer
+        if len(buffer) >= _HEADER_SIZE:
+            size = self._size
+            if buffer[0] not in _RECORD_TYPES or buffer[1] != 3 or size > _FRAGMENT_MAX:
+                raise _UndecryptableError(NO_RECORDS)
+            if len(buffer) >= _HEADER_SIZE + size:
+                return self.taken
+        return self.events[0][0] if self.events else None
+
     def record(self) -> _Record | None:
         """Return the next record if it is whole."""
         buffer = self.buffer
-        if len(buffer) < _HEADER_SIZE:
-            return None
-        size = int.from_bytes(buffer[3:_HEADER_SIZE], "big")
-        if buffer[0] not in _RECORD_TYPES or buffer[1] != 3 or size > _FRAGMENT_MAX:
-            raise _UndecryptableError(NO_RECORDS)
-        end = _HEADER_SIZE + size
-        if len(buffer) < end:
+        end = _HEADER_SIZE + self._size
+        if len(buffer) < max(end, _HEADER_SIZE):
             return None
         return _Record(buffer[0], bytes(buffer[:_HEADER_SIZE]), bytes(buffer[_HEADER_SIZE:end]))
+
+    @property
+    def _size(self) -> int:
+        return int.from_bytes(self.buffer[3:_HEADER_SIZE], "big")
 
     def consume(self, record: _Record) -> None:
         del self.buffer[: _HEADER_SIZE + len(record.fragment)]
@@ -129,6 +145,7 @@ class Connection:
     def __init__(self, socket: int, keys: KeyLog) -> None:
         self._socket = socket
         self._keys = keys
+        self._arrived = 0
         self._directions = _Direction(SEND), _Direction(RECV)
         self._client: int | None = None
         self._hello: ClientHello | None = None
@@ -163,7 +180,8 @@ class Connection:
     def feed(self, event: Event) -> list[Event | Handshake]:
         """Take the next event of either direction; return what it reveals."""
         direction = self._directions[event.direction]
-        direction.events.append(event)
+        self._arrived += 1
+        direction.events.append((self._arrived, event))
         if isinstance(event, Chunk):
             direction.waiting += event.captured
         return self.resume()
@@ -172,12 +190,8 @@ class Connection:
         """Continue, because the key log has grown."""
         out: list[Event | Handshake] = []
         try:
-            # What one direction reveals may be what the other one waits for.
-            moved = True
-            while moved:
-                moved = False
-                for each in self._directions:
-                    moved |= self._advance(each, out)
+            self._unblock()
+            self._advance(out)
             if sum(each.waiting + len(each.buffer) for each in self._directions) > WAITING_MAX:
                 raise _UndecryptableError(self.missing)
         except HandshakeError:
@@ -201,7 +215,7 @@ class Connection:
     def is_closed(self) -> bool:
         """Whether no more ciphertext will come."""
         return all(
-            each.is_finished or (each.events and isinstance(each.events[-1], Finish))
+            each.is_finished or (each.events and isinstance(each.events[-1][1], Finish))
             for each in self._directions
         )
 
@@ -222,21 +236,32 @@ class Connection:
         direction.events.clear()
         direction.waiting = 0
 
-    def _advance(self, direction: _Direction, out: list[Event | Handshake]) -> bool:
-        """Process what can be; return whether anything was."""
-        moved = False
+    def _advance(self, out: list[Event | Handshake]) -> None:
+        """Process what can be, in the order of arrival: what waits is overtaken."""
         while True:
+            ready = [
+                (due, each)
+                for each in self._directions
+                if not each.is_blocked and (due := each.due) is not None
+            ]
+            if not ready:
+                return
+            _, direction = min(ready, key=itemgetter(0))
             record = direction.record()
-            if record is not None:
-                direction.is_blocked = not self._process(direction, record, out)
-                if direction.is_blocked:
-                    return moved
+            if record is None:
+                direction.taken, event = direction.events.popleft()
+                self._take(direction, event, out)
+            elif self._process(direction, record, out):
                 direction.consume(record)
-            elif direction.events:
-                self._take(direction, direction.events.popleft(), out)
             else:
-                return moved
-            moved = True
+                direction.is_blocked = True
+                continue
+            # What one direction reveals may be what the other one waits for.
+            self._unblock()
+
+    def _unblock(self) -> None:
+        for each in self._directions:
+            each.is_blocked = False
 
     def _take(self, direction: _Direction, event: Event, out: list[Event | Handshake]) -> None:
         if isinstance(event, Finish):
