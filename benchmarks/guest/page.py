@@ -134,6 +134,7 @@ def _goals(results: Results) -> str:
     rows = [
         ("added to a request, socket route", "3,000", _signed(added("small", "socket"))),
         ("added to a request, syscall route", "9,000", _signed(added("small", "syscall"))),
+        ("added to an HTTPS request, `--tls`", "20,000", _signed(added("https", "tls"))),
         ("added to a file `write`, socket route", "5", _signed(added("file-write", "socket"))),
         (
             "the profiler itself, per message (small)",

@@ -28,6 +28,7 @@ class Capture:
     the directory, where its output and errors are ``out`` and ``err``. ``ends`` is how often
     it sees each message; 0: it does not distinguish messages. A capture that starts slowly
     ``stays`` for all workloads; its result must then be complete when it has caught up.
+    With ``has_tls`` it sees the plain text of TLS.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Capture:
     ends: int = 0
     stays: bool = False
     only: tuple[str, ...] = tuple(WORKLOADS)
+    has_tls: bool = False
 
 
 def profiler_counts(directory: Path) -> Counts:
@@ -76,6 +78,19 @@ def bpftrace_counts(directory: Path) -> Counts:
     return {"calls": calls, "events_lost": sum(map(int, lost))}
 
 
+# What other tools do: a probe at the entry that keeps the buffer, and one at the return.
+URETPROBES = r"""
+BEGIN { printf("\nT 0\n"); }
+uprobe:libssl:SSL_read, uprobe:libssl:SSL_write { @buffer[tid] = arg1; }
+uretprobe:libssl:SSL_read, uretprobe:libssl:SSL_write {
+    if (@buffer[tid] && (int32)retval > 0) {
+        printf("C %d %r\n", pid, buf(@buffer[tid], retval));
+    }
+    delete(@buffer[tid]);
+}
+"""
+
+
 def _lines(path: Path) -> Iterator[bytes]:
     with path.open("rb") as file:
         yield from (line for line in file if line.strip())
@@ -92,14 +107,17 @@ def _profiler(name: str, what: str, *options: str, only: tuple[str, ...] = ()) -
         ends=2,
         stays=True,
         only=only or tuple(WORKLOADS),
+        has_tls="--tls" in options,
     )
 
 
+# Of the other workloads, none uses TLS.
+ENCRYPTED = ("small", "https")
 LOADED = tuple(name for name in WORKLOADS if name not in ("saturation", "connections", "start"))
 COMPARED = (*LOADED, "saturation", "start")
 # tshark prints each byte several times: with large bodies, or many records, that takes most
 # of an hour here.
-DISSECTED = tuple(name for name in COMPARED if name not in ("1m", "upload", "saturation"))
+DISSECTED = tuple(name for name in COMPARED if name not in ("1m", "upload", "saturation", "https"))
 # bpftrace prints each byte as text: with large bodies, or many records, that takes hours here.
 PRINTED = ("small", "demo", "file-write", "file-read", "tls", "redis", "start")
 
@@ -124,6 +142,23 @@ CAPTURES = {
             "--max-body",
             "0",
             only=("1m",),
+        ),
+        _profiler(
+            "tls",
+            "http-profiler, socket route, `--tls`",
+            "--route",
+            "socket",
+            "--tls",
+            only=ENCRYPTED,
+        ),
+        Capture(
+            "uretprobes",
+            "uprobes and uretprobes of `SSL_read` and `SSL_write`, by bpftrace",
+            ("bpftrace", "-B", "line", "-e", URETPROBES),
+            environment=(("BPFTRACE_PERF_RB_PAGES", str(256 * 1024 * 1024 // 4096)),),
+            ready="\nT ",
+            counted=bpftrace_counts,
+            only=ENCRYPTED,
         ),
         Capture(
             "tcpdump",

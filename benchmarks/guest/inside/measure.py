@@ -331,7 +331,8 @@ _MEASURES = {ADDED: _added, OWN: _own, START: _started, MEMORY: _memory}
 
 
 def _counted(capture: Capture, client: Client, directory: Path) -> Result:
-    expected = client.rounds * client.workload.messages * capture.ends
+    is_readable = capture.has_tls or not client.workload.has_tls
+    expected = client.rounds * client.workload.messages * capture.ends if is_readable else 0
     counts = capture.counted(directory)
     return {"rounds": client.rounds, "expected": expected, **counts}
 
@@ -394,6 +395,15 @@ def _make_files(directory: Path) -> None:
         (www / name).write_bytes((line * (size // len(line) + 1))[:size])
     (directory / "upload").write_bytes((line * 2000)[:100_000])
     (directory / "zeros").write_bytes(bytes(500 * 20_000 * MANY))
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"),
+            *("-nodes", "-subj", "/CN=localhost", "-keyout", str(directory / "key.pem")),
+            *("-out", str(directory / "certificate.pem")),
+        ],
+        check=True,
+        stderr=subprocess.DEVNULL,
+    )
     # Not str.format: nginx's blocks have braces.
     text = NGINX_CONFIGURATION.replace("{directory}", str(directory))
     Path(NGINX_FILE.format(directory=directory)).write_text(text)

@@ -15,6 +15,8 @@ PORT = 8080
 ADDED, OWN, START, MEMORY = "added", "own", "start", "memory"
 """The metrics of a workload under a capture; ``measure.py`` has a function for each."""
 
+TLS_PORT = 8443
+
 CONNECTIONS = 1000
 
 NGINX_FILE = "{directory}/nginx.conf"
@@ -44,6 +46,15 @@ http {
         }
         location /upload/ { dav_methods PUT; }
     }
+    server {
+        listen 127.0.0.1:8443 ssl backlog=2048;
+        ssl_certificate {directory}/certificate.pem;
+        ssl_certificate_key {directory}/key.pem;
+        location = /small {
+            default_type application/json;
+            return 200 '{"id":4711,"name":"a small answer","tags":["64 bytes"],"n":1234}';
+        }
+    }
 }
 """
 
@@ -56,8 +67,10 @@ GUNICORN = (
 AB = ("ab", "-q", "-l", "-k", "-n", "{rounds}")
 
 
-def _ab(path: str, *options: str, connections: int = 4) -> tuple[str, ...]:
-    return (*AB, "-c", str(connections), *options, f"http://127.0.0.1:{PORT}{path}")
+def _ab(
+    path: str, *options: str, connections: int = 4, to: str = f"http://127.0.0.1:{PORT}"
+) -> tuple[str, ...]:
+    return (*AB, "-c", str(connections), *options, f"{to}{path}")
 
 
 def _python(module: str, *arguments: str) -> tuple[str, ...]:
@@ -71,7 +84,8 @@ class Workload:
     ``rounds`` is the client's smallest number of rounds, ``unit`` the name of a round;
     ``messages`` are the HTTP messages of a round, each sent once and received once.
     ``pairs`` is how often few rounds are compared with many. ``metrics`` are the metrics to
-    measure. ``{directory}`` and ``{rounds}`` are replaced in ``server`` and ``client``.
+    measure. With ``has_tls``, only some captures see its messages. ``{directory}`` and
+    ``{rounds}`` are replaced in ``server`` and ``client``.
     """
 
     name: str
@@ -84,6 +98,7 @@ class Workload:
     messages: int = 0
     pairs: int = 3
     metrics: tuple[str, ...] = (ADDED, OWN)
+    has_tls: bool = False
 
 
 EXCHANGE = 2
@@ -101,8 +116,19 @@ WORKLOADS = {
             messages=EXCHANGE,
         ),
         Workload(
+            "https",
+            "the same over TLS 1.3",
+            "request",
+            rounds=500,
+            client=_ab("/small", to=f"https://127.0.0.1:{TLS_PORT}"),
+            server=NGINX,
+            port=TLS_PORT,
+            messages=EXCHANGE,
+            has_tls=True,
+        ),
+        Workload(
             "20k",
-            "the same, answers of 20 KB",
+            "nginx, answers of 20 KB, `ab -k -c 4`",
             "request",
             rounds=200,
             client=_ab("/20k"),
