@@ -4,18 +4,28 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
 
-from profiler.commands.doctor.cases import CASES, PARTIAL, Case, Less
+from profiler.commands.doctor.cases import KINDS, PARTIAL, Case, Less
 from profiler.commands.doctor.evaluate import Evaluation, Lines, evaluate
 from profiler.commands.doctor.examine import examine
-from profiler.commands.doctor.machine import AVAILABLE, Machine, kernel_version, read_machine
+from profiler.commands.doctor.machine import (
+    AVAILABLE,
+    TLS_PACKAGES,
+    Machine,
+    kernel_version,
+    read_machine,
+)
 from profiler.commands.doctor.redact import redactor
 from profiler.commands.doctor.report import Run, to_json, to_text
 from profiler.commands.doctor.script import (
@@ -29,6 +39,12 @@ from profiler.commands.doctor.script import (
     message,
 )
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).parents[2]
 TOKEN = "t0"
 CLIENT = End(pid=10, socket=100, netns=1, ip="127.0.0.1", port=5000)
 SERVER = End(pid=20, socket=200, netns=1, ip="127.0.0.1", port=80)
@@ -335,6 +351,24 @@ def test_cases_that_need_a_kernel_option() -> None:
         assert "built without CONFIG_MPTCP" in found.reason
 
 
+def test_cases_that_need_a_program() -> None:
+    case = replace(CASE, program="curl")
+    outcome = Outcome(unavailable="curl is not installed")
+    for found in evaluate(case, outcome, Lines([]), TOKEN, "socket", KERNEL):
+        assert (found.result, found.expected, found.worse) == ("unavailable", "unavailable", False)
+        assert found.reason == "not on this machine: curl is not installed"
+
+
+def test_plain_text_is_no_result_of_a_case_of_tls() -> None:
+    case = replace(CASE, group="tls")
+    for found in verdicts(lines(script()), case=case).values():
+        assert (found.result, found.worse) == ("wrong", True)
+        assert "it has no field tls" in found.reason
+    encrypted = [{**record, "tls": {"library": "openssl"}} for record in lines(script())]
+    for found in verdicts(encrypted, case=case).values():
+        assert (found.result, found.worse) == ("captured", False)
+
+
 @pytest.mark.parametrize(
     ("release", "version"),
     [
@@ -350,10 +384,11 @@ def test_kernel_versions(release: str, version: tuple[int, int]) -> None:
 
 
 def test_the_cases() -> None:
-    names = [case.name for case in CASES]
+    cases = [case for each in KINDS.values() for case in each]
+    names = [case.name for case in cases]
     assert len(names) == len(set(names))
-    for case in CASES:
-        assert case.group in ("path", "socket")
+    for case in cases:
+        assert case.group in ("path", "socket", "tls")
         assert case.name == case.name.lower()
         # A long name must not make a message exceed the light engine's strings.
         assert len(message("12345678", case.name, REQUEST, 1, 32)) < 200
@@ -363,17 +398,63 @@ def test_the_cases() -> None:
 PRIVILEGED = {"ktls", "mptcp", "netns", "pidns", "io_uring-send-recv", "io_uring-write-read"}
 
 
-def test_the_canary_plays() -> None:
-    command = [sys.executable, "-m", "profiler.commands.doctor.canary", TOKEN]
-    done = subprocess.run(command, input="\n", capture_output=True, text=True, timeout=120)
+def play(kind: str, directory: Path, **environment: str) -> tuple[list[int], dict[str, Any]]:
+    """Let the canary play; return the processes that it named, and the outcome of each case."""
+    command = [sys.executable, "-m", "profiler.commands.doctor.canary", TOKEN, str(directory), kind]
+    done = subprocess.run(
+        command,
+        input="\n",
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, **environment},
+    )
     ready, *played, end = map(json.loads, done.stdout.splitlines())
-    assert ready == {"ready": True}
+    assert ready["ready"] is True
     assert end["case"] == "end"
-    assert [outcome["case"] for outcome in played] == [case.name for case in CASES]
-    for outcome in played:
-        if outcome["case"] not in PRIVILEGED:
+    assert [outcome["case"] for outcome in played] == [case.name for case in KINDS[kind]]
+    return ready["pids"], {outcome["case"]: outcome for outcome in played}
+
+
+def test_the_canary_plays(tmp_path: Path) -> None:
+    pids, played = play("plain", tmp_path)
+    assert len(pids) <= 1
+    for name, outcome in played.items():
+        if name not in PRIVILEGED:
             assert outcome["unavailable"] is None, outcome
             assert len(outcome["sent"]) >= 4
+
+
+def test_the_canary_plays_tls(tmp_path: Path) -> None:
+    pids, played = play("tls", tmp_path)
+    for case in KINDS["tls"]:
+        outcome = played[case.name]
+        if all(map(shutil.which, ("openssl", case.program))):
+            assert outcome["unavailable"] is None, outcome
+            assert len(outcome["sent"]) == 4
+            for sent in outcome["sent"]:
+                # Outside the first pid namespace, the kernel's numbers are unknown.
+                assert {sent["sender"]["pid"], sent["receiver"]["pid"]} <= {*pids, None}
+        else:
+            assert outcome["unavailable"].endswith("is not installed"), outcome
+
+
+def test_tls_without_its_programs(tmp_path: Path) -> None:
+    """The missing one is named; nothing fails."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    _, played = play("tls", tmp_path, PATH=str(programs))
+    missing = {name: outcome["unavailable"] for name, outcome in played.items()}
+    assert missing["curl"] == "curl is not installed"
+    assert missing["node"] == "node is not installed"
+    assert missing["tls-1.3"] == missing["asyncio"] == "openssl is not installed"
+    # A program that ends instead of connecting.
+    for name in ("curl", "sh"):
+        (programs / name).symlink_to(shutil.which("false") if name == "curl" else "/bin/sh")
+    (programs / "openssl").symlink_to(str(shutil.which("openssl")))
+    _, played = play("tls", tmp_path, PATH=str(programs))
+    assert played["curl"]["unavailable"] == "the program ended with status 1"
+    assert played["tls-1.3"]["unavailable"] is None
 
 
 def test_the_script_survives_serialization() -> None:
@@ -394,6 +475,7 @@ MACHINE = Machine(
     python="3.11.2",
     bcc="0.26.0",
     bpftrace=None,
+    tls_packages={"capstone": "5.0.9", "pyelftools": "0.33"},
     functions={"tcp_sendmsg": True, "tcp_recvmsg": False},
     tracepoints={"sys_enter_read": True, "sys_exit_read": True},
 )
@@ -411,6 +493,7 @@ def test_the_table() -> None:
     assert "  lockdown         unknown" in rows
     assert "  Python           3.11.2" in rows
     assert "  functions        1 of 2, missing: tcp_recvmsg" in rows
+    assert "  --tls            capstone 5.0.9, pyelftools 0.33" in rows
     assert "  socket route     the kernel has no tcp_recvmsg" in rows
     assert "  syscall route    available" in rows
     assert rows[-4:] == [
@@ -420,6 +503,28 @@ def test_the_table() -> None:
         "1 cases; 1 worse than expected on this kernel, marked !",
     ]
     assert to_text(MACHINE, [evaluated(lines(script()))]).endswith("1 cases; all as expected")
+
+
+def test_packages_that_tls_lacks_are_one_line() -> None:
+    machine = replace(MACHINE, tls_packages={"capstone": None, "pyelftools": "0.33"})
+    run = evaluated(lines(script()))
+    (row,) = (line for line in to_text(machine, [run]).splitlines() if "--tls" in line)
+    assert row.split(maxsplit=1)[1] == (
+        "not available: capstone not found; install http-profiler[tls]"
+    )
+    assert to_json(machine, [run])["ok"] is True
+
+
+def test_the_packages_are_those_of_the_extra() -> None:
+    extra = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = {Requirement(one).name for one in extra["optional-dependencies"]["tls"]}
+    assert set(TLS_PACKAGES) == wanted
+
+
+def test_a_run_with_tls_is_named() -> None:
+    run = replace(evaluated(lines(script())), tls=True)
+    assert "The canary on the socket route with --tls\n" in to_text(MACHINE, [run])
+    assert to_json(MACHINE, [run])["runs"][0]["tls"] is True
 
 
 def test_a_run_that_could_not_start() -> None:
@@ -515,8 +620,13 @@ def test_any_machine_can_be_read() -> None:
 
 def test_without_root(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 1000)
-    assert examine(None, None, as_json=True) == 1
+    assert examine(None, None, tls=True, as_json=True) == 1
     document = json.loads(capsys.readouterr().out)
-    assert [run["route"] for run in document["runs"]] == ["socket", "syscall"]
+    assert [(run["route"], run["tls"]) for run in document["runs"]] == [
+        ("socket", False),
+        ("syscall", False),
+        ("socket", True),
+        ("syscall", True),
+    ]
     assert all("sudo http-profiler doctor" in run["error"] for run in document["runs"])
     assert document["cases"] == []

@@ -11,6 +11,7 @@ path and kind of socket, the profiler captures them, and each is evaluated at bo
 ``uring``    the smallest io_uring
 ``paths``    the ways bytes get in and out of a socket
 ``sockets``  the kinds of sockets, and of processes that hold them
+``tls``      the libraries and programs that encrypt
 ``cases``    all cases and their expected results
 ``canary``   the process that plays them
 ``evaluate`` compares the lines with the script

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The canary: a process that sends known HTTP messages in every possible way.
 
-``python -m profiler.commands.doctor.canary TOKEN`` opens what must be open before the
-profiler starts, prints ``{"ready": true}`` and waits for a line on standard
-input. Then it plays every case and prints one line of JSON for each: what was
-sent, or why it could not be. The last case, ``end``, is a plain exchange: when its
-lines are written, so are all earlier ones.
+``python -m profiler.commands.doctor.canary TOKEN DIRECTORY KIND`` opens what must be open before
+the profiler starts, prints ``{"ready": true, "pids": [...]}`` with the processes that will play,
+and waits for a line on standard input. KIND is a key of ``cases.KINDS``. Then it plays every case
+and prints one line of JSON for each: what was sent, or why it could not be. The last case, ``end``,
+is a plain exchange: when its lines are written, so are all earlier ones.
 
 It exchanges messages only with itself, over loopback. Network and pid namespaces need root.
 """
@@ -22,7 +22,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from profiler.commands.doctor import sockets
-from profiler.commands.doctor.cases import CASES, SOCKET, Case
+from profiler.commands.doctor.cases import KINDS, SOCKET, Case
 from profiler.commands.doctor.scenario import CASE_SECONDS, CanaryError, Scenario
 from profiler.commands.doctor.script import End, Sent
 
@@ -33,12 +33,15 @@ END = Case(SOCKET, "end", "the last exchange", sockets.ipv4)
 _FIRST_PID_NAMESPACE = 0xEFFFFFFC
 
 
-def main(token: str) -> None:
-    """Play all cases."""
+def main(token: str, directory: str, kind: str) -> None:
+    """Play all cases of a kind."""
     signal.signal(signal.SIGALRM, _give_up)
-    scenarios = [(case, Scenario(token, case.name)) for case in (*CASES, END)]
+    scenarios = [
+        (case, Scenario(token, case.name, Path(directory))) for case in (*KINDS[kind], END)
+    ]
     unprepared = {case.name: _attempt(case, scenario, prepare=True) for case, scenario in scenarios}
-    _print({"ready": True})
+    pids = [os.getpid(), *(pid for _, scenario in scenarios for pid in scenario.pids)]
+    _print({"ready": True, "pids": pids if _knows_pids() else []})
     if not sys.stdin.readline():
         return
     for case, scenario in scenarios:
@@ -58,8 +61,8 @@ def _attempt(case: Case, scenario: Scenario, prepare: bool = False) -> str | Non
     except OSError as error:
         # strerror of ours begins with the call's name
         return str(error.strerror or error)
-    except (CanaryError, ValueError, AttributeError) as error:
-        # AttributeError: this Python was built without the function.
+    except (CanaryError, ValueError, AttributeError, ImportError) as error:
+        # AttributeError, ImportError: this Python was built without the function or module.
         return str(error)
     finally:
         signal.alarm(0)
@@ -70,8 +73,12 @@ def _give_up(_number: int, _frame: FrameType | None) -> NoReturn:
     raise CanaryError(f"no end within {CASE_SECONDS} s")
 
 
+def _knows_pids() -> bool:
+    return Path("/proc/self/ns/pid").stat().st_ino == _FIRST_PID_NAMESPACE
+
+
 def _with_pids(sent: Sent) -> Sent:
-    known = Path("/proc/self/ns/pid").stat().st_ino == _FIRST_PID_NAMESPACE
+    known = _knows_pids()
 
     def fill(end: End) -> End:
         return dataclasses.replace(end, pid=(end.pid or os.getpid()) if known else None)
@@ -84,4 +91,4 @@ def _print(line: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

@@ -10,11 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Callable
 
-from profiler.commands.doctor import paths, sockets
+from profiler.commands.doctor import paths, sockets, tls
 from profiler.commands.doctor.scenario import Scenario
 from profiler.commands.doctor.script import ENDS, RECV, SEND
 
-PATH, SOCKET = "path", "socket"
+PATH, SOCKET, TLS = "path", "socket", "tls"
 
 CAPTURED, PARTIAL, MISSED = "captured", "partial", "missed"
 WRONG, UNAVAILABLE = "wrong", "unavailable"
@@ -57,6 +57,8 @@ class Case:
     since: tuple[int, int] = OLDEST
     option: str = ""
     """What a kernel of any version may be built without, such as ``CONFIG_MPTCP``."""
+    program: str = ""
+    """What a machine may lack, such as ``curl``."""
     less: tuple[Less, ...] = ()
     prepare: Callable[[Scenario], Any] | None = None
     """Runs before the profiler starts; what it returns is ``Scenario.prepared``."""
@@ -199,3 +201,46 @@ CASES = (
     Case(SOCKET, "pidns", "process in another pid namespace", sockets.pidns),
     Case(SOCKET, "gone", "process that has ended before its lines are written", sockets.gone),
 )
+
+_OPENSSL = "openssl"  # makes the certificate
+
+TLS_CASES = (
+    # First, so that it waits for as short a time as possible.
+    Case(
+        TLS,
+        "tls-before",
+        "Python's ssl, the handshake before the profiler started",
+        tls.before,
+        program=_OPENSSL,
+        prepare=tls.connect,
+    ),
+    Case(TLS, "tls-1.3", "Python's ssl", tls.over(), program=_OPENSSL),
+    Case(TLS, "tls-1.2", "Python's ssl with TLS 1.2", tls.over("TLSv1_2"), program=_OPENSSL),
+    Case(
+        TLS,
+        "tls-large-body",
+        "Python's ssl with a body of 100 KiB",
+        tls.over(size=paths.LARGE_BODY),
+        program=_OPENSSL,
+    ),
+    Case(
+        TLS,
+        "asyncio",
+        "Python's asyncio, which encrypts in memory",
+        tls.in_memory,
+        program=_OPENSSL,
+    ),
+    Case(TLS, "curl", "curl as the client", tls.program, program="curl", prepare=tls.start_curl),
+    Case(
+        TLS,
+        "openssl",
+        "openssl s_client as the client",
+        tls.openssl,
+        program=_OPENSSL,
+        prepare=tls.start_openssl,
+    ),
+    Case(TLS, "node", "Node.js as the client", tls.program, program="node", prepare=tls.start_node),
+)
+
+KINDS = {"plain": CASES, "tls": TLS_CASES}
+"""The cases of one run of the canary; those of ``tls`` need ``--tls``."""

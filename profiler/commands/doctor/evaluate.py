@@ -19,6 +19,7 @@ from profiler.commands.doctor.cases import (
     MISSED,
     PARTIAL,
     RESULTS,
+    TLS,
     UNAVAILABLE,
     WRONG,
     Case,
@@ -112,6 +113,8 @@ def evaluate(
         since = "" if there else f" (needs Linux {case.since[0]}.{case.since[1]} or newer)"
         if there and case.option:
             there, since = False, f" (a kernel may be built without {case.option})"
+        if case.program:
+            there = False
         expected = CAPTURED if there else UNAVAILABLE
         reason = f"not on this machine: {outcome.unavailable}{since}"
         row = (case.group, case.name, case.what, route)
@@ -194,6 +197,8 @@ def _compare(
         for name, value in _facts(case, sent, token, end).items()
         if record.get(name) != value
     ]
+    if case.group == TLS and "tls" not in record:
+        contradictions.append("it has no field tls")
     contradictions += _content(record, message(token, case.name, sent.type, sent.number, sent.size))
     if contradictions:
         return WRONG, contradictions

@@ -26,7 +26,7 @@ from typing import Any
 from profiler.accounting import SKIPPED_CALLS
 from profiler.commands.configuration.written import is_option
 from profiler.commands.doctor.canary import END
-from profiler.commands.doctor.cases import CASES
+from profiler.commands.doctor.cases import KINDS
 from profiler.commands.doctor.evaluate import Lines, Record, evaluate, name_of
 from profiler.commands.doctor.machine import Machine, read_machine
 from profiler.commands.doctor.report import Run, to_json, to_text
@@ -54,18 +54,20 @@ class ExaminationError(ProfilerError):
 def run(options: argparse.Namespace) -> int:
     """Examine this machine with these options; return the exit code."""
     settings = settings_of(options)
-    return examine(settings.route, settings.engine, options.json)
+    return examine(settings.route, settings.engine, settings.tls, options.json)
 
 
-def examine(route: str | None, engine: str | None, as_json: bool) -> int:
+def examine(route: str | None, engine: str | None, tls: bool, as_json: bool) -> int:
     """Examine this machine, print what was found, and return the exit code.
 
-    ``route`` and ``engine`` are those of the command line; without a route, each is tried. The exit
-    code is 0 if no result is worse than expected on this kernel, else 1.
+    ``route`` and ``engine`` are those of the command line; without a route, each is tried. ``tls``:
+    ``--tls`` is tried too. The exit code is 0 if no result is worse than expected on this kernel,
+    else 1.
     """
     machine = read_machine()
     routes = (route,) if route else ROUTES
-    runs = [_run(each, engine, machine) for each in routes]
+    kinds = ("plain", "tls") if tls else ("plain",)
+    runs = [_run(kind, each, engine, machine) for kind in kinds for each in routes]
     if as_json:
         print(json.dumps(to_json(machine, runs), indent=1))
     else:
@@ -73,29 +75,36 @@ def examine(route: str | None, engine: str | None, as_json: bool) -> int:
     return 0 if all(run.ok for run in runs) else 1
 
 
-def _run(route: str, engine: str | None, machine: Machine) -> Run:
+def _run(kind: str, route: str, engine: str | None, machine: Machine) -> Run:
+    tls = kind == "tls"
     if not machine.root:
-        return Run(route, error="capturing needs root: run `sudo http-profiler doctor`")
+        error = "capturing needs root: run `sudo http-profiler doctor`"
+        return Run(route, error=error, tls=tls)
     token = secrets.token_hex(4)
     messages: list[str] = []
     try:
         with tempfile.TemporaryDirectory(prefix="http-profiler-") as directory:
-            outcomes, lines = _play(route, engine, token, Path(directory), messages)
+            outcomes, lines = _play(kind, route, engine, token, Path(directory), messages)
     except (ExaminationError, OSError) as error:
-        return Run(route, error=str(error), messages=tuple(messages))
+        return Run(route, error=str(error), messages=tuple(messages), tls=tls)
     skipped = any(SKIPPED_CALLS in line for line in messages)
     evaluations = [
         evaluation
-        for case in CASES
+        for case in KINDS[kind]
         for evaluation in evaluate(
             case, outcomes[case.name], lines, token, route, machine.version, skipped
         )
     ]
-    return Run(route, tuple(evaluations), messages=tuple(messages))
+    return Run(route, tuple(evaluations), messages=tuple(messages), tls=tls)
 
 
 def _play(
-    route: str, engine: str | None, token: str, directory: Path, messages: list[str]
+    kind: str,
+    route: str,
+    engine: str | None,
+    token: str,
+    directory: Path,
+    messages: list[str],
 ) -> tuple[dict[str, Outcome], Lines]:
     """Run both; return the canary's outcomes and the lines. ``messages``: the profiler's own."""
     output, printed = directory / "lines.jsonl", directory / "printed"
@@ -103,10 +112,13 @@ def _play(
     options = ["--config", os.devnull, "--output", str(output), "--route", route]
     if engine:
         options += ["--engine", engine]
-    with _started(
-        ["-m", "profiler.commands.doctor.canary", token], directory / CANARY_ERRORS
-    ) as canary:
-        _read_line(canary, directory)
+    command = ["-m", "profiler.commands.doctor.canary", token, str(directory), kind]
+    with _started(command, directory / CANARY_ERRORS) as canary:
+        pids = _read_line(canary, directory)["pids"]
+        if kind == "tls":
+            options += ["--tls", "--no-redact"]
+            # What other programs encrypt is none of the doctor's business.
+            options += [word for pid in pids for word in ("--pid", str(pid))]
         with _started(["-m", "profiler.cli", *options], printed) as profiler:
             try:
                 _wait_for_start(profiler, printed)

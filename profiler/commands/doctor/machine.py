@@ -7,6 +7,7 @@ them.
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import os
 import platform
@@ -29,6 +30,9 @@ _TRACEPOINTS = (
     Path("/sys/kernel/tracing/events/syscalls"),
     Path("/sys/kernel/debug/tracing/events/syscalls"),  # before Linux 4.1, or where mounted so
 )
+# The extra `tls` of pyproject.toml.
+TLS_PACKAGES = ("capstone", "pyelftools")
+
 _LOCKDOWN = Path("/sys/kernel/security/lockdown")
 
 # Bits of include/uapi/linux/capability.h that a probe, its reader, or the canary may need.
@@ -61,6 +65,9 @@ class Machine:
     python: str
     bcc: str | None
     bpftrace: str | None
+    tls_packages: dict[str, str | None]
+    """Package that ``--tls`` needs -> its version, or ``None`` if it is not installed."""
+
     functions: dict[str, bool | None]
     """Kernel function of hooks.toml -> whether this kernel has it."""
 
@@ -124,6 +131,7 @@ def read_machine() -> Machine:
         python=platform.python_version(),
         bcc=_bcc_version(),
         bpftrace=_bpftrace_version(),
+        tls_packages={name: _package_version(name) for name in TLS_PACKAGES},
         functions=functions,
         tracepoints=bound
         if bound and all(bound.values())
@@ -181,6 +189,13 @@ def _bcc_version() -> str | None:
         return None
     found = re.search(r"__version__ = ['\"](.+)['\"]", text)
     return found[1] if found else None
+
+
+def _package_version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _bpftrace_version() -> str | None:

@@ -23,6 +23,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="print one JSON document, redacted: send it with a bug report",
     )
     parser.add_argument(
+        "--tls",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="also test --tls: HTTPS between Python, curl, openssl and node, as far as installed; "
+        "reads what no other process encrypts",
+    )
+    parser.add_argument(
         "--route",
         choices=ROUTES,
         default=argparse.SUPPRESS,

@@ -31,6 +31,9 @@ class Run:
     messages: tuple[str, ...] = ()
     """What the profiler printed."""
 
+    tls: bool = False
+    """Whether it played the cases of ``--tls``."""
+
     @property
     def ok(self) -> bool:
         """Whether nothing is worse than expected."""
@@ -52,6 +55,7 @@ def to_json(machine: Machine, runs: Sequence[Run]) -> dict[str, Any]:
         "runs": [
             {
                 "route": run.route,
+                "tls": run.tls,
                 "ok": run.ok,
                 "error": run.error and redact(run.error),
                 "messages": [redact(message) for message in run.messages],
@@ -85,6 +89,7 @@ def _machine_text(machine: Machine) -> str:
         ("Python", machine.python),
         ("BCC", machine.bcc or "not found"),
         ("bpftrace", machine.bpftrace or "not found"),
+        ("--tls", _packages(machine.tls_packages)),
         ("functions", _hooks(machine.functions)),
         ("tracepoints", _hooks(machine.tracepoints)),
         *((f"{name} engine", verdict) for name, verdict in machine.engines().items()),
@@ -99,6 +104,13 @@ def _known(value: bool | str | None) -> str:
     return value or "unknown"
 
 
+def _packages(versions: dict[str, str | None]) -> str:
+    missing = [name for name, version in versions.items() if version is None]
+    if missing:
+        return f"not available: {', '.join(missing)} not found; install http-profiler[tls]"
+    return ", ".join(f"{name} {version}" for name, version in versions.items())
+
+
 def _hooks(there: dict[str, bool | None]) -> str:
     if None in there.values():
         return "unknown"
@@ -108,7 +120,7 @@ def _hooks(there: dict[str, bool | None]) -> str:
 
 
 def _run_text(run: Run) -> str:
-    title = f"The canary on the {run.route} route"
+    title = f"The canary on the {run.route} route{' with --tls' if run.tls else ''}"
     if run.error:
         return f"{title}: no results: {run.error}"
     cases: dict[tuple[str, str], dict[str, Evaluation]] = {}

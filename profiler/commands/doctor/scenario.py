@@ -70,8 +70,14 @@ class Scenario:
 
     token: str
     case: str
+    directory: Path
+    """For the files of a case; the doctor removes it."""
+
     prepared: Any = None
     """What the case opened before the profiler started."""
+
+    pids: list[int] = field(default_factory=list)
+    """The processes that the case started before the profiler."""
 
     sent: list[Sent] = field(default_factory=list)
 
