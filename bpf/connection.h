@@ -32,6 +32,7 @@ struct connection {
 	u8 prefix_length[2];
 	u8 named;             /* user space has received its names (Unix) */
 	u8 rejected;          /* a bit for each direction whose first bytes are not HTTP */
+	u8 greeted;           /* a bit for each direction, see began_with_tls() */
 	u32 sending;          /* send calls that have not returned, see begin_sending() */
 	u32 looked[2];        /* thread of the last call that was processed, see was_looked_at() */
 	u32 pid;              /* last process that was introduced, see introduce_process() */
@@ -341,9 +342,52 @@ static __always_inline int is_rejected(struct connection *connection, u64 direct
 	return connection->rejected & (1 << direction);
 }
 
+#ifdef TLS
+/* RFC 8446, 5.1 */
+#define RECORD_HANDSHAKE 22
+
+/*
+ * As many bytes of a direction contain its hello. Libraries read the five bytes of a record's
+ * header first, so the hello may come in several calls. Also a mask.
+ */
+#define HELLO_MAX 4095
+
+/* Whether a direction began with a record of a handshake, which is at `prefix` in its first call. */
+static __always_inline int
+began_with_tls(struct connection *connection, u64 direction, u8 *prefix, u64 call_size)
+{
+	u8 bit = 1 << direction;
+
+	if (connection->position[direction] == call_size && prefix[0] == RECORD_HANDSHAKE &&
+	    prefix[1] == 3 && !(connection->flags & FLAG_JOINED))
+		connection->greeted |= bit;
+	return connection->greeted & bit;
+}
+
+/* Whether this call's bytes may belong to the hello of such a direction. */
+static __always_inline int
+is_greeting(struct connection *connection, u64 direction, u64 call_size)
+{
+	return connection->greeted & (1 << direction) &&
+	       connection->position[direction] - call_size < HELLO_MAX;
+}
+#else
+static __always_inline int
+began_with_tls(struct connection *connection, u64 direction, u8 *prefix, u64 call_size)
+{
+	return 0;
+}
+
+static __always_inline int
+is_greeting(struct connection *connection, u64 direction, u64 call_size)
+{
+	return 0;
+}
+#endif
+
 /* Classify an undecided connection by the call's first bytes, at `data` in user memory. */
 static __always_inline u8
-classify(struct connection *connection, u64 direction, u64 data, u64 size)
+classify(struct connection *connection, u64 direction, u64 data, u64 size, u64 call_size)
 {
 	u8 *prefix = connection->prefix[direction];
 	u64 length = connection->prefix_length[direction];
@@ -356,11 +400,15 @@ classify(struct connection *connection, u64 direction, u64 data, u64 size)
 		return VERDICT_OTHER;
 	connection->prefix_length[direction] = length + more;
 
-	u8 verdict = judge(prefix, &connection->prefix_length[direction],
-			   connection->flags & FLAG_JOINED);
+	/* What follows a hello is no message of HTTP, whatever it looks like. */
+	u8 verdict = VERDICT_OTHER;
+	if (!began_with_tls(connection, direction, prefix, call_size))
+		verdict = judge(prefix, &connection->prefix_length[direction],
+				connection->flags & FLAG_JOINED);
 	if (verdict == VERDICT_HTTP)
 		connection->verdict = VERDICT_HTTP;
-	else if (verdict == VERDICT_OTHER && !(connection->flags & FLAG_JOINED)) {
+	else if (verdict == VERDICT_OTHER && !(connection->flags & FLAG_JOINED) &&
+		 !is_greeting(connection, direction, call_size)) {
 		/* A peer may send anything to an HTTP server, and its answer is what matters. */
 		connection->rejected |= 1 << direction;
 		if (connection->rejected == BOTH_DIRECTIONS)

@@ -20,6 +20,7 @@
 #define EVENT_NAMES   6 /* struct names_event */
 #define EVENT_TLS     8 /* struct tls_event */
 #define EVENT_HANDSHAKE 9 /* struct handshake_event */
+#define EVENT_HELLO  11 /* as EVENT_CHUNK: the first bytes of a direction that begins with TLS */
 
 /* event.direction, as the process sees it; also an array index */
 #define DIRECTION_SEND 0

@@ -315,7 +315,7 @@ is_wanted(struct connection *connection, struct call *call, u64 direction)
 		connection->flags |= FLAG_JOINED;
 		return 0;
 	}
-	u8 verdict = classify(connection, direction, walk->data, walk->left);
+	u8 verdict = classify(connection, direction, walk->data, walk->left, call->size);
 	/* Only the first segment was classified: user space must examine the others. */
 	if (verdict == VERDICT_OPEN && walk->left < call->size)
 		connection->verdict = VERDICT_HTTP;

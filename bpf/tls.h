@@ -114,7 +114,6 @@ static __always_inline struct tls_blank *tls_blank(void)
 #define RECORD_SIZE 24
 
 /* RFC 8446, 5.1 and 4 */
-#define RECORD_HANDSHAKE   22
 #define RECORD_DATA        23
 #define MESSAGE_CLIENT     1
 #define MESSAGE_SERVER     2
@@ -384,6 +383,31 @@ report_process(struct call *call, u64 leader, u32 pid, u8 is_datagram)
 		UPDATE(tls_reported, &key, &exec_id);
 }
 
+/* Forward the call's bytes, where is_wanted() has found them, as far as they may be a hello. */
+static __always_inline void
+forward_hello(struct workspace *work, struct call *call, struct connection *connection,
+	      u64 direction)
+{
+	volatile struct walk *walk = &work->walk;
+	struct event *event = &work->event;
+	u64 position = connection->position[direction] - call->size;
+
+	if (!walk->readable)
+		return;
+	u64 size = lesser(walk->left, HELLO_MAX - position);
+	SHOW_BOUND(size, HELLO_MAX);
+	event->kind = EVENT_HELLO;
+	event->direction = direction;
+	event->flags = connection->flags;
+	event->time = now();
+	event->socket = connection->inode;
+	event->position = position;
+	event->size = size;
+	event->captured = size;
+	if (!probe_read_user(event->payload, size, (void *)walk->data))
+		deliver(call, event);
+}
+
 /*
  * A direction begins, and it is not HTTP. If it is TLS of a process that has used no probed
  * library, user space looks for one in it.
@@ -392,11 +416,13 @@ static __always_inline void
 report_handshake(struct call *call, struct connection *connection, u64 direction, u64 leader,
 		 u32 pid)
 {
-	u8 *prefix = connection->prefix[direction];
+	struct workspace *work = workspace_of(call);
 
-	if (prefix[0] != RECORD_HANDSHAKE || prefix[1] != 3 || LOOKUP(tls_processes, &pid))
+	if (!work || !is_greeting(connection, direction, call->size))
 		return;
-	report_process(call, leader, pid, 0);
+	if (!LOOKUP(tls_processes, &pid))
+		report_process(call, leader, pid, 0);
+	forward_hello(work, call, connection, direction);
 }
 
 /* RFC 9114, 3.1: HTTP/3 has the port of HTTPS. */

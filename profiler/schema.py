@@ -181,7 +181,8 @@ class Record(TypedDict, total=False):
     tls: Annotated[
         TlsSession,
         "present if the message was encrypted, and captured with `--tls` or `--tls-keys`. Without "
-        "evidence which socket carries it, addresses, `connection`, `sequence`, `socket` and `netns` are absent",
+        "evidence which socket carries it, addresses, `connection`, `sequence`, `socket` and "
+        "`netns` are absent",
     ]
     socket: Annotated[int, "inode of the socket"]
     netns: Annotated[int, "inode of the network namespace"]

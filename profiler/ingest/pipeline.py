@@ -25,6 +25,7 @@ from profiler.accounting import Account, KernelAccount
 from profiler.errors import CaptureFileError, ProfilerError
 from profiler.ingest import syscalls, wire
 from profiler.ingest.decryption import Decryption, Handshake, PlainEvent, Undecryptable
+from profiler.ingest.decryption.hellos import Hellos
 from profiler.ingest.http import Message, Messages, NotHttp
 from profiler.ingest.http.message import REQUEST, UNDECODABLE, Output
 from profiler.ingest.memory import Memory
@@ -82,6 +83,9 @@ class Pipeline:
         self._sessions: OrderedDict[int, wire.Session] = OrderedDict()
         self._decryption = decryption
         self._handshakes: OrderedDict[int, Handshake] = OrderedDict()
+        self._hellos = Hellos()
+        # By the socket of a session. A plain port may get a hello, too.
+        self._greetings: OrderedDict[int, Handshake] = OrderedDict()
         self._clock_offset = 0
         self.account = Account()
         if decryption is not None:
@@ -124,6 +128,10 @@ class Pipeline:
             self._processes.learn_cgroup(item)
         elif isinstance(item, wire.Keys):
             self.learn(item.lines)
+        elif isinstance(item, wire.Hello):
+            handshake = self._hellos.feed(item)
+            if handshake is not None:
+                _keep(self._greetings, item.socket, handshake)
         else:
             self.account.kernel = _kernel_account(item.document)
         return None
@@ -248,6 +256,11 @@ class Pipeline:
 
     def _write(self, message: Message) -> None:
         origin = message.origin
+        session = self._sessions.get(origin.socket) if self._sessions else None
+        if session is not None:
+            handshake = self._greetings.get(session.socket)
+        else:
+            handshake = self._handshakes.get(origin.socket) if self._handshakes else None
         record = record_of(
             message,
             self._processes.identity(origin.pid, origin.start_time),
@@ -255,8 +268,8 @@ class Pipeline:
             self._clock_offset,
             self._settings.max_body,
             self._syscalls,
-            self._sessions.get(origin.socket),
-            self._handshakes.get(origin.socket) if self._handshakes else None,
+            session,
+            handshake,
         )
         if self._filter is None:
             self._emit(record)

@@ -79,6 +79,8 @@ def record_of(
         if why is not None and why not in incomplete:
             incomplete = (*incomplete, why)
 
+    if handshake is not None and version is not None:
+        handshake = handshake.of_message(version)
     asks = is_request and not head.pushed
     called, is_client = syscalls.get(origin.syscall), sent == is_request
     constant = _constant_of(
@@ -273,12 +275,12 @@ def _of_socket(
     record: Record = {}
     socket: int | None = origin.socket
     if session is not None:
-        record["tls"] = {"library": LIBRARIES[session.library]}
+        record["tls"] = _encryption(LIBRARIES[session.library], handshake)
         socket = session.socket or None
     elif origin.socket & TLS_STREAM:
         socket = None  # What describes the session was lost.
     elif handshake is not None:
-        record["tls"] = _of_handshake(handshake)
+        record["tls"] = _encryption(KEY_LOG, handshake)
     if socket is not None:
         record["socket"] = socket
         record["netns"] = origin.netns
@@ -291,13 +293,17 @@ def _of_socket(
     return record
 
 
-def _of_handshake(handshake: Handshake) -> TlsSession:
-    described: TlsSession = {"library": KEY_LOG, "version": handshake.version}
-    if handshake.protocol is not None:
-        described["alpn"] = handshake.protocol
-    if handshake.server_name is not None:
-        described["sni"] = handshake.server_name
-    described["cipher"] = handshake.cipher
+def _encryption(library: str, handshake: Handshake | None) -> TlsSession:
+    described: TlsSession = {"library": library}
+    if handshake is not None:
+        if handshake.version is not None:
+            described["version"] = handshake.version
+        if handshake.server_name is not None:
+            described["sni"] = handshake.server_name
+        if handshake.protocol is not None:
+            described["alpn"] = handshake.protocol
+        if handshake.cipher is not None:
+            described["cipher"] = handshake.cipher
     return described
 
 

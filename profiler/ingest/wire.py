@@ -19,7 +19,7 @@ from typing import NamedTuple, Union
 from profiler.errors import CaptureFileError
 
 CHUNK, END, CLOCK, PROCESS, COUNTERS, NAMES, CGROUP = 1, 2, 3, 4, 5, 6, 7
-SESSION, HANDSHAKE, KEYS = 8, 9, 10
+SESSION, HANDSHAKE, KEYS, HELLO = 8, 9, 10, 11
 
 SEND, RECV = 0, 1
 
@@ -43,6 +43,7 @@ LIBRARIES = {1: "openssl", 2: "gnutls", 3: "go"}
 _POSITION_MAX = 2**62
 
 EVENT = struct.Struct("=BBBBiQIIQQQIIIIHH16s16s16s")
+_EVENT_OF_HELLO = struct.Struct("=xB30xQQII60x")  # only the fields of Hello
 _EVENT_OF_END = struct.Struct("=xBxB4xQ16xQQ68x")  # only the fields of End
 CLOCK_RECORD = struct.Struct("=B7xQQ")
 PROCESS_RECORD = struct.Struct("=B3xIQQII")
@@ -151,6 +152,15 @@ class Session(NamedTuple):
     socket: int
 
 
+class Hello(NamedTuple):
+    """Bytes of a direction that begins with a TLS handshake, at ``position``; the first 4 KiB."""
+
+    direction: int
+    socket: int
+    position: int
+    payload: bytes
+
+
 class Cgroup(NamedTuple):
     """The path of the directory with inode ``id`` in the cgroup2 hierarchy."""
 
@@ -170,7 +180,7 @@ class Keys(NamedTuple):
     lines: bytes
 
 
-Item = Union[Chunk, End, Clock, Process, Names, Session, Cgroup, Counters, Keys]
+Item = Union[Chunk, End, Clock, Process, Names, Session, Hello, Cgroup, Counters, Keys]
 
 # construct(Chunk, values) makes a NamedTuple from all its values, for types that every message
 # needs. The class's own constructor is a Python function: with it a message takes 4.6 % more
@@ -216,6 +226,12 @@ def decode(record: bytes) -> Item:
             if session.library not in LIBRARIES or not session.stream & TLS_STREAM:
                 raise CaptureFileError("a TLS session contradicts itself")
             return session
+        if kind == HELLO:
+            direction, socket, position, _, size = _EVENT_OF_HELLO.unpack_from(record)
+            payload = record[EVENT.size : EVENT.size + size]
+            if direction > RECV or position > _POSITION_MAX or len(payload) != size:
+                raise CaptureFileError("a hello contradicts itself")
+            return Hello(direction, socket, position, payload)
         if kind == CGROUP:
             return Cgroup(CGROUP_RECORD.unpack_from(record)[1], record[CGROUP_RECORD.size :])
         if kind == COUNTERS:
@@ -246,6 +262,12 @@ def encode(item: Item) -> bytes:
         return NAMES_RECORD.pack(NAMES, *sizes, item.socket, item.peer, item.local, item.remote)
     if isinstance(item, Session):
         return SESSION_RECORD.pack(SESSION, *item)
+    if isinstance(item, Hello):
+        zeros, size = bytes(16), len(item.payload)
+        return EVENT.pack(
+            HELLO, item.direction, 0, 0, -1, 0, 0, 0, 0, item.socket, item.position,
+            size, size, 0, 0, 0, 0, zeros, zeros, zeros,
+        ) + item.payload  # fmt: skip
     if isinstance(item, Cgroup):
         return CGROUP_RECORD.pack(CGROUP, item.id) + item.path
     if isinstance(item, Keys):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ssl
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from profiler.ingest.process import Processes
 from profiler.ingest.settings import Settings
 from profiler.ingest.wire import RECV, SEND
 from profiler.schema import Record
+from tests.unit.talk_tls import CLIENT, SERVER, contexts, talk
 from tests.unit.wires import Wire
 
 
@@ -77,6 +79,36 @@ def test_a_session_applies_to_the_messages_after_it() -> None:
     assert [record.get("socket") for record in records] == [None, 77]
     assert [record["exchange"] for record in records] == [f"{stream}-1", f"{stream}-2"]
     assert {record["tls"]["library"] for record in records} == {"openssl"}
+
+
+def test_the_hello_at_the_socket_describes_the_session() -> None:
+    records: list[Record] = []
+
+    class Sink:
+        def write(self, record: Record) -> None:
+            records.append(record)
+
+    pipeline = Pipeline(Settings(), Sink(), Processes(None), "x86_64")
+    spoken = talk(*contexts(ssl.TLSVersion.TLSv1_3, protocols=("h2", "http/1.1")))
+    stream, socket, plain = wire.TLS_STREAM | 5, 77, 78
+    request = b"GET / HTTP/1.1\r\n\r\n"
+    # The hello of `plain` came to a port without TLS.
+    for inode in (socket, plain):
+        pipeline.feed(wire.encode(wire.Hello(RECV, inode, 0, spoken.bytes_of(CLIENT))))
+        pipeline.feed(wire.encode(wire.Hello(SEND, inode, 0, spoken.bytes_of(SERVER))))
+    pipeline.feed(wire.encode(wire.Session(1, stream, socket)))
+    for inode in (stream, plain):
+        pipeline.feed(wire.encode(Wire(socket=inode).send(request)))
+    assert [record.get("tls") for record in records] == [
+        {
+            "library": "openssl",
+            "version": "1.3",
+            "sni": "example.org",
+            "alpn": "http/1.1",
+            "cipher": "TLS_AES_256_GCM_SHA384",
+        },
+        None,
+    ]
 
 
 class Broken(ValueError):

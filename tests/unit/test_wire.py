@@ -102,6 +102,7 @@ def test_the_other_records_have_their_compiled_offsets(
         ("EVENT_NAMES", wire.NAMES),
         ("EVENT_TLS", wire.SESSION),
         ("EVENT_HANDSHAKE", wire.HANDSHAKE),
+        ("EVENT_HELLO", wire.HELLO),
         ("EVENT_CHUNK", wire.CHUNK),
         ("EVENT_END", wire.END),
         ("DIRECTION_SEND", wire.SEND),
@@ -177,6 +178,13 @@ ITEMS = st.one_of(
         stream=st.integers(wire.TLS_STREAM, 2**64 - 1),
         socket=U64,
     ),
+    st.builds(
+        wire.Hello,
+        direction=st.sampled_from([0, 1]),
+        socket=U64,
+        position=POSITION,
+        payload=st.binary(max_size=64),
+    ),
     st.builds(Cgroup, id=U64, path=st.binary(max_size=64)),
     st.builds(Counters, document=st.binary(max_size=64)),
     st.builds(Keys, lines=st.binary(max_size=64)),
@@ -226,6 +234,8 @@ def test_an_unknown_kind_is_named() -> None:
         wire.End(direction=3, time=1, socket=2, position=3),
         wire.Session(library=9, stream=wire.TLS_STREAM, socket=2),
         wire.Session(library=1, stream=7, socket=2),
+        wire.Hello(direction=2, socket=1, position=0, payload=b""),
+        wire.Hello(direction=0, socket=1, position=2**63, payload=b""),
     ],
 )
 def test_impossible_values_are_refused(item: wire.Item) -> None:

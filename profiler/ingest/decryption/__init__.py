@@ -15,8 +15,8 @@ from importlib.util import find_spec
 from typing import NamedTuple, Union
 
 from profiler.errors import UnsupportedError
-from profiler.ingest.decryption.connection import HANDSHAKE_RECORD, Connection, Handshake
-from profiler.ingest.decryption.handshake import CLIENT_HELLO
+from profiler.ingest.decryption.connection import HANDSHAKE_RECORD, Connection
+from profiler.ingest.decryption.handshake import CLIENT_HELLO, Handshake
 from profiler.ingest.decryption.keylog import KeyLog, line_of, parse
 from profiler.ingest.stream import Event, Finish
 from profiler.ingest.wire import FLAG_JOINED, Chunk

@@ -9,55 +9,20 @@ from __future__ import annotations
 import hashlib
 import hmac
 import struct
-from typing import NamedTuple, Protocol, Union
+from typing import Protocol, Union
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 from cryptography.hazmat.primitives.hashes import SHA256, SHA384
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
+from profiler.ingest.decryption.suites import Suite
+
 _TAG_SIZE = 16
 _NONCE_SIZE = 12
 _EXPLICIT_SIZE = 8  # of a nonce (RFC 5288, 3)
 
 _HASHES = {"sha256": SHA256, "sha384": SHA384}
-
-
-class Suite(NamedTuple):
-    """A cipher suite: its name at IANA, the hash of its key derivation, the size of its keys."""
-
-    name: str
-    hash: str
-    key_size: int
-
-    @property
-    def is_chacha(self) -> bool:
-        """Whether the cipher is ChaCha20-Poly1305, else AES-GCM."""
-        return "CHACHA20" in self.name
-
-
-def _gcm(prefix: str) -> tuple[Suite, Suite]:
-    return Suite(f"{prefix}AES_128_GCM_SHA256", "sha256", 16), Suite(
-        f"{prefix}AES_256_GCM_SHA384", "sha384", 32
-    )
-
-
-def _chacha(prefix: str) -> Suite:
-    return Suite(f"{prefix}CHACHA20_POLY1305_SHA256", "sha256", 32)
-
-
-# https://www.iana.org/assignments/tls-parameters
-SUITES = {
-    **dict(zip((0x1301, 0x1302), _gcm("TLS_"))),
-    0x1303: _chacha("TLS_"),
-    **dict(zip((0x009C, 0x009D), _gcm("TLS_RSA_WITH_"))),
-    **dict(zip((0x009E, 0x009F), _gcm("TLS_DHE_RSA_WITH_"))),
-    **dict(zip((0xC02B, 0xC02C), _gcm("TLS_ECDHE_ECDSA_WITH_"))),
-    **dict(zip((0xC02F, 0xC030), _gcm("TLS_ECDHE_RSA_WITH_"))),
-    0xCCA8: _chacha("TLS_ECDHE_RSA_WITH_"),
-    0xCCA9: _chacha("TLS_ECDHE_ECDSA_WITH_"),
-    0xCCAA: _chacha("TLS_DHE_RSA_WITH_"),
-}
 
 
 class Protection(Protocol):

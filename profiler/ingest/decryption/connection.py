@@ -21,16 +21,19 @@ from typing import TYPE_CHECKING, NamedTuple
 from profiler.ingest.decryption import handshake
 from profiler.ingest.decryption.handshake import (
     ClientHello,
+    Handshake,
     HandshakeError,
     Reassembly,
     ServerHello,
+    version_name,
 )
 from profiler.ingest.decryption.keylog import APPLICATION, CLIENT_RANDOM, EARLY, HANDSHAKE, KeyLog
 from profiler.ingest.stream import LOST, Event, Finish, Gap
 from profiler.ingest.wire import RECV, SEND, Chunk
 
 if TYPE_CHECKING:
-    from profiler.ingest.decryption.ciphers import Protection, Suite
+    from profiler.ingest.decryption.ciphers import Protection
+    from profiler.ingest.decryption.suites import Suite
 
 # RFC 8446, 5.1
 _CHANGE_CIPHER_SPEC, _ALERT, HANDSHAKE_RECORD, _DATA = 20, 21, 22, 23
@@ -40,7 +43,6 @@ _FRAGMENT_MAX = 2**14 + 2048  # RFC 5246, 6.2.3
 _CLOSE_NOTIFY = 0
 
 _TLS12, _TLS13 = 0x0303, 0x0304
-_VERSIONS = {0x0300: "SSL 3.0", 0x0301: "1.0", 0x0302: "1.1", _TLS12: "1.2", _TLS13: "1.3"}
 
 # Ciphertext that waits for keys. Only a handshake can be faster than its key log; with
 # certificates it takes some ten thousand bytes.
@@ -57,16 +59,6 @@ NO_RECORDS = "its bytes are not records of TLS"
 WRONG_KEY = "a record does not match its key"
 EARLY_DATA = "the key of its early data is not in the key log"
 RENEGOTIATED = "it renegotiated its keys"
-
-
-class Handshake(NamedTuple):
-    """What both sides agreed on; ``cipher`` is IANA's name, ``protocol`` is that of ALPN."""
-
-    socket: int
-    version: str
-    cipher: str
-    protocol: str | None
-    server_name: str | None
 
 
 class _UndecryptableError(Exception):
@@ -350,9 +342,9 @@ class Connection:
         if server.is_retry:
             self._retried = True
             return
-        from profiler.ingest.decryption.ciphers import SUITES
+        from profiler.ingest.decryption.suites import SUITES
 
-        version = _VERSIONS.get(server.version, f"{server.version:#06x}")
+        version = version_name(server.version)
         if server.version not in (_TLS12, _TLS13):
             raise _UndecryptableError(f"its version {version} is not supported")
         self._suite = SUITES.get(server.cipher)
@@ -419,7 +411,7 @@ class Connection:
             return
         if not self._is_introduced:
             self._is_introduced = True
-            version = _VERSIONS[self._server.version]
+            version = version_name(self._server.version)
             out.append(
                 Handshake(
                     *(self._socket, version, self._suite.name),

@@ -21,8 +21,40 @@ _RANDOM_SIZE = 32
 _RETRY = bytes.fromhex("cf21ad74e59a6111be1d8c021e65b891c2a211167abb8c5e079e09e2c8a8339c")
 
 
+_VERSIONS = {0x0300: "SSL 3.0", 0x0301: "1.0", 0x0302: "1.1", 0x0303: "1.2", 0x0304: "1.3"}
+# HTTP's version -> the name of its protocol (RFC 7301, 6; RFC 9113, 3.2).
+_PROTOCOLS = {"2": "h2", "1.1": "http/1.1", "1.0": "http/1.0"}
+
+
+def version_name(number: int) -> str:
+    """Return the name of a version of TLS; its number if it is unknown."""
+    return _VERSIONS.get(number, f"{number:#06x}")
+
+
 class HandshakeError(Exception):
     """The bytes are not a handshake of TLS."""
+
+
+class Handshake(NamedTuple):
+    """What is known of a handshake; ``cipher`` is IANA's name, ``protocol`` is that of ALPN.
+
+    ``None`` is unknown.
+    """
+
+    socket: int
+    version: str | None
+    cipher: str | None
+    protocol: str | None
+    server_name: str | None
+    offered: tuple[str, ...] = ()
+    """The protocols that the client offered. In TLS 1.3 the server's choice is encrypted."""
+
+    def of_message(self, http_version: str) -> Handshake:
+        """Return the handshake of a message: what was offered and is spoken, was selected."""
+        spoken = _PROTOCOLS.get(http_version)
+        if self.protocol is None and spoken in self.offered:
+            return self._replace(protocol=spoken)
+        return self
 
 
 class ClientHello(NamedTuple):
@@ -31,6 +63,8 @@ class ClientHello(NamedTuple):
     random: bytes
     server_name: str | None
     offers_early_data: bool
+    protocols: tuple[str, ...] = ()
+    """By ALPN (RFC 7301)."""
 
 
 class ServerHello(NamedTuple):
@@ -117,7 +151,8 @@ def client_hello(body: bytes) -> ClientHello:
     cursor.vector(1)  # compression
     extensions = _extensions(cursor)
     return ClientHello(
-        random, _server_name(extensions.get(_SERVER_NAME)), _EARLY_DATA in extensions
+        *(random, _server_name(extensions.get(_SERVER_NAME)), _EARLY_DATA in extensions),
+        _protocols(extensions.get(_ALPN)),
     )
 
 
@@ -169,9 +204,19 @@ def _server_name(extension: bytes | None) -> str | None:
     return None
 
 
+def _protocols(extension: bytes | None) -> tuple[str, ...]:
+    """RFC 7301, 3.1: a list of names."""
+    found = []
+    if extension:
+        names = _Cursor(_Cursor(extension).vector(2))
+        while not names.at_end:
+            found.append(_text(names.vector(1)) or "")
+    return tuple(found)
+
+
 def _protocol(extension: bytes | None) -> str | None:
-    """RFC 7301, 3.1: a list with one name."""
-    return _text(_Cursor(_Cursor(extension).vector(2)).vector(1)) if extension else None
+    """Return the one that a server selected: the only name in its list."""
+    return next(iter(_protocols(extension)), None)
 
 
 def _text(name: bytes) -> str | None:
