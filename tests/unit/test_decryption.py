@@ -363,7 +363,7 @@ def test_key_logs_are_parsed_strictly() -> None:
 
 @pytest.mark.parametrize("version", [TLS12, TLS13])
 def test_damaged_bytes_never_raise(version: ssl.TLSVersion) -> None:
-    """A peer may send anything. What is decrypted all the same is a prefix of what was sent."""
+    """A peer may send anything. What is decrypted anyway is a prefix of what was sent."""
     said = talk(*contexts(version), [(REQUEST, RESPONSE)] * 2)
     for seed in range(300):
         order = random.Random(seed)
