@@ -14,6 +14,8 @@
  *     PROXY      version 2 of it: "\r\n\r\n\0\r\nQ", the beginning of its signature
  *     HTTP/2     a server may speak first: a SETTINGS frame;
  *                on a connection first seen mid-stream: a HEADERS frame  (RFC 9113, 4.1)
+ *     TLS        with --tls-keys, at the beginning of a connection: a handshake (RFC 8446, 5.1),
+ *                because user space decrypts what follows
  *
  * A method of more than WINDOW - 2 bytes is not recognised.
  */
@@ -115,8 +117,29 @@ static __always_inline u8 judge_frame(const u8 *bytes, u64 length, int joined)
 	return (bytes[8] || first >> 40) == !!joined ? VERDICT_HTTP : VERDICT_OTHER;
 }
 
+/* The content type of a handshake and the major version, on a little-endian machine. */
+#define TLS_START  0x0316
+#define TLS_LENGTH 2
+
+static __always_inline u8 judge_handshake(const u8 *bytes, u64 length, int joined)
+{
+#ifdef TLS_KEYS
+	u64 known = length < TLS_LENGTH ? length : TLS_LENGTH;
+	u64 mask = (1ULL << (8 * known)) - 1;
+
+	if (joined || (*(const u64 *)bytes ^ TLS_START) & mask)
+		return VERDICT_OTHER;
+	return known == TLS_LENGTH ? VERDICT_HTTP : VERDICT_OPEN;
+#else
+	return VERDICT_OTHER;
+#endif
+}
+
 static __always_inline u8 judge(const u8 *bytes, const volatile u8 *length, int joined)
 {
+	u8 handshake = judge_handshake(bytes, *length, joined);
+	if (handshake != VERDICT_OTHER)
+		return handshake;
 	u8 response = judge_response(bytes, *length);
 	if (response != VERDICT_OTHER)
 		return response;

@@ -70,7 +70,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
     if given.get("output") == STDOUT:
         del given["output"]
     given["where"] = conditions_of(options)
-    if given.get("tls") and given.get("redact") is None:
+    if (given.get("tls") or given.get("tls_keys")) and given.get("redact") is None:
         # It shows what was meant to be secret.
         given["redact"] = True
     return Settings(**given)

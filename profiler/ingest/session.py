@@ -34,6 +34,7 @@ from profiler.exchanges.redact import described
 from profiler.exchanges.text import visible_lines
 from profiler.ingest import wire
 from profiler.ingest.decryption import Decryption
+from profiler.ingest.decryption import load as load_decryption
 from profiler.ingest.http import charset
 from profiler.ingest.pipeline import Pipeline
 from profiler.ingest.probe import Engine, inseparable, open_engine
@@ -54,6 +55,13 @@ _CLOCK_SECONDS = 1.0
 _CLOCK_STEP_NS = 1_000_000
 
 
+class KeySource(Protocol):
+    """Where the secrets of TLS connections come from."""
+
+    def read(self) -> bytes:
+        """Return whole lines of a key log that are new. Needs no privileges."""
+
+
 class Attendant(Protocol):
     """Accompanies a capture: a traced command, or a program that reads the lines."""
 
@@ -72,13 +80,14 @@ def capture(
     choice: Choice | None = None,
     attendant: Attendant | None = None,
     helper: Helper | None = None,
+    key_source: KeySource | None = None,
 ) -> Account:
     """Capture on this machine until a signal, or a limit in ``settings``, ends the capture.
 
     Write to the sink of ``choice``, which is always closed, or else to the one that ``settings``
     describe. ``attendant`` can end the capture too. Once the probe is attached, this process gives
-    up its privileges for good; ``helper`` serves what was offered to it, and stays open. Raises
-    ProfilerError.
+    up its privileges for good; ``helper`` serves what was offered to it, and stays open.
+    ``key_source`` has the secrets if ``settings.tls_keys``. Raises ProfilerError.
     """
     started = time.monotonic()
     with _signals() as received, contextlib.ExitStack() as stack:
@@ -91,6 +100,9 @@ def capture(
         stack.callback(sink.close)
         if settings.tls:
             _say("--tls shows what processes encrypt: passwords, cookies and private content")
+        if key_source:
+            load_decryption()
+            _say("--tls-keys shows what the command encrypts: passwords, cookies, private content")
         _say(described(redactor, settings.record is not None))
         _say("loading the probe ...")
         engine = stack.enter_context(open_engine(settings))
@@ -116,6 +128,7 @@ def capture(
             recorder,
             engine.applied,
             route=engine.route,
+            decryption=Decryption() if key_source else None,
         )
         if engine.fallback:
             _say(f"not used: {engine.fallback}")
@@ -146,11 +159,11 @@ def capture(
         try:
             _run(
                 *(engine, helper, pipeline, sink, stats),
-                *(failures, received, settings.duration, attendant),
+                *(failures, received, settings.duration, attendant, key_source),
             )
         finally:
             try:
-                _end(engine, pipeline, sink)
+                _end(engine, pipeline, sink, key_source)
             finally:
                 if stats:
                     failures.attempt(stats.write, pipeline.account)
@@ -296,6 +309,7 @@ def _run(
     received: Signals,
     duration: float | None,
     attendant: Attendant | None,
+    key_source: KeySource | None,
 ) -> None:
     clock_due, offset = 0.0, 0
     fault_reported = False
@@ -309,6 +323,9 @@ def _run(
             pipeline.feed(wire.encode(clocks))
             clock_due = time.monotonic() + _CLOCK_SECONDS
             offset = clocks.realtime - clocks.kernel
+        if key_source:
+            # A program writes a key before it uses it.
+            pipeline.learn(key_source.read())
         _feed_all(engine, pipeline, records)
         _say_problems(engine)
         sink.flush()
@@ -338,12 +355,14 @@ def _feed_all(engine: Engine, pipeline: Pipeline, records: list[bytes]) -> None:
             engine.ignore(not_http)
 
 
-def _end(engine: Engine, pipeline: Pipeline, sink: Sink) -> None:
+def _end(engine: Engine, pipeline: Pipeline, sink: Sink, key_source: KeySource | None) -> None:
     """Run every step, even after one that fails: a full disk must not hide the counts."""
     records = engine.stop()
     document = json.dumps(engine.account().to_json()).encode()
     records.append(wire.encode(wire.Counters(document)))
     steps: list[Callable[[], object]] = [partial(pipeline.feed, record) for record in records]
+    if key_source:
+        steps.insert(0, partial(_learn_all, pipeline, key_source))
     # Closed before the summary: a sink may use the whole screen until it is closed.
     steps += [pipeline.finish, sink.flush, sink.close]
     failure = None
@@ -354,6 +373,11 @@ def _end(engine: Engine, pipeline: Pipeline, sink: Sink) -> None:
             failure = failure or error
     if failure:
         raise failure
+
+
+def _learn_all(pipeline: Pipeline, key_source: KeySource) -> None:
+    while lines := key_source.read():
+        pipeline.learn(lines)
 
 
 def _read_clocks(kernel: int) -> wire.Clock:

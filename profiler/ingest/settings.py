@@ -78,6 +78,9 @@ class Settings:
     tls: bool = False
     """Whether the plain text of TLS is captured, at the functions of the libraries."""
 
+    tls_keys: bool = False
+    """Whether TLS connections are forwarded from their first byte, and decrypted with a key log."""
+
     engine: str = "bcc"
     """The engine that loads the probe: ``bcc`` or ``bpftrace``."""
 
@@ -118,5 +121,10 @@ class Settings:
 
     @property
     def call_limit(self) -> int:
-        """Bytes copied of one syscall: room for a head and a body, up to CALL_LIMIT."""
+        """Bytes copied of one syscall: room for a head and a body, up to CALL_LIMIT.
+
+        With ciphertext, a missing byte would end the decryption.
+        """
+        if self.tls_keys:
+            return CALL_LIMIT
         return min(CALL_LIMIT, self.max_head + self.max_body)

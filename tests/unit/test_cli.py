@@ -29,7 +29,9 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Return what the command line would run, instead of a capture (which needs a guest)."""
     calls: list[Any] = []
     monkeypatch.setattr(session, "capture", lambda settings: calls.append(("capture", settings)))
-    monkeypatch.setattr(session, "replay", lambda path, s: calls.append(("replay", path, s)))
+    monkeypatch.setattr(
+        session, "replay", lambda path, s, key_log: calls.append(("replay", path, s))
+    )
     monkeypatch.delenv("OUTPUT_PATH", raising=False)
     return calls
 

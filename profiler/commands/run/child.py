@@ -13,7 +13,8 @@ import resource
 import shutil
 import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from profiler.commands.run.cgroup import Cgroup
 from profiler.commands.run.terminal import Terminal, open_terminal
@@ -27,18 +28,25 @@ NOT_FOUND = 127
 class Child:
     """A command line to start in ``cgroup``, as ``user`` if that is not ``None``.
 
+    ``variables`` are added to its environment.
+
     As a user, it runs in a session of its own, so that it cannot reach the terminal of this one.
     It gets the signal mask and the limits of the process that creates this object, which loading
     the probe changes. Raises CommandError if the program does not exist.
     """
 
     def __init__(
-        self, arguments: Sequence[str], cgroup: Cgroup, user: pwd.struct_passwd | None
+        self,
+        arguments: Sequence[str],
+        cgroup: Cgroup,
+        user: pwd.struct_passwd | None,
+        variables: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self._arguments = arguments
         self._cgroup = cgroup
         self._user = user
         self._environment = environment_of(user, os.environ) if user else dict(os.environ)
+        self._environment.update(variables)
         if shutil.which(arguments[0], os.F_OK, self._environment.get("PATH")) is None:
             raise CommandError(f"{arguments[0]}: command not found", NOT_FOUND)
         self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())

@@ -33,6 +33,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="run the command with the rights and environment of USER, in a terminal of its own "
         "(default: as root)",
     )
+    parser.add_argument(
+        "--tls-keys",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="capture HTTPS too: have the command write its TLS secrets to a temporary key log "
+        "(SSLKEYLOGFILE), and decrypt its connections with them; secrets are redacted unless "
+        "--no-redact is given",
+    )
     add_assertions(parser)
     parser.add_argument(
         "--allow-lost",

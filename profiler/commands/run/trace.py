@@ -22,6 +22,7 @@ from profiler.commands.options import settings_of
 from profiler.commands.run.cgroup import Cgroup
 from profiler.commands.run.child import Child
 from profiler.commands.run.command import Command
+from profiler.commands.run.key_log import KeyLogFile
 from profiler.errors import VIOLATED, CommandError, ProbeError, ProfilerError, UsageError
 from profiler.exchanges.fields import FIELDS
 from profiler.exchanges.pair import Exchanges
@@ -53,6 +54,8 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError(
             "--cgroup cannot be combined with run: the command gets a cgroup of its own"
         )
+    if settings.tls and settings.tls_keys:
+        raise UsageError("--tls-keys cannot be combined with --tls: both show the same messages")
     try:
         _check_privilege(options.run_as)
         cgroup = Cgroup(mounted_at() or Path("/sys/fs/cgroup"), cgroup_of("self") or "/")
@@ -61,12 +64,17 @@ def run(options: argparse.Namespace) -> int:
         return TROUBLE
     helper = Helper()
     remove_cgroup = helper.offer(cgroup.remove)
+    key_log = KeyLogFile(options.run_as) if settings.tls_keys else None
+    remove_key_log = helper.offer(key_log.remove) if key_log else None
     if assertions.junit:
         assertions.junit.share(helper)
     with contextlib.closing(helper):
         try:
-            return _traced(options, settings, assertions, cgroup, helper)
+            return _traced(options, settings, assertions, cgroup, helper, key_log)
         finally:
+            if remove_key_log:
+                with contextlib.suppress(ProbeError):
+                    remove_key_log()
             try:
                 for line in remove_cgroup():
                     say(line)
@@ -80,6 +88,7 @@ def _traced(
     assertions: Assertions,
     cgroup: Cgroup,
     helper: Helper,
+    key_log: KeyLogFile | None,
 ) -> int:
     started = time.monotonic()
     own = Comparison(FIELDS["cgroup"], "=", cgroup.path)
@@ -88,13 +97,15 @@ def _traced(
     exchanges = Exchanges() if assertions or not sinks else None
     account = command = trouble = None
     try:
-        command = Command(Child(options.argv, cgroup, options.run_as))
+        variables = key_log.variables if key_log else {}
+        command = Command(Child(options.argv, cgroup, options.run_as, variables))
         command.share(helper)
         account = capture(
             replace(settings, where=settings.where.and_("cgroup", own)),
             Choice(_Kept(sinks, exchanges), written.redactor if written else None),
             command,
             helper,
+            key_log,
         )
     except CommandError as error:
         say(str(error))

@@ -17,11 +17,11 @@ from typing import NamedTuple, Union
 from profiler.errors import UnsupportedError
 from profiler.ingest.decryption.connection import HANDSHAKE_RECORD, Connection
 from profiler.ingest.decryption.handshake import CLIENT_HELLO, Handshake
-from profiler.ingest.decryption.keylog import KeyLog, line_of, parse
+from profiler.ingest.decryption.keylog import LINE_MAX, KeyLog, line_of, parse
 from profiler.ingest.stream import Event, Finish
 from profiler.ingest.wire import FLAG_JOINED, Chunk
 
-__all__ = ["Decryption", "Handshake", "Undecryptable", "load"]
+__all__ = ["LINE_MAX", "Decryption", "Handshake", "Undecryptable", "load"]
 
 # Sockets that are remembered as undecryptable, for chunks that were under way.
 _OVER_MAX = 4096

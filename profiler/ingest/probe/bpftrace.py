@@ -102,7 +102,7 @@ class BpftraceEngine:
         if os.geteuid() != 0:
             raise ProbeError("capturing needs root: run `sudo http-profiler`")
         directories(settings.filters.cgroup)  # raises if one does not exist
-        if settings.tls:
+        if settings.tls or settings.tls_keys:
             raise UnsupportedError("the bpftrace engine cannot capture TLS: use --engine bcc")
         path, dialect = find_bpftrace()
         program = write_program(settings, dialect, self_pid=os.getpid())

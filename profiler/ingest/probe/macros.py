@@ -131,7 +131,8 @@ def _cast_macros(layout: Layout, settings: Settings) -> list[str]:
 
 def _keeps_bodies(settings: Settings) -> bool:
     """Return whether the kernel skips bodies beyond --max-body (``bpf/body.h``)."""
-    return settings.max_body < Settings.max_body
+    # It cannot find them in ciphertext.
+    return settings.max_body < Settings.max_body and not settings.tls_keys
 
 
 def _settings_macros(settings: Settings, layout: Layout) -> list[str]:
@@ -146,6 +147,7 @@ def _settings_macros(settings: Settings, layout: Layout) -> list[str]:
         f"#define OWN_PLACES {OWN_PLACES}",
         f"#define PROCESSES_MAX {PROCESSES_MAX}",
         *(["#define TLS 1", f"#define TLS_MAX {TLS_MAX}"] if settings.tls else []),
+        *(["#define TLS_KEYS 1"] if settings.tls_keys else []),
         *(["#define HAS_RING_BUFFER 1"] if uses_ring_buffer(layout, settings) else []),
     ]
 
