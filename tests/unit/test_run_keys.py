@@ -43,7 +43,7 @@ def test_lines_are_read_whole(tmp_path: Path) -> None:
 
 
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
-    with pytest.raises(ProbeError, match="cannot create a key log below .*: No such file"):
+    with pytest.raises(ProbeError, match=r"cannot create a key log below .*: No such file"):
         KeyLogFile(None, str(tmp_path / "absent"))
 
 
