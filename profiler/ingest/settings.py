@@ -78,6 +78,9 @@ class Settings:
     tls: bool = False
     """Whether the plain text of TLS is captured, at the functions of the libraries."""
 
+    program: Path | None = None
+    """A program that will be started, and may contain such a library itself."""
+
     tls_keys: bool = False
     """Whether TLS connections are forwarded from their first byte, and decrypted with a key log."""
 

@@ -69,7 +69,7 @@ def process(tmp_path: Path) -> Process:
 
 
 def probes_of(process: Process) -> Probes:
-    return Probes(HOOKS, PROGRAMS, CALLERS.__contains__, process.proc, process.root)
+    return Probes(HOOKS, PROGRAMS, CALLERS.__contains__, None, process.proc, process.root)
 
 
 def libraries_of(probes: Probes) -> Libraries:
@@ -184,3 +184,17 @@ def test_a_process_that_uses_quic(process: Process, kernel: Kernel) -> None:
         assert libraries.handshake(handshake(PID + 1, is_datagram=True)) == []
     assert libraries.uncaptured() == (Uncaptured(PID + 1, "curl", QUIC),)
     assert not kernel.attached
+
+
+def test_the_program_that_will_be_started(process: Process, kernel: Kernel) -> None:
+    """It contains its library itself, and no process runs it yet."""
+    program = process.add("opt/app", Elf(dict.fromkeys(NAMES, b"\xc3")).build())
+    libraries = libraries_of(
+        Probes(HOOKS, PROGRAMS, CALLERS.__contains__, program, process.proc, process.root)
+    )
+    process.lines.clear()
+    process.files()
+    assert libraries.attach_all() == []
+    assert len(kernel.attached) == 5
+    gone = Probes(HOOKS, PROGRAMS, CALLERS.__contains__, program / "x", process.proc, process.root)
+    assert libraries_of(gone).attach_all() == [f"{program}/x: cannot be opened: Not a directory"]

@@ -14,6 +14,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 
 from profiler.commands.run.cgroup import Cgroup
@@ -47,8 +48,11 @@ class Child:
         self._user = user
         self._environment = environment_of(user, os.environ) if user else dict(os.environ)
         self._environment.update(variables)
-        if shutil.which(arguments[0], os.F_OK, self._environment.get("PATH")) is None:
+        path = shutil.which(arguments[0], os.F_OK, self._environment.get("PATH"))
+        if path is None:
             raise CommandError(f"{arguments[0]}: command not found", NOT_FOUND)
+        self.path = Path(path)
+        """The program, as the command line and PATH lead to it."""
         self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
         self._locked_memory = resource.getrlimit(resource.RLIMIT_MEMLOCK)
         self._process: subprocess.Popen[bytes] | None = None

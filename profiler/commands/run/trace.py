@@ -98,10 +98,11 @@ def _traced(
     account = command = trouble = None
     try:
         variables = key_log.variables if key_log else {}
-        command = Command(Child(options.argv, cgroup, options.run_as, variables))
+        child = Child(options.argv, cgroup, options.run_as, variables)
+        command = Command(child)
         command.share(helper)
         account = capture(
-            replace(settings, where=settings.where.and_("cgroup", own)),
+            replace(settings, where=settings.where.and_("cgroup", own), program=child.path),
             Choice(_Kept(sinks, exchanges), written.redactor if written else None),
             command,
             helper,

@@ -252,11 +252,13 @@ class BccEngine:
         self._inflight = InflightCalls(platform.machine())
         self._attach_all(program, code, layout, maps)
         if program.libraries:
-            self._prepare_libraries(program, code)
+            self._prepare_libraries(program, code, settings)
         if self._inflight:
             self._attach_inflight(self._inflight, program, code, layout)
 
-    def _prepare_libraries(self, program: Program, code: dict[str, bytes]) -> None:
+    def _prepare_libraries(
+        self, program: Program, code: dict[str, bytes], settings: Settings
+    ) -> None:
         # Imported here: only --tls needs them.
         from profiler.ingest.probe.libraries import Libraries, Probes
 
@@ -269,6 +271,7 @@ class BccEngine:
             program.libraries,
             programs,
             lambda pid: callers.read(struct.pack("=I", pid)) is not None,
+            settings.program,
         )
         functions = [each.function for each in program.libraries]
         self._libraries = Libraries(self._probes, functions)

@@ -51,14 +51,16 @@ class Probes(Files):
         libraries: Iterable[LibraryPrograms],
         programs: Mapping[str, int],
         has_called: Callable[[int], bool],
+        program: Path | None = None,
         proc: Path = Path("/proc"),
         root: Path = Path("/"),
     ) -> None:
         """``programs`` maps the functions of the loaded probe to their descriptors.
 
-        ``has_called`` returns whether a process has called a function of a library.
+        ``has_called`` returns whether a process has called a function of a library. ``program``
+        will be started during the capture.
         """
-        super().__init__(proc, root)
+        super().__init__(proc, root, program)
         self._has_called = has_called
         self._libraries = {each.function: each for each in libraries}
         self._programs = programs
@@ -89,6 +91,9 @@ class Probes(Files):
 
     def _open_cached(self, path: str) -> Descriptor:
         return self._kept(super()._open_cached(path))
+
+    def _open_program(self) -> Descriptor:
+        return self._kept(super()._open_program())
 
     def _kept(self, descriptor: Descriptor) -> Descriptor:
         identity = _identity(descriptor)
@@ -161,8 +166,10 @@ class Libraries:
         self._uncaptured: dict[Uncaptured, None] = {}
 
     def attach_all(self) -> list[str]:
-        """Attach to the libraries of ``ld.so.cache`` and of all processes; return problems."""
-        problems = self._attach(self._discovery.cached())
+        """Attach to the libraries of ``ld.so.cache``, of all processes and of the program that
+        will be started; return problems.
+        """
+        problems = self._attach([*self._discovery.cached(), *self._discovery.program()])
         pids = self._probes.pids_after(0)
         while pids:
             for pid in pids:

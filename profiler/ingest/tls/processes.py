@@ -4,7 +4,8 @@
 Opening files of other processes needs privileges, and parsing them must not have any. So
 :class:`Files` only opens, and its methods can run in the privileged helper
 (:meth:`Files.share`); :class:`Discovery` only parses. The helper opens nothing but executable
-mappings of processes and the libraries of its own ``/etc/ld.so.cache``.
+mappings of processes, the libraries of its own ``/etc/ld.so.cache``, and the program that the
+user has named.
 
 A process chooses what its paths lead to, so a file is first opened without effect (``O_PATH``),
 and then for reading if it is a regular file. Files on FUSE are refused: their owner can let a
@@ -80,9 +81,16 @@ class Files:
     Each function returns a descriptor for the caller to close, and raises OSError.
     """
 
-    def __init__(self, proc: Path = Path("/proc"), root: Path = Path("/")) -> None:
+    def __init__(
+        self,
+        proc: Path = Path("/proc"),
+        root: Path = Path("/"),
+        program: Path | None = None,
+    ) -> None:
         self._proc = proc
         self._root = root
+        self.program = program
+        self.open_program = self._open_program
         self.open_maps = self._open_maps
         self.open_mapping = self._open_mapping
         self.open_cached = self._open_cached
@@ -92,6 +100,7 @@ class Files:
         self.open_maps = helper.offer(self._open_maps)
         self.open_mapping = helper.offer(self._open_mapping)
         self.open_cached = helper.offer(self._open_cached)
+        self.open_program = helper.offer(self._open_program)
 
     def cached(self) -> list[str]:
         """Return the paths of TLS libraries in ``ld.so.cache``, which programs will map.
@@ -161,6 +170,13 @@ class Files:
         place = self._root / path.lstrip("/")
         return _reopened(os.open(place, os.O_PATH | os.O_CLOEXEC), path)
 
+    def _open_program(self) -> Descriptor:
+        """Open the program that will be started."""
+        if self.program is None:
+            raise FileNotFoundError(errno.ENOENT, "no program is started")
+        located = os.open(self.program, os.O_PATH | os.O_CLOEXEC)
+        return _reopened(located, str(self.program))
+
 
 class Discovery:
     """Examines each file once, however many processes map it."""
@@ -229,6 +245,17 @@ class Discovery:
             except OSError as error:
                 findings.append(Finding(path, None, (), _problem(path, error)))
         return [one for one in findings if one.libraries or one.problem]
+
+    def program(self) -> list[Finding]:
+        """Return the TLS libraries in the program that will be started, before it is."""
+        if self._files.program is None:
+            return []
+        path = str(self._files.program)
+        try:
+            finding = _finding(path, self._files.open_program())
+        except OSError as error:
+            finding = Finding(path, None, (), _problem(path, error))
+        return [finding] if finding.libraries or finding.problem else []
 
     def _mapping(self, pid: int, mapping: Mapping) -> Finding:
         key = mapping.device, mapping.inode, mapping.path
