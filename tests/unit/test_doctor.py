@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from packaging.requirements import Requirement
 
+from profiler.accounting import Uncaptured
 from profiler.commands.doctor.cases import KINDS, PARTIAL, Case, Less
 from profiler.commands.doctor.evaluate import Evaluation, Lines, evaluate
 from profiler.commands.doctor.examine import examine
@@ -510,7 +511,7 @@ def test_packages_that_tls_lacks_are_one_line() -> None:
     run = evaluated(lines(script()))
     (row,) = (line for line in to_text(machine, [run]).splitlines() if "--tls" in line)
     assert row.split(maxsplit=1)[1] == (
-        "not available: capstone not found; install http-profiler[tls]"
+        "incomplete: capstone not found; install http-profiler[tls]"
     )
     assert to_json(machine, [run])["ok"] is True
 
@@ -536,7 +537,9 @@ def test_a_run_that_could_not_start() -> None:
 
 def test_the_document() -> None:
     document = json.loads(json.dumps(to_json(MACHINE, [evaluated(lines(script()))])))
-    assert list(document) == ["format", "version", "ok", "machine", "runs", "cases"]
+    assert list(document) == [
+        *("format", "version", "ok", "machine", "runs", "cases", "uncaptured")
+    ]
     assert document["format"] == 1
     assert document["ok"] is True
     assert document["machine"]["kernel"] == MACHINE.kernel
@@ -630,3 +633,14 @@ def test_without_root(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
     ]
     assert all("sudo http-profiler doctor" in run["error"] for run in document["runs"])
     assert document["cases"] == []
+
+
+def test_programs_whose_tls_is_not_captured() -> None:
+    java = Uncaptured(812, "java", "Java has a TLS of its own")
+    text = to_text(MACHINE, [evaluated(lines(script()))], [java])
+    assert text.endswith(
+        "Running programs whose TLS is not captured\n  java (pid 812)  Java has a TLS of its own"
+    )
+    assert to_json(MACHINE, [], [java])["uncaptured"] == [
+        {"pid": 812, "comm": "java", "reason": "Java has a TLS of its own"}
+    ]

@@ -360,3 +360,42 @@ def test_a_problem_is_why_a_process_is_not_captured(process: Process) -> None:
     process.map("/gone.so (deleted)", inode=1000)
     reason = Discovery(process.files()).reason(PID)
     assert reason == "/gone.so: cannot be opened: was deleted"
+
+
+def test_which_library_is_not_supported(process: Process) -> None:
+    process.add("bin/agent", program(b"/src/rustls-0.23.1/src/lib.rs"))
+    process.map("/bin/agent")
+    discovery = Discovery(process.files())
+    assert discovery.unsupported(PID).startswith("rustls is not supported")
+    assert discovery.unsupported(PID + 1) == ""
+    # It has one that is probed, too.
+    process.add("lib/libssl.so.3", LIBRARY)
+    process.map("/lib/libssl.so.3")
+    assert Discovery(process.files()).unsupported(PID) == ""
+
+
+def test_a_program_without_tls_is_not_named(process: Process) -> None:
+    process.add("bin/tool", program(b"nothing"))
+    process.map("/bin/tool")
+    assert Discovery(process.files()).unsupported(PID) == ""
+
+
+@needs_root
+@needs_seccomp
+def test_the_survey_of_the_doctor(process: Process) -> None:
+    process.add("jvm/libjvm.so", program(b""))
+    process.map("/jvm/libjvm.so")
+    process.files()
+    (process.directory / "comm").write_text("java\n")
+    named, user = run(
+        """
+        from dataclasses import asdict
+        from profiler.commands.doctor.survey import survey
+        named = [asdict(each) for each in survey(Path(sys.argv[1]))]
+        print(json.dumps([named, os.getuid()]))
+        """,
+        process.proc,
+    )
+    reason = "Java has a TLS of its own; see docs/explanation/tls.md for other ways"
+    assert named == [{"pid": PID, "comm": "java", "reason": reason}]
+    assert user != 0

@@ -16,6 +16,7 @@ path and kind of socket, the profiler captures them, and each is evaluated at bo
 ``canary``   the process that plays them
 ``evaluate`` compares the lines with the script
 ``machine``  kernel, tools, privileges, hooks
+``survey``   running programs whose TLS is not supported
 ``report``   table and JSON
 ``redact``   removes names and addresses from the JSON
 ``examine``  runs all of it in order

@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from profiler.accounting import SKIPPED_CALLS
+from profiler.accounting import SKIPPED_CALLS, Uncaptured
 from profiler.commands.configuration.written import is_option
 from profiler.commands.doctor.canary import END
 from profiler.commands.doctor.cases import KINDS
@@ -68,11 +68,24 @@ def examine(route: str | None, engine: str | None, tls: bool, as_json: bool) -> 
     routes = (route,) if route else ROUTES
     kinds = ("plain", "tls") if tls else ("plain",)
     runs = [_run(kind, each, engine, machine) for kind in kinds for each in routes]
+    uncaptured = _survey() if tls and machine.root else []
     if as_json:
-        print(json.dumps(to_json(machine, runs), indent=1))
+        print(json.dumps(to_json(machine, runs, uncaptured), indent=1))
     else:
-        print(to_text(machine, runs))
+        print(to_text(machine, runs, uncaptured))
     return 0 if all(run.ok for run in runs) else 1
+
+
+def _survey() -> list[Uncaptured]:
+    """Return the running processes whose TLS is not supported; none if that is not known."""
+    command = [sys.executable, "-m", "profiler.commands.doctor.survey"]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, cwd=_ROOT, timeout=START_TIMEOUT, check=True
+        )
+    except (subprocess.SubprocessError, OSError):
+        return []
+    return [Uncaptured(**each) for each in json.loads(done.stdout)]
 
 
 def _run(kind: str, route: str, engine: str | None, machine: Machine) -> Run:

@@ -31,7 +31,7 @@ _TRACEPOINTS = (
     Path("/sys/kernel/debug/tracing/events/syscalls"),  # before Linux 4.1, or where mounted so
 )
 # The extra `tls` of pyproject.toml.
-TLS_PACKAGES = ("capstone", "pyelftools")
+TLS_PACKAGES = ("capstone", "cryptography", "pyelftools")
 
 _LOCKDOWN = Path("/sys/kernel/security/lockdown")
 

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from profiler import __version__
+from profiler.accounting import Uncaptured
 from profiler.commands.doctor.evaluate import Evaluation
 from profiler.commands.doctor.machine import Machine
 from profiler.commands.doctor.redact import redactor
@@ -40,7 +41,9 @@ class Run:
         return self.error is None and not any(j.worse for j in self.evaluations)
 
 
-def to_json(machine: Machine, runs: Sequence[Run]) -> dict[str, Any]:
+def to_json(
+    machine: Machine, runs: Sequence[Run], uncaptured: Sequence[Uncaptured] = ()
+) -> dict[str, Any]:
     """Return everything as one document, redacted."""
     redact = redactor()
     return {
@@ -67,12 +70,16 @@ def to_json(machine: Machine, runs: Sequence[Run]) -> dict[str, Any]:
             for run in runs
             for evaluation in run.evaluations
         ],
+        "uncaptured": [{**asdict(each), "reason": redact(each.reason)} for each in uncaptured],
     }
 
 
-def to_text(machine: Machine, runs: Sequence[Run]) -> str:
+def to_text(machine: Machine, runs: Sequence[Run], uncaptured: Sequence[Uncaptured] = ()) -> str:
     """Return everything as lines of text."""
     parts = [_machine_text(machine), *map(_run_text, runs)]
+    if uncaptured:
+        rows = (("  ", f"{each.comm} (pid {each.pid})", each.reason) for each in uncaptured)
+        parts.append("Running programs whose TLS is not captured\n" + _aligned(rows))
     return "\n\n".join(parts)
 
 
@@ -107,7 +114,7 @@ def _known(value: bool | str | None) -> str:
 def _packages(versions: dict[str, str | None]) -> str:
     missing = [name for name, version in versions.items() if version is None]
     if missing:
-        return f"not available: {', '.join(missing)} not found; install http-profiler[tls]"
+        return f"incomplete: {', '.join(missing)} not found; install http-profiler[tls]"
     return ", ".join(f"{name} {version}" for name, version in versions.items())
 
 

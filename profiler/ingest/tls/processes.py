@@ -215,6 +215,20 @@ class Discovery:
         except OSError:
             return "it ended before its files were examined"
 
+    def unsupported(self, pid: int) -> str:
+        """Return which library of a process is not supported; empty if its files show none."""
+        try:
+            mappings = self._mappings(pid)
+            reason = unprobed.reason_of_files([mapping.path for mapping in mappings])
+            if reason or not mappings:
+                return reason
+            findings = (self._mapping(pid, mapping) for mapping in mappings)
+            if any(any(map(_has_sessions, one.libraries)) for one in findings):
+                return ""
+            return self._reason_of_program(pid, mappings[0])
+        except OSError:
+            return ""
+
     def _reason_of_program(self, pid: int, mapping: Mapping) -> str:
         """Examine the program itself, once: its mapping has the lowest address."""
         key = mapping.device, mapping.inode, mapping.path
