@@ -12,6 +12,7 @@ with atheris.instrument_imports(include=["profiler"]):
 
     from profiler.errors import CaptureFileError
     from profiler.ingest import wire
+    from profiler.ingest.decryption import Decryption
     from profiler.ingest.pipeline import Pipeline
     from profiler.ingest.process import Processes
     from profiler.ingest.settings import Settings
@@ -27,7 +28,7 @@ class Sink:
 
 def test_one_input(data: bytes) -> None:
     """Split ``data`` into records by their length prefixes, and feed them to the pipeline."""
-    pipeline = Pipeline(Settings(), Sink(), Processes(None), "x86_64")
+    pipeline = Pipeline(Settings(), Sink(), Processes(None), "x86_64", decryption=Decryption())
     at = 0
     while at + 2 <= len(data):
         size = int.from_bytes(data[at : at + 2], "little")

@@ -3,17 +3,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import ssl
 from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from profiler.ingest.decryption import Decryption, Handshake, PlainEvent, Undecryptable
 from profiler.ingest.decryption import connection as causes
+from profiler.ingest.decryption.handshake import (
+    HandshakeError,
+    Reassembly,
+    client_hello,
+    encrypted_extensions,
+    server_hello,
+)
 from profiler.ingest.stream import Finish, Gap
-from profiler.ingest.wire import RECV, SEND, Chunk
+from profiler.ingest.wire import FLAG_JOINED, RECV, SEND, Chunk
 from tests.unit.talk_tls import (
     CLIENT,
     REQUEST,
@@ -150,6 +160,9 @@ def test_early_data(tmp_path: Path, is_accepted: bool, has_key: bool) -> None:
     assert plain(events)[SEND] == expected
     decryption.finish()
     missing = is_accepted and not has_key
+    # Without it, the position is not that of the stream.
+    sent = [event for event in events if isinstance(event, Chunk) and event.direction == SEND]
+    assert {event.flags for event in sent} == {FLAG_JOINED if missing else 0}
     assert [event.size for event in events if isinstance(event, Gap)] == [None] * missing
     assert decryption.causes == ({causes.EARLY_DATA: 1} if missing else {})
 
@@ -347,6 +360,32 @@ def test_what_is_not_tls_passes_through() -> None:
     ):
         assert decryption.feed(event) == (event,)
     assert len(decryption) == 0
+
+
+def test_a_second_client_hello_must_be_the_same_client() -> None:
+    """A peer may send the hello of another connection."""
+    said, other = talk(*contexts(TLS13)), talk(*contexts(TLS13))
+    for sender in (CLIENT, SERVER):
+        moved = [said.moved[0], (sender, other.moved[0][1])]
+        events, decryption = decrypted(Talk(moved, said.keys))
+        assert events == [Undecryptable(SOCKET)]
+        assert decryption.causes == {causes.NO_RECORDS: 1}
+        assert decryption.learn(b"\n".join([*said.keys, *other.keys])) == ()
+
+
+@given(st.binary(max_size=200), st.integers(0, 255))
+def test_any_handshake_is_parsed_or_refused(body: bytes, kind: int) -> None:
+    for parse in (client_hello, server_hello, encrypted_extensions):
+        with contextlib.suppress(HandshakeError):
+            parse(body)
+    message = bytes([kind]) + len(body).to_bytes(3, "big") + body
+    whole = Reassembly()
+    expected = whole.feed(message * 3)
+    bytewise = Reassembly()
+    found = [each for byte in message * 3 for each in bytewise.feed(bytes([byte]))]
+    assert found == expected
+    assert len(expected) in (0, 3)
+    assert whole.held == bytewise.held == 0
 
 
 def test_close_notify_ends_a_direction() -> None:

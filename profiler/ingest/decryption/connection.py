@@ -29,7 +29,7 @@ from profiler.ingest.decryption.handshake import (
 )
 from profiler.ingest.decryption.keylog import APPLICATION, CLIENT_RANDOM, EARLY, HANDSHAKE, KeyLog
 from profiler.ingest.stream import LOST, Event, Finish, Gap
-from profiler.ingest.wire import RECV, SEND, Chunk
+from profiler.ingest.wire import FLAG_JOINED, RECV, SEND, Chunk
 
 if TYPE_CHECKING:
     from profiler.ingest.decryption.ciphers import Protection
@@ -86,6 +86,7 @@ class _Direction:
         self.protection: Protection | None = None
         self.skips = False  # records with another key are early data
         self.position = 0  # of the plain text
+        self.lacks_early_data = False
         self.is_blocked = False  # the next record waits
         self.is_dead = False
         self.is_finished = False
@@ -313,8 +314,7 @@ class Connection:
         if record.kind == HANDSHAKE_RECORD:
             for kind, body in direction.reassembly.feed(record.fragment):
                 if kind == handshake.CLIENT_HELLO:
-                    self._hello = handshake.client_hello(body)
-                    self._client = direction.number
+                    self._offer(direction, handshake.client_hello(body))
                 elif kind == handshake.SERVER_HELLO:
                     self._select(handshake.server_hello(body))
             return True
@@ -337,8 +337,18 @@ class Connection:
         direction.next_key(label)
         return self._process(direction, record, out)
 
+    def _offer(self, direction: _Direction, hello: ClientHello) -> None:
+        """The client has sent its first hello, or a second one with the same random bytes."""
+        known = self._hello
+        if known and (known.random, self._client) != (hello.random, direction.number):
+            raise HandshakeError
+        self._hello = hello
+        self._client = direction.number
+
     def _select(self, server: ServerHello) -> None:
         """The server has selected version and cipher."""
+        if self._server:
+            raise HandshakeError
         if server.is_retry:
             self._retried = True
             return
@@ -370,6 +380,7 @@ class Connection:
         if self._keys.find(self._hello.random, label) is None:
             return None
         direction.skips = True
+        direction.lacks_early_data = True
         self.cause = EARLY_DATA
         assert direction.origin is not None
         out.append(Gap(self._socket, direction.number, direction.origin.time, None, LOST))
@@ -402,8 +413,9 @@ class Connection:
         elif kind == handshake.KEY_UPDATE and direction.label in APPLICATION:
             from profiler.ingest.decryption.ciphers import Protection13
 
-            assert isinstance(direction.protection, Protection13)
-            direction.protection = direction.protection.updated()
+            # None if a peer sends it in one record with Finished.
+            if isinstance(direction.protection, Protection13):
+                direction.protection = direction.protection.updated()
 
     def _emit(self, direction: _Direction, content: bytes, out: list[Event | Handshake]) -> None:
         assert self._hello and self._server and self._suite and direction.origin
@@ -421,7 +433,8 @@ class Connection:
         size = len(content)
         out.append(
             direction.origin._replace(
-                flags=0,
+                # The position then is not that of the stream.
+                flags=FLAG_JOINED if direction.lacks_early_data else 0,
                 position=direction.position,
                 size=size,
                 captured=size,
