@@ -15,7 +15,7 @@ from profiler.ingest.probe.layout import FIELDS, OPTIONAL_FIELDS, Layout
 from profiler.ingest.probe.macros import FILTER_PLACEHOLDER, SETTING_PLACEHOLDER, can_fetch_and_add
 from profiler.ingest.probe.maps import TLS_MAPS
 from profiler.ingest.probe.ring import batch_bytes
-from profiler.ingest.settings import Settings
+from profiler.ingest.settings import CALL_LIMIT, Settings
 
 DEFAULTS = Settings()
 SENDERS = ("inet_sendmsg", "inet6_sendmsg", "unix_stream_sendmsg")
@@ -253,6 +253,18 @@ def test_numbers_become_pointers_where_the_kernel_casts_them() -> None:
     assert "#define CAST_FUNCTION" not in program("syscall").source
     without_bodies = program("syscall", Settings(max_body=0), layout).source
     assert "#define CAST_FUNCTION" not in without_bodies
+
+
+@pytest.mark.parametrize("route", ["socket", "syscall"])
+def test_with_a_key_log_whole_calls_of_tls_are_forwarded(route: str) -> None:
+    settings = Settings(max_body=100)
+    without, given = program(route, settings), program(route, replace(settings, tls_keys=True))
+    macro = "#define TLS_KEYS 1\n"
+    assert (macro in without.source, macro in given.source) == (False, True)
+    # The kernel cannot find bodies in ciphertext.
+    limit = "#define MAX_BODY "
+    assert (limit in without.source, limit in given.source) == (True, False)
+    assert replace(settings, tls_keys=True).call_limit == CALL_LIMIT > settings.call_limit
 
 
 ARGUMENT = "*(u64 *)((u64)ctx + OFFSET_pt_regs_argument{})"
