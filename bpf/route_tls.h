@@ -77,8 +77,12 @@ enter_tls(void *ctx, u64 session, u64 buffer, u64 size_at, u8 library, u8 direct
 	u64 stack = stack_of(ctx, library);
 	remove_calls(thread, stack);
 	struct tls_call *outer = innermost(thread);
-	/* A function that calls another one of the same session moves the same bytes. */
-	if (outer && outer->session == session && outer->direction != DIRECTION_NONE)
+	/*
+	 * A function that calls another one of the same session and direction moves the same bytes.
+	 * Of the other direction, a callback has called it: Node.js sends its first request so.
+	 */
+	if (outer && outer->session == session && outer->direction != DIRECTION_NONE &&
+	    (outer->direction == direction || direction == DIRECTION_NONE))
 		return 0;
 	u64 depth = thread->depth;
 	if (depth >= NESTED_MAX)
