@@ -66,7 +66,7 @@ class Machine:
     bcc: str | None
     bpftrace: str | None
     tls_packages: dict[str, str | None]
-    """Package that ``--tls`` needs -> its version, or ``None`` if it is not installed."""
+    """Package of the extra ``tls`` -> its version, or ``None`` if it is not installed."""
 
     functions: dict[str, bool | None]
     """Kernel function of hooks.toml -> whether this kernel has it."""

@@ -96,7 +96,7 @@ def _machine_text(machine: Machine) -> str:
         ("Python", machine.python),
         ("BCC", machine.bcc or "not found"),
         ("bpftrace", machine.bpftrace or "not found"),
-        ("--tls", _packages(machine.tls_packages)),
+        ("TLS packages", _packages(machine.tls_packages)),
         ("functions", _hooks(machine.functions)),
         ("tracepoints", _hooks(machine.tracepoints)),
         *((f"{name} engine", verdict) for name, verdict in machine.engines().items()),
@@ -114,7 +114,7 @@ def _known(value: bool | str | None) -> str:
 def _packages(versions: dict[str, str | None]) -> str:
     missing = [name for name, version in versions.items() if version is None]
     if missing:
-        return f"incomplete: {', '.join(missing)} not found; install http-profiler[tls]"
+        return f"{', '.join(missing)} not found: install http-profiler[tls]"
     return ", ".join(f"{name} {version}" for name, version in versions.items())
 
 
