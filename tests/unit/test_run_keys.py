@@ -14,8 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from profiler import cli
+from profiler.commands.run import trace
 from profiler.commands.run.key_log import KeyLogFile
 from profiler.errors import ProbeError
+from tests.unit.stand_in_engine import StandInCgroup
 from tests.unit.talk_tls import contexts, talk
 from tests.unit.test_run import needs_root, run, shell
 from tests.unit.test_tls_keys import TLS13, both_ends, recorded
@@ -87,6 +90,27 @@ def test_without_keys_the_connections_are_counted(tmp_path: Path) -> None:
     assert (
         "http-profiler: not decrypted: 2 TLS connections: its key is not in the key log" in errors
     )
+
+
+@needs_root
+def test_without_a_place_for_the_key_log_nothing_starts(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    removed: list[bool] = []
+
+    class Cgroup(StandInCgroup):
+        def remove(self) -> list[str]:
+            removed.append(True)
+            return []
+
+    monkeypatch.setattr(trace, "Cgroup", Cgroup)
+    monkeypatch.setattr(
+        trace, "KeyLogFile", lambda user: KeyLogFile(user, str(tmp_path / "absent"))
+    )
+    assert cli.main(["run", "--tls-keys", "--", "touch", str(tmp_path / "there")]) == 125
+    assert "cannot create a key log" in capsys.readouterr().err
+    assert removed == [True]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_not_together_with_tls() -> None:

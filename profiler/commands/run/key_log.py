@@ -32,10 +32,10 @@ class KeyLogFile:
 
     def __init__(self, user: pwd.struct_passwd | None, parent: str = _PARENT) -> None:
         try:
-            self._directory = Path(tempfile.mkdtemp(prefix="http-profiler-keys-", dir=parent))
+            self.directory = Path(tempfile.mkdtemp(prefix="http-profiler-keys-", dir=parent))
             # Others may pass through, but not see the names in it.
-            self._directory.chmod(0o711)
-            self._path = self._directory / "keys"
+            self.directory.chmod(0o711)
+            self._path = self.directory / "keys"
             self._path.touch(0o600)
             if user:
                 os.chown(self._path, user.pw_uid, user.pw_gid)
@@ -63,4 +63,4 @@ class KeyLogFile:
     def remove(self) -> None:
         """Remove it, and its directory."""
         with contextlib.suppress(OSError):
-            shutil.rmtree(self._directory)
+            shutil.rmtree(self.directory)

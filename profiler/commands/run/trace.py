@@ -11,6 +11,7 @@ import contextlib
 import os
 import pwd
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -64,22 +65,40 @@ def run(options: argparse.Namespace) -> int:
         return TROUBLE
     helper = Helper()
     remove_cgroup = helper.offer(cgroup.remove)
-    key_log = KeyLogFile(options.run_as) if settings.tls_keys else None
-    remove_key_log = helper.offer(key_log.remove) if key_log else None
     if assertions.junit:
         assertions.junit.share(helper)
     with contextlib.closing(helper):
         try:
-            return _traced(options, settings, assertions, cgroup, helper, key_log)
+            with _key_log(options, settings, helper) as key_log:
+                return _traced(options, settings, assertions, cgroup, helper, key_log)
+        except ProbeError as error:
+            say(str(error))
+            return TROUBLE
         finally:
-            if remove_key_log:
-                with contextlib.suppress(ProbeError):
-                    remove_key_log()
             try:
                 for line in remove_cgroup():
                     say(line)
             except ProbeError as error:
                 say(f"kept {cgroup.directory}: {error}")
+
+
+@contextlib.contextmanager
+def _key_log(
+    options: argparse.Namespace, settings: Settings, helper: Helper
+) -> Iterator[KeyLogFile | None]:
+    """Yield a key log for the command, if ``--tls-keys`` is given. Raises ProbeError."""
+    if not settings.tls_keys:
+        yield None
+        return
+    key_log = KeyLogFile(options.run_as)
+    remove = helper.offer(key_log.remove)
+    try:
+        yield key_log
+    finally:
+        try:
+            remove()
+        except ProbeError as error:
+            say(f"kept {key_log.directory}, which has keys: {error}")
 
 
 def _traced(
