@@ -113,21 +113,29 @@ def curl(options: str, port: int, url: str) -> str:
     return f"curl -sS -o /dev/null --cacert {CERTIFICATE} {options} 'https://127.0.0.1:{port}{url}'"
 
 
-@pytest.mark.parametrize("port", [NGINX, NGINX_TLS12, HTTPD])
+@pytest.mark.parametrize(("port", "version"), [(NGINX_TLS12, "1.2"), (HTTPD, "1.3")])
 def test_servers_that_read_and_write_their_sockets(
-    scenario: Scenario, token: str, port: int
+    scenario: Scenario, token: str, port: int, version: str
 ) -> None:
     url = f"/text?{token}"
     request, response = scenario.exchange(curl("--http1.1", port, url), url, port)
     assert (request["method"], request["http_version"]) == ("GET", "1.1")
-    assert request["tls"] == {"library": "openssl"}
+    for message in (request, response):
+        assert message["tls"].pop("cipher").endswith(("_SHA256", "_SHA384"))
+        assert message["tls"] == {"library": "openssl", "version": version, "alpn": "http/1.1"}
     assert (response["status_code"], response["body"]) == (200, TEXT)
 
 
 def test_http2(scenario: Scenario, token: str) -> None:
     url = f"/text?{token}"
-    request, response = scenario.exchange(curl("--http2", NGINX_HTTP2, url), url, NGINX_HTTP2)
+    command = (
+        f"curl -sSk -o /dev/null --http2 --connect-to ::127.0.0.1:{NGINX_HTTP2} "
+        f"'https://shop.example{url}'"
+    )
+    request, response = scenario.exchange(command, url, NGINX_HTTP2)
     assert (request["http_version"], request["headers"][":scheme"]) == ("2", "https")
+    assert request["tls"]["alpn"] == response["tls"]["alpn"] == "h2"
+    assert request["tls"]["sni"] == response["tls"]["sni"] == "shop.example"
     assert response["body"] == TEXT
 
 
@@ -148,7 +156,7 @@ def test_gnutls(scenario: Scenario, token: str) -> None:
         f"wget -q -O /dev/null --ca-certificate={CERTIFICATE} 'https://127.0.0.1:{NGINX}{url}'"
     )
     request, response = scenario.exchange(command, url, NGINX)
-    assert request["tls"] == {"library": "gnutls"}
+    assert request["tls"]["library"] == "gnutls"
     assert response["body"] == TEXT
 
 
