@@ -160,7 +160,7 @@ def rows(header: str) -> list[str]:
 
 def test_the_documented_conditions_are_understood() -> None:
     examples = rows("example | holds for")
-    assert len(examples) == 12
+    assert len(examples) == 14
     for example in examples:
         parse_expectation(example.strip("`"))
 
