@@ -172,6 +172,38 @@ def test_round_and_round(ring: tuple[FakeRing, RingBuffer]) -> None:
     assert seen == written
 
 
+def _sees_another(positions: memoryview, least: int) -> bool:
+    """Read until the value has changed often; return whether it was ever below ``least``."""
+    last = changes = 0
+    for _ in range(3_000_000):
+        value = positions[0]
+        if value < least:
+            return True
+        changes += value != last
+        last = value
+        if changes > 5000:
+            break
+    return False
+
+
+def test_positions_are_written_in_one_store() -> None:
+    """Another CPU sees the old value or the new one.
+
+    The kernel took a position of 0 for a full ring, or for room that there was not.
+    """
+    with mmap.mmap(-1, PAGE) as memory, kernel.words(memory) as positions:
+        positions[0] = 1 << 40
+        child = os.fork()
+        if not child:
+            os._exit(_sees_another(positions, 1 << 40))
+        pid = status = 0
+        while not pid:
+            for _ in range(1000):
+                positions[0] += 8
+            pid, status = os.waitpid(child, os.WNOHANG)
+    assert status == 0
+
+
 def test_a_perf_sample_across_the_end_of_its_ring() -> None:
     size = PAGE
     memory = mmap.mmap(-1, PAGE + size)

@@ -12,10 +12,10 @@ from __future__ import annotations
 import mmap
 import struct
 
+from profiler.ingest.probe.kernel import words
 from profiler.ingest.probe.maps import Map
 
-# Native mode writes a whole integer in one access, not byte by byte.
-_INODE = struct.Struct("@Q")
+_INODE = struct.Struct("=Q")
 _PLACE = struct.Struct("=I")
 
 
@@ -30,6 +30,7 @@ class IgnoredConnections:
             size = self._entries * _INODE.size
             pages = (size + mmap.PAGESIZE - 1) // mmap.PAGESIZE
             self._memory = mmap.mmap(target.descriptor, pages * mmap.PAGESIZE)
+            self._inodes = words(self._memory)
 
     @property
     def needs_privileges(self) -> bool:
@@ -42,9 +43,10 @@ class IgnoredConnections:
         if self._memory is None:
             self._map.write(_PLACE.pack(place), _INODE.pack(socket))
         else:
-            _INODE.pack_into(self._memory, place * _INODE.size, socket)
+            self._inodes[place] = socket
 
     def close(self) -> None:
         """Free the memory."""
         if self._memory is not None:
+            self._inodes.release()
             self._memory.close()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import mmap
 import os
 import platform
 import re
@@ -51,6 +52,16 @@ _COMPILER = Path("/proc/sys/net/core/bpf_jit_enable")
 _ABOVE_TCP = Path("/proc/sys/net/ipv4/tcp_available_ulp")
 
 _libc = ctypes.CDLL(None, use_errno=True)
+
+
+def words(memory: mmap.mmap) -> memoryview:
+    """Return memory that is shared with the kernel as 64-bit integers; release it before closing.
+
+    Assigning an item is one store. ``struct.pack_into()`` first fills the bytes with zeros
+    (``s_pack_internal()`` of CPython), which another CPU can see.
+    """
+    return memoryview(memory).cast("Q")
+
 
 
 def bpf(command: int, attributes: bytes) -> int:

@@ -15,7 +15,14 @@ import struct
 import threading
 
 from profiler.errors import ProbeError
-from profiler.ingest.probe.kernel import PERF_EVENT_IOC_ENABLE, cpus, ioctl, perf_event, why
+from profiler.ingest.probe.kernel import (
+    PERF_EVENT_IOC_ENABLE,
+    cpus,
+    ioctl,
+    perf_event,
+    why,
+    words,
+)
 from profiler.ingest.probe.maps import Map
 
 PAGE = mmap.PAGESIZE
@@ -67,7 +74,7 @@ class PerfBuffer:
         """Free the memory."""
         self._epoll.close()
         for part in self._parts:
-            part.memory.close()
+            part.close()
         for descriptor in self._descriptors:
             os.close(descriptor)
 
@@ -86,15 +93,21 @@ class Part:
 
     def __init__(self, memory: mmap.mmap) -> None:
         self.memory = memory
+        self._words = words(memory)
         self._size = len(memory) - PAGE
         self._barrier = threading.Lock()
+
+    def close(self) -> None:
+        """Free the memory."""
+        self._words.release()
+        self.memory.close()
 
     def take(self) -> list[bytes]:
         """Return the available records, and free their space in the ring."""
         records = []
         memory = self.memory
         (head,) = _POSITION.unpack_from(memory, _DATA_HEAD)
-        (tail,) = _POSITION.unpack_from(memory, _DATA_TAIL)
+        tail = self._words[_DATA_TAIL // _POSITION.size]
         # A read barrier: on some CPUs, a record could otherwise be read before the head.
         with self._barrier:
             size = self._size
@@ -106,7 +119,7 @@ class Part:
                 (raw_size,) = _SIZE.unpack_from(sample)
                 records.append(sample[_SIZE.size : _SIZE.size + raw_size])
             tail += length
-        _POSITION.pack_into(memory, _DATA_TAIL, tail)
+        self._words[_DATA_TAIL // _POSITION.size] = tail
         return records
 
     def _copy(self, position: int, length: int) -> bytes:

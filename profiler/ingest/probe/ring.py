@@ -17,13 +17,15 @@ import select
 import struct
 import threading
 
+from profiler.ingest.probe.kernel import words
+
 PAGE = mmap.PAGESIZE
 # A record's header: its length, and a page offset that is not used here.
 _BUSY = 1 << 31
 _DISCARDED = 1 << 30
 _HEADER = 8
 
-# Native mode reads and writes a whole integer in one access, not byte by byte.
+# Native mode reads a whole integer in one access, not byte by byte.
 _LENGTH = struct.Struct("@I")
 _POSITION = struct.Struct("@Q")
 
@@ -47,6 +49,7 @@ class RingBuffer:
         self.found = 0
         """Bytes of records in the ring at the last poll."""
         self._consumer = mmap.mmap(descriptor, PAGE)
+        self._positions = words(self._consumer)
         # The data is mapped twice in a row, so that no record wraps around.
         self._producer = mmap.mmap(descriptor, PAGE + 2 * size, prot=mmap.PROT_READ, offset=PAGE)
         self._epoll = select.epoll()
@@ -57,6 +60,7 @@ class RingBuffer:
     def close(self) -> None:
         """Free the memory."""
         self._epoll.close()
+        self._positions.release()
         self._consumer.close()
         self._producer.close()
 
@@ -68,14 +72,14 @@ class RingBuffer:
         return self._take()
 
     def _waiting(self) -> int:
-        (position,) = _POSITION.unpack_from(self._consumer)
+        position = self._positions[0]
         (end,) = _POSITION.unpack_from(self._producer)
         return int(end - position)
 
     def _take(self) -> list[bytes]:
         records = []
         memory = self._producer
-        (position,) = _POSITION.unpack_from(self._consumer)
+        position = self._positions[0]
         (end,) = _POSITION.unpack_from(memory)
         end = min(end, position + self._most)
         while position < end:
@@ -90,5 +94,5 @@ class RingBuffer:
             if not length & _DISCARDED:
                 records.append(memory[start : start + size])
             position += (_HEADER + size + 7) & ~7
-        _POSITION.pack_into(self._consumer, 0, position)
+        self._positions[0] = position
         return records
