@@ -148,8 +148,7 @@ class Programs:
             relay.start()
             client = subprocess.Popen(
                 [
-                    *("openssl", "s_client", "-tls1_3"),
-                    *("-connect", f"127.0.0.1:{listener.getsockname()[1]}"),
+                    *("openssl", "s_client", "-connect", f"127.0.0.1:{listener.getsockname()[1]}"),
                     *("-keylogfile", str(self._log), *options.split()),
                 ],
                 stdin=subprocess.PIPE,
@@ -194,7 +193,7 @@ def openssl(options: str) -> Iterator[Programs]:
         pair = str(certificate())
         server = subprocess.Popen(
             [
-                *("openssl", "s_server", "-accept", "127.0.0.1:0", "-tls1_3"),
+                *("openssl", "s_server", "-accept", "127.0.0.1:0"),
                 *("-cert", pair, "-key", pair, *options.split()),
             ],
             stdout=subprocess.PIPE,

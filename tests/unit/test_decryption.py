@@ -125,6 +125,16 @@ def test_updated_keys() -> None:
     assert decryption.causes == {}
 
 
+def test_renegotiated_keys_are_not_followed() -> None:
+    """The line R of openssl's client begins another handshake, inside the first one's records."""
+    again = Step(b"R\n", b"RENEGOTIATING")
+    with openssl("-rev -tls1_2 -client_renegotiation") as programs:
+        said = programs.talk("-tls1_2", [ANSWERED, again, ANSWERED])
+    events, decryption = decrypted(said)
+    assert plain(events) == {SEND: LINE, RECV: BACK}
+    assert decryption.causes == {causes.RENEGOTIATED: 1}
+
+
 @pytest.mark.parametrize("is_retried", [False, True])
 def test_a_hello_that_is_retried(is_retried: bool) -> None:
     """The server wants another group: two hellos of the client have the same random bytes."""
@@ -371,6 +381,14 @@ def test_a_second_client_hello_must_be_the_same_client() -> None:
         assert events == [Undecryptable(SOCKET)]
         assert decryption.causes == {causes.NO_RECORDS: 1}
         assert decryption.learn(b"\n".join([*said.keys, *other.keys])) == ()
+
+
+def test_a_second_server_hello_is_refused() -> None:
+    said = talk(*contexts(TLS12))
+    moved = [said.moved[0], said.moved[1], said.moved[1]]
+    events, decryption = decrypted(Talk(moved, said.keys))
+    assert events == [Undecryptable(SOCKET)]
+    assert decryption.causes == {causes.NO_RECORDS: 1}
 
 
 @given(st.binary(max_size=200), st.integers(0, 255))
