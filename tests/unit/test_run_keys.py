@@ -45,6 +45,16 @@ def test_lines_are_read_whole(tmp_path: Path) -> None:
     log.remove()
 
 
+def test_a_program_that_truncates_it(tmp_path: Path) -> None:
+    log = KeyLogFile(None, str(tmp_path))
+    path = Path(log.variables["SSLKEYLOGFILE"])
+    path.write_bytes(b"A 1 2\nB 3 4\nC")
+    assert log.read() == b"A 1 2\nB 3 4\n"
+    path.write_bytes(b"D 5 6\n")
+    assert log.read() == b"D 5 6\n"
+    log.remove()
+
+
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(ProbeError, match=r"cannot create a key log below .*: No such file"):
         KeyLogFile(None, str(tmp_path / "absent"))

@@ -54,6 +54,10 @@ class KeyLogFile:
 
     def read(self) -> bytes:
         """Return the whole lines that were written since the previous call."""
+        if os.fstat(self._descriptor).st_size < os.lseek(self._descriptor, 0, os.SEEK_CUR):
+            # Some programs truncate it when they start.
+            os.lseek(self._descriptor, 0, os.SEEK_SET)
+            self._rest = b""
         block = self._rest + os.read(self._descriptor, _BLOCK)
         lines, end, self._rest = block.rpartition(b"\n")
         if len(self._rest) > LINE_MAX:
