@@ -5,17 +5,14 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from provisioning import Guest
-from provisioning.capture import Record
 from tests.e2e.capture import Capture
 from tests.e2e.conftest import ROUTES
-from tests.e2e.test_capture import url_of
+from tests.e2e.scenario import Scenario, serving
 
 pytestmark = pytest.mark.one_guest("debian-13")
 
@@ -38,49 +35,13 @@ SERVERS = {
 }
 
 
-@dataclass
-class Scenario:
-    """The servers are up, and the profiler is capturing."""
-
-    guest: Guest
-    capture: Capture
-
-    def lines(self, url: str, count: int = 4) -> dict[tuple[str, str], list[Record]]:
-        """Wait for ``count`` lines about ``url``: (type, role) -> records."""
-        lines = self.capture.wait_for(lambda record: url_of(record) == url, count)
-        assert len(lines) == count
-        found: dict[tuple[str, str], list[Record]] = {}
-        for line in lines:
-            found.setdefault((line["type"], line["role"]), []).append(line)
-        return found
-
-    def exchange(self, command: str, url: str) -> tuple[Record, Record]:
-        """Run a client that sends one request; return request and response, equal at both ends."""
-        self.guest.exec(command, timeout=120)
-        records = self.lines(url)
-        both = []
-        for kind in ("request", "response"):
-            (client,), (server,) = records[kind, "client"], records[kind, "server"]
-            for key in ("raw_payload", "headers", "body", "connection", "sequence", "bytes"):
-                assert client[key] == server[key], key
-            assert "incomplete" not in client and "incomplete" not in server
-            assert client["pid"] != server["pid"]
-            both.append(client)
-        return both[0], both[1]
-
-
 @pytest.fixture(scope="module")
 def servers(guest: Guest) -> Iterator[None]:
-    with ExitStack() as running:
-        guest.exec(f"mkdir -p {HOME}/files")
-        for path in FILES.iterdir():
-            guest.push(path, f"{HOME}/{path.name}")
-        guest.exec(f"cat > {HOME}/files/text", stdin=TEXT)
-        for command in SERVERS:
-            running.enter_context(guest.popen(command, stdout=None, stderr=None))
-        ports = [port for ports in SERVERS.values() for port in ports]
-        opened = " && ".join(f"ss -Hltn sport = :{port} | grep -q ." for port in ports)
-        guest.exec(f"timeout 120 sh -c 'until {opened}; do sleep 0.2; done'", timeout=150)
+    guest.exec(f"mkdir -p {HOME}/files")
+    for path in FILES.iterdir():
+        guest.push(path, f"{HOME}/{path.name}")
+    guest.exec(f"cat > {HOME}/files/text", stdin=TEXT)
+    with serving(guest, SERVERS):
         yield
 
 
@@ -99,7 +60,7 @@ def curl(options: str, port: int, url: str) -> str:
 @pytest.mark.parametrize(("option", "version"), [("--http1.0", "1.0"), ("--http1.1", "1.1")])
 def test_curl_and_nginx(scenario: Scenario, token: str, option: str, version: str) -> None:
     url = f"/text?{token}"
-    request, response = scenario.exchange(curl(option, NGINX, url), url)
+    request, response = scenario.exchange(curl(option, NGINX, url), url, NGINX)
     assert (request["method"], request["http_version"]) == ("GET", version)
     assert response["status_code"] == 200
     assert response["headers"]["server"].startswith("nginx")
@@ -108,7 +69,7 @@ def test_curl_and_nginx(scenario: Scenario, token: str, option: str, version: st
 
 def test_compressed(scenario: Scenario, token: str) -> None:
     url = f"/text?{token}"
-    _, response = scenario.exchange(curl("--compressed", NGINX, url), url)
+    _, response = scenario.exchange(curl("--compressed", NGINX, url), url, NGINX)
     assert response["headers"]["content-encoding"] == "gzip"
     assert response["body"] == TEXT
     assert response["bytes"] < len(TEXT)
@@ -116,7 +77,8 @@ def test_compressed(scenario: Scenario, token: str) -> None:
 
 def test_http2_with_prior_knowledge(scenario: Scenario, token: str) -> None:
     url = f"/text?{token}"
-    request, response = scenario.exchange(curl("--http2-prior-knowledge", NGINX_HTTP2, url), url)
+    command = curl("--http2-prior-knowledge", NGINX_HTTP2, url)
+    request, response = scenario.exchange(command, url, NGINX_HTTP2)
     assert (request["http_version"], request["method"]) == ("2", "GET")
     assert request["headers"][":authority"] == f"127.0.0.1:{NGINX_HTTP2}"
     assert (response["http_version"], response["status_code"]) == ("2", 200)
@@ -170,7 +132,7 @@ def test_through_haproxy(scenario: Scenario, token: str) -> None:
 def test_wget_and_httpd(scenario: Scenario, token: str) -> None:
     url = f"/text?{token}"
     command = f"wget -q -O /dev/null 'http://127.0.0.1:{HTTPD}{url}'"
-    request, response = scenario.exchange(command, url)
+    request, response = scenario.exchange(command, url, HTTPD)
     assert request["headers"]["user-agent"].startswith("Wget")
     assert response["headers"]["server"].startswith("Apache")
     assert response["body"] == TEXT
@@ -190,7 +152,7 @@ def test_requests_and_uvicorn(scenario: Scenario, token: str) -> None:
 def test_aiohttp_and_node(scenario: Scenario, token: str) -> None:
     url = f"/{token}"
     command = f"{PYTHON} {HOME}/pairs.py call_aiohttp http://127.0.0.1:{NODE}{url}"
-    request, response = scenario.exchange(command, url)
+    request, response = scenario.exchange(command, url, NODE)
     assert request["headers"]["transfer-encoding"] == "chunked"
     assert request["body"] == "onetwo"
     assert response["body"] == f"onetwoPOST {url}"
@@ -218,6 +180,6 @@ def test_grpc(scenario: Scenario, token: str, method: str, status: str) -> None:
 def test_websocket(scenario: Scenario, token: str) -> None:
     url = f"/{token}"
     command = f"{PYTHON} {HOME}/pairs.py call_websocket {url}"
-    request, response = scenario.exchange(command, url)
+    request, response = scenario.exchange(command, url, WEBSOCKET)
     assert request["headers"]["upgrade"] == "websocket"
     assert (response["status_code"], response["upgrade"]) == (101, "websocket")

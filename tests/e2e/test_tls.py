@@ -4,16 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from provisioning import Guest
-from provisioning.capture import Record
 from tests.e2e.capture import Capture
 from tests.e2e.conftest import ROUTES
+from tests.e2e.scenario import Scenario, serving
 from tests.e2e.test_capture import url_of
 
 pytestmark = pytest.mark.one_guest("debian-12")
@@ -39,70 +37,31 @@ SERVERS = {
 MEGABYTE = 1_000_000
 
 
-@dataclass
-class Scenario:
-    """The servers are up, and the profiler is capturing."""
-
-    guest: Guest
-    capture: Capture
-
-    def lines(self, url: str, count: int = 4) -> dict[tuple[str, str], list[Record]]:
-        """Wait for ``count`` lines about ``url``: (type, role) -> records."""
-        lines = self.capture.wait_for(lambda record: url_of(record) == url, count)
-        assert len(lines) == count
-        found: dict[tuple[str, str], list[Record]] = {}
-        for line in lines:
-            assert line["tls"]["library"] in ("openssl", "gnutls")
-            assert "incomplete" not in line
-            found.setdefault((line["type"], line["role"]), []).append(line)
-        return found
-
-    def exchange(self, command: str, url: str, port: int) -> tuple[Record, Record]:
-        """Run a client that sends one request; return request and response, equal at both ends."""
-        self.guest.exec(command, timeout=120)
-        records = self.lines(url)
-        both = []
-        for kind in ("request", "response"):
-            (client,), (server,) = records[kind, "client"], records[kind, "server"]
-            for key in ("headers", "body", "connection", "sequence", "bytes"):
-                assert client[key] == server[key], key
-            assert client["pid"] != server["pid"]
-            assert client["socket"] != server["socket"]
-            both.append(client)
-        request, response = both
-        ends = [(request[f"{end}_ip"], request[f"{end}_port"]) for end in ("source", "dest")]
-        assert ends[1] == ("127.0.0.1", port)
-        assert [(response[f"{end}_ip"], response[f"{end}_port"]) for end in ("dest", "source")] == (
-            ends
-        )
-        return request, response
+def prepare(guest: Guest) -> None:
+    """Make a certificate, the programs and the files that servers serve."""
+    guest.exec(f"mkdir -p {HOME}/files")
+    for path in (*FILES.iterdir(), ASGI):
+        guest.push(path, f"{HOME}/{path.name}")
+    guest.exec(f"cat > {HOME}/files/text", stdin=TEXT)
+    guest.exec(
+        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 9 "
+        f"-subj /CN=localhost -addext subjectAltName=IP:127.0.0.1 -keyout {KEY} "
+        f"-out {CERTIFICATE} && cat {CERTIFICATE} {KEY} > {HOME}/pair.pem && "
+        f"chmod 644 {HOME}/*.pem"
+    )
 
 
 @pytest.fixture(scope="module")
 def servers(guest: Guest) -> Iterator[None]:
-    with ExitStack() as running:
-        guest.exec(f"mkdir -p {HOME}/files")
-        for path in (*FILES.iterdir(), ASGI):
-            guest.push(path, f"{HOME}/{path.name}")
-        guest.exec(f"cat > {HOME}/files/text", stdin=TEXT)
-        guest.exec(
-            "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 9 "
-            f"-subj /CN=localhost -addext subjectAltName=IP:127.0.0.1 -keyout {KEY} "
-            f"-out {CERTIFICATE} && cat {CERTIFICATE} {KEY} > {HOME}/pair.pem && "
-            f"chmod 644 {HOME}/*.pem"
-        )
-        for command in SERVERS:
-            running.enter_context(guest.popen(command, stdout=None, stderr=None))
-        ports = [port for ports in SERVERS.values() for port in ports]
-        opened = " && ".join(f"ss -Hltn sport = :{port} | grep -q ." for port in ports)
-        guest.exec(f"timeout 120 sh -c 'until {opened}; do sleep 0.2; done'", timeout=150)
+    prepare(guest)
+    with serving(guest, SERVERS):
         yield
 
 
 @pytest.fixture(scope="module", params=ROUTES)
 def scenario(guest: Guest, servers: None, request: pytest.FixtureRequest) -> Iterator[Scenario]:
     with Capture(guest, "--tls", "--no-redact", "--route", request.param) as capture:
-        yield Scenario(guest, capture)
+        yield Scenario(guest, capture, has_tls=True)
         said = capture.stop()
         # Nothing is lost, at sockets and in libraries, in both directions.
         assert said.rpartition("wrote ")[2].count("lost 0/0") == 4, said
