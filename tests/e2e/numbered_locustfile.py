@@ -17,7 +17,7 @@ _numbers = itertools.count(1)
 
 
 class NumberedUser(HttpUser):
-    host = f"http://127.0.0.1:{os.environ['PORT']}"
+    host = f"{os.environ.get('SCHEME', 'http')}://127.0.0.1:{os.environ['PORT']}"
     wait_time = constant(0.1)
 
     @task

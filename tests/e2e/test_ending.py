@@ -18,8 +18,8 @@ from tests.records import read_record, read_records
 
 COUNT = r"(\d+)/(\d+)"
 LINE = re.compile(
-    rf"(send|recv) calls/bytes: seen {COUNT} = forwarded {COUNT} \+ filtered {COUNT}.* "
-    rf"\+ lost {COUNT}"
+    rf"((?:TLS )?(?:send|recv)) calls/bytes: seen {COUNT} = forwarded {COUNT} "
+    rf"\+ filtered {COUNT}.* \+ lost {COUNT}"
 )
 
 # Matches the profiler, but not the shell that runs the search.
@@ -27,7 +27,10 @@ PROFILER = "[/]usr/bin/http-profiler"
 
 
 def accounts(said: str) -> dict[str, list[int]]:
-    """Return by direction: seen, forwarded, filtered and lost, each as calls and bytes."""
+    """Return by direction: seen, forwarded, filtered and lost, each as calls and bytes.
+
+    The directions of plain text have other keys, such as ``TLS send``.
+    """
     return {m[1]: [int(n) for n in m.groups()[1:]] for m in LINE.finditer(said)}
 
 

@@ -31,13 +31,13 @@ SECONDS = {"socket": 60, "syscall": 20}
 
 
 @contextmanager
-def server(guest: Guest, token: str) -> Iterator[str]:
+def server(guest: Guest, token: str, options: str = "") -> Iterator[str]:
     """Run pre-forked gunicorn workers; yield the path of their log."""
     log = f"/tmp/{token}.server"
     guest.push(HERE / "numbered.py", "/tmp/numbered.py")
     command = (
         f"cd /tmp && exec env LOG={log} {DEMO}/gunicorn --bind 127.0.0.1:{PORT} --workers 4 "
-        "--worker-class gthread --threads 4 --keep-alive 60 numbered:application"
+        f"--worker-class gthread --threads 4 --keep-alive 60 {options} numbered:application"
     )
     with guest.popen(["sh", "-c", command], stderr=None) as running:
         while guest.exec(f"ss -Hltn 'sport = :{PORT}'").stdout == "":
@@ -45,13 +45,14 @@ def server(guest: Guest, token: str) -> Iterator[str]:
         yield log
 
 
-def load(guest: Guest, token: str, seconds: int) -> str:
+def load(guest: Guest, token: str, seconds: int, environment: str = "") -> str:
     """Run Locust for a while; return the path of its log."""
     log = f"/tmp/{token}.client"
     guest.push(HERE / "numbered_locustfile.py", "/tmp/numbered_locustfile.py")
     guest.exec(
-        f"env LOG={log} TOKEN={token} PORT={PORT} {DEMO}/locust -f /tmp/numbered_locustfile.py "
-        f"--headless --users {USERS} --spawn-rate {USERS} --run-time {seconds}s "
+        f"env LOG={log} TOKEN={token} PORT={PORT} {environment} "
+        f"{DEMO}/locust -f /tmp/numbered_locustfile.py --headless --users {USERS} "
+        f"--spawn-rate {USERS} --run-time {seconds}s "
         "--stop-timeout 30 --only-summary",
         timeout=seconds + 120,
     )

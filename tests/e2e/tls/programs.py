@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 CERTIFICATE, KEY = "/tmp/tls/certificate.pem", "/tmp/tls/key.pem"
+LARGE = Path("/tmp/tls/files/large")
 
 
 def serve(port: str) -> None:
@@ -79,6 +80,49 @@ def call_until(url: str, end: str) -> None:
         connection.request("POST", f"/{path}", b"x")
         connection.getresponse().read()
         time.sleep(0.2)
+
+
+def call_until_wrong(url: str, file: str, end: str) -> None:
+    """Request a file on one connection until ``end`` exists; print the number of right answers."""
+    host, path = url.partition("//")[2].split("/", 1)
+    context = ssl.create_default_context(cafile=CERTIFICATE)
+    connection = http.client.HTTPSConnection(host, context=context)
+    wanted = Path(file).read_bytes()
+    number = 0
+    while not Path(end).exists():
+        connection.request("GET", f"/{path}")
+        if connection.getresponse().read() != wanted:
+            sys.exit(f"answer {number} is wrong")
+        number += 1
+    print(number)
+
+
+def call_httpx(version: str, small: str, large: str, target: str) -> None:
+    """Send two requests for files and one with a body on one connection."""
+    import httpx
+
+    body = LARGE.read_bytes()
+    versions = {"http1": version == "1.1", "http2": version == "2"}
+    with httpx.Client(verify=ssl.create_default_context(cafile=CERTIFICATE), **versions) as client:
+        for answer in (client.get(small), client.get(large), client.post(target, content=body)):
+            answer.raise_for_status()
+
+
+def call_pycurl(small: str, large: str, target: str) -> None:
+    """Send two requests for files and one with a body on one connection."""
+    import pycurl
+
+    curl = pycurl.Curl()
+    curl.setopt(pycurl.CAINFO, CERTIFICATE)
+    curl.setopt(pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_1_1)
+    curl.setopt(pycurl.FAILONERROR, True)
+    curl.setopt(pycurl.WRITEFUNCTION, len)
+    for url in (small, large, target):
+        curl.setopt(pycurl.URL, url)
+        if url == target:
+            curl.setopt(pycurl.HTTPHEADER, ["Expect:", "Content-Type: text/plain"])
+            curl.setopt(pycurl.POSTFIELDS, LARGE.read_text())
+        curl.perform()
 
 
 def call_aiohttp(url: str, count: str) -> None:
