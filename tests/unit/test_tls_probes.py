@@ -38,10 +38,11 @@ class Kernel:
         self.attached: list[tuple[int, bytes, int]] = []
         self.descriptors: list[int] = []
         self.refused: set[int] = set()
+        self.why = errno.EINVAL
 
     def attach(self, program: int, file: int, offset: int) -> int:
         if offset in self.refused:
-            raise OSError(errno.EINVAL, "Invalid argument")
+            raise OSError(self.why, os.strerror(self.why))
         self.attached.append((program, os.pread(file, 4, 0), offset))
         self.descriptors.append(os.open(os.devnull, os.O_RDONLY))
         return self.descriptors[-1]
@@ -109,6 +110,16 @@ def test_a_refused_file_is_reported_once_and_not_attached_to(
     assert libraries.attach_all() == [problem]
     assert libraries.attach_to(PID) == []
     assert kernel.attached and kernel.open() == 0
+
+
+def test_a_missing_capability_is_named(process: Process, kernel: Kernel) -> None:
+    """The service of the package has CAP_PERFMON only."""
+    kernel.refused, kernel.why = {FILE.addresses["SSL_write"] - BASE}, errno.EACCES
+    (problem,) = libraries_of(probes_of(process)).attach_all()
+    assert problem == (
+        "/usr/lib/libssl.so.3: cannot be probed: Permission denied "
+        "(CAP_SYS_ADMIN is needed if kernel.perf_event_paranoid is above 2)"
+    )
 
 
 def test_a_file_that_pretends_many_returns_is_not_attached_to(

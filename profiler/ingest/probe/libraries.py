@@ -237,7 +237,10 @@ class Libraries:
         try:
             self._probes.attach(list(identity), functions)
         except OSError as error:
-            return f"{finding.path}: cannot be probed: {error.strerror}"
+            # CAP_PERFMON does not suffice for perf_event_open(2) there, as on Debian and Ubuntu.
+            needs = " (CAP_SYS_ADMIN is needed if kernel.perf_event_paranoid is above 2)"
+            advice = needs if error.errno == errno.EACCES else ""
+            return f"{finding.path}: cannot be probed: {error.strerror}{advice}"
         refused = [each for library in finding.libraries for each in library.refused]
         return f"{finding.path}: {refused[0]}" if refused else finding.problem
 
