@@ -35,8 +35,8 @@ from profiler.commands.options import settings_of
 from profiler.errors import ProfilerError
 from profiler.ingest.settings import ROUTES
 
-# Seconds. Starting compiles the probe, which is slow in an emulated machine.
-START_TIMEOUT = 180.0
+# Seconds. Starting compiles the probe, and --tls parses libraries: slow in an emulated machine.
+START_TIMEOUT = 400.0
 LINES_TIMEOUT = 30.0
 STOP_TIMEOUT = 60.0
 POLL_SECONDS = 0.1
