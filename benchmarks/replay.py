@@ -10,7 +10,8 @@
 The recording of the demo (``tests/replay/cases/demo``: a new connection for each exchange)
 is fed repeatedly, each time as new, later connections, to a sink that writes to
 ``/dev/null``. With ``--kept`` the same is done with exchanges between one client and one
-server on one connection, each message in one call.
+server on one connection, each message in one call. With ``--fresh`` each of these exchanges has
+a URL, an ETag and a body of its own, so that no cache of parsed heads helps.
 """
 
 from __future__ import annotations
@@ -57,19 +58,28 @@ def rounds_of(records: list[bytes], rounds: int) -> list[bytes]:
     return out
 
 
-def kept_alive(records: list[bytes], rounds: int) -> list[bytes]:
-    """Return exchanges on a connection that the recording's first two chunks open, at both ends."""
+def kept_alive(records: list[bytes], rounds: int, fresh: bool = False) -> list[bytes]:
+    """Return exchanges on a connection that the recording's first two chunks open, at both ends.
+
+    All are the same, or each is ``fresh``: with another URL, ETag and body.
+    """
     items = [wire.decode(record) for record in records]
     out = [r for r, item in zip(records, items) if isinstance(item, (wire.Clock, wire.Process))]
     client, server = [item for item in items if isinstance(item, wire.Chunk)][:2]
     answer = USUAL["nginx 200"].replace(b"Length: 0", b"Length: 64") + b"x" * 64
-    turns = [
-        (client, wire.SEND, USUAL["curl GET"]),
-        (server, wire.RECV, USUAL["curl GET"]),
-        (server, wire.SEND, answer),
-        (client, wire.RECV, answer),
-    ]
+    request = USUAL["curl GET"]
     for n in range(rounds):
+        if fresh:
+            # Of one size, so that the positions below are right.
+            request = USUAL["curl GET"].replace(b"/healthz", b"/items/%08d" % n)
+            answer = USUAL["nginx 200"].replace(b"Length: 0", b"Length: 64")
+            answer = answer.replace(b"6921f3a0", b"%08x" % n) + b"%064d" % n
+        turns = [
+            (client, wire.SEND, request),
+            (server, wire.RECV, request),
+            (server, wire.SEND, answer),
+            (client, wire.RECV, answer),
+        ]
         for end, direction, data in turns:
             moved = end._replace(
                 direction=direction, time=end.time + n * _STEP, position=n * len(data),
@@ -90,12 +100,15 @@ def run(machine: str, records: list[bytes]) -> Pipeline:
     return pipeline
 
 
-def workload(kept: bool, rounds: int) -> tuple[str, list[bytes], int]:
-    """Return the machine, the records of that many rounds, and the messages of one round."""
+def workload(name: str, rounds: int) -> tuple[str, list[bytes], int]:
+    """Return the machine, the records of that many rounds, and the messages of one round.
+
+    ``name`` is ``demo``, ``kept`` or ``fresh``.
+    """
     recording = Recording(_CASE / "capture")
     machine, capture = recording.origin.machine, list(recording.records())
-    if kept:
-        return machine, kept_alive(capture, rounds), 4
+    if name != "demo":
+        return machine, kept_alive(capture, rounds, name == "fresh"), 4
     messages = run(machine, capture).account.messages
     return machine, rounds_of(capture, rounds), messages
 
@@ -139,34 +152,35 @@ def stages(machine: str, records: list[bytes]) -> dict[str, Callable[[], object]
     }
 
 
-def print_stages(kept: list[str]) -> None:
+def print_stages(name: str, option: list[str]) -> None:
     """Count each stage in a run of its own, and print its instructions per message."""
-    machine, records, messages = workload(bool(kept), 2 * _ROUNDS)
+    machine, records, messages = workload(name, 2 * _ROUNDS)
     named = list(stages(machine, records))
     # Measure the second call, when all caches are filled.
-    counts = sections(2 * len(named), "benchmarks.replay", *kept, "--sections")[1::2]
+    counts = sections(2 * len(named), "benchmarks.replay", *option, "--sections")[1::2]
     for name, count in zip(named, counts):
         print(f"| {name} | {count / (messages * 2 * _ROUNDS):,.0f} |")
 
 
 def main(arguments: list[str]) -> None:
     """Print the cost; or run that many rounds, to be counted."""
-    kept = ["--kept"] if "--kept" in arguments else []
-    arguments = [argument for argument in arguments if argument not in kept]
+    option = [argument for argument in arguments if argument in ("--kept", "--fresh")]
+    arguments = [argument for argument in arguments if argument not in option]
+    name = option[0][2:] if option else "demo"
     if arguments == ["--stages"]:
-        print_stages(kept)
+        print_stages(name, option)
         return
     if arguments == ["--sections"]:
-        machine, records, _ = workload(bool(kept), 2 * _ROUNDS)
+        machine, records, _ = workload(name, 2 * _ROUNDS)
         for stage in stages(machine, records).values():
             section(stage)
             section(stage)
         return
-    rounds = 5 * _ROUNDS if kept else _ROUNDS
+    rounds = 5 * _ROUNDS if option else _ROUNDS
     # Always built in the same number, however many are counted.
-    machine, records, messages = workload(bool(kept), 2 * rounds)
+    machine, records, messages = workload(name, 2 * rounds)
     if arguments == ["--instructions"]:
-        count = per_round("benchmarks.replay", *kept, rounds=rounds) / messages
+        count = per_round("benchmarks.replay", *option, rounds=rounds) / messages
         print(f"{count:,.0f} instructions per message")
     elif arguments == ["--profile"]:
         with cProfile.Profile() as profile:
