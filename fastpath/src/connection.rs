@@ -1,0 +1,804 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One leased connection: takes a record if it is usual, or leaves everything as it was.
+//!
+//! A leased connection is at rest: both directions stand between two messages, and at most one
+//! request has no response yet. Records that begin something, the first pieces of a message or the
+//! first end, wait without an effect. So giving a connection back needs no more than its state at
+//! rest and the records that wait: Python reads those again.
+
+use crate::head::{is_utf8_type, Head, Start};
+use crate::json;
+use crate::wire::{self, Chunk, End, EVENT_SIZE};
+
+/// What a connection at rest takes, CONNECTION_SIZE of `http/__init__.py`.
+const CONNECTION_SIZE: usize = 1200;
+/// What a request takes besides its texts and payload, as in `http/message.py`.
+const REQUEST_SIZE: usize = 500;
+/// A longer payload is not kept with a request, as in `http/connection.py`.
+const PAYLOAD_MAX: usize = 512;
+/// A response may repeat so many characters of its request, as in `record.py`.
+const REPEATED: usize = 2000;
+/// What a message that waits takes in Python, at most: a field of three bytes is three objects.
+const WAITING_SIZE: usize = 4096;
+const WAITING_OF_HEAD: usize = 100;
+const WAITING_OF_BODY: usize = 3;
+
+/// The limits of one capture, in bytes.
+pub struct Limits {
+    pub head: usize,
+    pub body: usize,
+    pub connection: usize,
+}
+
+/// Parts of a line that are equal in all records of one thread and direction, each with its comma.
+pub struct Shared {
+    pub header: [u8; EVENT_SIZE],
+    pub generation: u64,
+    pub mover: Vec<u8>,
+    pub call: Vec<u8>,
+    pub socket: Vec<u8>,
+}
+
+/// Makes the shared parts for the mover of a record, who is the client or not; `None`: it cannot.
+pub trait Describe {
+    fn describe(&mut self, header: &[u8; EVENT_SIZE], is_client: bool) -> Option<Shared>;
+    /// Changes whenever what was described may have changed.
+    fn generation(&self) -> u64;
+}
+
+/// Where lines go, and what they need besides the connection.
+pub struct Lines<D> {
+    pub out: Vec<u8>,
+    pub clock: json::Clock,
+    /// CLOCK_REALTIME minus the kernel's clock, in ns.
+    pub offset: i128,
+    pub requests: u64,
+    pub responses: u64,
+    pub describer: D,
+}
+
+/// The request that has no response yet; `payload` is that of its first record, if it is short.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Request {
+    pub header: [u8; EVENT_SIZE],
+    pub payload: Vec<u8>,
+    pub method: Vec<u8>,
+    pub target: Vec<u8>,
+    pub host: Option<Vec<u8>>,
+}
+
+impl Request {
+    fn size(&self) -> usize {
+        REQUEST_SIZE + self.payload.len() + self.text_size()
+    }
+
+    fn text_size(&self) -> usize {
+        self.method.len() + self.target.len() + self.host.as_ref().map_or(0, Vec::len)
+    }
+
+    /// Whether its response may repeat it.
+    pub fn is_short(&self) -> bool {
+        self.text_size() < REPEATED
+    }
+}
+
+/// The state at rest, by direction where there are two; as `Resting` of `fastpath.py`.
+#[derive(Clone)]
+pub struct State {
+    /// The next position; `None` before the first record.
+    pub next: [Option<u64>; 2],
+    pub sequences: [u32; 2],
+    /// When the last bytes came.
+    pub times: [u64; 2],
+    /// The direction of requests.
+    pub requests: usize,
+    /// The number of the last request.
+    pub count: u64,
+    /// The last request, if it has no response yet.
+    pub request: Option<Request>,
+}
+
+impl State {
+    /// The state of a connection that begins with a request in direction `requests`.
+    pub fn opened(requests: usize) -> State {
+        State {
+            next: [None; 2],
+            sequences: [0; 2],
+            times: [0; 2],
+            requests,
+            count: 0,
+            request: None,
+        }
+    }
+}
+
+/// What became of a record.
+#[derive(Debug, PartialEq)]
+pub enum Fate {
+    Taken,
+    /// Taken, and with it the connection has ended.
+    Closed,
+    /// Python must read it. Nothing has changed.
+    Refused,
+}
+
+enum Waiting {
+    Nothing,
+    /// `left` bytes of the message that these records began are missing.
+    Message {
+        direction: usize,
+        left: usize,
+    },
+    End {
+        direction: usize,
+    },
+}
+
+pub struct Connection {
+    state: State,
+    waiting: Waiting,
+    records: Vec<Vec<u8>>,
+    waiting_size: usize,
+    shared: [Option<Box<Shared>>; 2],
+    /// When it was used last, in records.
+    pub used: u64,
+}
+
+impl Connection {
+    pub fn new(state: State) -> Connection {
+        Connection {
+            state,
+            waiting: Waiting::Nothing,
+            records: Vec::new(),
+            waiting_size: 0,
+            shared: [None, None],
+            used: 0,
+        }
+    }
+
+    /// Return the state at rest, and the records that Python must read again.
+    pub fn into_parts(self) -> (State, Vec<Vec<u8>>) {
+        (self.state, self.records)
+    }
+
+    /// The bytes of memory that Python's connection takes, or more.
+    pub fn held(&self) -> usize {
+        let of = |shared: &Shared| shared.mover.len() + shared.call.len() + shared.socket.len();
+        CONNECTION_SIZE
+            + self.state.request.as_ref().map_or(0, Request::size)
+            + self.waiting_size
+            + self.shared.iter().flatten().map(|shared| of(shared)).sum::<usize>()
+    }
+
+    /// Take the end of a direction.
+    pub fn end(&mut self, end: &End) -> Fate {
+        let next = self.state.next[end.direction];
+        // At position 0, nothing has moved since the kernel restarted its count.
+        let in_order = end.position == 0 || next.map_or(true, |next| next == end.position);
+        if !in_order || self.state.request.is_some() {
+            return Fate::Refused;
+        }
+        match self.waiting {
+            Waiting::Nothing => {
+                self.records.push(end.header.to_vec());
+                self.waiting_size = WAITING_SIZE;
+                self.waiting = Waiting::End { direction: end.direction };
+                Fate::Taken
+            }
+            Waiting::End { direction } if direction != end.direction => Fate::Closed,
+            _ => Fate::Refused,
+        }
+    }
+
+    /// Take a chunk; `room` is the memory that may be added.
+    pub fn chunk<D: Describe>(
+        &mut self,
+        chunk: &Chunk,
+        room: usize,
+        limits: &Limits,
+        lines: &mut Lines<D>,
+    ) -> Fate {
+        let direction = chunk.direction();
+        if chunk.flags() & !wire::HARMLESS_FLAGS != 0 {
+            return Fate::Refused;
+        }
+        let next = match self.waiting {
+            Waiting::Nothing => self.state.next[direction],
+            Waiting::Message { direction: same, .. } if same == direction => {
+                self.records.last().and_then(|last| match wire::Record::read(last) {
+                    Some(wire::Record::Chunk(last)) => Some(last.end()),
+                    _ => None,
+                })
+            }
+            _ => return Fate::Refused,
+        };
+        if next.map_or(false, |next| next != chunk.position()) {
+            return Fate::Refused;
+        }
+        if let Waiting::Message { left, .. } = self.waiting {
+            return match left.checked_sub(chunk.payload.len()) {
+                None => Fate::Refused,
+                Some(0) => self.complete(chunk, room, limits, lines),
+                Some(left) => {
+                    self.waiting = Waiting::Message { direction, left };
+                    self.records.push(chunk.record());
+                    Fate::Taken
+                }
+            };
+        }
+        let head = match Head::parse(chunk.payload, limits.head) {
+            None => return Fate::Refused,
+            Some(head) => head,
+        };
+        let size = match self.body_size(&head, chunk.payload, chunk, limits) {
+            None => return Fate::Refused,
+            Some(size) => head.size + size,
+        };
+        match size.checked_sub(chunk.payload.len()) {
+            None => Fate::Refused,
+            Some(0) => {
+                let first = (chunk.header, chunk.payload);
+                self.emit(&head, chunk.payload, first, chunk, room, limits, lines)
+            }
+            Some(left) => {
+                let cost = WAITING_SIZE
+                    + WAITING_OF_HEAD * head.size
+                    + WAITING_OF_BODY * (size - head.size);
+                if cost > room || self.held() + cost > limits.connection {
+                    return Fate::Refused;
+                }
+                self.waiting_size = cost;
+                self.waiting = Waiting::Message { direction, left };
+                self.records.push(chunk.record());
+                Fate::Taken
+            }
+        }
+    }
+
+    /// With `last`, the message that waits is whole.
+    fn complete<D: Describe>(
+        &mut self,
+        last: &Chunk,
+        room: usize,
+        limits: &Limits,
+        lines: &mut Lines<D>,
+    ) -> Fate {
+        let mut data = Vec::new();
+        for record in &self.records {
+            data.extend_from_slice(&record[EVENT_SIZE..]);
+        }
+        data.extend_from_slice(last.payload);
+        let records = std::mem::take(&mut self.records);
+        let fate = match (
+            records.first().map(|record| wire::Record::read(record)),
+            Head::parse(&data, limits.head),
+        ) {
+            (Some(Some(wire::Record::Chunk(first))), Some(head)) => {
+                let first = (first.header, first.payload);
+                self.emit(&head, &data, first, last, room, limits, lines)
+            }
+            _ => Fate::Refused,
+        };
+        if fate == Fate::Refused {
+            self.records = records;
+        } else {
+            self.waiting = Waiting::Nothing;
+            self.waiting_size = 0;
+        }
+        fate
+    }
+
+    /// Return the size of the body after `head`; `None` if that message is not usual here.
+    fn body_size(&self, head: &Head, data: &[u8], chunk: &Chunk, limits: &Limits) -> Option<usize> {
+        let state = &self.state;
+        let is_request = chunk.direction() == state.requests;
+        if !head.content_type.clone().map_or(true, |range| is_utf8_type(&data[range])) {
+            return None;
+        }
+        let size = match (&head.start, &state.request) {
+            // A second request in flight is pipelined.
+            (Start::Request { method, target }, None) if is_request => {
+                let host = head.host.clone().map_or(0, |host| host.len());
+                if &data[method.clone()] == b"CONNECT"
+                    || method.len() + target.len() + host >= REPEATED
+                {
+                    return None;
+                }
+                head.length.unwrap_or(0)
+            }
+            (Start::Response { status, .. }, Some(request)) if !is_request => {
+                // RFC 9112, 6.3: a tunnel may begin. Python lends connections with such a request.
+                if request.method == b"CONNECT" {
+                    return None;
+                }
+                if *status < 200 || wire::time(&request.header) > chunk.time() {
+                    return None;
+                }
+                // RFC 9112, 6.3: these have no body, whatever the fields state.
+                if matches!(status, 204 | 304) || request.method == b"HEAD" {
+                    0
+                } else {
+                    head.length?
+                }
+            }
+            _ => return None,
+        };
+        (size <= limits.body).then_some(size)
+    }
+
+    /// Write the line of a message: `data`, whose `first` record came before or is `last`.
+    #[allow(clippy::too_many_arguments)]
+    fn emit<D: Describe>(
+        &mut self,
+        head: &Head,
+        data: &[u8],
+        first: (&[u8; EVENT_SIZE], &[u8]),
+        last: &Chunk,
+        room: usize,
+        limits: &Limits,
+        lines: &mut Lines<D>,
+    ) -> Fate {
+        let direction = last.direction();
+        let is_request = direction == self.state.requests;
+        // What is not UTF-8 becomes base64.
+        if std::str::from_utf8(&data[head.size..]).is_err() {
+            return Fate::Refused;
+        }
+        let request = match &head.start {
+            Start::Response { .. } => None,
+            Start::Request { method, target } => {
+                let (header, payload) = first;
+                let kept = if payload.len() > PAYLOAD_MAX { &[] } else { payload };
+                let request = Request {
+                    header: *header,
+                    payload: kept.to_vec(),
+                    method: data[method.clone()].to_vec(),
+                    target: data[target.clone()].to_vec(),
+                    host: head.host.clone().map(|host| data[host].to_vec()),
+                };
+                let size = request.size();
+                if size > room || CONNECTION_SIZE + size > limits.connection {
+                    return Fate::Refused;
+                }
+                Some(request)
+            }
+        };
+        let header = first.0;
+        let known = self.shared[direction].as_ref().map_or(false, |shared| {
+            shared.generation == lines.describer.generation()
+                && wire::same_mover(&shared.header, header)
+        });
+        if !known {
+            let is_client = (direction == 0) == is_request;
+            match lines.describer.describe(header, is_client) {
+                None => return Fate::Refused,
+                Some(shared) => self.shared[direction] = Some(Box::new(shared)),
+            }
+        }
+        let shared = match &self.shared[direction] {
+            None => return Fate::Refused,
+            Some(shared) => shared,
+        };
+        let before = lines.out.len();
+        let number = self.state.count + u64::from(is_request);
+        if !lines.write(
+            head,
+            data,
+            header,
+            last.time(),
+            shared,
+            number,
+            self.state.request.as_ref(),
+        ) {
+            lines.out.truncate(before);
+            return Fate::Refused;
+        }
+        let state = &mut self.state;
+        if state.next[direction].is_none() {
+            state.sequences[direction] = wire::sequence(header);
+        }
+        state.next[direction] = Some(last.end());
+        state.times[direction] = last.time();
+        state.count = number;
+        state.request = request;
+        if is_request {
+            lines.requests += 1;
+        } else {
+            lines.responses += 1;
+        }
+        Fate::Taken
+    }
+}
+
+impl<D> Lines<D> {
+    /// Write a line, with the keys in the order of `record.py`; return whether its times fit one.
+    #[allow(clippy::too_many_arguments)]
+    fn write(
+        &mut self,
+        head: &Head,
+        data: &[u8],
+        header: &[u8; EVENT_SIZE],
+        last_time: u64,
+        shared: &Shared,
+        number: u64,
+        asked: Option<&Request>,
+    ) -> bool {
+        let out = &mut self.out;
+        let time = wire::time(header);
+        out.reserve(512 + 3 * data.len());
+        out.extend_from_slice(b"{\"timestamp\":\"");
+        if !self.clock.timestamp(out, i128::from(time) + self.offset) {
+            return false;
+        }
+        out.extend_from_slice(b"\",");
+        out.extend_from_slice(&shared.mover);
+        out.extend_from_slice(b"\"bytes\":");
+        json::integer(out, data.len() as u64);
+        match &head.start {
+            Start::Request { method, target } => {
+                text(out, b",\"method\":\"", &data[method.clone()]);
+                text(out, b",\"url\":\"", &data[target.clone()]);
+            }
+            Start::Response { status, reason } => {
+                out.extend_from_slice(b",\"status_code\":");
+                json::integer(out, u64::from(*status));
+                text(out, b",\"reason\":\"", &data[reason.clone()]);
+            }
+        }
+        text(out, b",\"http_version\":\"", &data[head.version.clone()]);
+        out.extend_from_slice(b",\"headers\":{");
+        fields(out, head, data);
+        out.extend_from_slice(b"},\"body\":\"");
+        let body = out.len();
+        json::escape(out, &data[head.size..]);
+        let body = body..out.len();
+        text(out, b"\",\"raw_payload\":\"", &data[..head.size]);
+        // The quote that text() wrote ends the head; the body follows it.
+        out.pop();
+        out.extend_from_within(body);
+        let sent = header[1] == 0;
+        let is_request = matches!(head.start, Start::Request { .. });
+        out.extend_from_slice(if is_request {
+            b"\",\"type\":\"request\""
+        } else {
+            b"\",\"type\":\"response\""
+        });
+        out.extend_from_slice(if sent == is_request {
+            b",\"role\":\"client\""
+        } else {
+            b",\"role\":\"server\""
+        });
+        out.extend_from_slice(b",\"exchange\":\"");
+        json::integer(out, wire::socket(header));
+        out.push(b'-');
+        json::integer(out, number);
+        out.push(b'"');
+        if !is_request {
+            let request = match asked {
+                None => return false,
+                Some(request) => request,
+            };
+            text(out, b",\"request\":{\"method\":\"", &request.method);
+            text(out, b",\"url\":\"", &request.target);
+            if let Some(host) = &request.host {
+                text(out, b",\"host\":\"", host);
+            }
+            out.push(b'}');
+            let asked = wire::time(&request.header);
+            for (name, time) in [(",\"latency_ms\":", time), (",\"duration_ms\":", last_time)] {
+                out.extend_from_slice(name.as_bytes());
+                match time.checked_sub(asked) {
+                    Some(passed) if passed <= json::NANOSECONDS_MAX => {
+                        json::milliseconds(out, passed)
+                    }
+                    _ => return false,
+                }
+            }
+        }
+        out.push(b',');
+        out.extend_from_slice(&shared.call);
+        let sequence = wire::sequence(header);
+        if sequence != 0 {
+            out.extend_from_slice(b"\"sequence\":");
+            // Modulo 2**32, like TCP's numbers.
+            let first = sequence.wrapping_add(wire::position(header) as u32);
+            json::integer(out, u64::from(first));
+            out.push(b',');
+        }
+        out.extend_from_slice(&shared.socket);
+        out.extend_from_slice(b"\"captured\":");
+        json::integer(out, data.len() as u64);
+        out.extend_from_slice(b"}\n");
+        true
+    }
+}
+
+fn text(out: &mut Vec<u8>, before: &[u8], text: &[u8]) {
+    out.extend_from_slice(before);
+    json::escape(out, text);
+    out.push(b'"');
+}
+
+/// Write the fields: names in lower case at their first place, the values of repeated ones as a list.
+fn fields(out: &mut Vec<u8>, head: &Head, data: &[u8]) {
+    for (index, (name, value)) in head.fields.iter().enumerate() {
+        let same = |other: &std::ops::Range<usize>| {
+            other.len() == name.len()
+                && data[other.clone()].eq_ignore_ascii_case(&data[name.clone()])
+        };
+        if head.fields[..index].iter().any(|(other, _)| same(other)) {
+            continue;
+        }
+        out.extend_from_slice(if index == 0 { b"\"" } else { b",\"" });
+        let start = out.len();
+        out.extend_from_slice(&data[name.clone()]);
+        out[start..].make_ascii_lowercase();
+        let mut repeated =
+            head.fields[index + 1..].iter().filter(|(other, _)| same(other)).peekable();
+        if repeated.peek().is_none() {
+            text(out, b"\":\"", &data[value.clone()]);
+            continue;
+        }
+        text(out, b"\":[\"", &data[value.clone()]);
+        for (_, value) in repeated {
+            text(out, b",\"", &data[value.clone()]);
+        }
+        out.push(b']');
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::Record;
+
+    const LIMITS: Limits = Limits { head: 1000, body: 1000, connection: 1 << 20 };
+    const ROOM: usize = 1 << 20;
+    const SEND: u8 = 0;
+    const RECV: u8 = 1;
+    const REQUEST: &[u8] = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n";
+    const RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi";
+
+    struct Fixed;
+
+    impl Describe for Fixed {
+        fn describe(&mut self, header: &[u8; EVENT_SIZE], _: bool) -> Option<Shared> {
+            let [mover, call, socket] =
+                [b"\"m\":1,", b"\"c\":1,", b"\"s\":1,"].map(|part| part.to_vec());
+            Some(Shared { header: *header, generation: 0, mover, call, socket })
+        }
+
+        fn generation(&self) -> u64 {
+            0
+        }
+    }
+
+    struct Bench {
+        connection: Connection,
+        lines: Lines<Fixed>,
+        positions: [u64; 2],
+        time: u64,
+    }
+
+    impl Bench {
+        fn new() -> Bench {
+            let lines = Lines {
+                out: Vec::new(),
+                clock: json::Clock::default(),
+                offset: 0,
+                requests: 0,
+                responses: 0,
+                describer: Fixed,
+            };
+            let connection = Connection::new(State::opened(0));
+            Bench { connection, lines, positions: [0; 2], time: 0 }
+        }
+
+        fn record(&mut self, kind: u8, direction: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
+            self.time += 1_000_000;
+            let mut record = vec![0; EVENT_SIZE];
+            record[..4].copy_from_slice(&[kind, direction, 2, flags]);
+            record[8..16].copy_from_slice(&self.time.to_ne_bytes());
+            record[32..40].copy_from_slice(&7_u64.to_ne_bytes());
+            let position = &mut self.positions[usize::from(direction)];
+            record[40..48].copy_from_slice(&position.to_ne_bytes());
+            *position += payload.len() as u64;
+            let size = payload.len() as u32;
+            record[48..52].copy_from_slice(&size.to_ne_bytes());
+            record[52..56].copy_from_slice(&size.to_ne_bytes());
+            record[60..64].copy_from_slice(&9_u32.to_ne_bytes());
+            record.extend_from_slice(payload);
+            record
+        }
+
+        fn feed_within(&mut self, direction: u8, payload: &[u8], room: usize) -> Fate {
+            let mut record = self.record(1, direction, 0, payload);
+            record.extend_from_slice(b"what the ring adds");
+            match Record::read(&record) {
+                Some(Record::Chunk(chunk)) => {
+                    self.connection.chunk(&chunk, room, &LIMITS, &mut self.lines)
+                }
+                _ => panic!("no chunk"),
+            }
+        }
+
+        fn feed(&mut self, direction: u8, payload: &[u8]) -> Fate {
+            self.feed_within(direction, payload, ROOM)
+        }
+
+        fn end(&mut self, direction: u8) -> Fate {
+            let record = self.record(2, direction, 0, b"");
+            match Record::read(&record) {
+                Some(Record::End(end)) => self.connection.end(&end),
+                _ => panic!("no end"),
+            }
+        }
+
+        fn written(&mut self) -> String {
+            String::from_utf8(std::mem::take(&mut self.lines.out)).unwrap()
+        }
+    }
+
+    #[test]
+    fn an_exchange() {
+        let mut bench = Bench::new();
+        assert_eq!(bench.feed(SEND, REQUEST), Fate::Taken);
+        assert_eq!(
+            bench.written(),
+            "{\"timestamp\":\"1970-01-01T00:00:00.001000000Z\",\"m\":1,\"bytes\":28,\
+             \"method\":\"GET\",\"url\":\"/a\",\"http_version\":\"1.1\",\"headers\":{\"host\":\"x\"},\
+             \"body\":\"\",\"raw_payload\":\"GET /a HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n\",\
+             \"type\":\"request\",\"role\":\"client\",\"exchange\":\"7-1\",\"c\":1,\"sequence\":9,\
+             \"s\":1,\"captured\":28}\n"
+        );
+        assert_eq!(bench.feed(RECV, RESPONSE), Fate::Taken);
+        assert_eq!(
+            bench.written(),
+            "{\"timestamp\":\"1970-01-01T00:00:00.002000000Z\",\"m\":1,\"bytes\":40,\
+             \"status_code\":200,\"reason\":\"OK\",\"http_version\":\"1.1\",\
+             \"headers\":{\"content-length\":\"2\"},\"body\":\"hi\",\"raw_payload\":\
+             \"HTTP/1.1 200 OK\\r\\nContent-Length: 2\\r\\n\\r\\nhi\",\"type\":\"response\",\
+             \"role\":\"client\",\"exchange\":\"7-1\",\"request\":{\"method\":\"GET\",\
+             \"url\":\"/a\",\"host\":\"x\"},\"latency_ms\":1.0,\"duration_ms\":1.0,\"c\":1,\
+             \"sequence\":9,\"s\":1,\"captured\":40}\n"
+        );
+        assert_eq!((bench.lines.requests, bench.lines.responses), (1, 1));
+        assert_eq!(bench.end(SEND), Fate::Taken);
+        assert_eq!(bench.end(RECV), Fate::Closed);
+    }
+
+    #[test]
+    fn repeated_fields_become_a_list_at_the_first_place() {
+        let mut bench = Bench::new();
+        let request = b"GET /a HTTP/1.1\r\nX-A: 1\r\nB: 2\r\nx-a: \"3\"\r\n\r\n";
+        assert_eq!(bench.feed(SEND, request), Fate::Taken);
+        assert!(bench
+            .written()
+            .contains("\"headers\":{\"x-a\":[\"1\",\"\\\"3\\\"\"],\"b\":\"2\"}"));
+    }
+
+    #[test]
+    fn a_message_in_pieces_waits_and_is_given_back() {
+        let mut bench = Bench::new();
+        bench.feed(SEND, REQUEST);
+        bench.written();
+        let (head, body) = RESPONSE.split_at(38);
+        assert_eq!(bench.feed(RECV, head), Fate::Taken);
+        assert_eq!(bench.written(), "");
+        // Out of step, so the one that waits is not disturbed.
+        assert_eq!(bench.feed(SEND, REQUEST), Fate::Refused);
+        assert_eq!(bench.feed(RECV, &body[..1]), Fate::Taken);
+        assert_eq!(bench.feed(RECV, &body[1..]), Fate::Taken);
+        assert!(bench.written().contains("\"latency_ms\":1.0,\"duration_ms\":4.0"));
+
+        let mut bench = Bench::new();
+        bench.feed(SEND, REQUEST);
+        bench.feed(RECV, head);
+        let (state, records) = bench.connection.into_parts();
+        assert_eq!(state.next, [Some(REQUEST.len() as u64), None]);
+        assert_eq!(state.request.map(|request| request.target), Some(b"/a".to_vec()));
+        assert_eq!(records.len(), 1);
+        assert_eq!(records[0].len(), EVENT_SIZE + head.len());
+    }
+
+    #[test]
+    fn refuses_what_is_not_usual() {
+        let body = [&b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n"[..], &[0xff, 0xfe]].concat();
+        let refused: [(bool, u8, &[u8]); 9] = [
+            (true, RECV, RESPONSE), // nobody asked
+            (false, SEND, REQUEST), // pipelined
+            (true, SEND, b"CONNECT a:1 HTTP/1.1\r\n\r\n"),
+            (true, SEND, b"GET /a HTTP/1.1\r\n\r\nGET"), // more than one message
+            (true, RECV, REQUEST),                       // in the other direction
+            (false, RECV, b"HTTP/1.1 200 OK\r\n\r\n"),   // until the close
+            (false, RECV, b"HTTP/1.1 100 Continue\r\n\r\n"),
+            (false, RECV, b"HTTP/1.1 200 OK\r\nContent-Length: 1001\r\n\r\n"),
+            (false, RECV, &body),
+        ];
+        for (first, direction, payload) in refused {
+            let mut bench = Bench::new();
+            if !first {
+                bench.feed(SEND, REQUEST);
+                bench.written();
+            }
+            let held = bench.connection.held();
+            assert_eq!(bench.feed(direction, payload), Fate::Refused, "{payload:?}");
+            assert_eq!(bench.written(), "");
+            assert!(bench.connection.held() - held < 30, "{payload:?}");
+            let (state, records) = bench.connection.into_parts();
+            assert_eq!((state.request.is_none(), records.len()), (first, 0));
+        }
+    }
+
+    #[test]
+    fn refuses_flags_and_gaps() {
+        for (flags, skipped, fate) in [
+            (0, 0, Fate::Taken),
+            (wire::HARMLESS_FLAGS, 0, Fate::Taken),
+            (2, 0, Fate::Refused),
+            (4, 0, Fate::Refused),
+            (8, 0, Fate::Refused),
+            (128, 0, Fate::Refused),
+            (0, 1, Fate::Refused),
+        ] {
+            let mut bench = Bench::new();
+            bench.feed(SEND, REQUEST);
+            bench.feed(RECV, RESPONSE);
+            bench.positions[0] += skipped;
+            let record = bench.record(1, SEND, flags, REQUEST);
+            match Record::read(&record) {
+                Some(Record::Chunk(chunk)) => {
+                    let found = bench.connection.chunk(&chunk, ROOM, &LIMITS, &mut bench.lines);
+                    assert_eq!(found, fate, "{flags} {skipped}");
+                }
+                _ => panic!("no chunk"),
+            }
+        }
+    }
+
+    #[test]
+    fn no_body_after_head_and_204() {
+        for (method, status) in [("HEAD", "200 OK"), ("GET", "204 No Content"), ("GET", "304 N")] {
+            let mut bench = Bench::new();
+            bench.feed(SEND, format!("{method} /a HTTP/1.1\r\n\r\n").as_bytes());
+            let response = format!("HTTP/1.1 {status}\r\nContent-Length: 9\r\n\r\n");
+            assert_eq!(bench.feed(RECV, response.as_bytes()), Fate::Taken);
+        }
+    }
+
+    #[test]
+    fn refuses_the_answer_to_connect() {
+        let mut bench = Bench::new();
+        bench.feed(SEND, REQUEST);
+        if let Some(request) = &mut bench.connection.state.request {
+            request.method = b"CONNECT".to_vec();
+        }
+        assert_eq!(bench.feed(RECV, RESPONSE), Fate::Refused);
+    }
+
+    #[test]
+    fn stays_within_its_room() {
+        let mut bench = Bench::new();
+        assert_eq!(bench.feed_within(SEND, REQUEST, REQUEST_SIZE), Fate::Refused);
+        let mut bench = Bench::new();
+        bench.feed(SEND, REQUEST);
+        assert_eq!(bench.feed_within(RECV, &RESPONSE[..39], WAITING_SIZE), Fate::Refused);
+        // A request that was answered is not held any more.
+        let mut bench = Bench::new();
+        bench.feed(SEND, REQUEST);
+        let held = bench.connection.held();
+        bench.feed(RECV, RESPONSE);
+        assert_eq!(bench.connection.held(), held - REQUEST_SIZE - REQUEST.len() - 6 + 18);
+    }
+
+    #[test]
+    fn an_end_while_a_request_waits_for_its_response() {
+        let mut bench = Bench::new();
+        bench.feed(SEND, REQUEST);
+        assert_eq!(bench.end(RECV), Fate::Refused);
+        let mut bench = Bench::new();
+        assert_eq!(bench.end(SEND), Fate::Taken);
+        assert_eq!(bench.end(SEND), Fate::Refused);
+        assert_eq!(bench.feed(SEND, REQUEST), Fate::Refused);
+    }
+}

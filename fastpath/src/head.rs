@@ -1,0 +1,272 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Parses the usual head of HTTP/1, and refuses every other one.
+//!
+//! A head is usual if all readers agree on it: lines that end with CRLF, printable ASCII, single
+//! spaces in the start line, names that are tokens (RFC 9110, 5.6.2), and at most one of each field
+//! that decides how the body is read. `http1.py`, `classify.py` and `fields.py` read all others.
+
+use std::ops::Range;
+
+/// Fields of one head. Finding repeated ones compares each with those before it.
+const FIELDS_MAX: usize = 64;
+
+/// Digits of a length: more than any stream carries.
+const LENGTH_DIGITS: usize = 15;
+
+/// What a start line states, as ranges of the head.
+#[derive(Debug, PartialEq)]
+pub enum Start {
+    Request { method: Range<usize>, target: Range<usize> },
+    Response { status: u16, reason: Range<usize> },
+}
+
+/// A usual head. All ranges are of the bytes it was parsed from.
+#[derive(Debug)]
+pub struct Head {
+    pub start: Start,
+    pub version: Range<usize>,
+    /// Names as sent, and values without blanks around them.
+    pub fields: Vec<(Range<usize>, Range<usize>)>,
+    pub host: Option<Range<usize>>,
+    pub content_type: Option<Range<usize>>,
+    /// Content-Length.
+    pub length: Option<usize>,
+    /// The bytes of the head, with its empty line.
+    pub size: usize,
+}
+
+impl Head {
+    /// Return the head at the beginning of `data`; `None` if it is not usual, or not whole.
+    pub fn parse(data: &[u8], max_size: usize) -> Option<Head> {
+        let (line, mut at) = line_at(data, 0, max_size)?;
+        let (start, version) = if data.starts_with(b"HTTP/") {
+            status_line(data, line)?
+        } else {
+            request_line(data, line)?
+        };
+        let mut head = Head {
+            start,
+            version,
+            fields: Vec::with_capacity(16),
+            host: None,
+            content_type: None,
+            length: None,
+            size: 0,
+        };
+        loop {
+            let (line, next) = line_at(data, at, max_size)?;
+            if line.is_empty() {
+                head.size = next;
+                return Some(head);
+            }
+            head.add(data, line)?;
+            at = next;
+        }
+    }
+
+    fn add(&mut self, data: &[u8], line: Range<usize>) -> Option<()> {
+        let colon = line.start + data[line.clone()].iter().position(|&byte| byte == b':')?;
+        let name = line.start..colon;
+        if name.is_empty() || !data[name.clone()].iter().all(|&byte| is_token(byte)) {
+            return None;
+        }
+        let value = trimmed(data, colon + 1..line.end);
+        let is = |known: &[u8]| data[name.clone()].eq_ignore_ascii_case(known);
+        match name.len() {
+            4 if is(b"host") => set(&mut self.host, value.clone())?,
+            6 if is(b"expect") => return None,
+            12 if is(b"content-type") => set(&mut self.content_type, value.clone())?,
+            14 if is(b"content-length") => {
+                let digits = &data[value.clone()];
+                if digits.is_empty() || digits.len() > LENGTH_DIGITS {
+                    return None;
+                }
+                let mut length = 0;
+                for digit in digits {
+                    if !digit.is_ascii_digit() {
+                        return None;
+                    }
+                    length = length * 10 + usize::from(digit - b'0');
+                }
+                set(&mut self.length, length)?;
+            }
+            16 if is(b"content-encoding") => return None,
+            17 if is(b"transfer-encoding") => return None,
+            _ => {}
+        }
+        if self.fields.len() == FIELDS_MAX {
+            return None;
+        }
+        self.fields.push((name, value));
+        Some(())
+    }
+}
+
+/// Whether the text of a body with this type is UTF-8 (`charset.py`): no other charset is stated.
+pub fn is_utf8_type(content_type: &[u8]) -> bool {
+    const CHARSET: &[u8] = b"charset=utf-8";
+    if content_type.starts_with(b"application/grpc") {
+        return false;
+    }
+    let semicolon = match content_type.iter().position(|&byte| byte == b';') {
+        None => return true,
+        Some(at) => at,
+    };
+    let mut parameter = &content_type[semicolon + 1..];
+    while let Some((b' ', rest)) = parameter.split_first() {
+        parameter = rest;
+    }
+    parameter.eq_ignore_ascii_case(CHARSET)
+}
+
+fn set<T>(place: &mut Option<T>, value: T) -> Option<()> {
+    match place.replace(value) {
+        None => Some(()),
+        Some(_) => None,
+    }
+}
+
+/// Return the line at `at` without its CRLF, and where the next one begins.
+fn line_at(data: &[u8], at: usize, max_size: usize) -> Option<(Range<usize>, usize)> {
+    let rest = data.get(at..data.len().min(max_size))?;
+    // The first byte that is not printable must be the CR.
+    let size = rest.iter().position(|&byte| !(0x20..0x7f).contains(&byte))?;
+    if rest.get(size..size + 2)? != b"\r\n" {
+        return None;
+    }
+    Some((at..at + size, at + size + 2))
+}
+
+/// RFC 9112, 3.
+fn request_line(data: &[u8], line: Range<usize>) -> Option<(Start, Range<usize>)> {
+    let text = &data[line.clone()];
+    let method = text.iter().position(|&byte| byte == b' ')?;
+    let target = method + 1 + text[method + 1..].iter().position(|&byte| byte == b' ')?;
+    if method == 0 || target == method + 1 || !text[..method].iter().all(|&byte| is_token(byte)) {
+        return None;
+    }
+    let version = version(&text[target + 1..])?;
+    if target + 9 != text.len() {
+        return None;
+    }
+    let start = Start::Request {
+        method: line.start..line.start + method,
+        target: line.start + method + 1..line.start + target,
+    };
+    let at = line.start + target + 1;
+    Some((start, at + version.start..at + version.end))
+}
+
+/// RFC 9112, 4.
+fn status_line(data: &[u8], line: Range<usize>) -> Option<(Start, Range<usize>)> {
+    let text = &data[line.clone()];
+    let version = version(text)?;
+    let digits = text.get(8..12)?;
+    if digits[0] != b' ' || !digits[1..].iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    if !matches!(text.get(12), None | Some(b' ')) {
+        return None;
+    }
+    let status = digits[1..].iter().fold(0, |status, digit| status * 10 + u16::from(digit - b'0'));
+    let reason = trimmed(data, line.start + 12..line.end);
+    Some((Start::Response { status, reason }, line.start + version.start..line.start + version.end))
+}
+
+/// Return the place of `1.x` in `HTTP/1.x`.
+fn version(text: &[u8]) -> Option<Range<usize>> {
+    let text = text.get(..8)?;
+    (text.starts_with(b"HTTP/1.") && text[7].is_ascii_digit()).then_some(5..8)
+}
+
+fn trimmed(data: &[u8], mut range: Range<usize>) -> Range<usize> {
+    while range.start < range.end && data[range.start] == b' ' {
+        range.start += 1;
+    }
+    while range.start < range.end && data[range.end - 1] == b' ' {
+        range.end -= 1;
+    }
+    range
+}
+
+fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Option<Head> {
+        Head::parse(text.as_bytes(), 1000)
+    }
+
+    #[test]
+    fn parses_a_request() {
+        let text = "GET /a?b HTTP/1.0\r\nHost:  x \r\nA:\r\n\r\nrest";
+        let head = parse(text).unwrap();
+        assert_eq!(head.start, Start::Request { method: 0..3, target: 4..8 });
+        assert_eq!(&text[head.version], "1.0");
+        assert_eq!(&text[head.host.unwrap()], "x");
+        assert_eq!(head.fields.len(), 2);
+        assert_eq!(&text[head.size..], "rest");
+    }
+
+    #[test]
+    fn parses_a_response() {
+        let text = "HTTP/1.1 404 Not Found\r\nContent-Length: 12\r\n\r\n";
+        let head = parse(text).unwrap();
+        assert_eq!(head.start, Start::Response { status: 404, reason: 13..22 });
+        assert_eq!(head.length, Some(12));
+        let head = parse("HTTP/1.1 200\r\n\r\n").unwrap();
+        assert_eq!(head.start, Start::Response { status: 200, reason: 12..12 });
+    }
+
+    #[test]
+    fn refuses_what_readers_may_read_differently() {
+        for text in [
+            "GET /a HTTP/1.1\nHost: x\n\n",
+            "GET /a HTTP/1.1\r\nHost: x\r\n",
+            "GET  /a HTTP/1.1\r\n\r\n",
+            "GET /a b HTTP/1.1\r\n\r\n",
+            "GET /a HTTP/1.1 \r\n\r\n",
+            "GET /a HTTP/2.0\r\n\r\n",
+            "G:T /a HTTP/1.1\r\n\r\n",
+            "\r\nGET /a HTTP/1.1\r\n\r\n",
+            "GET /é HTTP/1.1\r\n\r\n",
+            "GET /a HTTP/1.1\r\nA : b\r\n\r\n",
+            "GET /a HTTP/1.1\r\nA: b\r\n c\r\n\r\n",
+            "GET /a HTTP/1.1\r\nno field\r\n\r\n",
+            "GET /a HTTP/1.1\r\nA: \tb\r\n\r\n",
+            "GET /a HTTP/1.1\r\nA: b\r\r\n\r\n",
+            "GET /a HTTP/1.1\r\nHost: a\r\nhost: b\r\n\r\n",
+            "GET /a HTTP/1.1\r\nExpect: 100-continue\r\n\r\n",
+            "GET /a HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\n",
+            "GET /a HTTP/1.1\r\nContent-Length: +1\r\n\r\n",
+            "GET /a HTTP/1.1\r\nContent-Length: \r\n\r\n",
+            "GET /a HTTP/1.1\r\nContent-Length: 1234567890123456\r\n\r\n",
+            "GET /a HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n",
+            "HTTP/1.1  200 OK\r\n\r\n",
+            "HTTP/1.1 2000 OK\r\n\r\n",
+            "HTTP/1.1 20\r\n\r\n",
+            "",
+        ] {
+            assert!(parse(text).is_none(), "{text:?}");
+        }
+        assert!(Head::parse(b"GET / HTTP/1.1\r\n\r\n", 17).is_none());
+        let many = "A: b\r\n".repeat(FIELDS_MAX + 1);
+        assert!(Head::parse(format!("GET / HTTP/1.1\r\n{many}\r\n").as_bytes(), 9999).is_none());
+    }
+
+    #[test]
+    fn knows_types_whose_text_is_utf8() {
+        for content_type in ["", "text/html", "text/html; charset=UTF-8", "a/b;charset=utf-8"] {
+            assert!(is_utf8_type(content_type.as_bytes()), "{content_type}");
+        }
+        for content_type in ["application/grpc+x", "a/b; charset=latin1", "a/b; c=d; charset=utf-8"]
+        {
+            assert!(!is_utf8_type(content_type.as_bytes()), "{content_type}");
+        }
+    }
+}

@@ -1,0 +1,255 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Writes JSON as `JsonLines` does with orjson: compact, with DEL and the controls of C1 escaped.
+
+use std::io::Write;
+
+const HEX: &[u8; 16] = b"0123456789abcdef";
+
+/// Append the characters of a string, without its quotes. `text` must be UTF-8.
+pub fn escape(out: &mut Vec<u8>, text: &[u8]) {
+    let mut copied = 0;
+    let mut at = 0;
+    while at < text.len() {
+        if let Some(block) = text.get(at..at + 8) {
+            if !has_special(block) {
+                at += 8;
+                continue;
+            }
+        }
+        let stop = text.len().min(at + 8);
+        while at < stop {
+            let byte = text[at];
+            let short = match byte {
+                b'"' | b'\\' => byte,
+                b'\n' => b'n',
+                b'\r' => b'r',
+                b'\t' => b't',
+                8 => b'b',
+                12 => b'f',
+                0..=0x1f | 0x7f => 0,
+                // U+0080 to U+009F are two bytes in UTF-8.
+                0xc2 if matches!(text.get(at + 1), Some(0x80..=0x9f)) => {
+                    out.extend_from_slice(&text[copied..at]);
+                    at += 1;
+                    number(out, text[at]);
+                    at += 1;
+                    copied = at;
+                    continue;
+                }
+                _ => {
+                    at += 1;
+                    continue;
+                }
+            };
+            out.extend_from_slice(&text[copied..at]);
+            if short == 0 {
+                number(out, byte);
+            } else {
+                out.extend_from_slice(&[b'\\', short]);
+            }
+            at += 1;
+            copied = at;
+        }
+    }
+    out.extend_from_slice(&text[copied..]);
+}
+
+/// Whether one of eight bytes may need an escape.
+fn has_special(block: &[u8]) -> bool {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    const HIGH: u64 = 0x8080_8080_8080_8080;
+    let mut bytes = [0; 8];
+    bytes.copy_from_slice(block);
+    let word = u64::from_ne_bytes(bytes);
+    // A byte below n borrows; where bytes are above 0x7f, HIGH shows it anyway.
+    let below = |word: u64, n: u64| word.wrapping_sub(ONES * n);
+    let equal = |byte: u8| below(word ^ (ONES * u64::from(byte)), 1);
+    (word | below(word, 0x20) | equal(b'"') | equal(b'\\') | equal(0x7f)) & HIGH != 0
+}
+
+fn number(out: &mut Vec<u8>, byte: u8) {
+    let digits = [HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]];
+    out.extend_from_slice(b"\\u00");
+    out.extend_from_slice(&digits);
+}
+
+/// Append an integer.
+pub fn integer(out: &mut Vec<u8>, value: u64) {
+    let mut digits = [0; 20];
+    let mut at = digits.len();
+    let mut rest = value;
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+        if rest == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[at..]);
+}
+
+/// What `milliseconds` can write: up to 15 digits, which a float holds exactly as they are printed.
+pub const NANOSECONDS_MAX: u64 = 999_999_999_999_999;
+
+/// Append nanoseconds as milliseconds, as the shortest text of that float.
+pub fn milliseconds(out: &mut Vec<u8>, nanoseconds: u64) {
+    let (whole, part) = (nanoseconds / 1_000_000, nanoseconds % 1_000_000);
+    if nanoseconds != 0 && nanoseconds < 10 {
+        // Shorter than 0.000001.
+        integer(out, nanoseconds);
+        out.extend_from_slice(b"e-6");
+        return;
+    }
+    integer(out, whole);
+    let mut digits = padded::<6>(part);
+    let mut kept: &mut [u8] = &mut digits;
+    while kept.len() > 1 && kept.last() == Some(&b'0') {
+        let shorter = kept.len() - 1;
+        kept = &mut kept[..shorter];
+    }
+    out.push(b'.');
+    out.extend_from_slice(kept);
+}
+
+/// The last time that `timestamp` writes is before this: the year 2262, see `record.py`.
+const TIME_END: i128 = 9_214_646_400_000_000_000;
+
+/// Formats times as RFC 3339 in UTC with nine digits; remembers the last second.
+#[derive(Default)]
+pub struct Clock {
+    second: u64,
+    text: Vec<u8>,
+}
+
+impl Clock {
+    /// Append `realtime`, in ns since 1970; return whether a record can have that time.
+    pub fn timestamp(&mut self, out: &mut Vec<u8>, realtime: i128) -> bool {
+        if !(0..TIME_END).contains(&realtime) {
+            return false;
+        }
+        let realtime = realtime as u64;
+        let second = realtime / 1_000_000_000;
+        if self.text.is_empty() || self.second != second {
+            self.text.clear();
+            self.second = second;
+            let (year, month, day) = date(second / 86_400);
+            let of_day = second % 86_400;
+            let (hour, minute) = (of_day / 3600, of_day / 60 % 60);
+            // Writing to a vector cannot fail.
+            let _ = write!(
+                self.text,
+                "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{:02}.",
+                of_day % 60
+            );
+        }
+        out.extend_from_slice(&self.text);
+        out.extend_from_slice(&padded::<9>(realtime % 1_000_000_000));
+        out.push(b'Z');
+        true
+    }
+}
+
+/// Return year, month and day of a day since 1970, in the Gregorian calendar.
+fn date(day: u64) -> (u64, u64, u64) {
+    const MONTHS: [u64; 12] = [31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
+    let leap = |year: u64| (year % 4 == 0 && year % 100 != 0) || year % 400 == 0;
+    let (mut year, mut left) = (1970, day);
+    loop {
+        let days = 365 + u64::from(leap(year));
+        if left < days {
+            break;
+        }
+        left -= days;
+        year += 1;
+    }
+    let mut month = 0;
+    for days in MONTHS {
+        let days = days + u64::from(month == 1 && leap(year));
+        if left < days {
+            break;
+        }
+        left -= days;
+        month += 1;
+    }
+    (year, month + 1, left + 1)
+}
+
+fn padded<const N: usize>(mut value: u64) -> [u8; N] {
+    let mut digits = [b'0'; N];
+    for digit in digits.iter_mut().rev() {
+        *digit = b'0' + (value % 10) as u8;
+        value /= 10;
+    }
+    digits
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn escaped(text: &str) -> String {
+        let mut out = Vec::new();
+        escape(&mut out, text.as_bytes());
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn escapes_what_orjson_and_the_sink_escape() {
+        assert_eq!(escaped("plain text of some length"), "plain text of some length");
+        assert_eq!(escaped("a\"b\\c/d\r\n\t\u{8}\u{c}"), "a\\\"b\\\\c/d\\r\\n\\t\\b\\f");
+        assert_eq!(escaped("\u{0}\u{1b}\u{7f}"), "\\u0000\\u001b\\u007f");
+        assert_eq!(escaped("é\u{80}\u{9f}\u{a0}€"), "é\\u0080\\u009f\u{a0}€");
+    }
+
+    #[test]
+    fn finds_what_to_escape_at_every_place() {
+        for special in ['"', '\\', '\n', '\u{1f}', '\u{7f}', '\u{85}'] {
+            let mut alone = Vec::new();
+            escape(&mut alone, special.to_string().as_bytes());
+            let alone = String::from_utf8(alone).unwrap();
+            for at in 0..24 {
+                let (before, behind) = ("x".repeat(at), "~".repeat(24 - at));
+                let text = format!("{before}{special}{behind}");
+                assert_eq!(escaped(&text), format!("{before}{alone}{behind}"));
+            }
+        }
+    }
+
+    #[test]
+    fn writes_milliseconds_as_the_shortest_float() {
+        let written = |nanoseconds| {
+            let mut out = Vec::new();
+            milliseconds(&mut out, nanoseconds);
+            String::from_utf8(out).unwrap()
+        };
+        for (nanoseconds, text) in [
+            (0, "0.0"),
+            (9, "9e-6"),
+            (10, "0.00001"),
+            (1234, "0.001234"),
+            (1_000_000, "1.0"),
+            (1_500_000, "1.5"),
+            (NANOSECONDS_MAX, "999999999.999999"),
+        ] {
+            assert_eq!(written(nanoseconds), text);
+        }
+    }
+
+    #[test]
+    fn writes_times_in_utc() {
+        let mut clock = Clock::default();
+        for (realtime, text) in [
+            (0, "1970-01-01T00:00:00.000000000Z"),
+            (951_782_400_000_000_001, "2000-02-29T00:00:00.000000001Z"),
+            (4_107_542_399_999_999_999, "2100-02-28T23:59:59.999999999Z"),
+            (4_107_542_400_000_000_000, "2100-03-01T00:00:00.000000000Z"),
+        ] {
+            let mut out = Vec::new();
+            assert!(clock.timestamp(&mut out, realtime));
+            assert_eq!(String::from_utf8(out).unwrap(), text);
+        }
+        assert!(!clock.timestamp(&mut Vec::new(), -1));
+        assert!(!clock.timestamp(&mut Vec::new(), TIME_END));
+    }
+}

@@ -1,0 +1,269 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The module for Python. `profiler/ingest/fastpath.py` is its only user.
+
+use std::collections::HashMap;
+
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyList};
+
+use crate::connection::{Connection, Describe, Fate, Limits, Lines, Request, Shared, State};
+use crate::wire::{Record, EVENT_SIZE};
+
+/// Lines are handed over in batches of about this size.
+const BATCH: usize = 64 * 1024;
+
+/// Python's function (header, is_client) -> (mover, call, socket).
+struct Describer {
+    function: PyObject,
+    generation: u64,
+}
+
+impl Describe for Describer {
+    fn describe(&mut self, header: &[u8; EVENT_SIZE], is_client: bool) -> Option<Shared> {
+        let parts = Python::with_gil(|py| {
+            let parts = self.function.call1(py, (PyBytes::new(py, header), is_client))?;
+            // Extracting a vector would convert each byte from an object of its own.
+            let parts: (Bound<PyBytes>, Bound<PyBytes>, Bound<PyBytes>) = parts.extract(py)?;
+            let copy = |part: Bound<PyBytes>| part.as_bytes().to_vec();
+            Ok::<_, PyErr>((copy(parts.0), copy(parts.1), copy(parts.2)))
+        });
+        // What raised will do so again where Python reads the record, and is reported there.
+        let (mover, call, socket) = parts.ok()?;
+        Some(Shared { header: *header, generation: self.generation, mover, call, socket })
+    }
+
+    fn generation(&self) -> u64 {
+        self.generation
+    }
+}
+
+type PyRequest<'py> = (String, String, Option<String>, Bound<'py, PyBytes>, Bound<'py, PyBytes>);
+type PyState<'py> = ([Option<u64>; 2], [u32; 2], [u64; 2], usize, u64, Option<PyRequest<'py>>);
+
+/// The connections that Python has leased, and those opened here.
+///
+/// `describe(header, is_client)` returns the parts of a line that depend on the process and the
+/// connection of a record: three JSON fragments, each with a comma at its end. `is_new(socket)`
+/// returns whether Python knows nothing of a socket.
+#[pyclass]
+struct FastPath {
+    connections: HashMap<u64, Connection>,
+    lines: Lines<Describer>,
+    limits: Limits,
+    is_new: PyObject,
+    /// The bytes that all connections may hold.
+    room: usize,
+    #[pyo3(get)]
+    held: usize,
+    used: u64,
+}
+
+#[pymethods]
+impl FastPath {
+    #[new]
+    fn new(
+        describe: PyObject,
+        is_new: PyObject,
+        max_head: usize,
+        max_body: usize,
+        connection_memory: usize,
+    ) -> FastPath {
+        FastPath {
+            connections: HashMap::new(),
+            lines: Lines {
+                out: Vec::new(),
+                clock: crate::json::Clock::default(),
+                offset: 0,
+                requests: 0,
+                responses: 0,
+                describer: Describer { function: describe, generation: 0 },
+            },
+            limits: Limits { head: max_head, body: max_body, connection: connection_memory },
+            is_new,
+            room: 0,
+            held: 0,
+            used: 0,
+        }
+    }
+
+    /// Take records from index `start` on, until one is refused or a batch of lines is full.
+    ///
+    /// Returns the index of the next record, whether that one was refused, the lines, and how many
+    /// of them are requests and responses. All connections together hold at most `room` bytes.
+    fn feed<'py>(
+        &mut self,
+        py: Python<'py>,
+        records: &Bound<'py, PyList>,
+        start: usize,
+        room: usize,
+    ) -> PyResult<(usize, bool, Bound<'py, PyBytes>, u64, u64)> {
+        self.room = room;
+        let mut at = start;
+        let mut refused = false;
+        while at < records.len() && self.lines.out.len() < BATCH {
+            let item = records.get_item(at)?;
+            if !item.downcast::<PyBytes>().map_or(false, |record| self.take(py, record.as_bytes()))
+            {
+                refused = true;
+                break;
+            }
+            at += 1;
+        }
+        let lines = PyBytes::new(py, &self.lines.out);
+        self.lines.out.clear();
+        let requests = std::mem::take(&mut self.lines.requests);
+        let responses = std::mem::take(&mut self.lines.responses);
+        Ok((at, refused, lines, requests, responses))
+    }
+
+    /// Use this difference between CLOCK_REALTIME and the kernel's clock, in ns, from now on.
+    fn set_clock(&mut self, offset: i128) {
+        self.lines.offset = offset;
+        self.describe_again();
+    }
+
+    /// A process has changed: ask for descriptions again.
+    fn describe_again(&mut self) {
+        self.lines.describer.generation += 1;
+    }
+
+    /// Take a connection at rest; return whether there is room for it.
+    fn adopt(&mut self, socket: u64, state: PyState) -> PyResult<bool> {
+        let (next, sequences, times, requests, count, request) = state;
+        let request = match request {
+            None => None,
+            Some((method, target, host, header, payload)) => Some(Request {
+                header: header.as_bytes().try_into()?,
+                payload: payload.as_bytes().to_vec(),
+                method: method.into_bytes(),
+                target: target.into_bytes(),
+                host: host.map(String::into_bytes),
+            }),
+        };
+        if requests > 1 || !request.as_ref().map_or(true, Request::is_short) {
+            return Ok(false);
+        }
+        let state = State { next, sequences, times, requests, count, request };
+        let mut connection = Connection::new(state);
+        let size = connection.held();
+        if self.held + size > self.room || size > self.limits.connection {
+            return Ok(false);
+        }
+        self.used += 1;
+        connection.used = self.used;
+        if let Some(old) = self.connections.insert(socket, connection) {
+            self.held -= old.held();
+        }
+        self.held += size;
+        Ok(true)
+    }
+
+    /// Give a connection back: its state at rest, and the records to read again; `None`: not here.
+    #[allow(clippy::type_complexity)]
+    fn release<'py>(
+        &mut self,
+        py: Python<'py>,
+        socket: u64,
+    ) -> Option<(PyState<'py>, Vec<Bound<'py, PyBytes>>)> {
+        let connection = self.connections.remove(&socket)?;
+        self.held -= connection.held();
+        let (state, records) = connection.into_parts();
+        let request = state.request.map(|request| {
+            let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+            (
+                text(request.method),
+                text(request.target),
+                request.host.map(text),
+                PyBytes::new(py, &request.header),
+                PyBytes::new(py, &request.payload),
+            )
+        });
+        let records = records.iter().map(|record| PyBytes::new(py, record)).collect();
+        let State { next, sequences, times, requests, count, .. } = state;
+        Some(((next, sequences, times, requests, count, request), records))
+    }
+
+    /// Return the sockets of all connections; the one that was idle longest comes first.
+    fn sockets<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        let mut sockets: Vec<(u64, u64)> = self
+            .connections
+            .iter()
+            .map(|(socket, connection)| (connection.used, *socket))
+            .collect();
+        sockets.sort_unstable();
+        PyList::new(py, sockets.into_iter().map(|(_, socket)| socket))
+    }
+
+    fn __len__(&self) -> usize {
+        self.connections.len()
+    }
+}
+
+impl FastPath {
+    fn take(&mut self, py: Python, data: &[u8]) -> bool {
+        self.used += 1;
+        match Record::read(data) {
+            None => false,
+            Some(Record::End(end)) => {
+                let connection = match self.connections.get_mut(&end.socket) {
+                    // The end of a connection that nobody knows has no effect.
+                    None => return self.is_new(py, end.socket),
+                    Some(connection) => connection,
+                };
+                let before = connection.held();
+                let fate = connection.end(&end);
+                connection.used = self.used;
+                self.held = self.held + connection.held() - before;
+                if fate == Fate::Closed {
+                    self.held -= connection.held();
+                    self.connections.remove(&end.socket);
+                }
+                fate != Fate::Refused
+            }
+            Some(Record::Chunk(chunk)) => {
+                let socket = chunk.socket();
+                let room = self.room.saturating_sub(self.held);
+                if let Some(connection) = self.connections.get_mut(&socket) {
+                    let before = connection.held();
+                    connection.used = self.used;
+                    let fate = connection.chunk(&chunk, room, &self.limits, &mut self.lines);
+                    self.held = self.held + connection.held() - before;
+                    return fate != Fate::Refused;
+                }
+                // Others are joined, have a PROXY header, HTTP/2's preface or a response first.
+                let begins = chunk.payload.first().map_or(false, u8::is_ascii_uppercase)
+                    && !chunk.payload.starts_with(b"PR")
+                    && !chunk.payload.starts_with(b"HTTP/");
+                if !begins
+                    || chunk.flags() != 0
+                    || chunk.position() != 0
+                    || !self.is_new(py, socket)
+                {
+                    return false;
+                }
+                let mut connection = Connection::new(State::opened(chunk.direction()));
+                connection.used = self.used;
+                let room = match room.checked_sub(connection.held()) {
+                    None => return false,
+                    Some(room) => room,
+                };
+                if connection.chunk(&chunk, room, &self.limits, &mut self.lines) == Fate::Refused {
+                    return false;
+                }
+                self.held += connection.held();
+                self.connections.insert(socket, connection);
+                true
+            }
+        }
+    }
+
+    fn is_new(&self, py: Python, socket: u64) -> bool {
+        let answer = self.is_new.call1(py, (socket,)).and_then(|answer| answer.extract(py));
+        answer.unwrap_or(false)
+    }
+}
+
+#[pymodule]
+fn http_profiler_fastpath(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<FastPath>()
+}
