@@ -93,8 +93,7 @@ def run(machine: str, records: list[bytes]) -> Pipeline:
     """Feed ``records`` to a new pipeline."""
     sink = JsonLines(Path("/dev/null"))
     pipeline = Pipeline(Settings(), sink, Processes(None), machine)
-    for record in records:
-        pipeline.feed(record)
+    pipeline.feed_all(records)
     pipeline.finish()
     sink.close()
     return pipeline

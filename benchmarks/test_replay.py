@@ -7,13 +7,18 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from benchmarks.replay import run, workload
+from profiler.ingest import fastpath
 
 ROUNDS = 50
 
 
 @pytest.mark.parametrize("name", ["demo", "kept", "fresh"])
-def test_replay(benchmark: BenchmarkFixture, name: str) -> None:
+@pytest.mark.parametrize("fast", ["0", "1"], ids=["python", "fast path"])
+def test_replay(
+    benchmark: BenchmarkFixture, name: str, fast: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One round is the time of all messages; ``messages`` is their number."""
+    monkeypatch.setenv(fastpath.VARIABLE, fast)
     machine, records, messages = workload(name, ROUNDS)
     benchmark.extra_info["messages"] = messages * ROUNDS
     assert benchmark(run, machine, records).account.messages == messages * ROUNDS

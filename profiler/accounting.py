@@ -187,6 +187,8 @@ class Account:
     kernel: KernelAccount | None = None
     final: bool = False
     """The capture has ended."""
+    fast: int = 0
+    """Messages whose lines the native fast path wrote; they count above, too."""
 
     @property
     def messages(self) -> int:
@@ -251,6 +253,8 @@ class Account:
             + (f"; incomplete: {incomplete}" if incomplete else ""),
             *self.left_out(),
         ]
+        if self.fast:
+            lines.append(f"{self.fast} of {self.messages} messages took the fast path")
         if self.given_up:
             lines.append(
                 f"dropped {self.given_up} connections that held too much memory "

@@ -48,6 +48,8 @@ need valgrind valgrind
 # The tests of TLS libraries compare with a disassembler, and look into Go programs.
 need binutils objdump
 need golang-go go
+# The native module of fastpath/.
+need cargo cargo
 # The commands of docs/how-to/recipes.md.
 need jq jq
 # The tests check the package, its manual page, completion and log rotation with these.

@@ -55,6 +55,11 @@ class Memory:
             dropped.append(idle)
         return dropped
 
+    @property
+    def room(self) -> int:
+        """The bytes that connections may hold elsewhere: what is left of half the limit."""
+        return self._limit // 2 - self.total
+
     def __len__(self) -> int:
         """The number of connections that hold something."""
         return len(self._held)

@@ -26,6 +26,7 @@ from profiler.errors import CaptureFileError, ProfilerError
 from profiler.ingest import syscalls, wire
 from profiler.ingest.decryption import Decryption, Handshake, PlainEvent, Undecryptable
 from profiler.ingest.decryption.hellos import Hellos
+from profiler.ingest.fastpath import FastPath, module
 from profiler.ingest.http import Message, Messages, NotHttp
 from profiler.ingest.http.message import REQUEST, UNDECODABLE, Output
 from profiler.ingest.memory import Memory
@@ -34,6 +35,7 @@ from profiler.ingest.record import record_of
 from profiler.ingest.settings import Settings
 from profiler.ingest.stream import Event, Streams
 from profiler.outputs import Sink
+from profiler.outputs.jsonl import JsonLines
 
 if TYPE_CHECKING:
     from profiler.exchanges.filter import Filter
@@ -97,11 +99,44 @@ class Pipeline:
 
             self._filter = Filter(left)
             self.account.dropped = self._filter.dropped
+        self._fast: FastPath | None = None
+        self._lines: JsonLines | None = None
+        # What needs each record, or each message, goes through Python.
+        in_python = (self._filter, recorder, settings.count, decryption)
+        if all(each is None for each in in_python):
+            native = module() if isinstance(sink, JsonLines) else None
+            if isinstance(sink, JsonLines) and native is not None:
+                stages = self._streams, self._messages, self.memory
+                self._fast = FastPath(native, settings, stages, processes, self._syscalls)
+                self._lines = sink
 
     @property
     def full(self) -> bool:
         """Whether all messages that ``--count`` requests are written."""
         return self._settings.count is not None and self.account.messages >= self._settings.count
+
+    @property
+    def held(self) -> int:
+        """The bytes of memory that all open connections hold."""
+        return self.memory.total + (self._fast.held if self._fast else 0)
+
+    def feed_all(self, records: list[bytes]) -> list[int]:
+        """Process records of the wire until all are read or :attr:`full`.
+
+        Return the inodes of sockets that proved not HTTP. Raises like :meth:`feed`.
+        """
+        not_http = []
+        at = 0
+        while at < len(records) and not self.full:
+            if self._fast:
+                at, refused = self._take(self._fast, records, at)
+                if not refused:
+                    continue
+            socket = self.feed(records[at])
+            if socket is not None:
+                not_http.append(socket)
+            at += 1
+        return not_http
 
     def feed(self, record: bytes) -> int | None:
         """Process the next record of the wire; return a socket's inode once it proves not HTTP.
@@ -113,10 +148,20 @@ class Pipeline:
         if self._recorder:
             self._recorder.write(record)
         if isinstance(item, (wire.Chunk, wire.End)):
-            return self._move(item)
+            if self._fast is None:
+                return self._move(item)
+            self._reclaim(self._fast, item.socket)
+            not_http = self._move(item)
+            if isinstance(item, wire.Chunk):
+                self._fast.lend(item)
+            return not_http
         if isinstance(item, wire.Clock):
             self._clock_offset = item.realtime - item.kernel
+            if self._fast:
+                self._fast.set_clock(self._clock_offset)
         elif isinstance(item, wire.Process):
+            if self._fast:
+                self._fast.forget_processes()
             cgroup = self._processes.learn(item)
             if cgroup and self._recorder:
                 self._recorder.write(wire.encode(cgroup))
@@ -125,6 +170,8 @@ class Pipeline:
         elif isinstance(item, wire.Session):
             _keep(self._sessions, item.stream, item)
         elif isinstance(item, wire.Cgroup):
+            if self._fast:
+                self._fast.forget_processes()
             self._processes.learn_cgroup(item)
         elif isinstance(item, wire.Keys):
             self.learn(item.lines)
@@ -149,6 +196,8 @@ class Pipeline:
     def finish(self) -> None:
         """End the capture: write the messages that are still open."""
         self.account.final = True
+        if self._fast:
+            self._reclaim_all(self._fast)
         for event in self._streams.finish():
             with self._guard(event.socket):
                 self._read(event)
@@ -161,6 +210,35 @@ class Pipeline:
         if self._filter:
             for record in self._filter.finish():
                 self._emit(record)
+
+    def _take(self, fast: FastPath, records: list[bytes], at: int) -> tuple[int, bool]:
+        """Pass records to the fast path; return the index of the next, and whether it refused."""
+        if fast.is_full:
+            self._reclaim_all(fast)
+        taken = fast.take(records, at)
+        if taken.lines:
+            assert self._lines is not None
+            self._lines.add(taken.lines)
+            self.account.requests += taken.requests
+            self.account.responses += taken.responses
+            self.account.fast += taken.requests + taken.responses
+        return taken.next, taken.refused
+
+    def _reclaim(self, fast: FastPath, socket: int) -> None:
+        """Take a connection back from the fast path, if it is there."""
+        records = fast.reclaim(socket)
+        if records is None:
+            return
+        for record in records:
+            item = wire.decode(record)
+            assert isinstance(item, (wire.Chunk, wire.End))
+            self._move(item)
+        with self._guard(socket):
+            self._bound_memory(socket)
+
+    def _reclaim_all(self, fast: FastPath) -> None:
+        for socket in fast.sockets():
+            self._reclaim(fast, socket)
 
     def _move(self, item: wire.Chunk | wire.End) -> int | None:
         not_http = None

@@ -83,7 +83,7 @@ def record_of(
         handshake = handshake.of_message(version)
     asks = is_request and not head.pushed
     called, is_client = syscalls.get(origin.syscall), sent == is_request
-    constant = _constant_of(
+    constant = constant_of(
         origin, called, is_client, process, names, session, handshake, clock_offset
     )
     record: Record = {
@@ -185,7 +185,7 @@ def _add_request(record: Record | RequestSummary, method: str | None, target: st
         record["url"] = target
 
 
-class _Constant(NamedTuple):
+class Constant(NamedTuple):
     """Fields that are equal in all records of one thread and one direction of a connection.
 
     ``mover`` comes before ``bytes``, ``call`` after the fields of the exchange, and ``socket``
@@ -197,7 +197,7 @@ class _Constant(NamedTuple):
     socket: Record
 
 
-# The fields of a chunk that determine a _Constant.
+# The fields of a chunk that determine a Constant.
 _WHO = (
     "direction", "family", "pid", "tid", "start_time", "socket", "netns", "local_port",
     "remote_port", "local", "remote", "comm",
@@ -205,11 +205,11 @@ _WHO = (
 _who = itemgetter(*map(Chunk._fields.index, _WHO))
 
 # A cache for connections that carry many messages. It is cleared when it is full.
-_constants: dict[tuple[object, ...], _Constant] = {}
+_constants: dict[tuple[object, ...], Constant] = {}
 _CONSTANTS_MAX = 1024
 
 
-def _constant_of(
+def constant_of(
     origin: Chunk,
     syscall: str | None,
     is_client: bool,
@@ -218,7 +218,8 @@ def _constant_of(
     session: Session | None,
     handshake: Handshake | None,
     clock_offset: int,
-) -> _Constant:
+) -> Constant:
+    """Return the fields that messages with this ``origin`` share."""
     # Many connections carry only one exchange, so the first message is not cached.
     key = (
         (_who(origin), syscall, is_client, process, names, session, handshake, clock_offset)
@@ -227,7 +228,7 @@ def _constant_of(
     )
     constant = None if key is None else _constants.get(key)
     if constant is None:
-        constant = _Constant(
+        constant = Constant(
             _of_mover(origin, process, names),
             _of_call(origin, syscall, is_client, names),
             _of_socket(origin, process, session, handshake, clock_offset),

@@ -314,7 +314,7 @@ def _run(
     clock_due, offset = 0.0, 0
     fault_reported = False
     end = None if duration is None else time.monotonic() + duration
-    for records in engine.batches(lambda: pipeline.memory.total):
+    for records in engine.batches(lambda: pipeline.held):
         helper.check()
         # NTP slews the wall clock, and an administrator may set it.
         clocks = _read_clocks(engine.clock)
@@ -349,10 +349,8 @@ def _account(engine: Engine, pipeline: Pipeline) -> Account:
 
 
 def _feed_all(engine: Engine, pipeline: Pipeline, records: list[bytes]) -> None:
-    for record in records:
-        not_http = pipeline.feed(record)
-        if not_http is not None:
-            engine.ignore(not_http)
+    for not_http in pipeline.feed_all(records):
+        engine.ignore(not_http)
 
 
 def _end(engine: Engine, pipeline: Pipeline, sink: Sink, key_source: KeySource | None) -> None:

@@ -87,6 +87,17 @@ class Finish(NamedTuple):
 Event = Union[Chunk, Gap, Finish]
 
 
+class Positions(NamedTuple):
+    """The state of both directions of a socket.
+
+    ``next`` is the next expected position, ``None`` before the first chunk. ``sequences`` are
+    TCP's sequence numbers of position 0; 0 if unknown.
+    """
+
+    next: Sequence[int | None]
+    sequences: Sequence[int]
+
+
 class Streams:
     """The expected position of every open direction."""
 
@@ -126,6 +137,23 @@ class Streams:
             key = _key(socket, direction)
             for table in (self._expected, self._sequences, self._held):
                 table.pop(key, None)
+
+    def positions(self, socket: int) -> Positions | None:
+        """Return the state of ``socket``; ``None`` if chunks are held."""
+        keys = _key(socket, 0), _key(socket, 1)
+        if self._held and any(key in self._held for key in keys):
+            return None
+        return Positions(
+            [self._expected.get(key) for key in keys],
+            [self._sequences.get(key, 0) for key in keys],
+        )
+
+    def resume(self, socket: int, positions: Positions) -> None:
+        """Set the state of ``socket``."""
+        for direction, (position, sequence) in enumerate(zip(*positions)):
+            if position is not None:
+                key = _key(socket, direction)
+                self._expected[key], self._sequences[key] = position, sequence
 
     def held(self, socket: int) -> int:
         """Return the bytes of memory that the held chunks of ``socket`` take."""

@@ -78,9 +78,9 @@ class Lines:
         """The file descriptor that the lines are written to."""
         return self._fd
 
-    def add(self, line: bytes) -> None:
-        """Add one line, with its line feed."""
-        self._batch += line
+    def add(self, lines: bytes) -> None:
+        """Add lines, each with its line feed."""
+        self._batch += lines
         if len(self._batch) >= _BATCH:
             self.flush()
 

@@ -108,6 +108,9 @@ def test_the_summary() -> None:
         "the kernel skipped the probe for 2 calls: the data they moved is missing, "
         "and messages around that time may be wrong",
     ]
+    account.fast = 4
+    assert account.lines() == [*lines[:3], "4 of 5 messages took the fast path", *lines[3:]]
+    account.fast = 0
     # Before the end, a call may count as seen before its fate is decided.
     assert account.lines() == lines
     account.final = True

@@ -16,7 +16,7 @@ from profiler import accounting
 from profiler.accounting import KernelAccount
 from profiler.errors import OutputError
 from profiler.exchanges.conditions import conditions
-from profiler.ingest import session
+from profiler.ingest import fastpath, session
 from profiler.ingest.http import Messages
 from profiler.ingest.http.message import Output
 from profiler.ingest.probe.recording import Recording
@@ -197,6 +197,8 @@ def test_an_error_in_one_connection_is_reported_at_once(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # Usual messages would not come this way.
+    monkeypatch.setenv(fastpath.VARIABLE, "0")
     feed = Messages.feed
     broken: list[int] = []
 

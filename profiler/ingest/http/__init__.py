@@ -15,7 +15,7 @@ as :class:`NotHttp`. After that it makes no message.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Union
+from typing import NamedTuple, Union
 
 from profiler.ingest.http import http1, http2
 from profiler.ingest.http.connection import Connection
@@ -34,7 +34,7 @@ from profiler.ingest.settings import Settings
 from profiler.ingest.stream import RESET, Event, Finish, Gap
 from profiler.ingest.wire import RECV, SEND, Chunk
 
-__all__ = ["Head", "Message", "Messages", "NotHttp", "Request"]
+__all__ = ["Head", "Message", "Messages", "NotHttp", "Request", "Resting"]
 
 # Sockets that are remembered as not HTTP, for chunks that were under way when it was reported.
 _NOT_HTTP_MAX = 4096
@@ -47,6 +47,19 @@ _PROXY_SIZE = 400
 
 _Reader = Union[http1.Reader, http2.Reader]
 _Readers = tuple[_Reader, _Reader]
+
+
+class Resting(NamedTuple):
+    """An HTTP/1 connection between two messages.
+
+    ``requests`` is the direction of requests, and ``number`` that of the last one. ``request`` is
+    the last one if it has no response yet. ``times`` are those of the last bytes, by direction.
+    """
+
+    requests: int
+    number: int
+    request: Request | None
+    times: tuple[int, int]
 
 
 class Messages:
@@ -113,6 +126,37 @@ class Messages:
         sender, receiver = readers
         held = CONNECTION_SIZE + sender.connection.held + sender.held + receiver.held
         return held + _PROXY_SIZE if self._proxies and socket in self._proxies else held
+
+    def is_new(self, socket: int) -> bool:
+        """Whether nothing is known of ``socket``, and its requests are numbered from 1 on."""
+        return not (
+            self._numbers_used
+            or socket in self._readers
+            or socket in self._openings
+            or socket in self._not_http
+        )
+
+    def resting(self, socket: int) -> Resting | None:
+        """Return the state of a connection; ``None`` if that takes more to describe."""
+        sender, receiver = self._readers.get(socket, (None, None))
+        if not (isinstance(sender, http1.Reader) and isinstance(receiver, http1.Reader)):
+            return None
+        connection = sender.connection
+        if not (sender.rests and receiver.rests and connection.rests) or socket in self._proxies:
+            return None
+        assert connection.requests is not None
+        times = sender.last_time, receiver.last_time
+        return Resting(connection.requests, connection.count, connection.request, times)
+
+    def resume(self, socket: int, resting: Resting) -> None:
+        """Continue a connection that was forgotten in this state."""
+        connection = Connection(count=resting.number)
+        connection.resume(resting.requests, resting.request)
+        sender = http1.Reader(SEND, connection, self._settings)
+        receiver = http1.Reader(RECV, connection, self._settings)
+        for reader, time in zip((sender, receiver), resting.times):
+            reader.resume(time)
+        self._readers[socket] = sender, receiver
 
     def give_up(self, socket: int, reason: str = MEMORY_LIMIT) -> Sequence[Output]:
         """Forget a connection, for ``reason``; return the messages that are open.

@@ -59,6 +59,28 @@ class Connection:
         self._pipelines = False
         self._unasked_time = 0  # of the last final response that found none in flight
 
+    @property
+    def rests(self) -> bool:
+        """Whether ``requests``, ``count`` and ``request`` are all of its state."""
+        inflight = self._inflight
+        if self.requests is None or self.undecided is not None or self.ended:
+            return False
+        if self._pipelines or self._unasked_time or len(inflight) > 1:
+            return False
+        return not inflight or (inflight[0] is not None and inflight[0].number == self.count)
+
+    @property
+    def request(self) -> Request | None:
+        """The first request in flight."""
+        return self._inflight[0] if self._inflight else None
+
+    def resume(self, requests: int, request: Request | None) -> None:
+        """Continue with at most one ``request`` in flight, in direction ``requests``."""
+        self.requests = requests
+        if request is not None:
+            self._inflight.append(request)
+            self.held += request_size(request)
+
     def type_in(self, direction: int) -> Type | None:
         """Return the type of the messages in ``direction``; ``None`` while it is not known."""
         if self.requests is None:

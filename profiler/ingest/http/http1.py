@@ -182,6 +182,24 @@ class Reader:
         del self._out
 
     @property
+    def rests(self) -> bool:
+        """Whether it stands between two messages, and has parsed everything before."""
+        return (
+            self._step is Reader._read_head
+            and not (self._pending or self._unknown_time or self.finished)
+            and self.over is None
+        )
+
+    @property
+    def last_time(self) -> int:
+        """The time of the last bytes."""
+        return self._time
+
+    def resume(self, time: int) -> None:
+        """Continue between two messages; the last bytes came at ``time``."""
+        self._time = time
+
+    @property
     def skips(self) -> bool:
         """Whether nothing is known of what comes next."""
         return self._step is Reader._skip

@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Python side of the native fast path (``fastpath/``), which makes the lines of usual messages.
+
+A connection belongs to one side at a time. Python *lends* the state of a connection at rest: both
+directions stand between two messages. The native module takes records while they are usual, and
+refuses the first that is not, before any state has changed. Then Python *reclaims* the connection
+and reads that record itself. So Python is the reference, and whatever the module does not know
+needs no code there.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import orjson
+
+from profiler.exchanges.text import escaped
+from profiler.ingest import wire
+from profiler.ingest.http import Messages, Request, Resting
+from profiler.ingest.memory import Memory
+from profiler.ingest.process import Processes
+from profiler.ingest.record import constant_of
+from profiler.ingest.settings import Settings
+from profiler.ingest.stream import Positions, Streams
+from profiler.ingest.wire import EVENT, Chunk, construct
+
+VARIABLE = "HTTP_PROFILER_FASTPATH"
+"""``0`` in this environment variable turns the fast path off."""
+
+
+def module() -> ModuleType | None:
+    """Return the native module; ``None`` if it is turned off or not installed."""
+    if os.environ.get(VARIABLE) == "0":
+        return None
+    try:
+        import http_profiler_fastpath
+    except ImportError:
+        return None
+    return http_profiler_fastpath  # type: ignore[no-any-return]
+
+
+class Taken(NamedTuple):
+    """Records that the module took: ``next`` is the index of the first that it did not.
+
+    ``refused``: Python must read that one. ``lines`` are as many as ``requests`` and ``responses``.
+    """
+
+    next: int
+    refused: bool
+    lines: bytes
+    requests: int
+    responses: int
+
+
+class FastPath:
+    """The connections that the native module holds."""
+
+    def __init__(
+        self,
+        native: ModuleType,
+        settings: Settings,
+        stages: tuple[Streams, Messages, Memory],
+        processes: Processes,
+        syscalls: Mapping[int, str],
+    ) -> None:
+        self._streams, self._messages, self._memory = stages
+        self._processes = processes
+        self._syscalls = syscalls
+        self._clock_offset = 0
+        self._native: Any = native.FastPath(
+            self._describe,
+            self._messages.is_new,
+            settings.max_head,
+            settings.max_body,
+            settings.connection_memory,
+        )
+
+    @property
+    def held(self) -> int:
+        """Bytes of memory that these connections take, as Python counts them, or more."""
+        return int(self._native.held)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the connections of both sides need the memory that is left to Python."""
+        return self.held > self._memory.room
+
+    def take(self, records: list[bytes], start: int) -> Taken:
+        """Let the module take records, from index ``start`` on."""
+        return Taken(*self._native.feed(records, start, max(self._memory.room, 0)))
+
+    def set_clock(self, offset: int) -> None:
+        """Set CLOCK_REALTIME minus the kernel's clock, in ns."""
+        self._clock_offset = offset
+        self._native.set_clock(offset)
+
+    def forget_processes(self) -> None:
+        """What is known of a process has changed."""
+        self._native.describe_again()
+
+    def lend(self, chunk: Chunk) -> None:
+        """Lend the connection of ``chunk`` if it is at rest after it, and there is room."""
+        if chunk.family not in (wire.AF_INET, wire.AF_INET6) or chunk.socket & wire.TLS_STREAM:
+            return
+        socket = chunk.socket
+        resting = self._messages.resting(socket)
+        positions = self._streams.positions(socket)
+        if resting is None or positions is None:
+            return
+        requests, number, request, times = resting
+        asked = None
+        if request is not None:
+            _, method, target, host, origin = request
+            if not f"{method}{target}{host}".isascii():
+                return
+            asked = method, target, host, EVENT.pack(*origin[:-1]), origin.payload
+        if self._native.adopt(
+            socket, (positions.next, positions.sequences, times, requests, number, asked)
+        ):
+            self._streams.forget(socket)
+            self._messages.forget(socket)
+            self._memory.use(socket, 0)
+
+    def reclaim(self, socket: int) -> list[bytes] | None:
+        """Take a connection back; return the records to read again. ``None``: it was not lent."""
+        released = self._native.release(socket)
+        if released is None:
+            return None
+        (following, sequences, times, requests, number, asked), records = released
+        request = None
+        if asked is not None:
+            method, target, host, header, payload = asked
+            origin = construct(Chunk, (*EVENT.unpack(header), payload))
+            request = Request(number, method, target, host, origin)
+        self._streams.resume(socket, Positions(following, sequences))
+        self._messages.resume(socket, Resting(requests, number, request, tuple(times)))
+        return list(records)
+
+    def sockets(self) -> list[int]:
+        """Return the connections, the one idle longest first."""
+        return list(self._native.sockets())
+
+    def _describe(self, header: bytes, is_client: bool) -> tuple[bytes, bytes, bytes]:
+        """Return the parts of a line that the records of a thread and a direction share."""
+        origin = construct(Chunk, (*EVENT.unpack(header), b""))
+        process = self._processes.identity(origin.pid, origin.start_time)
+        syscall = self._syscalls.get(origin.syscall)
+        constant = constant_of(
+            origin, syscall, is_client, process, None, None, None, self._clock_offset
+        )
+        mover, call, socket = (
+            escaped(orjson.dumps(part))[1:-1] + b"," if part else b"" for part in constant
+        )
+        return mover, call, socket

@@ -1,0 +1,375 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The native fast path writes the lines that Python writes, byte by byte.
+
+Each input is replayed with it and without. Python is the reference. Lines of messages that are
+still open at the end may come in another order of connections.
+
+The inputs are the recordings, the cases of ``tests/cases``, exchanges on one connection, and
+mutations of all these. Without the module all but one of these tests are skipped.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from benchmarks.replay import kept_alive
+from profiler.accounting import Account
+from profiler.exchanges.conditions import conditions
+from profiler.ingest import fastpath, wire
+from profiler.ingest.pipeline import Pipeline
+from profiler.ingest.probe.recording import Recording
+from profiler.ingest.process import Processes
+from profiler.ingest.settings import Settings
+from profiler.outputs.jsonl import JsonLines
+from tests.replay.script import CASES, Script, read
+from tests.replay.script import records as records_of
+
+RECORDINGS = sorted((Path(__file__).parent / "cases").iterdir())
+SCRIPTS = {path.parent.name: read(path) for path in sorted(CASES.glob("*/stream.txt"))}
+SEEDS = range(40)
+
+installed = pytest.mark.skipif(
+    fastpath.module() is None, reason="the module http_profiler_fastpath is not installed"
+)
+
+
+class Kept(JsonLines):
+    """Keeps lines instead of writing them."""
+
+    def __init__(self) -> None:
+        super().__init__(None)
+        self.written = bytearray()
+
+    def add(self, lines: bytes) -> None:
+        self.written += lines
+
+
+class Replayed(NamedTuple):
+    lines: bytes
+    at_the_end: list[bytes]
+    not_http: list[int]
+    account: Account
+
+
+def replay(records: list[bytes], settings: Settings, batch: int = 1000) -> Replayed:
+    sink = Kept()
+    pipeline = Pipeline(settings, sink, Processes(None), "x86_64")
+    not_http = []
+    for at in range(0, len(records), batch):
+        not_http += pipeline.feed_all(records[at : at + batch])
+    lines = bytes(sink.written)
+    pipeline.finish()
+    at_the_end = bytes(sink.written)[len(lines) :].splitlines()
+    return Replayed(lines, sorted(at_the_end), not_http, pipeline.account)
+
+
+@pytest.fixture
+def same(monkeypatch: pytest.MonkeyPatch):
+    def check(records: list[bytes], settings: Settings = Settings(), batch: int = 1000) -> int:  # noqa: B008
+        """Compare both ways; return how many messages took the fast path."""
+        monkeypatch.delenv(fastpath.VARIABLE, raising=False)
+        native = replay(records, settings, batch)
+        monkeypatch.setenv(fastpath.VARIABLE, "0")
+        reference = replay(records, settings, batch)
+        assert native.lines.splitlines() == reference.lines.splitlines()
+        assert native.at_the_end == reference.at_the_end
+        assert native.not_http == reference.not_http
+        fast = native.account.fast
+        native.account.fast = 0
+        assert native.account == reference.account
+        assert reference.account.fast == 0
+        return fast
+
+    return check
+
+
+def recorded(case: Path) -> list[bytes]:
+    return list(Recording(case / "capture").records())
+
+
+def scripted(script: Script) -> list[bytes]:
+    return records_of(script.steps, script.joined)
+
+
+def kept(fresh: bool) -> list[bytes]:
+    return kept_alive(recorded(Path(__file__).parent / "cases" / "demo"), 6, fresh)
+
+
+INPUTS = {
+    **{f"recording {case.name}": (recorded(case), Settings()) for case in RECORDINGS},
+    **{name: (scripted(script), script.settings) for name, script in SCRIPTS.items()},
+    "kept alive": (kept(False), Settings()),
+    "fresh": (kept(True), Settings()),
+}
+inputs = pytest.mark.parametrize("name", INPUTS)
+
+
+@installed
+@inputs
+def test_the_same_lines(name: str, same) -> None:
+    records, settings = INPUTS[name]
+    same(records, settings)
+    same(records, settings, batch=1)
+
+
+@installed
+@pytest.mark.parametrize(
+    ("name", "messages"), [("recording demo", 20), ("kept alive", 24), ("fresh", 24)]
+)
+def test_all_usual_messages_take_it(name: str, messages: int, same) -> None:
+    assert same(*INPUTS[name]) == messages
+
+
+# Where all connections together need too much, another one may be dropped: Python does not know
+# when those on the fast path were used last.
+@installed
+@pytest.mark.parametrize("name", [name for name in INPUTS if name != "memory-limit"])
+def test_the_same_lines_of_mutations(name: str, same) -> None:
+    records, settings = INPUTS[name]
+    for seed in SEEDS:
+        chance = random.Random(f"{name} {seed}")
+        same(mutated(records, chance), settings, chance.choice([1, 3, 1000]))
+
+
+@installed
+@pytest.mark.parametrize("limit", [2000, 5000, 10_000, 50_000])
+def test_the_same_lines_within_little_memory(limit: int, same) -> None:
+    records, _ = INPUTS["recording threads"]
+    same(records, Settings(max_connection_memory=limit))
+
+
+@installed
+def test_memory_of_connections_elsewhere_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(fastpath.VARIABLE, raising=False)
+    records, _ = INPUTS["recording threads"]
+    for limit in (3000, 10_000, 100_000):
+        pipeline = Pipeline(Settings(max_memory=limit), Kept(), Processes(None), "x86_64")
+        for record in records:
+            pipeline.feed_all([record])
+            assert pipeline.held <= limit
+
+
+@installed
+@pytest.mark.parametrize(
+    "settings", [Settings(count=5), Settings(where=conditions(method=("GET",)))]
+)
+def test_what_needs_each_message_goes_through_python(settings: Settings, same) -> None:
+    assert same(INPUTS["kept alive"][0], settings) == 0
+
+
+@installed
+def test_another_clock_and_process_show_at_once(same) -> None:
+    records, settings = INPUTS["kept alive"]
+    (process,) = [r for r in records if r[0] == wire.PROCESS][:1]
+    other = wire.decode(process)
+    assert isinstance(other, wire.Process)
+    changes = [
+        wire.encode(wire.Clock(0, 10**18)),
+        *(
+            wire.encode(item._replace(cmdline=b"another\0", cgroup=99))
+            for item in map(wire.decode, records)
+            if isinstance(item, wire.Process)
+        ),
+        wire.encode(wire.Cgroup(99, b"/another")),
+    ]
+    for change in changes:
+        assert same([*records[:-8], change, *records[-8:]], settings) == 24
+
+
+def test_a_variable_turns_it_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(fastpath.VARIABLE, "0")
+    assert fastpath.module() is None
+
+
+# ---- how captures are mutated
+
+
+def mutated(records: list[bytes], chance: random.Random) -> list[bytes]:
+    records = list(records)
+    for _ in range(chance.choice([1, 1, 1, 2, 5])):
+        if records:
+            chance.choice(MUTATIONS)(records, chance)
+    return records
+
+
+def delete(records: list[bytes], chance: random.Random) -> None:
+    del records[chance.randrange(len(records))]
+
+
+def swap(records: list[bytes], chance: random.Random) -> None:
+    at = chance.randrange(len(records))
+    other = min(len(records) - 1, at + chance.randint(1, 3))
+    records[at], records[other] = records[other], records[at]
+
+
+def repeat(records: list[bytes], chance: random.Random) -> None:
+    at = chance.randrange(len(records))
+    records.insert(at + chance.randint(0, 2), records[at])
+
+
+def end(records: list[bytes], chance: random.Random) -> None:
+    item = wire.decode(chance.choice(records))
+    if isinstance(item, wire.Chunk):
+        position = chance.choice([0, item.position, item.position + item.size])
+        flags = chance.choice([0, wire.FLAG_RESET, wire.FLAG_EXIT])
+        ended = wire.End(chance.randint(0, 1), item.time, item.socket, position, flags)
+        records.insert(chance.randrange(len(records)), wire.encode(ended))
+
+
+def split(records: list[bytes], chance: random.Random) -> None:
+    at, item = chunk_of(records, chance)
+    if item is None:
+        return
+    heads = [match.end() for match in re.finditer(rb"\r\n\r\n", item.payload)]
+    places = sorted({chance.choice([*heads, chance.randrange(item.captured)]) for _ in range(2)})
+    edges = [0, *(place for place in places if 0 < place < item.captured), item.captured]
+    records[at : at + 1] = [
+        wire.encode(
+            item._replace(
+                payload=item.payload[start:stop],
+                position=item.position + start,
+                captured=stop - start,
+                size=stop - start + (item.size - item.captured if stop == item.captured else 0),
+                time=min(item.time + start, 2**64 - 1),
+            )
+        )
+        for start, stop in zip(edges, edges[1:])
+    ]
+
+
+def join(records: list[bytes], chance: random.Random) -> None:
+    """Make one chunk of two, as if two messages came in one call."""
+    at, item = chunk_of(records, chance)
+    for other_at in range(at + 1, len(records)):
+        other = wire.decode(records[other_at])
+        if item is not None and isinstance(other, wire.Chunk) and way(other) == way(item):
+            payload = item.payload + other.payload
+            size = item.size + other.size
+            joined = item._replace(payload=payload, captured=len(payload), size=size)
+            records[at] = wire.encode(joined)
+            del records[other_at]
+            return
+
+
+def change(records: list[bytes], chance: random.Random) -> None:
+    """Change the fields of a record that are not its payload."""
+    at, item = chunk_of(records, chance)
+    if item is None:
+        return
+    changes = [
+        {"flags": 1 << chance.randrange(8)},
+        {"time": max(item.time + chance.choice([-(10**9), -1, 1, 10**9]), 0)},
+        {"time": chance.choice([0, 2**63, 2**64 - 1])},
+        {"position": max(item.position + chance.choice([-5, -1, 1, 100, 2**40]), 0)},
+        {"size": item.size + chance.choice([1, 1000])},
+        {"sequence": chance.choice([0, 1, 2**32 - 1])},
+        {"syscall": chance.choice([-1, 0, 1, 44, 10_000])},
+        {"tid": item.tid + 1},
+        {"pid": item.pid + 1},
+        {"comm": chance.choice([b'\xff\x1b"\\'.ljust(16, b"\0"), b"x" * 16])},
+        {"family": chance.choice([0, wire.AF_UNIX, wire.AF_INET6, 99])},
+        {"socket": chance.choice([0, 1, wire.TLS_STREAM | 1, 2**63 - 1])},
+        {"remote_port": 0},
+    ]
+    records[at] = wire.encode(item._replace(**chance.choice(changes)))
+
+
+_EDITS = [
+    (rb"\r\n(?=[^\r\n])", b'\r\nX-Two: 1\r\nx-two: "2"\r\n'),
+    (rb"\r\n(?=[^\r\n])", b"\r\nHost: other\r\n"),
+    (rb"\r\n(?=[^\r\n])", b"\r\nExpect: 100-continue\r\n"),
+    (rb"\r\n(?=[^\r\n])", b"\r\nContent-Length: 3\r\n"),
+    (rb"\r\n(?=[^\r\n])", b"\r\nTransfer-Encoding: chunked\r\n"),
+    (rb"\r\n(?=[^\r\n])", b"\r\nContent-Encoding: gzip\r\n"),
+    (rb"\r\n(?=[^\r\n])", b"\r\nContent-Type: text/plain; charset=latin-1\r\n"),
+    (rb"\r\n(?=[^\r\n])", b"\r\nContent-Type: text/plain; charset=UTF-8\r\n"),
+    (rb"\r\n(?=[^\r\n])", b"\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n"),
+    (rb"\r\n(?=[^\r\n])", b"\r\n folded\r\n"),
+    (rb"\r\n(?=[^\r\n])", b"\r\nNo field\r\n"),
+    (rb"\r\n(?=[^\r\n])", b"\r\nA : b\r\n"),
+    (rb"\r\n(?=[^\r\n])", b"\r\nA:\xe9\xff\r\n"),
+    (rb"\r\n(?=[^\r\n])", "\r\nA: é\u0085\r\n".encode()),
+    (rb"\r\n(?=[^\r\n])", b"\r\nA: \x7f\x01\r\n"),
+    (rb"\r\n(?=[^\r\n])", b"\r\nA:\t b \t\r\n"),
+    (rb"\r\n", b"\n"),
+    (rb"\r\n", b"\r\r\n"),
+    (rb"\r\n\r\n", b"\r\n"),
+    (rb"\A", b"\r\n"),
+    (rb"\A[A-Z]+ ", b"HEAD "),
+    (rb"\A[A-Z]+ ", b"CONNECT "),
+    (rb"\A[A-Z]+ ", b"Other~1 "),
+    (rb"\A[A-Z]+ ", b"POST  "),
+    (rb"\A([A-Z]+ \S+) HTTP/1.1", rb"\1?" + b"x" * 2000 + b" HTTP/1.1"),
+    (rb"HTTP/1.1", b"HTTP/1.0"),
+    (rb"HTTP/1.1", b"HTTP/2.0"),
+    (rb"\AHTTP/1.[01] \d+", b"HTTP/1.1 100"),
+    (rb"\AHTTP/1.[01] \d+", b"HTTP/1.1 101"),
+    (rb"\AHTTP/1.[01] \d+", b"HTTP/1.1 204"),
+    (rb"\AHTTP/1.[01] \d+", b"HTTP/1.1 304"),
+    (rb"\AHTTP/1.[01] \d+", b"HTTP/1.1 000"),
+    (rb"\AHTTP/1.[01] (\d+) [^\r]*", rb"HTTP/1.1 \1"),
+    (rb"\AHTTP/1.[01] (\d+) [^\r]*", b'HTTP/1.1 \\1   "two  words" '),
+    (rb"(?i)content-length: *\d+", b"Content-Length: 0"),
+    (rb"(?i)content-length: *\d+", b"Content-Length: 00002"),
+    (rb"(?i)content-length: *\d+", b"Content-Length: 2, 2"),
+    (rb"(?i)content-length: *\d+", b"Content-Length: -1"),
+    (rb"(?i)content-length: *\d+", b"Content-Length: 99999999"),
+    (rb"(?i)content-length", b"X-Length"),
+    (rb"\Z", b"GET / HTTP/1.1\r\n\r\n"),
+    (rb"\Z", b"x"),
+    (rb".\Z", b""),
+    (rb"(?s)..\Z", b"\xff\xfe"),
+    (rb"(?s)..\Z", b"\xc2\x9b"),
+    (rb"(?s)..\Z", b'"\x7f'),
+    (rb"(?s)..\Z", b"\xc3"),
+]
+
+
+def edit(records: list[bytes], chance: random.Random) -> None:
+    """Change a payload; later positions of that direction follow, mostly."""
+    at, item = chunk_of(records, chance)
+    if item is None:
+        return
+    pattern, text = chance.choice(_EDITS)
+    payload = re.sub(pattern, text, item.payload, count=1)
+    if not payload:
+        return
+    if pattern == rb"(?s)..\Z" or chance.random() < 0.1:
+        records[at] = wire.encode(
+            item._replace(payload=payload, captured=len(payload), size=len(payload))
+        )
+        return
+    more = len(payload) - item.captured
+    records[at] = wire.encode(
+        item._replace(
+            payload=payload, captured=len(payload), size=max(item.size + more, len(payload))
+        )
+    )
+    for index in range(at + 1, len(records)):
+        later = wire.decode(records[index])
+        if isinstance(later, (wire.Chunk, wire.End)) and way(later) == way(item):
+            records[index] = wire.encode(later._replace(position=max(later.position + more, 0)))
+
+
+def chunk_of(
+    records: list[bytes], chance: random.Random
+) -> tuple[int, wire.Chunk] | tuple[int, None]:
+    chunks = [at for at, record in enumerate(records) if record[0] == wire.CHUNK]
+    if not chunks:
+        return 0, None
+    at = chance.choice(chunks)
+    item = wire.decode(records[at])
+    assert isinstance(item, wire.Chunk)
+    return at, item if item.payload else None
+
+
+def way(item: wire.Chunk | wire.End) -> tuple[int, int]:
+    return item.socket, item.direction
+
+
+MUTATIONS = [delete, swap, repeat, end, split, split, join, change, change, edit, edit, edit]
