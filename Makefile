@@ -34,7 +34,7 @@ test: setup setup-browser setup-vagrant
 
 # Every test on every guest, and what takes too long for each change: some hours.
 test-all: test
-	$(VENV)/bin/tox run -q -e coverage,e2e-install,deb,matrix
+	$(VENV)/bin/tox run -q -e coverage,fastpath,e2e-install,deb,matrix
 
 lint: setup
 	$(VENV)/bin/tox run -q -e lint

@@ -63,7 +63,6 @@ def words(memory: mmap.mmap) -> memoryview:
     return memoryview(memory).cast("Q")
 
 
-
 def bpf(command: int, attributes: bytes) -> int:
     """Call bpf(2); return its result, or -1 with the error in :func:`ctypes.get_errno`.
 

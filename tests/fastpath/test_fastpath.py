@@ -29,7 +29,7 @@ from profiler.outputs.jsonl import JsonLines
 from tests.replay.script import CASES, Script, read
 from tests.replay.script import records as records_of
 
-RECORDINGS = sorted((Path(__file__).parent / "cases").iterdir())
+RECORDINGS = sorted((CASES.parent / "replay" / "cases").iterdir())
 SCRIPTS = {path.parent.name: read(path) for path in sorted(CASES.glob("*/stream.txt"))}
 SEEDS = range(40)
 
