@@ -13,6 +13,7 @@ import os
 import socket
 import ssl
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 CERTIFICATE, KEY = "/tmp/tls/certificate.pem", "/tmp/tls/key.pem"
@@ -68,14 +69,14 @@ def attach_repeatedly(count: str, *pids: str) -> None:
 
     libraries.Probes = Points
     during = []
-    with BccEngine(Settings(tls=True)) as engine:
+    with BccEngine(Settings(tls=True)) as engine, ThreadPoolExecutor(64) as pool:
         engine.discover()
         for number in range(int(count)):
             attached = [attach_to_file(*point) for point in points]
             if number == 0:
                 during = [changed(int(pid)) for pid in pids]
-            for descriptor in attached:
-                os.close(descriptor)
+            # Each waits for all CPUs; side by side they wait once.
+            list(pool.map(os.close, attached))
         after = [changed(int(pid)) for pid in pids]
     print(json.dumps({"points": len(points), "during": during, "after": after}))
 
