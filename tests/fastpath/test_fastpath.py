@@ -29,7 +29,8 @@ from profiler.outputs.jsonl import JsonLines
 from tests.replay.script import CASES, Script, read
 from tests.replay.script import records as records_of
 
-RECORDINGS = sorted((CASES.parent / "replay" / "cases").iterdir())
+RECORDED = Path(__file__).parents[1] / "replay" / "cases"
+RECORDINGS = sorted(RECORDED.iterdir())
 SCRIPTS = {path.parent.name: read(path) for path in sorted(CASES.glob("*/stream.txt"))}
 SEEDS = range(40)
 
@@ -97,7 +98,7 @@ def scripted(script: Script) -> list[bytes]:
 
 
 def kept(fresh: bool) -> list[bytes]:
-    return kept_alive(recorded(Path(__file__).parent / "cases" / "demo"), 6, fresh)
+    return kept_alive(recorded(RECORDED / "demo"), 6, fresh)
 
 
 INPUTS = {
