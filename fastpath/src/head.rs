@@ -5,6 +5,7 @@
 //! spaces in the start line, names that are tokens (RFC 9110, 5.6.2), and at most one of each field
 //! that decides how the body is read. `http1.py`, `classify.py` and `fields.py` read all others.
 
+use crate::json::printable_prefix;
 use std::ops::Range;
 
 /// Fields of one head. Finding repeated ones compares each with those before it.
@@ -130,7 +131,7 @@ fn set<T>(place: &mut Option<T>, value: T) -> Option<()> {
 fn line_at(data: &[u8], at: usize, max_size: usize) -> Option<(Range<usize>, usize)> {
     let rest = data.get(at..data.len().min(max_size))?;
     // The first byte that is not printable must be the CR.
-    let size = rest.iter().position(|&byte| !(0x20..0x7f).contains(&byte))?;
+    let size = printable_prefix(rest);
     if rest.get(size..size + 2)? != b"\r\n" {
         return None;
     }
@@ -189,8 +190,21 @@ fn trimmed(data: &[u8], mut range: Range<usize>) -> Range<usize> {
     range
 }
 
+/// Whether a byte may be part of a token, by its value.
+const TOKEN: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        table[byte] = matches!(byte as u8,
+            b'!' | b'#'..=b'\'' | b'*' | b'+' | b'-' | b'.' | b'^'..=b'`' | b'|' | b'~'
+            | b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z');
+        byte += 1;
+    }
+    table
+};
+
 fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+    TOKEN[usize::from(byte)]
 }
 
 #[cfg(test)]
@@ -257,6 +271,14 @@ mod tests {
         assert!(Head::parse(b"GET / HTTP/1.1\r\n\r\n", 17).is_none());
         let many = "A: b\r\n".repeat(FIELDS_MAX + 1);
         assert!(Head::parse(format!("GET / HTTP/1.1\r\n{many}\r\n").as_bytes(), 9999).is_none());
+    }
+
+    #[test]
+    fn tokens_are_those_of_rfc_9110() {
+        for byte in 0..=255_u8 {
+            let expected = byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+            assert_eq!(is_token(byte), expected, "{byte}");
+        }
     }
 
     #[test]

@@ -10,61 +10,90 @@ pub fn escape(out: &mut Vec<u8>, text: &[u8]) {
     let mut copied = 0;
     let mut at = 0;
     while at < text.len() {
-        if let Some(block) = text.get(at..at + 8) {
-            if !has_special(block) {
-                at += 8;
+        at += plain_prefix(&text[at..]);
+        let byte = match text.get(at) {
+            None => break,
+            Some(byte) => *byte,
+        };
+        let short = match byte {
+            b'"' | b'\\' => byte,
+            b'\n' => b'n',
+            b'\r' => b'r',
+            b'\t' => b't',
+            8 => b'b',
+            12 => b'f',
+            0..=0x1f | 0x7f => 0,
+            // U+0080 to U+009F are two bytes in UTF-8.
+            0xc2 if matches!(text.get(at + 1), Some(0x80..=0x9f)) => {
+                out.extend_from_slice(&text[copied..at]);
+                number(out, text[at + 1]);
+                at += 2;
+                copied = at;
                 continue;
             }
-        }
-        let stop = text.len().min(at + 8);
-        while at < stop {
-            let byte = text[at];
-            let short = match byte {
-                b'"' | b'\\' => byte,
-                b'\n' => b'n',
-                b'\r' => b'r',
-                b'\t' => b't',
-                8 => b'b',
-                12 => b'f',
-                0..=0x1f | 0x7f => 0,
-                // U+0080 to U+009F are two bytes in UTF-8.
-                0xc2 if matches!(text.get(at + 1), Some(0x80..=0x9f)) => {
-                    out.extend_from_slice(&text[copied..at]);
-                    at += 1;
-                    number(out, text[at]);
-                    at += 1;
-                    copied = at;
-                    continue;
-                }
-                _ => {
-                    at += 1;
-                    continue;
-                }
-            };
-            out.extend_from_slice(&text[copied..at]);
-            if short == 0 {
-                number(out, byte);
-            } else {
-                out.extend_from_slice(&[b'\\', short]);
+            _ => {
+                at += 1;
+                continue;
             }
-            at += 1;
-            copied = at;
+        };
+        out.extend_from_slice(&text[copied..at]);
+        if short == 0 {
+            number(out, byte);
+        } else {
+            out.extend_from_slice(&[b'\\', short]);
         }
+        at += 1;
+        copied = at;
     }
     out.extend_from_slice(&text[copied..]);
 }
 
-/// Whether one of eight bytes may need an escape.
-fn has_special(block: &[u8]) -> bool {
-    const ONES: u64 = 0x0101_0101_0101_0101;
-    const HIGH: u64 = 0x8080_8080_8080_8080;
+/// Return how many bytes stand before the first that may need an escape; eight are tried at once.
+fn plain_prefix(text: &[u8]) -> usize {
+    let mut at = 0;
+    while let Some(block) = text.get(at..at + 8) {
+        let word = word_of(block);
+        let special = (not_printable(word) | equal(word, b'"') | equal(word, b'\\')) & HIGH;
+        if special != 0 {
+            return at + special.trailing_zeros() as usize / 8;
+        }
+        at += 8;
+    }
+    at
+}
+
+/// Return how many bytes of printable ASCII `text` begins with.
+pub fn printable_prefix(text: &[u8]) -> usize {
+    let mut at = 0;
+    while let Some(block) = text.get(at..at + 8) {
+        let other = not_printable(word_of(block)) & HIGH;
+        if other != 0 {
+            return at + other.trailing_zeros() as usize / 8;
+        }
+        at += 8;
+    }
+    let rest = &text[at..];
+    at + rest.iter().position(|&byte| !(0x20..0x7f).contains(&byte)).unwrap_or(rest.len())
+}
+
+const ONES: u64 = 0x0101_0101_0101_0101;
+/// The high bit of each byte. The functions below set it in the first byte that they look for, and
+/// in no byte before that one. After it they may be wrong, because it borrows from the next.
+const HIGH: u64 = 0x8080_8080_8080_8080;
+
+/// Return eight bytes as an integer whose lowest byte is the first.
+fn word_of(block: &[u8]) -> u64 {
     let mut bytes = [0; 8];
     bytes.copy_from_slice(block);
-    let word = u64::from_ne_bytes(bytes);
-    // A byte below n borrows; where bytes are above 0x7f, HIGH shows it anyway.
-    let below = |word: u64, n: u64| word.wrapping_sub(ONES * n);
-    let equal = |byte: u8| below(word ^ (ONES * u64::from(byte)), 1);
-    (word | below(word, 0x20) | equal(b'"') | equal(b'\\') | equal(0x7f)) & HIGH != 0
+    u64::from_le_bytes(bytes)
+}
+
+fn not_printable(word: u64) -> u64 {
+    word | word.wrapping_sub(ONES * 0x20) | equal(word, 0x7f)
+}
+
+fn equal(word: u64, byte: u8) -> u64 {
+    (word ^ (ONES * u64::from(byte))).wrapping_sub(ONES)
 }
 
 fn number(out: &mut Vec<u8>, byte: u8) {
@@ -212,6 +241,18 @@ mod tests {
                 let (before, behind) = ("x".repeat(at), "~".repeat(24 - at));
                 let text = format!("{before}{special}{behind}");
                 assert_eq!(escaped(&text), format!("{before}{alone}{behind}"));
+            }
+        }
+    }
+
+    #[test]
+    fn finds_the_end_of_printable_text() {
+        for other in 0..=255 {
+            let is_printable = (0x20..0x7f).contains(&other);
+            for at in 0..20 {
+                let mut text = vec![b'~'; 20];
+                text[at] = other;
+                assert_eq!(printable_prefix(&text), if is_printable { 20 } else { at });
             }
         }
     }
