@@ -357,6 +357,9 @@ static __always_inline void compare_record(struct call *call)
 		return;
 	key.session = within->session;
 	struct tls_stream *stream = known_stream(&key);
+	/* A library may receive the head of a record alone: it can be that of a hello. */
+	if (!stream && size < RECORD_SIZE && byte_of(&record, 0) == RECORD_HANDSHAKE)
+		return;
 	if (!stream && (!flags || is_return_seen(within)))
 		stream = begin_stream(&key, within->library, flags);
 	if (stream && is_return_seen(within))
