@@ -65,8 +65,8 @@ def record_of(
     ``names`` are the paths of a Unix socket. ``clock_offset`` is CLOCK_REALTIME minus
     the kernel's clock, in nanoseconds. ``max_content`` limits the bytes that decoding
     a content coding may yield. ``syscalls`` maps the syscall numbers of the captured
-    machine to names. ``session`` is the TLS session that encrypted the message; ``handshake`` is
-    that of a connection that was decrypted with a key log.
+    machine to names. ``session`` is the TLS session that encrypted the message, in a library;
+    without one, ``handshake`` is that of a connection that was decrypted with a key log.
     """
     # Unpacked at once: accessing each field by its name costs a third of this function's time.
     origin, head, raw, body, size, incomplete, last_time, trailers, error_code, proxy = message
