@@ -85,7 +85,7 @@ def test_floods_of_open_connections_leave_those_that_wait(
 @pytest.mark.parametrize("route", ROUTES)
 @pytest.mark.parametrize(
     ("kind", "floods"),
-    [("bytes", 1), ("bytes", 32), pytest.param("resets", 1, marks=pytest.mark.thorough)],
+    [("bytes", 1), ("bytes", 64), pytest.param("resets", 1, marks=pytest.mark.thorough)],
 )
 def test_floods_of_connections_cost_only_their_own_lines(
     guest: Guest, token: str, route: str, kind: str, floods: int
