@@ -204,6 +204,8 @@ static __always_inline void meet_end(struct call *call)
 	if (call->msg_flags & MSG_NOT_STREAM ||
 	    !(FIELD(u8, call->sk, sock_sk_shutdown) & RCV_SHUTDOWN))
 		return;
+	if (call->look != LOOK_SECOND)
+		meet_end_of_session(call);
 	u64 inode = socket_inode(call->socket);
 	struct connection *connection = known_connection(inode);
 	if (!connection || !connection->forwarded)

@@ -52,14 +52,41 @@ static __always_inline u64 stack_of(void *ctx, u8 library)
 	return stack - end;
 }
 
+/* OpenSSL's BIO_TYPE_SSL */
+#define BIO_TYPE_SSL 0x207
+
+/*
+ * The session (SSL *) that a BIO of BIO_f_ssl() holds; 0: unknown. It is the first member of what
+ * the BIO's last pointer points to. OpenSSL 3 has put one pointer before the members of 1.1.1;
+ * the type, to which the member `method` points, shows which version it is.
+ */
+static __always_inline u64 session_of_bio(u64 bio)
+{
+	u64 member[9] = {};
+	u64 session = 0;
+	u32 type = 0;
+
+	if (probe_read_user(member, sizeof(member), (void *)bio))
+		return 0;
+	u64 data = member[8];
+	if (probe_read_user(&type, sizeof(type), (void *)member[1]) || type != BIO_TYPE_SSL) {
+		data = member[7];
+		if (probe_read_user(&type, sizeof(type), (void *)member[0]) || type != BIO_TYPE_SSL)
+			return 0;
+	}
+	probe_read_user(&session, sizeof(session), (void *)data);
+	return session;
+}
+
 /* A function of a TLS library is entered; its first parameter is the session. */
 static __always_inline int
-enter_tls(void *ctx, u64 session, u64 buffer, u64 size_at, u8 library, u8 direction)
+enter_tls(void *ctx, u64 session, u64 buffer, u64 size_at, u8 library, u8 direction,
+	  int zero_is_end)
 {
 	struct tls_key key = thread_of(ctx, library);
 	u32 process = key.process;
 
-	if (process == written_over(SELF_PLACEHOLDER) ||
+	if (!session || process == written_over(SELF_PLACEHOLDER) ||
 	    why_not_this_process(process) < FILTERED_REASONS)
 		return 0;
 	struct tls_thread *thread = LOOKUP(tls_threads, &key);
@@ -96,6 +123,7 @@ enter_tls(void *ctx, u64 session, u64 buffer, u64 size_at, u8 library, u8 direct
 	call->stack = stack;
 	call->library = library;
 	call->direction = direction;
+	call->zero_is_end = zero_is_end;
 	return 0;
 }
 
@@ -224,6 +252,19 @@ static __always_inline void move_plain_text(void *ctx, u64 id, struct tls_key *k
 	move_bytes(&call, connection, counters, current_task(), id, 0, 1);
 }
 
+/* The peer has ended its direction of a session (RFC 8446, 6.1). */
+static __always_inline void meet_close_notify(void *ctx, struct tls_key *key)
+{
+	struct tls_stream *stream = known_stream(key);
+	u32 slot = stream ? claim_slot() : TLS_SLOTS;
+
+	if (slot == TLS_SLOTS)
+		return;
+	struct call call = { .context = ctx, .slot = SLOT_TLS + slot };
+	end_received(&call, stream);
+	give_back_slot(slot);
+}
+
 /* One of a function's RET instructions is reached; `result` is what it returns. */
 static __always_inline int leave_tls(void *ctx, s64 result, u8 library)
 {
@@ -243,6 +284,9 @@ static __always_inline int leave_tls(void *ctx, s64 result, u8 library)
 		return 0;
 	struct tls_call call = *found;
 	remove_calls(thread, stack);
+	key.session = call.session;
+	if (result == 0 && call.zero_is_end)
+		meet_close_notify(ctx, &key);
 	if (call.direction == DIRECTION_NONE || result <= 0)
 		return 0;
 	if (call.size_at && probe_read_user(&result, sizeof(result), (void *)call.size_at))
@@ -251,7 +295,6 @@ static __always_inline int leave_tls(void *ctx, s64 result, u8 library)
 		return 0;
 	u32 slot = claim_slot();
 
-	key.session = call.session;
 	move_plain_text(ctx, id, &key, &call, result, slot);
 	give_back_slot(slot);
 	return 0;

@@ -45,6 +45,7 @@ struct tls_call {
 	u64 stack;    /* stack pointer at its entry, and at its return; Go: see stack_of() */
 	u8 library;
 	u8 direction;
+	u8 zero_is_end; /* it returns 0 only at the end of the stream */
 };
 
 struct tls_thread {
@@ -207,6 +208,16 @@ static __always_inline void end_stream(struct call *call, struct tls_stream *str
 	deliver_end(call, &work->event, name, &stream->connection, DIRECTION_RECV, flags);
 }
 
+/* A session receives nothing more. */
+static __always_inline void end_received(struct call *call, struct tls_stream *stream)
+{
+	struct workspace *work = workspace_of(call);
+
+	if (work && stream->connection.forwarded)
+		deliver_end(call, &work->event, stream->connection.inode, &stream->connection,
+			    DIRECTION_RECV, 0);
+}
+
 /* A socket of a session ends: so does the session's stream. */
 static __always_inline void end_bound_stream(struct call *call, u64 socket, u8 flags)
 {
@@ -366,6 +377,28 @@ static __always_inline void compare_record(struct call *call)
 		bind(call, &key, stream, socket, 0, flags);
 }
 
+/*
+ * A receiving call met the end of a socket's stream. If it happens in a call of the session, the
+ * library has handed out all that it has received before.
+ */
+static __always_inline void meet_end_of_session(struct call *call)
+{
+	struct tls_key key = { .process = get_current_pid_tgid() >> 32 };
+	u32 process = key.process;
+	u32 *library = LOOKUP(tls_processes, &process);
+	if (!library)
+		return;
+	key.session = current_thread(*library);
+	struct tls_thread *thread = LOOKUP(tls_threads, &key);
+	struct tls_call *within = thread ? innermost(thread) : 0;
+	if (!within || within->direction != DIRECTION_RECV)
+		return;
+	key.session = within->session;
+	struct tls_stream *stream = known_stream(&key);
+	if (stream && stream->socket == socket_inode(call->socket))
+		end_received(call, stream);
+}
+
 /* Report the current process, once for each program that it runs. */
 static __always_inline void
 report_process(struct call *call, u64 leader, u32 pid, u8 is_datagram)
@@ -457,6 +490,7 @@ struct tls_stream;
 static __always_inline void introduce_stream(struct call *call, struct tls_stream *stream) {}
 static __always_inline void end_bound_stream(struct call *call, u64 socket, u8 flags) {}
 static __always_inline void compare_record(struct call *call) {}
+static __always_inline void meet_end_of_session(struct call *call) {}
 static __always_inline void report_handshake(struct call *call, struct connection *connection,
 					     u64 direction, u64 leader, u32 pid) {}
 #endif

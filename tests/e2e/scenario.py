@@ -32,7 +32,7 @@ class Scenario:
         found: dict[tuple[str, str], list[Record]] = {}
         for line in lines:
             assert ("tls" in line) == self.has_tls
-            assert "incomplete" not in line
+            assert "incomplete" not in line, line
             found.setdefault((line["type"], line["role"]), []).append(line)
         return found
 

@@ -23,7 +23,8 @@ ASGI = Path(__file__).parent / "counterparts" / "asgi.py"
 TEXT = "some text " * 300
 CERTIFICATE, KEY = f"{HOME}/certificate.pem", f"{HOME}/key.pem"
 
-NGINX, NGINX_HTTP2, NGINX_TLS12, HTTPD, HAPROXY, NODE, UVICORN, BLOCKING, TUNNEL = range(9101, 9110)
+NGINX, NGINX_HTTP2, NGINX_TLS12, HTTPD, HAPROXY, NODE, UVICORN, BLOCKING = range(9101, 9109)
+TUNNEL, OPENSSL = 9109, 9110
 SERVERS = {
     f"sudo nginx -c {HOME}/nginx.conf": (NGINX, NGINX_HTTP2, NGINX_TLS12),
     f"sudo apache2 -X -f {HOME}/httpd.conf": (HTTPD,),
@@ -33,6 +34,9 @@ SERVERS = {
     f"--ssl-certfile {CERTIFICATE} --ssl-keyfile {KEY} asgi:app": (UVICORN,),
     f"python3 {HOME}/programs.py serve {BLOCKING}": (BLOCKING,),
     f"python3 {HOME}/programs.py tunnel {TUNNEL}": (TUNNEL,),
+    f"cd {HOME}/files && openssl s_server -WWW -accept {OPENSSL} -cert {CERTIFICATE} -key {KEY}": (
+        OPENSSL,
+    ),
 }
 MEGABYTE = 1_000_000
 
@@ -117,6 +121,19 @@ def test_gnutls(scenario: Scenario, token: str) -> None:
     request, response = scenario.exchange(command, url, NGINX)
     assert request["tls"]["library"] == "gnutls"
     assert response["body"] == TEXT
+
+
+def test_both_ends_without_ssl_read(scenario: Scenario, token: str) -> None:
+    """BIO_read() and BIO_write() of BIO_f_ssl(), one connection after the other."""
+    scenario.guest.exec(f"cp {HOME}/files/text {HOME}/files/{token}")
+    for number in range(1, 4):
+        scenario.guest.exec(f"python3 {HOME}/programs.py call_bio {OPENSSL} /{token}")
+        records = scenario.lines(f"/{token}", 4 * number)
+    for (kind, _), lines in records.items():
+        assert len(lines) == 3
+        assert len({(line["connection"], line["sequence"]) for line in lines}) == 3
+        assert all(line["tls"]["version"] == "1.3" for line in lines)
+        assert kind == "request" or all(line["body"] == TEXT for line in lines)
 
 
 def test_a_proxy_with_tls_on_both_sides(scenario: Scenario, token: str) -> None:

@@ -16,9 +16,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from profiler.ingest.tls import bio
 from profiler.ingest.tls.elf import ElfError, Image
 from profiler.ingest.tls.libraries import KINDS, Hook, Library, examine
-from tests.unit.elf_files import BASE, BUILDINFO, Elf, Part, opened, pclntab
+from tests.unit.elf_files import BASE, BUILDINFO, RELA, Elf, Part, opened, pclntab
 from tests.unit.test_tls_go import READ, WRITE
 
 RETURN = b"\x31\xc0\xc3"
@@ -140,6 +141,59 @@ def test_versions(constants: bytes, version: str) -> None:
     functions = {"SSL_read": RETURN, "SSL_write": RETURN}
     (library,) = examined(Elf(functions, constants=constants))
     assert library.version == version
+
+
+def bio_method(*pointers: bytes) -> Part:
+    """OpenSSL's table of BIO_f_ssl(): the type, then pointers."""
+    return Part(".data.rel.ro", struct.pack("<Q", 0x207) + b"".join(pointers))
+
+
+OPENSSL_BIO, LIBRESSL_BIO = (1, 0, 2, 0), (1, 2, 0, 0)
+
+
+@pytest.mark.parametrize("order", [OPENSSL_BIO, LIBRESSL_BIO], ids=["OpenSSL", "LibreSSL"])
+@pytest.mark.parametrize("relocated", [False, True])
+def test_the_functions_of_a_bio(order: tuple[int, ...], relocated: bool) -> None:
+    """LibreSSL's table has other members, and its functions call SSL_read() and SSL_write()."""
+    file = Elf(
+        {"SSL_read": RETURN, "SSL_write": RETURN},
+        locals={"write": RETURN, "read": RETURN},
+        constants=b"ssl",
+        extra=[bio_method(bytes(40))],
+        flags=7,
+    )
+    content = file.build()
+    name = BASE + content.index(b"\0ssl\0") + 1
+    values = (0, file.addresses["write"], file.addresses["read"])
+    pointers = [name, *(values[number] for number in order)]
+    table = BASE + content.index(struct.pack("<Q", 0x207))
+    if relocated:
+        rows = (struct.pack("<QQQ", table + 8 * n, 8, one) for n, one in enumerate(pointers, 1))
+        file.extra = [*file.extra, Part(".rela.dyn", b"".join(rows), RELA)]
+    else:
+        file.extra = [bio_method(*(struct.pack("<Q", one) for one in pointers))]
+    (library,) = examined(file)
+    found = {hook.names[0]: hook.entry + BASE for hook in library.hooks}
+    if order == LIBRESSL_BIO:
+        assert not {bio.READ, bio.WRITE} & found.keys()
+    else:
+        assert (found[bio.READ], found[bio.WRITE]) == (values[2], values[1])
+
+
+def test_the_functions_of_the_bio_of_this_process() -> None:
+    """They are those in the table in memory, which the loader has filled in."""
+    (path,) = (path for path in mapped() if Path(path).name.startswith("libssl"))
+    library = ctypes.CDLL(path)
+    library.BIO_f_ssl.restype = ctypes.POINTER(ctypes.c_uint64)
+    _, _, write, _, read = library.BIO_f_ssl()[:5]
+    with opened(Path(path)) as descriptor:
+        image = Image(descriptor)
+        ((symbol,),) = image.functions({"SSL_read"}).values()
+        found = {name: one.pop().start for name, one in bio.functions(image).items()}
+    address = ctypes.cast(library.SSL_read, ctypes.c_void_p).value
+    assert address is not None
+    base = address - symbol.start
+    assert found == {bio.READ: read - base, bio.WRITE: write - base}
 
 
 ENTERED = {name for kind in KINDS for name in kind.entered}

@@ -66,7 +66,8 @@ class SyscallHook:
 class LibraryHook:
     """A function of a TLS library; ``buffer``, ``length`` and ``moved`` are positions, from 0.
 
-    ``event`` is ``send``, ``recv``, ``session``, ``record`` or ``free``.
+    ``event`` is ``send``, ``recv``, ``session``, ``record`` or ``free``. ``session`` is the kind
+    of the first parameter: ``pointer`` or ``bio``.
     """
 
     library: str
@@ -75,6 +76,7 @@ class LibraryHook:
     buffer: int = 0
     length: int = 0
     moved: int | None = None
+    session: str = "pointer"
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,8 @@ _WRITABLE = 2
 # st_name, st_info, st_other, st_shndx, st_value, st_size
 _SYMBOL = struct.Struct("<IBBHQQ")
 _FUNCTION = 2
+# r_offset, r_info, r_addend
+_RELOCATION = struct.Struct("<QQQ")
 
 
 class ElfError(ProfilerError):
@@ -164,6 +166,22 @@ class Image:
                     text, end, _ = block[place + 1 : place + 1 + _MAX_TEXT].partition(b"\0")
                     if end:
                         yield text
+
+    def relocations(self, key: int, value: int, wanted: int) -> Iterator[int]:
+        """Yield member ``wanted`` of the relocations whose member ``key`` is ``value``.
+
+        The members are the address, the type and the addend. In a position-independent file,
+        the value of a pointer is the addend.
+        """
+        for section in self.sections:
+            if section.type != "SHT_RELA":
+                continue
+            for start, block in self.blocks(section.offset, section.size, _RELOCATION.size - 8):
+                for place in self.places(block, struct.pack("<Q", value)):
+                    begin = place - key * 8
+                    whole = 0 <= begin <= len(block) - _RELOCATION.size
+                    if whole and (start + begin - section.offset) % _RELOCATION.size == 0:
+                        yield _RELOCATION.unpack_from(block, begin)[wanted]
 
     def places(self, block: bytes, text: bytes) -> Iterator[int]:
         """Yield where ``text`` is in a block of the file."""

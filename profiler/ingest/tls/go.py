@@ -26,8 +26,6 @@ _WORD = struct.Struct("<Q")
 # moduledata: pcHeader and six slices come before findfunctab, minpc, maxpc and text.
 _MINPC = 20 * _WORD.size
 _TEXT = 22 * _WORD.size
-# Elf64_Rela: r_offset, r_info, r_addend.
-_RELOCATION = struct.Struct("<QQQ")
 # Places that look like the entry of a function, among those that hold a number by chance.
 _MAX_CANDIDATES = 1024
 
@@ -190,22 +188,10 @@ class _Table:
 
     def _relocated_modules(self) -> Iterator[tuple[int, int]]:
         """The same in a position-independent program: its pointers are in relocations."""
-        for module in self._relocations(2, self._address, 0):
-            for minimum in self._relocations(0, module + _MINPC, 2):
-                for text in self._relocations(0, module + _TEXT, 2):
+        for module in self._image.relocations(2, self._address, 0):
+            for minimum in self._image.relocations(0, module + _MINPC, 2):
+                for text in self._image.relocations(0, module + _TEXT, 2):
                     yield minimum, text
-
-    def _relocations(self, key: int, value: int, wanted: int) -> Iterator[int]:
-        """Yield member ``wanted`` of the relocations whose member ``key`` is ``value``."""
-        for section in self._image.sections:
-            if section.type != "SHT_RELA":
-                continue
-            for start, block in self._image.blocks(section.offset, section.size, 16):
-                for place in self._image.places(block, _WORD.pack(value)):
-                    begin = place - key * _WORD.size
-                    whole = 0 <= begin <= len(block) - _RELOCATION.size
-                    if whole and (start + begin - section.offset) % _RELOCATION.size == 0:
-                        yield _RELOCATION.unpack_from(block, begin)[wanted]
 
 
 def _find(image: Image) -> tuple[int, _Header, int]:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from profiler.ingest.tls import go
+from profiler.ingest.tls import bio, go
 from profiler.ingest.tls.elf import Image, is_elf, printable
 from profiler.ingest.tls.returns import Bounds, Refusal, locate
 
@@ -46,6 +46,7 @@ KINDS = (
         (
             *("SSL_read", "SSL_read_ex", "SSL_read_early_data", "SSL_sendfile"),
             *("SSL_write", "SSL_write_ex", "SSL_write_ex2", "SSL_write_early_data"),
+            *(bio.READ, bio.WRITE),
         ),
         ("SSL_do_handshake", "SSL_shutdown", "SSL_free"),
         _OPENSSL_MARKS,
@@ -126,6 +127,8 @@ def examine(descriptor: int) -> list[Library]:
     )
     defined = image.functions(wanted)
     kinds = [kind for kind in KINDS if kind.needed <= defined.keys()]
+    if "SSL_read" in defined:
+        defined.update(bio.functions(image))
     versions = {marks: _version(image, marks) for marks in {kind.marks for kind in kinds}}
     found = [_library(image, kind, defined, versions[kind.marks]) for kind in kinds]
     version = go.version(image)

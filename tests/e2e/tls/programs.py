@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import http.client
 import http.server
 import ssl
@@ -69,6 +70,28 @@ def call_requests(url: str, *bodies: str) -> None:
         session.verify = CERTIFICATE
         for body in bodies:
             session.post(url, data=body.encode()).raise_for_status()
+
+
+def call_bio(port: str, path: str) -> None:
+    """Send a request with BIO_write(3), and read the answer with BIO_read(3), of OpenSSL 3."""
+    library = ctypes.CDLL("libssl.so.3")
+    crypto = ctypes.CDLL("libcrypto.so.3")
+    for function in (library.TLS_client_method, library.SSL_CTX_new, library.BIO_new_ssl_connect):
+        function.restype = ctypes.c_void_p
+    context = ctypes.c_void_p(library.SSL_CTX_new(ctypes.c_void_p(library.TLS_client_method())))
+    bio = ctypes.c_void_p(library.BIO_new_ssl_connect(context))
+    set_address = 100  # BIO_C_SET_CONNECT
+    crypto.BIO_ctrl(bio, set_address, 0, f"127.0.0.1:{port}".encode())
+    request = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode()
+    if crypto.BIO_write(bio, request, len(request)) != len(request):
+        sys.exit("BIO_write failed")
+    buffer = ctypes.create_string_buffer(1000)
+    answer = b""
+    while (size := crypto.BIO_read(bio, buffer, len(buffer))) > 0:
+        answer += buffer.raw[:size]
+    crypto.BIO_free_all(bio)
+    if not answer.startswith(b"HTTP/1.0 200 ok"):
+        sys.exit(f"the answer is {answer[:100]!r}")
 
 
 def call_until(url: str, end: str) -> None:
