@@ -6,6 +6,9 @@
 //! first end, wait without an effect. So giving a connection back needs no more than its state at
 //! rest and the records that wait: Python reads those again.
 
+use std::sync::Arc;
+
+use crate::ends::Ends;
 use crate::head::{is_utf8_type, Head, Start};
 use crate::json;
 use crate::wire::{self, Chunk, End, EVENT_SIZE};
@@ -30,18 +33,21 @@ pub struct Limits {
     pub connection: usize,
 }
 
-/// Parts of a line that are equal in all records of one thread and direction, each with its comma.
-pub struct Shared {
-    pub header: [u8; EVENT_SIZE],
+/// Parts of a line that depend on the mover of bytes only: JSON fragments, each with its comma.
+pub struct Mover {
+    pub wire: wire::Mover,
     pub generation: u64,
-    pub mover: Vec<u8>,
+    /// What comes before the addresses.
+    pub process: Vec<u8>,
+    /// What comes before the connection.
     pub call: Vec<u8>,
-    pub socket: Vec<u8>,
+    /// What comes after the socket.
+    pub thread: Vec<u8>,
 }
 
-/// Makes the shared parts for the mover of a record, who is the client or not; `None`: it cannot.
+/// Makes the parts for the mover of a record; `None`: it cannot.
 pub trait Describe {
-    fn describe(&mut self, header: &[u8; EVENT_SIZE], is_client: bool) -> Option<Shared>;
+    fn describe(&mut self, header: &[u8; EVENT_SIZE]) -> Option<Arc<Mover>>;
     /// Changes whenever what was described may have changed.
     fn generation(&self) -> u64;
 }
@@ -139,7 +145,8 @@ pub struct Connection {
     waiting: Waiting,
     records: Vec<Vec<u8>>,
     waiting_size: usize,
-    shared: [Option<Box<Shared>>; 2],
+    movers: [Option<Arc<Mover>>; 2],
+    ends: Option<Ends>,
     /// When it was used last, in records.
     pub used: u64,
 }
@@ -151,7 +158,8 @@ impl Connection {
             waiting: Waiting::Nothing,
             records: Vec::new(),
             waiting_size: 0,
-            shared: [None, None],
+            movers: [None, None],
+            ends: None,
             used: 0,
         }
     }
@@ -163,11 +171,10 @@ impl Connection {
 
     /// The bytes of memory that Python's connection takes, or more.
     pub fn held(&self) -> usize {
-        let of = |shared: &Shared| shared.mover.len() + shared.call.len() + shared.socket.len();
         CONNECTION_SIZE
             + self.state.request.as_ref().map_or(0, Request::size)
             + self.waiting_size
-            + self.shared.iter().flatten().map(|shared| of(shared)).sum::<usize>()
+            + self.ends.as_ref().map_or(0, Ends::size)
     }
 
     /// Take the end of a direction.
@@ -364,20 +371,22 @@ impl Connection {
             }
         };
         let header = first.0;
-        let known = self.shared[direction].as_ref().map_or(false, |shared| {
-            shared.generation == lines.describer.generation()
-                && wire::same_mover(&shared.header, header)
+        let known = self.movers[direction].as_ref().map_or(false, |mover| {
+            mover.generation == lines.describer.generation()
+                && mover.wire == wire::Mover::of(header)
         });
         if !known {
-            let is_client = (direction == 0) == is_request;
-            match lines.describer.describe(header, is_client) {
+            match lines.describer.describe(header) {
                 None => return Fate::Refused,
-                Some(shared) => self.shared[direction] = Some(Box::new(shared)),
+                described => self.movers[direction] = described,
             }
         }
-        let shared = match &self.shared[direction] {
-            None => return Fate::Refused,
-            Some(shared) => shared,
+        if !self.ends.as_ref().map_or(false, |ends| ends.are_of(header)) {
+            self.ends = Some(Ends::new(header));
+        }
+        let (mover, ends) = match (&self.movers[direction], &self.ends) {
+            (Some(mover), Some(ends)) => (mover, ends),
+            _ => return Fate::Refused,
         };
         let before = lines.out.len();
         let number = self.state.count + u64::from(is_request);
@@ -386,7 +395,7 @@ impl Connection {
             data,
             header,
             last.time(),
-            shared,
+            (mover, ends),
             number,
             self.state.request.as_ref(),
         ) {
@@ -419,7 +428,7 @@ impl<D> Lines<D> {
         data: &[u8],
         header: &[u8; EVENT_SIZE],
         last_time: u64,
-        shared: &Shared,
+        (mover, ends): (&Mover, &Ends),
         number: u64,
         asked: Option<&Request>,
     ) -> bool {
@@ -431,7 +440,8 @@ impl<D> Lines<D> {
             return false;
         }
         out.extend_from_slice(b"\",");
-        out.extend_from_slice(&shared.mover);
+        out.extend_from_slice(&mover.process);
+        out.extend_from_slice(ends.addresses(usize::from(header[1])));
         out.extend_from_slice(b"\"bytes\":");
         json::integer(out, data.len() as u64);
         match &head.start {
@@ -496,7 +506,8 @@ impl<D> Lines<D> {
             }
         }
         out.push(b',');
-        out.extend_from_slice(&shared.call);
+        out.extend_from_slice(&mover.call);
+        out.extend_from_slice(ends.connection());
         let sequence = wire::sequence(header);
         if sequence != 0 {
             out.extend_from_slice(b"\"sequence\":");
@@ -505,7 +516,8 @@ impl<D> Lines<D> {
             json::integer(out, u64::from(first));
             out.push(b',');
         }
-        out.extend_from_slice(&shared.socket);
+        out.extend_from_slice(ends.socket());
+        out.extend_from_slice(&mover.thread);
         out.extend_from_slice(b"\"captured\":");
         json::integer(out, data.len() as u64);
         out.extend_from_slice(b"}\n");
@@ -562,10 +574,11 @@ mod tests {
     struct Fixed;
 
     impl Describe for Fixed {
-        fn describe(&mut self, header: &[u8; EVENT_SIZE], _: bool) -> Option<Shared> {
-            let [mover, call, socket] =
-                [b"\"m\":1,", b"\"c\":1,", b"\"s\":1,"].map(|part| part.to_vec());
-            Some(Shared { header: *header, generation: 0, mover, call, socket })
+        fn describe(&mut self, header: &[u8; EVENT_SIZE]) -> Option<Arc<Mover>> {
+            let [process, call, thread] =
+                [b"\"p\":1,", b"\"c\":1,", b"\"t\":1,"].map(|part| part.to_vec());
+            let wire = wire::Mover::of(header);
+            Some(Arc::new(Mover { wire, generation: 0, process, call, thread }))
         }
 
         fn generation(&self) -> u64 {
@@ -641,26 +654,36 @@ mod tests {
 
     #[test]
     fn an_exchange() {
+        let (source, dest) = (
+            "\"source_ip\":\"0.0.0.0\",\"source_port\":0,",
+            "\"dest_ip\":\"0.0.0.0\",\"dest_port\":0,",
+        );
+        let connection = "\"connection\":\"1:idwO/QHAjbcGlF1bfQE9dPuu7T0=\",";
         let mut bench = Bench::new();
         assert_eq!(bench.feed(SEND, REQUEST), Fate::Taken);
         assert_eq!(
             bench.written(),
-            "{\"timestamp\":\"1970-01-01T00:00:00.001000000Z\",\"m\":1,\"bytes\":28,\
-             \"method\":\"GET\",\"url\":\"/a\",\"http_version\":\"1.1\",\"headers\":{\"host\":\"x\"},\
-             \"body\":\"\",\"raw_payload\":\"GET /a HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n\",\
-             \"type\":\"request\",\"role\":\"client\",\"exchange\":\"7-1\",\"c\":1,\"sequence\":9,\
-             \"s\":1,\"captured\":28}\n"
+            format!(
+                "{{\"timestamp\":\"1970-01-01T00:00:00.001000000Z\",\"p\":1,{source}{dest}\
+                 \"bytes\":28,\"method\":\"GET\",\"url\":\"/a\",\"http_version\":\"1.1\",\
+                 \"headers\":{{\"host\":\"x\"}},\"body\":\"\",\
+                 \"raw_payload\":\"GET /a HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n\",\
+                 \"type\":\"request\",\"role\":\"client\",\"exchange\":\"7-1\",\"c\":1,{connection}\
+                 \"sequence\":9,\"socket\":7,\"netns\":0,\"t\":1,\"captured\":28}}\n"
+            )
         );
         assert_eq!(bench.feed(RECV, RESPONSE), Fate::Taken);
         assert_eq!(
             bench.written(),
-            "{\"timestamp\":\"1970-01-01T00:00:00.002000000Z\",\"m\":1,\"bytes\":40,\
-             \"status_code\":200,\"reason\":\"OK\",\"http_version\":\"1.1\",\
-             \"headers\":{\"content-length\":\"2\"},\"body\":\"hi\",\"raw_payload\":\
-             \"HTTP/1.1 200 OK\\r\\nContent-Length: 2\\r\\n\\r\\nhi\",\"type\":\"response\",\
-             \"role\":\"client\",\"exchange\":\"7-1\",\"request\":{\"method\":\"GET\",\
-             \"url\":\"/a\",\"host\":\"x\"},\"latency_ms\":1.0,\"duration_ms\":1.0,\"c\":1,\
-             \"sequence\":9,\"s\":1,\"captured\":40}\n"
+            format!(
+                "{{\"timestamp\":\"1970-01-01T00:00:00.002000000Z\",\"p\":1,{source}{dest}\
+                 \"bytes\":40,\"status_code\":200,\"reason\":\"OK\",\"http_version\":\"1.1\",\
+                 \"headers\":{{\"content-length\":\"2\"}},\"body\":\"hi\",\"raw_payload\":\
+                 \"HTTP/1.1 200 OK\\r\\nContent-Length: 2\\r\\n\\r\\nhi\",\"type\":\"response\",\
+                 \"role\":\"client\",\"exchange\":\"7-1\",\"request\":{{\"method\":\"GET\",\
+                 \"url\":\"/a\",\"host\":\"x\"}},\"latency_ms\":1.0,\"duration_ms\":1.0,\"c\":1,\
+                 {connection}\"sequence\":9,\"socket\":7,\"netns\":0,\"t\":1,\"captured\":40}}\n"
+            )
         );
         assert_eq!((bench.lines.requests, bench.lines.responses), (1, 1));
         assert_eq!(bench.end(SEND), Fate::Taken);
@@ -788,7 +811,7 @@ mod tests {
         bench.feed(SEND, REQUEST);
         let held = bench.connection.held();
         bench.feed(RECV, RESPONSE);
-        assert_eq!(bench.connection.held(), held - REQUEST_SIZE - REQUEST.len() - 6 + 18);
+        assert_eq!(bench.connection.held(), held - REQUEST_SIZE - REQUEST.len() - 6);
     }
 
     #[test]

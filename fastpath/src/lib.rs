@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod connection;
+pub mod ends;
 pub mod head;
 pub mod json;
 pub mod wire;

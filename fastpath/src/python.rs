@@ -1,35 +1,49 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The module for Python. `profiler/ingest/fastpath.py` is its only user.
 
-use std::collections::HashMap;
+use std::sync::Arc;
 
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyList};
+use pyo3::types::{PyBytes, PyDict, PyList};
+use rustc_hash::FxHashMap;
 
-use crate::connection::{Connection, Describe, Fate, Limits, Lines, Request, Shared, State};
-use crate::wire::{Record, EVENT_SIZE};
+use crate::connection::{Connection, Describe, Fate, Limits, Lines, Mover, Request, State};
+use crate::wire::{self, Record, EVENT_SIZE};
 
 /// Lines are handed over in batches of about this size.
 const BATCH: usize = 64 * 1024;
 
-/// Python's function (header, is_client) -> (mover, call, socket).
+/// Descriptions of movers that are kept: threads times system calls. All are dropped beyond that.
+const MOVERS_MAX: usize = 4096;
+
+/// Python's function (header) -> (process, call, thread), and what it returned.
 struct Describer {
     function: PyObject,
     generation: u64,
+    known: FxHashMap<wire::Mover, Arc<Mover>>,
 }
 
 impl Describe for Describer {
-    fn describe(&mut self, header: &[u8; EVENT_SIZE], is_client: bool) -> Option<Shared> {
+    fn describe(&mut self, header: &[u8; EVENT_SIZE]) -> Option<Arc<Mover>> {
+        let wire = wire::Mover::of(header);
+        if let Some(mover) = self.known.get(&wire) {
+            return Some(mover.clone());
+        }
         let parts = Python::with_gil(|py| {
-            let parts = self.function.call1(py, (PyBytes::new(py, header), is_client))?;
+            let parts = self.function.call1(py, (PyBytes::new(py, header),))?;
             // Extracting a vector would convert each byte from an object of its own.
             let parts: (Bound<PyBytes>, Bound<PyBytes>, Bound<PyBytes>) = parts.extract(py)?;
             let copy = |part: Bound<PyBytes>| part.as_bytes().to_vec();
             Ok::<_, PyErr>((copy(parts.0), copy(parts.1), copy(parts.2)))
         });
         // What raised will do so again where Python reads the record, and is reported there.
-        let (mover, call, socket) = parts.ok()?;
-        Some(Shared { header: *header, generation: self.generation, mover, call, socket })
+        let (process, call, thread) = parts.ok()?;
+        let mover = Arc::new(Mover { wire, generation: self.generation, process, call, thread });
+        if self.known.len() == MOVERS_MAX {
+            self.known.clear();
+        }
+        self.known.insert(wire, mover.clone());
+        Some(mover)
     }
 
     fn generation(&self) -> u64 {
@@ -42,15 +56,17 @@ type PyState<'py> = ([Option<u64>; 2], [u32; 2], [u64; 2], usize, u64, Option<Py
 
 /// The connections that Python has leased, and those opened here.
 ///
-/// `describe(header, is_client)` returns the parts of a line that depend on the process and the
-/// connection of a record: three JSON fragments, each with a comma at its end. `is_new(socket)`
-/// returns whether Python knows nothing of a socket.
+/// `describe(header)` returns the parts of a line that depend on the thread, the system call and the
+/// direction of a record: three JSON fragments, each with a comma at its end. The keys of the
+/// dictionaries `known` are the sockets that Python knows.
 #[pyclass]
 struct FastPath {
-    connections: HashMap<u64, Connection>,
+    connections: FxHashMap<u64, Connection>,
     lines: Lines<Describer>,
     limits: Limits,
-    is_new: PyObject,
+    known: Vec<Py<PyDict>>,
+    /// Whether connections may be opened here.
+    opens: bool,
     /// The bytes that all connections may hold.
     room: usize,
     #[pyo3(get)]
@@ -63,23 +79,28 @@ impl FastPath {
     #[new]
     fn new(
         describe: PyObject,
-        is_new: PyObject,
+        known: Vec<Py<PyDict>>,
         max_head: usize,
         max_body: usize,
         connection_memory: usize,
     ) -> FastPath {
         FastPath {
-            connections: HashMap::new(),
+            connections: FxHashMap::default(),
             lines: Lines {
                 out: Vec::new(),
                 clock: crate::json::Clock::default(),
                 offset: 0,
                 requests: 0,
                 responses: 0,
-                describer: Describer { function: describe, generation: 0 },
+                describer: Describer {
+                    function: describe,
+                    generation: 0,
+                    known: FxHashMap::default(),
+                },
             },
             limits: Limits { head: max_head, body: max_body, connection: connection_memory },
-            is_new,
+            known,
+            opens: false,
             room: 0,
             held: 0,
             used: 0,
@@ -90,14 +111,17 @@ impl FastPath {
     ///
     /// Returns the index of the next record, whether that one was refused, the lines, and how many
     /// of them are requests and responses. All connections together hold at most `room` bytes.
+    /// Connections are opened only if `opens`.
     fn feed<'py>(
         &mut self,
         py: Python<'py>,
         records: &Bound<'py, PyList>,
         start: usize,
         room: usize,
+        opens: bool,
     ) -> PyResult<(usize, bool, Bound<'py, PyBytes>, u64, u64)> {
         self.room = room;
+        self.opens = opens;
         let mut at = start;
         let mut refused = false;
         while at < records.len() && self.lines.out.len() < BATCH {
@@ -125,6 +149,7 @@ impl FastPath {
     /// A process has changed: ask for descriptions again.
     fn describe_again(&mut self) {
         self.lines.describer.generation += 1;
+        self.lines.describer.known.clear();
     }
 
     /// Take a connection at rest; return whether there is room for it.
@@ -207,7 +232,7 @@ impl FastPath {
             Some(Record::End(end)) => {
                 let connection = match self.connections.get_mut(&end.socket) {
                     // The end of a connection that nobody knows has no effect.
-                    None => return self.is_new(py, end.socket),
+                    None => return self.is_unknown(py, end.socket),
                     Some(connection) => connection,
                 };
                 let before = connection.held();
@@ -237,7 +262,8 @@ impl FastPath {
                 if !begins
                     || chunk.flags() != 0
                     || chunk.position() != 0
-                    || !self.is_new(py, socket)
+                    || !self.opens
+                    || !self.is_unknown(py, socket)
                 {
                     return false;
                 }
@@ -257,9 +283,10 @@ impl FastPath {
         }
     }
 
-    fn is_new(&self, py: Python, socket: u64) -> bool {
-        let answer = self.is_new.call1(py, (socket,)).and_then(|answer| answer.extract(py));
-        answer.unwrap_or(false)
+    /// Whether Python does not know a socket.
+    fn is_unknown(&self, py: Python, socket: u64) -> bool {
+        // An error is left to Python.
+        self.known.iter().all(|known| matches!(known.bind(py).contains(socket), Ok(false)))
     }
 }
 

@@ -14,9 +14,65 @@ const TLS_STREAM: u64 = 1 << 63;
 /// Sums of positions and sizes stay within 64 bits.
 const POSITION_MAX: u64 = 1 << 62;
 
-/// What a connection's records share in one direction: all but flags, time, socket and stream.
-const WHO: [std::ops::Range<usize>; 4] = [1..3, 4..8, 16..32, 64..116];
-const NETNS: std::ops::Range<usize> = 56..60;
+/// Which thread moved bytes in which direction, by which system call.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Mover {
+    direction: u8,
+    syscall: [u8; 4],
+    pid_tid_start: [u8; 16],
+    comm: [u8; 16],
+}
+
+impl Mover {
+    pub fn of(header: &[u8; EVENT_SIZE]) -> Mover {
+        Mover {
+            direction: header[1],
+            syscall: bytes(header, 4),
+            pid_tid_start: bytes(header, 16),
+            comm: bytes(header, 100),
+        }
+    }
+}
+
+/// Both ends of a socket: family, network namespace, ports and addresses.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Ends {
+    family: u8,
+    netns: [u8; 4],
+    ports: [u8; 4],
+    local: [u8; 16],
+    remote: [u8; 16],
+}
+
+impl Ends {
+    pub fn of(header: &[u8; EVENT_SIZE]) -> Ends {
+        Ends {
+            family: header[2],
+            netns: bytes(header, 56),
+            ports: bytes(header, 64),
+            local: bytes(header, 68),
+            remote: bytes(header, 84),
+        }
+    }
+
+    /// The packed address and the port of this end.
+    pub fn local(&self) -> (&[u8], u16) {
+        (&self.local[..self.size()], u16::from_ne_bytes([self.ports[0], self.ports[1]]))
+    }
+
+    /// The packed address and the port of the other end.
+    pub fn remote(&self) -> (&[u8], u16) {
+        (&self.remote[..self.size()], u16::from_ne_bytes([self.ports[2], self.ports[3]]))
+    }
+
+    fn size(&self) -> usize {
+        if self.family == AF_INET {
+            4
+        } else {
+            16
+        }
+    }
+}
 
 /// A chunk of a TCP stream that was captured whole.
 #[derive(Clone, Copy)]
@@ -116,19 +172,23 @@ pub fn position(header: &[u8; EVENT_SIZE]) -> u64 {
     u64_at(header, 40)
 }
 
-/// Whether the same thread moved both, by the same system call, on one connection.
-pub fn same_mover(one: &[u8; EVENT_SIZE], other: &[u8; EVENT_SIZE]) -> bool {
-    WHO.iter().chain([&NETNS]).all(|range| one[range.clone()] == other[range.clone()])
-}
-
 fn u32_at(header: &[u8; EVENT_SIZE], at: usize) -> u32 {
-    u32::from_ne_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
+    u32::from_ne_bytes(bytes(header, at))
 }
 
 fn u64_at(header: &[u8; EVENT_SIZE], at: usize) -> u64 {
-    let mut bytes = [0; 8];
-    bytes.copy_from_slice(&header[at..at + 8]);
-    u64::from_ne_bytes(bytes)
+    u64::from_ne_bytes(bytes(header, at))
+}
+
+fn bytes<const N: usize>(header: &[u8; EVENT_SIZE], at: usize) -> [u8; N] {
+    let mut bytes = [0; N];
+    bytes.copy_from_slice(&header[at..at + N]);
+    bytes
+}
+
+/// The network namespace of the socket.
+pub fn netns(header: &[u8; EVENT_SIZE]) -> u32 {
+    u32_at(header, 56)
 }
 
 /// The inode of the socket.

@@ -72,7 +72,7 @@ class FastPath:
         self._clock_offset = 0
         self._native: Any = native.FastPath(
             self._describe,
-            self._messages.is_new,
+            self._messages.known,
             settings.max_head,
             settings.max_body,
             settings.connection_memory,
@@ -90,7 +90,8 @@ class FastPath:
 
     def take(self, records: list[bytes], start: int) -> Taken:
         """Let the module take records, from index ``start`` on."""
-        return Taken(*self._native.feed(records, start, max(self._memory.room, 0)))
+        room = max(self._memory.room, 0)
+        return Taken(*self._native.feed(records, start, room, self._messages.numbers_from_one))
 
     def set_clock(self, offset: int) -> None:
         """Set CLOCK_REALTIME minus the kernel's clock, in ns."""
@@ -143,15 +144,18 @@ class FastPath:
         """Return the connections, the one idle longest first."""
         return list(self._native.sockets())
 
-    def _describe(self, header: bytes, is_client: bool) -> tuple[bytes, bytes, bytes]:
-        """Return the parts of a line that the records of a thread and a direction share."""
+    def _describe(self, header: bytes) -> tuple[bytes, bytes, bytes]:
+        """Return the parts of a line that depend on a thread, its system call and a direction.
+
+        The module adds the addresses, the connection and the socket.
+        """
         origin = construct(Chunk, (*EVENT.unpack(header), b""))
         process = self._processes.identity(origin.pid, origin.start_time)
         syscall = self._syscalls.get(origin.syscall)
-        constant = constant_of(
-            origin, syscall, is_client, process, None, None, None, self._clock_offset
-        )
-        mover, call, socket = (
+        # Without a family there are no addresses. The stream of a TLS session has no socket.
+        alone = origin._replace(family=0, socket=wire.TLS_STREAM)
+        constant = constant_of(alone, syscall, False, process, None, None, None, self._clock_offset)
+        mover, call, thread = (
             escaped(orjson.dumps(part))[1:-1] + b"," if part else b"" for part in constant
         )
-        return mover, call, socket
+        return mover, call, thread

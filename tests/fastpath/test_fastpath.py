@@ -275,9 +275,20 @@ def change(records: list[bytes], chance: random.Random) -> None:
         {"comm": chance.choice([b'\xff\x1b"\\'.ljust(16, b"\0"), b"x" * 16])},
         {"family": chance.choice([0, wire.AF_UNIX, wire.AF_INET6, 99])},
         {"socket": chance.choice([0, 1, wire.TLS_STREAM | 1, 2**63 - 1])},
-        {"remote_port": 0},
+        {"remote_port": 0, "netns": item.netns + 1},
+        {"local": chance.choice([item.remote, bytes(16), MAPPED]), "remote": item.local},
+        {"family": wire.AF_INET6, "local": MAPPED, "remote": chance.randbytes(16)},
+        {"family": wire.AF_INET6, "local": sparse(chance), "remote": sparse(chance)},
     ]
     records[at] = wire.encode(item._replace(**chance.choice(changes)))
+
+
+MAPPED = bytes(10) + b"\xff\xff\x0a\x00\x00\x01"
+
+
+def sparse(chance: random.Random) -> bytes:
+    """An IPv6 address with zeros to abbreviate."""
+    return bytes(chance.choice([0, 0, 1, 255]) for _ in range(16))
 
 
 _EDITS = [

@@ -15,7 +15,7 @@ as :class:`NotHttp`. After that it makes no message.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple, Union
+from typing import Any, NamedTuple, Union
 
 from profiler.ingest.http import http1, http2
 from profiler.ingest.http.connection import Connection
@@ -127,14 +127,15 @@ class Messages:
         held = CONNECTION_SIZE + sender.connection.held + sender.held + receiver.held
         return held + _PROXY_SIZE if self._proxies and socket in self._proxies else held
 
-    def is_new(self, socket: int) -> bool:
-        """Whether nothing is known of ``socket``, and its requests are numbered from 1 on."""
-        return not (
-            self._numbers_used
-            or socket in self._readers
-            or socket in self._openings
-            or socket in self._not_http
-        )
+    @property
+    def known(self) -> tuple[dict[int, Any], ...]:
+        """The tables whose keys are the sockets that are known; they are never replaced."""
+        return self._readers, self._openings, self._not_http
+
+    @property
+    def numbers_from_one(self) -> bool:
+        """Whether the requests of a new connection are numbered from 1 on."""
+        return not self._numbers_used
 
     def resting(self, socket: int) -> Resting | None:
         """Return the state of a connection; ``None`` if that takes more to describe."""
