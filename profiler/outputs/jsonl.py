@@ -80,6 +80,10 @@ class Lines:
 
     def add(self, lines: bytes) -> None:
         """Add lines, each with its line feed."""
+        if len(lines) >= _BATCH and not self._batch:
+            # Collected elsewhere: copying them again would take 10 % of the fast path's time.
+            self._write_all(lines)
+            return
         self._batch += lines
         if len(self._batch) >= _BATCH:
             self.flush()
@@ -87,6 +91,19 @@ class Lines:
     def flush(self) -> None:
         """Write the collected lines; lines that cannot be written are dropped and reported."""
         batch, self._batch = self._batch, bytearray()
+        self._write_all(batch)
+
+    def close(self) -> None:
+        """Write what is left and close the file; standard output stays open."""
+        try:
+            self.flush()
+        finally:
+            if self._file and self._fd != -1:
+                os.close(self._fd)
+                self._file.close()
+            self._fd = -1
+
+    def _write_all(self, batch: bytes | bytearray) -> None:
         written = 0
         try:
             if batch:
@@ -100,16 +117,6 @@ class Lines:
             whole = batch.rfind(b"\n", 0, written) + 1
             self._cut(written - whole)
             raise self._error(error, batch.count(b"\n", whole)) from error
-
-    def close(self) -> None:
-        """Write what is left and close the file; standard output stays open."""
-        try:
-            self.flush()
-        finally:
-            if self._file and self._fd != -1:
-                os.close(self._fd)
-                self._file.close()
-            self._fd = -1
 
     def _write(self, data: bytes | bytearray) -> int:
         while True:
@@ -137,7 +144,7 @@ class Lines:
             if fd is not None:
                 self._replace(fd)
 
-    def _make_room(self, batch: bytearray, start: int) -> int:
+    def _make_room(self, batch: bytes | bytearray, start: int) -> int:
         """Rotate if the file has no room for the line at ``start``.
 
         Return the end of the whole lines from ``start`` that the file has room for.
@@ -154,7 +161,7 @@ class Lines:
         # A line longer than the limit gets a file of its own.
         return end if end > start else batch.index(b"\n", start) + 1
 
-    def _end_of_fitting(self, batch: bytearray, start: int, size: int) -> int:
+    def _end_of_fitting(self, batch: bytes | bytearray, start: int, size: int) -> int:
         assert self._rotation
         room = max(self._rotation.max_size - size, 0)
         if len(batch) - start <= room:
