@@ -9,7 +9,7 @@
 use std::sync::Arc;
 
 use crate::ends::Ends;
-use crate::head::{is_utf8_type, Head, Start};
+use crate::head::{is_utf8_type, Field, Head, Start};
 use crate::json;
 use crate::wire::{self, Chunk, End, EVENT_SIZE};
 
@@ -63,28 +63,57 @@ pub struct Lines<D> {
     pub describer: D,
 }
 
-/// The request that has no response yet; `payload` is that of its first record, if it is short.
+/// The request that has no response yet. Its parts are one after another in `text`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Request {
     pub header: [u8; EVENT_SIZE],
-    pub payload: Vec<u8>,
-    pub method: Vec<u8>,
-    pub target: Vec<u8>,
-    pub host: Option<Vec<u8>>,
+    text: Vec<u8>,
+    /// Where the payload of its first record, its method and its target end. A long payload is left out.
+    ends: [usize; 3],
+    has_host: bool,
 }
 
 impl Request {
-    fn size(&self) -> usize {
-        REQUEST_SIZE + self.payload.len() + self.text_size()
+    pub fn new(
+        header: &[u8; EVENT_SIZE],
+        payload: &[u8],
+        method: &[u8],
+        target: &[u8],
+        host: Option<&[u8]>,
+    ) -> Request {
+        let payload = if payload.len() > PAYLOAD_MAX { &[] } else { payload };
+        let ends = [
+            payload.len(),
+            payload.len() + method.len(),
+            payload.len() + method.len() + target.len(),
+        ];
+        let text = [payload, method, target, host.unwrap_or_default()].concat();
+        Request { header: *header, text, ends, has_host: host.is_some() }
     }
 
-    fn text_size(&self) -> usize {
-        self.method.len() + self.target.len() + self.host.as_ref().map_or(0, Vec::len)
+    pub fn payload(&self) -> &[u8] {
+        &self.text[..self.ends[0]]
+    }
+
+    pub fn method(&self) -> &[u8] {
+        &self.text[self.ends[0]..self.ends[1]]
+    }
+
+    pub fn target(&self) -> &[u8] {
+        &self.text[self.ends[1]..self.ends[2]]
+    }
+
+    pub fn host(&self) -> Option<&[u8]> {
+        self.has_host.then(|| &self.text[self.ends[2]..])
+    }
+
+    fn size(&self) -> usize {
+        REQUEST_SIZE + self.text.len()
     }
 
     /// Whether its response may repeat it.
     pub fn is_short(&self) -> bool {
-        self.text_size() < REPEATED
+        self.text.len() - self.ends[0] < REPEATED
     }
 }
 
@@ -130,21 +159,37 @@ pub enum Fate {
 
 enum Waiting {
     Nothing,
-    /// `left` bytes of the message that these records began are missing.
-    Message {
-        direction: usize,
-        left: usize,
-    },
-    End {
-        direction: usize,
-    },
+    Message(Box<Pieces>),
+    End([u8; EVENT_SIZE]),
+}
+
+/// The first pieces of a message.
+struct Pieces {
+    head: Head,
+    /// The records without their payloads, which are one after another in `data`.
+    headers: Vec<[u8; EVENT_SIZE]>,
+    data: Vec<u8>,
+    /// Bytes of the message that are missing.
+    left: usize,
+    /// What it takes in Python, at most.
+    cost: usize,
+}
+
+impl Pieces {
+    fn records(&self) -> Vec<Vec<u8>> {
+        let mut at = 0;
+        let record = |header: &[u8; EVENT_SIZE]| {
+            let start = at;
+            at += wire::captured(header);
+            [&header[..], &self.data[start..at]].concat()
+        };
+        self.headers.iter().map(record).collect()
+    }
 }
 
 pub struct Connection {
     state: State,
     waiting: Waiting,
-    records: Vec<Vec<u8>>,
-    waiting_size: usize,
     movers: [Option<Arc<Mover>>; 2],
     ends: Option<Ends>,
     /// When it was used last, in records.
@@ -153,27 +198,29 @@ pub struct Connection {
 
 impl Connection {
     pub fn new(state: State) -> Connection {
-        Connection {
-            state,
-            waiting: Waiting::Nothing,
-            records: Vec::new(),
-            waiting_size: 0,
-            movers: [None, None],
-            ends: None,
-            used: 0,
-        }
+        Connection { state, waiting: Waiting::Nothing, movers: [None, None], ends: None, used: 0 }
     }
 
     /// Return the state at rest, and the records that Python must read again.
     pub fn into_parts(self) -> (State, Vec<Vec<u8>>) {
-        (self.state, self.records)
+        let records = match &self.waiting {
+            Waiting::Nothing => Vec::new(),
+            Waiting::Message(pieces) => pieces.records(),
+            Waiting::End(header) => vec![header.to_vec()],
+        };
+        (self.state, records)
     }
 
     /// The bytes of memory that Python's connection takes, or more.
     pub fn held(&self) -> usize {
+        let waiting = match &self.waiting {
+            Waiting::Nothing => 0,
+            Waiting::Message(pieces) => pieces.cost,
+            Waiting::End(_) => WAITING_SIZE,
+        };
         CONNECTION_SIZE
             + self.state.request.as_ref().map_or(0, Request::size)
-            + self.waiting_size
+            + waiting
             + self.ends.as_ref().map_or(0, Ends::size)
     }
 
@@ -185,14 +232,12 @@ impl Connection {
         if !in_order || self.state.request.is_some() {
             return Fate::Refused;
         }
-        match self.waiting {
+        match &self.waiting {
             Waiting::Nothing => {
-                self.records.push(end.header.to_vec());
-                self.waiting_size = WAITING_SIZE;
-                self.waiting = Waiting::End { direction: end.direction };
+                self.waiting = Waiting::End(*end.header);
                 Fate::Taken
             }
-            Waiting::End { direction } if direction != end.direction => Fate::Closed,
+            Waiting::End(header) if wire::direction(header) != end.direction => Fate::Closed,
             _ => Fate::Refused,
         }
     }
@@ -209,29 +254,22 @@ impl Connection {
         if chunk.flags() & !wire::HARMLESS_FLAGS != 0 {
             return Fate::Refused;
         }
-        let next = match self.waiting {
-            Waiting::Nothing => self.state.next[direction],
-            Waiting::Message { direction: same, .. } if same == direction => {
-                self.records.last().and_then(|last| match wire::Record::read(last) {
-                    Some(wire::Record::Chunk(last)) => Some(last.end()),
-                    _ => None,
-                })
-            }
-            _ => return Fate::Refused,
-        };
-        if next.map_or(false, |next| next != chunk.position()) {
-            return Fate::Refused;
-        }
-        if let Waiting::Message { left, .. } = self.waiting {
-            return match left.checked_sub(chunk.payload.len()) {
-                None => Fate::Refused,
-                Some(0) => self.complete(chunk, room, limits, lines),
-                Some(left) => {
-                    self.waiting = Waiting::Message { direction, left };
-                    self.records.push(chunk.record());
-                    Fate::Taken
+        match std::mem::replace(&mut self.waiting, Waiting::Nothing) {
+            Waiting::Nothing => {}
+            Waiting::Message(mut pieces) => {
+                let fate = self.piece(&mut pieces, chunk, room, limits, lines);
+                if fate == Fate::Refused || pieces.left > 0 {
+                    self.waiting = Waiting::Message(pieces);
                 }
-            };
+                return fate;
+            }
+            ended => {
+                self.waiting = ended;
+                return Fate::Refused;
+            }
+        }
+        if self.state.next[direction].map_or(false, |next| next != chunk.position()) {
+            return Fate::Refused;
         }
         let head = match Head::parse(chunk.payload, limits.head) {
             None => return Fate::Refused,
@@ -254,43 +292,48 @@ impl Connection {
                 if cost > room || self.held() + cost > limits.connection {
                     return Fate::Refused;
                 }
-                self.waiting_size = cost;
-                self.waiting = Waiting::Message { direction, left };
-                self.records.push(chunk.record());
+                let (headers, data) = (vec![*chunk.header], chunk.payload.to_vec());
+                let pieces = Pieces { head, headers, data, left, cost };
+                self.waiting = Waiting::Message(Box::new(pieces));
                 Fate::Taken
             }
         }
     }
 
-    /// With `last`, the message that waits is whole.
-    fn complete<D: Describe>(
+    /// Take another piece of the message that waits.
+    fn piece<D: Describe>(
         &mut self,
-        last: &Chunk,
+        pieces: &mut Pieces,
+        chunk: &Chunk,
         room: usize,
         limits: &Limits,
         lines: &mut Lines<D>,
     ) -> Fate {
-        let mut data = Vec::new();
-        for record in &self.records {
-            data.extend_from_slice(&record[EVENT_SIZE..]);
-        }
-        data.extend_from_slice(last.payload);
-        let records = std::mem::take(&mut self.records);
-        let fate = match (
-            records.first().map(|record| wire::Record::read(record)),
-            Head::parse(&data, limits.head),
-        ) {
-            (Some(Some(wire::Record::Chunk(first))), Some(head)) => {
-                let first = (first.header, first.payload);
-                self.emit(&head, &data, first, last, room, limits, lines)
-            }
-            _ => Fate::Refused,
+        let (first, last) = match (pieces.headers.first(), pieces.headers.last()) {
+            (Some(first), Some(last)) => (*first, last),
+            _ => return Fate::Refused,
         };
+        let next = wire::position(last) + wire::captured(last) as u64;
+        if wire::direction(last) != chunk.direction() || next != chunk.position() {
+            return Fate::Refused;
+        }
+        let left = match pieces.left.checked_sub(chunk.payload.len()) {
+            None => return Fate::Refused,
+            Some(left) => left,
+        };
+        let before = (pieces.data.len(), pieces.left);
+        pieces.data.extend_from_slice(chunk.payload);
+        pieces.left = left;
+        if left > 0 {
+            pieces.headers.push(*chunk.header);
+            return Fate::Taken;
+        }
+        let payload = &pieces.data[..wire::captured(&first)];
+        let fate =
+            self.emit(&pieces.head, &pieces.data, (&first, payload), chunk, room, limits, lines);
         if fate == Fate::Refused {
-            self.records = records;
-        } else {
-            self.waiting = Waiting::Nothing;
-            self.waiting_size = 0;
+            pieces.data.truncate(before.0);
+            pieces.left = before.1;
         }
         fate
     }
@@ -315,14 +358,14 @@ impl Connection {
             }
             (Start::Response { status, .. }, Some(request)) if !is_request => {
                 // RFC 9112, 6.3: a tunnel may begin. Python lends connections with such a request.
-                if request.method == b"CONNECT" {
+                if request.method() == b"CONNECT" {
                     return None;
                 }
                 if *status < 200 || wire::time(&request.header) > chunk.time() {
                     return None;
                 }
                 // RFC 9112, 6.3: these have no body, whatever the fields state.
-                if matches!(status, 204 | 304) || request.method == b"HEAD" {
+                if matches!(status, 204 | 304) || request.method() == b"HEAD" {
                     0
                 } else {
                     head.length?
@@ -354,15 +397,13 @@ impl Connection {
         let request = match &head.start {
             Start::Response { .. } => None,
             Start::Request { method, target } => {
-                let (header, payload) = first;
-                let kept = if payload.len() > PAYLOAD_MAX { &[] } else { payload };
-                let request = Request {
-                    header: *header,
-                    payload: kept.to_vec(),
-                    method: data[method.clone()].to_vec(),
-                    target: data[target.clone()].to_vec(),
-                    host: head.host.clone().map(|host| data[host].to_vec()),
-                };
+                let request = Request::new(
+                    first.0,
+                    first.1,
+                    &data[method.clone()],
+                    &data[target.clone()],
+                    head.host.clone().map(|host| &data[host]),
+                );
                 let size = request.size();
                 if size > room || CONNECTION_SIZE + size > limits.connection {
                     return Fate::Refused;
@@ -462,9 +503,8 @@ impl<D> Lines<D> {
         let body = out.len();
         json::escape(out, &data[head.size..]);
         let body = body..out.len();
-        text(out, b"\",\"raw_payload\":\"", &data[..head.size]);
-        // The quote that text() wrote ends the head; the body follows it.
-        out.pop();
+        out.extend_from_slice(b"\",\"raw_payload\":\"");
+        raw_head(out, head, data);
         out.extend_from_within(body);
         let sent = header[1] == 0;
         let is_request = matches!(head.start, Start::Request { .. });
@@ -479,7 +519,7 @@ impl<D> Lines<D> {
             b",\"role\":\"server\""
         });
         out.extend_from_slice(b",\"exchange\":\"");
-        json::integer(out, wire::socket(header));
+        out.extend_from_slice(ends.number());
         out.push(b'-');
         json::integer(out, number);
         out.push(b'"');
@@ -488,9 +528,9 @@ impl<D> Lines<D> {
                 None => return false,
                 Some(request) => request,
             };
-            text(out, b",\"request\":{\"method\":\"", &request.method);
-            text(out, b",\"url\":\"", &request.target);
-            if let Some(host) = &request.host {
+            text(out, b",\"request\":{\"method\":\"", request.method());
+            text(out, b",\"url\":\"", request.target());
+            if let Some(host) = request.host() {
                 text(out, b",\"host\":\"", host);
             }
             out.push(b'}');
@@ -533,29 +573,47 @@ fn text(out: &mut Vec<u8>, before: &[u8], text: &[u8]) {
 
 /// Write the fields: names in lower case at their first place, the values of repeated ones as a list.
 fn fields(out: &mut Vec<u8>, head: &Head, data: &[u8]) {
-    for (index, (name, value)) in head.fields.iter().enumerate() {
-        let same = |other: &std::ops::Range<usize>| {
-            other.len() == name.len()
-                && data[other.clone()].eq_ignore_ascii_case(&data[name.clone()])
-        };
-        if head.fields[..index].iter().any(|(other, _)| same(other)) {
+    let mut quote: &[u8] = b"\"";
+    for (index, field) in head.fields.iter().enumerate() {
+        let same = |other: &&Field| Head::same_name(data, field, other);
+        if head.repeats && head.fields[..index].iter().any(|other| same(&other)) {
             continue;
         }
-        out.extend_from_slice(if index == 0 { b"\"" } else { b",\"" });
-        let start = out.len();
-        out.extend_from_slice(&data[name.clone()]);
-        out[start..].make_ascii_lowercase();
-        let mut repeated =
-            head.fields[index + 1..].iter().filter(|(other, _)| same(other)).peekable();
-        if repeated.peek().is_none() {
-            text(out, b"\":\"", &data[value.clone()]);
+        out.extend_from_slice(quote);
+        quote = b",\"";
+        json::lower(out, data, field.start..field.colon);
+        let mut repeated = head.fields[index + 1..].iter().filter(same).peekable();
+        if !head.repeats || repeated.peek().is_none() {
+            out.extend_from_slice(b"\":\"");
+            part(out, data, field.value.clone(), field.is_plain);
+            out.push(b'"');
             continue;
         }
-        text(out, b"\":[\"", &data[value.clone()]);
-        for (_, value) in repeated {
-            text(out, b",\"", &data[value.clone()]);
+        text(out, b"\":[\"", &data[field.value.clone()]);
+        for other in repeated {
+            text(out, b",\"", &data[other.value.clone()]);
         }
         out.push(b']');
+    }
+}
+
+/// Write the head as it was sent.
+fn raw_head(out: &mut Vec<u8>, head: &Head, data: &[u8]) {
+    let first = head.fields.first().map_or(head.size - 2, |field| field.start) - 2;
+    part(out, data, 0..first, false);
+    for field in &head.fields {
+        out.extend_from_slice(b"\\r\\n");
+        part(out, data, field.start..field.end, field.is_plain);
+    }
+    out.extend_from_slice(b"\\r\\n\\r\\n");
+}
+
+/// Write a part of a line of the head.
+fn part(out: &mut Vec<u8>, data: &[u8], range: std::ops::Range<usize>, is_plain: bool) {
+    if is_plain {
+        out.extend_from_slice(&data[range]);
+    } else {
+        json::escape(out, &data[range]);
     }
 }
 
@@ -719,7 +777,7 @@ mod tests {
         bench.feed(RECV, head);
         let (state, records) = bench.connection.into_parts();
         assert_eq!(state.next, [Some(REQUEST.len() as u64), None]);
-        assert_eq!(state.request.map(|request| request.target), Some(b"/a".to_vec()));
+        assert_eq!(state.request.as_ref().map(Request::target), Some(&b"/a"[..]));
         assert_eq!(records.len(), 1);
         assert_eq!(records[0].len(), EVENT_SIZE + head.len());
     }
@@ -794,7 +852,7 @@ mod tests {
         let mut bench = Bench::new();
         bench.feed(SEND, REQUEST);
         if let Some(request) = &mut bench.connection.state.request {
-            request.method = b"CONNECT".to_vec();
+            *request = Request::new(&request.header, b"", b"CONNECT", b"a:1", None);
         }
         assert_eq!(bench.feed(RECV, RESPONSE), Fate::Refused);
     }

@@ -17,7 +17,7 @@ const TCP: u8 = 6;
 pub struct Ends {
     wire: wire::Ends,
     text: Vec<u8>,
-    /// Where the fragments end, in the order of the methods below.
+    /// Where the fragments end, in the order of the methods below, and where the socket's number does.
     stops: [usize; 4],
 }
 
@@ -47,10 +47,10 @@ impl Ends {
         stops[2] = text.len();
         text.extend_from_slice(b"\"socket\":");
         json::integer(&mut text, wire::socket(header));
+        stops[3] = text.len();
         text.extend_from_slice(b",\"netns\":");
         json::integer(&mut text, u64::from(wire::netns(header)));
         text.push(b',');
-        stops[3] = text.len();
         Ends { wire, text, stops }
     }
 
@@ -79,7 +79,12 @@ impl Ends {
 
     /// The socket and its network namespace.
     pub fn socket(&self) -> &[u8] {
-        &self.text[self.stops[2]..self.stops[3]]
+        &self.text[self.stops[2]..]
+    }
+
+    /// The number of the socket.
+    pub fn number(&self) -> &[u8] {
+        &self.text[self.stops[2] + b"\"socket\":".len()..self.stops[3]]
     }
 }
 
@@ -161,6 +166,7 @@ mod tests {
         // From the reference implementation.
         assert_eq!(text(ends.connection()), "\"connection\":\"1:LQU9qZlK+B5F3KDmev6m5PMibrg=\",");
         assert_eq!(text(ends.socket()), "\"socket\":5,\"netns\":6,");
+        assert_eq!(text(ends.number()), "5");
         let fragments = [ends.addresses(0), ends.addresses(1), ends.connection(), ends.socket()];
         assert_eq!(ends.size(), fragments.concat().len());
     }

@@ -21,59 +21,81 @@ pub enum Start {
     Response { status: u16, reason: Range<usize> },
 }
 
+/// A field: `data[start..colon]` is its name as sent, and `value` is without blanks around it.
+#[derive(Debug)]
+pub struct Field {
+    pub start: usize,
+    pub colon: usize,
+    pub value: Range<usize>,
+    /// Where the line ends, before CRLF.
+    pub end: usize,
+    /// Whether JSON has no escape for any character of the line.
+    pub is_plain: bool,
+}
+
 /// A usual head. All ranges are of the bytes it was parsed from.
 #[derive(Debug)]
 pub struct Head {
     pub start: Start,
     pub version: Range<usize>,
-    /// Names as sent, and values without blanks around them.
-    pub fields: Vec<(Range<usize>, Range<usize>)>,
+    pub fields: Vec<Field>,
+    /// Whether several fields have the same name.
+    pub repeats: bool,
     pub host: Option<Range<usize>>,
     pub content_type: Option<Range<usize>>,
     /// Content-Length.
     pub length: Option<usize>,
     /// The bytes of the head, with its empty line.
     pub size: usize,
+    /// A set of hashes of names.
+    names: u64,
 }
 
 impl Head {
     /// Return the head at the beginning of `data`; `None` if it is not usual, or not whole.
     pub fn parse(data: &[u8], max_size: usize) -> Option<Head> {
-        let (line, mut at) = line_at(data, 0, max_size)?;
+        let data = &data[..data.len().min(max_size)];
+        let (end, _) = line_end(data, 0)?;
         let (start, version) = if data.starts_with(b"HTTP/") {
-            status_line(data, line)?
+            status_line(data, 0..end)?
         } else {
-            request_line(data, line)?
+            request_line(data, 0..end)?
         };
         let mut head = Head {
             start,
             version,
             fields: Vec::with_capacity(16),
+            repeats: false,
             host: None,
             content_type: None,
             length: None,
             size: 0,
+            names: 0,
         };
-        loop {
-            let (line, next) = line_at(data, at, max_size)?;
-            if line.is_empty() {
-                head.size = next;
-                return Some(head);
-            }
-            head.add(data, line)?;
-            at = next;
+        let mut at = end + 2;
+        while !data[at..].starts_with(b"\r\n") {
+            at = head.add(data, at)?;
         }
+        head.size = at + 2;
+        Some(head)
     }
 
-    fn add(&mut self, data: &[u8], line: Range<usize>) -> Option<()> {
-        let colon = line.start + data[line.clone()].iter().position(|&byte| byte == b':')?;
-        let name = line.start..colon;
-        if name.is_empty() || !data[name.clone()].iter().all(|&byte| is_token(byte)) {
+    /// Whether the names of both fields are equal.
+    pub fn same_name(data: &[u8], one: &Field, other: &Field) -> bool {
+        data[one.start..one.colon].eq_ignore_ascii_case(&data[other.start..other.colon])
+    }
+
+    /// Add the field in the line at `start`; return where the next line begins.
+    fn add(&mut self, data: &[u8], start: usize) -> Option<usize> {
+        let size = data[start..].iter().position(|&byte| !is_token(byte))?;
+        let colon = start + size;
+        if size == 0 || data[colon] != b':' {
             return None;
         }
-        let value = trimmed(data, colon + 1..line.end);
-        let is = |known: &[u8]| data[name.clone()].eq_ignore_ascii_case(known);
-        match name.len() {
+        let (end, is_plain) = line_end(data, colon + 1)?;
+        let value = trimmed(data, colon + 1..end);
+        let is = |known: &[u8]| data[start..colon].eq_ignore_ascii_case(known);
+        match size {
             4 if is(b"host") => set(&mut self.host, value.clone())?,
             6 if is(b"expect") => return None,
             12 if is(b"content-type") => set(&mut self.content_type, value.clone())?,
@@ -98,8 +120,15 @@ impl Head {
         if self.fields.len() == FIELDS_MAX {
             return None;
         }
-        self.fields.push((name, value));
-        Some(())
+        let field = Field { start, colon, value, end, is_plain };
+        let (first, last) = (data[start] | 0x20, data[colon - 1] | 0x20);
+        let hash = 1 << ((size + 5 * usize::from(first) + 11 * usize::from(last)) % 64);
+        if self.names & hash != 0 && !self.repeats {
+            self.repeats = self.fields.iter().any(|other| Head::same_name(data, &field, other));
+        }
+        self.names |= hash;
+        self.fields.push(field);
+        Some(end + 2)
     }
 }
 
@@ -127,29 +156,27 @@ fn set<T>(place: &mut Option<T>, value: T) -> Option<()> {
     }
 }
 
-/// Return the line at `at` without its CRLF, and where the next one begins.
-fn line_at(data: &[u8], at: usize, max_size: usize) -> Option<(Range<usize>, usize)> {
-    let rest = data.get(at..data.len().min(max_size))?;
+/// Return where the line that continues at `at` ends, before its CRLF, and whether the rest of it is
+/// free of quotes and backslashes; `None` if that is not printable.
+fn line_end(data: &[u8], at: usize) -> Option<(usize, bool)> {
     // The first byte that is not printable must be the CR.
-    let size = printable_prefix(rest);
-    if rest.get(size..size + 2)? != b"\r\n" {
-        return None;
-    }
-    Some((at..at + size, at + size + 2))
+    let (size, is_plain) = printable_prefix(&data[at..]);
+    let end = at + size;
+    data[end..].starts_with(b"\r\n").then_some((end, is_plain))
 }
 
 /// RFC 9112, 3.
 fn request_line(data: &[u8], line: Range<usize>) -> Option<(Start, Range<usize>)> {
     let text = &data[line.clone()];
-    let method = text.iter().position(|&byte| byte == b' ')?;
-    let target = method + 1 + text[method + 1..].iter().position(|&byte| byte == b' ')?;
-    if method == 0 || target == method + 1 || !text[..method].iter().all(|&byte| is_token(byte)) {
+    let method = text.iter().position(|&byte| !is_token(byte))?;
+    let target = text.len().checked_sub(9)?;
+    if method == 0 || method + 1 >= target || text[method] != b' ' || text[target] != b' ' {
+        return None;
+    }
+    if text[method + 1..target].contains(&b' ') {
         return None;
     }
     let version = version(&text[target + 1..])?;
-    if target + 9 != text.len() {
-        return None;
-    }
     let start = Start::Request {
         method: line.start..line.start + method,
         target: line.start + method + 1..line.start + target,

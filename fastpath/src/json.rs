@@ -6,74 +6,78 @@ use std::io::Write;
 const HEX: &[u8; 16] = b"0123456789abcdef";
 
 /// Append the characters of a string, without its quotes. `text` must be UTF-8.
+///
+/// Eight bytes are copied at once, and cut off again from the first that needs an escape.
 pub fn escape(out: &mut Vec<u8>, text: &[u8]) {
-    let mut copied = 0;
     let mut at = 0;
     while at < text.len() {
-        at += plain_prefix(&text[at..]);
-        let byte = match text.get(at) {
-            None => break,
-            Some(byte) => *byte,
-        };
-        let short = match byte {
-            b'"' | b'\\' => byte,
-            b'\n' => b'n',
-            b'\r' => b'r',
-            b'\t' => b't',
-            8 => b'b',
-            12 => b'f',
-            0..=0x1f | 0x7f => 0,
-            // U+0080 to U+009F are two bytes in UTF-8.
-            0xc2 if matches!(text.get(at + 1), Some(0x80..=0x9f)) => {
-                out.extend_from_slice(&text[copied..at]);
-                number(out, text[at + 1]);
-                at += 2;
-                copied = at;
-                continue;
-            }
-            _ => {
-                at += 1;
-                continue;
-            }
-        };
-        out.extend_from_slice(&text[copied..at]);
-        if short == 0 {
-            number(out, byte);
-        } else {
-            out.extend_from_slice(&[b'\\', short]);
-        }
-        at += 1;
-        copied = at;
-    }
-    out.extend_from_slice(&text[copied..]);
-}
-
-/// Return how many bytes stand before the first that may need an escape; eight are tried at once.
-fn plain_prefix(text: &[u8]) -> usize {
-    let mut at = 0;
-    while let Some(block) = text.get(at..at + 8) {
-        let word = word_of(block);
-        let special = (not_printable(word) | equal(word, b'"') | equal(word, b'\\')) & HIGH;
+        let (word, size) = word_at(text, at);
+        let special = if may_be_special(word) { special(word) } else { 0 };
+        let plain = if special == 0 { size } else { special.trailing_zeros() as usize / 8 };
+        let end = out.len() + plain;
+        out.extend_from_slice(&word.to_le_bytes());
+        out.truncate(end);
+        at += plain;
         if special != 0 {
-            return at + special.trailing_zeros() as usize / 8;
+            at += escape_one(out, &text[at..]);
         }
-        at += 8;
     }
-    at
 }
 
-/// Return how many bytes of printable ASCII `text` begins with.
-pub fn printable_prefix(text: &[u8]) -> usize {
-    let mut at = 0;
-    while let Some(block) = text.get(at..at + 8) {
-        let other = not_printable(word_of(block)) & HIGH;
-        if other != 0 {
-            return at + other.trailing_zeros() as usize / 8;
+/// Append the first character of `text`, which is special; return how many bytes that took.
+fn escape_one(out: &mut Vec<u8>, text: &[u8]) -> usize {
+    match *text {
+        [b'\r', b'\n', ..] => {
+            out.extend_from_slice(b"\\r\\n");
+            return 2;
         }
-        at += 8;
+        [byte @ (b'"' | b'\\'), ..] => out.extend_from_slice(&[b'\\', byte]),
+        [b'\n', ..] => out.extend_from_slice(b"\\n"),
+        [b'\r', ..] => out.extend_from_slice(b"\\r"),
+        [b'\t', ..] => out.extend_from_slice(b"\\t"),
+        [8, ..] => out.extend_from_slice(b"\\b"),
+        [12, ..] => out.extend_from_slice(b"\\f"),
+        // U+0080 to U+009F are two bytes in UTF-8.
+        [0xc2, byte @ 0x80..=0x9f, ..] => {
+            number(out, byte);
+            return 2;
+        }
+        [byte @ (0..=0x1f | 0x7f), ..] => number(out, byte),
+        [byte, ..] => out.push(byte),
+        [] => return 0,
     }
-    let rest = &text[at..];
-    at + rest.iter().position(|&byte| !(0x20..0x7f).contains(&byte)).unwrap_or(rest.len())
+    1
+}
+
+/// Return how many bytes of printable ASCII `text` begins with, and whether none of them needs an
+/// escape; `false` may be wrong.
+pub fn printable_prefix(text: &[u8]) -> (usize, bool) {
+    let mut at = 0;
+    let mut quotes = 0;
+    while at < text.len() {
+        let (word, size) = word_at(text, at);
+        quotes |= equal(word, b'"') | equal(word, b'\\');
+        let other = not_printable(word) & HIGH;
+        if other != 0 {
+            at += other.trailing_zeros() as usize / 8;
+            break;
+        }
+        at += size;
+    }
+    (at, quotes & HIGH == 0)
+}
+
+/// Append a name of printable ASCII in lower case, `data[range]`.
+pub fn lower(out: &mut Vec<u8>, data: &[u8], range: std::ops::Range<usize>) {
+    let end = out.len() + range.len();
+    for at in range.step_by(8) {
+        let (word, _) = word_at(data, at);
+        let from_a = word.wrapping_add(ONES * u64::from(0x80 - b'A'));
+        let after_z = word.wrapping_add(ONES * u64::from(0x7f - b'Z'));
+        // What follows the name is cut off.
+        out.extend_from_slice(&(word | ((from_a & !after_z & HIGH) >> 2)).to_le_bytes());
+    }
+    out.truncate(end);
 }
 
 const ONES: u64 = 0x0101_0101_0101_0101;
@@ -81,17 +85,42 @@ const ONES: u64 = 0x0101_0101_0101_0101;
 /// in no byte before that one. After it they may be wrong, because it borrows from the next.
 const HIGH: u64 = 0x8080_8080_8080_8080;
 
-/// Return eight bytes as an integer whose lowest byte is the first.
-fn word_of(block: &[u8]) -> u64 {
-    let mut bytes = [0; 8];
-    bytes.copy_from_slice(block);
-    u64::from_le_bytes(bytes)
+/// Return the bytes at `at` as an integer whose lowest byte is the first, and how many these are:
+/// eight, or what is left. Spaces follow them.
+fn word_at(text: &[u8], at: usize) -> (u64, usize) {
+    if let Some(block) = text.get(at..at + 8) {
+        let mut bytes = [0; 8];
+        bytes.copy_from_slice(block);
+        return (u64::from_le_bytes(bytes), 8);
+    }
+    let mut word = ONES * u64::from(b' ');
+    let rest = &text[at..];
+    for byte in rest.iter().rev() {
+        word = word << 8 | u64::from(*byte);
+    }
+    (word, rest.len())
+}
+
+/// Whether a byte is not printable ASCII, a quote or a backslash.
+fn may_be_special(word: u64) -> bool {
+    (not_printable(word) | equal(word, b'"') | equal(word, b'\\')) & HIGH != 0
+}
+
+/// Set the high bit of the first byte that may need an escape.
+fn special(word: u64) -> u64 {
+    let is = |byte: u8| {
+        let other = word ^ (ONES * u64::from(byte));
+        other.wrapping_sub(ONES) & !other
+    };
+    let control = word.wrapping_sub(ONES * 0x20) & !word;
+    (control | is(b'"') | is(b'\\') | is(0x7f) | is(0xc2)) & HIGH
 }
 
 fn not_printable(word: u64) -> u64 {
     word | word.wrapping_sub(ONES * 0x20) | equal(word, 0x7f)
 }
 
+/// Only among bytes of ASCII.
 fn equal(word: u64, byte: u8) -> u64 {
     (word ^ (ONES * u64::from(byte))).wrapping_sub(ONES)
 }
@@ -104,18 +133,7 @@ fn number(out: &mut Vec<u8>, byte: u8) {
 
 /// Append an integer.
 pub fn integer(out: &mut Vec<u8>, value: u64) {
-    let mut digits = [0; 20];
-    let mut at = digits.len();
-    let mut rest = value;
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (rest % 10) as u8;
-        rest /= 10;
-        if rest == 0 {
-            break;
-        }
-    }
-    out.extend_from_slice(&digits[at..]);
+    out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
 }
 
 /// What `milliseconds` can write: up to 15 digits, which a float holds exactly as they are printed.
@@ -252,8 +270,27 @@ mod tests {
             for at in 0..20 {
                 let mut text = vec![b'~'; 20];
                 text[at] = other;
-                assert_eq!(printable_prefix(&text), if is_printable { 20 } else { at });
+                let (size, is_plain) = printable_prefix(&text);
+                assert_eq!(size, if is_printable { 20 } else { at });
+                assert!(!(is_plain && matches!(other, b'"' | b'\\')));
+                assert!(is_plain || !is_printable || matches!(other, b'"' | b'\\'));
             }
+        }
+    }
+
+    #[test]
+    fn copies_what_is_not_ascii() {
+        let text = "Größe: 5 € – 日本語のテキスト, \u{a0}\u{c2}";
+        assert_eq!(escaped(text), text);
+    }
+
+    #[test]
+    fn writes_names_in_lower_case() {
+        let text: String = (' '..='~').collect();
+        for start in 0..text.len() {
+            let mut out = Vec::new();
+            lower(&mut out, text.as_bytes(), start..text.len());
+            assert_eq!(String::from_utf8(out).unwrap(), text[start..].to_ascii_lowercase());
         }
     }
 

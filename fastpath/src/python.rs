@@ -157,13 +157,13 @@ impl FastPath {
         let (next, sequences, times, requests, count, request) = state;
         let request = match request {
             None => None,
-            Some((method, target, host, header, payload)) => Some(Request {
-                header: header.as_bytes().try_into()?,
-                payload: payload.as_bytes().to_vec(),
-                method: method.into_bytes(),
-                target: target.into_bytes(),
-                host: host.map(String::into_bytes),
-            }),
+            Some((method, target, host, header, payload)) => Some(Request::new(
+                header.as_bytes().try_into()?,
+                payload.as_bytes(),
+                method.as_bytes(),
+                target.as_bytes(),
+                host.as_ref().map(String::as_bytes),
+            )),
         };
         if requests > 1 || !request.as_ref().map_or(true, Request::is_short) {
             return Ok(false);
@@ -194,13 +194,13 @@ impl FastPath {
         self.held -= connection.held();
         let (state, records) = connection.into_parts();
         let request = state.request.map(|request| {
-            let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
             (
-                text(request.method),
-                text(request.target),
-                request.host.map(text),
+                text(request.method()),
+                text(request.target()),
+                request.host().map(text),
                 PyBytes::new(py, &request.header),
-                PyBytes::new(py, &request.payload),
+                PyBytes::new(py, request.payload()),
             )
         });
         let records = records.iter().map(|record| PyBytes::new(py, record)).collect();

@@ -150,16 +150,21 @@ impl Chunk<'_> {
     pub fn time(&self) -> u64 {
         time(self.header)
     }
-
-    /// The bytes of the record, without what the ring adds after them.
-    pub fn record(&self) -> Vec<u8> {
-        [&self.header[..], self.payload].concat()
-    }
 }
 
 /// Nanoseconds of the kernel's clock.
 pub fn time(header: &[u8; EVENT_SIZE]) -> u64 {
     u64_at(header, 8)
+}
+
+/// The direction that the bytes moved in.
+pub fn direction(header: &[u8; EVENT_SIZE]) -> usize {
+    usize::from(header[1])
+}
+
+/// The size of the payload.
+pub fn captured(header: &[u8; EVENT_SIZE]) -> usize {
+    u32_at(header, 52) as usize
 }
 
 /// TCP's sequence number of position 0; 0 if unknown.
