@@ -487,17 +487,21 @@ impl<D> Lines<D> {
         json::integer(out, data.len() as u64);
         match &head.start {
             Start::Request { method, target } => {
-                text(out, b",\"method\":\"", &data[method.clone()]);
-                text(out, b",\"url\":\"", &data[target.clone()]);
+                out.extend_from_slice(b",\"method\":\"");
+                part(out, data, method.clone(), head.is_plain);
+                out.extend_from_slice(b"\",\"url\":\"");
+                part(out, data, target.clone(), head.is_plain);
             }
             Start::Response { status, reason } => {
                 out.extend_from_slice(b",\"status_code\":");
                 json::integer(out, u64::from(*status));
-                text(out, b",\"reason\":\"", &data[reason.clone()]);
+                out.extend_from_slice(b",\"reason\":\"");
+                part(out, data, reason.clone(), head.is_plain);
             }
         }
-        text(out, b",\"http_version\":\"", &data[head.version.clone()]);
-        out.extend_from_slice(b",\"headers\":{");
+        out.extend_from_slice(b"\",\"http_version\":\"");
+        out.extend_from_slice(&data[head.version.clone()]);
+        out.extend_from_slice(b"\",\"headers\":{");
         fields(out, head, data);
         out.extend_from_slice(b"},\"body\":\"");
         let body = out.len();
@@ -508,17 +512,13 @@ impl<D> Lines<D> {
         out.extend_from_within(body);
         let sent = header[1] == 0;
         let is_request = matches!(head.start, Start::Request { .. });
-        out.extend_from_slice(if is_request {
-            b"\",\"type\":\"request\""
-        } else {
-            b"\",\"type\":\"response\""
-        });
-        out.extend_from_slice(if sent == is_request {
-            b",\"role\":\"client\""
-        } else {
-            b",\"role\":\"server\""
-        });
-        out.extend_from_slice(b",\"exchange\":\"");
+        let kind: &[u8] = match (is_request, sent) {
+            (true, true) => b"\",\"type\":\"request\",\"role\":\"client\",\"exchange\":\"",
+            (true, false) => b"\",\"type\":\"request\",\"role\":\"server\",\"exchange\":\"",
+            (false, true) => b"\",\"type\":\"response\",\"role\":\"server\",\"exchange\":\"",
+            (false, false) => b"\",\"type\":\"response\",\"role\":\"client\",\"exchange\":\"",
+        };
+        out.extend_from_slice(kind);
         out.extend_from_slice(ends.number());
         out.push(b'-');
         json::integer(out, number);
@@ -600,7 +600,7 @@ fn fields(out: &mut Vec<u8>, head: &Head, data: &[u8]) {
 /// Write the head as it was sent.
 fn raw_head(out: &mut Vec<u8>, head: &Head, data: &[u8]) {
     let first = head.fields.first().map_or(head.size - 2, |field| field.start) - 2;
-    part(out, data, 0..first, false);
+    part(out, data, 0..first, head.is_plain);
     for field in &head.fields {
         out.extend_from_slice(b"\\r\\n");
         part(out, data, field.start..field.end, field.is_plain);

@@ -38,6 +38,8 @@ pub struct Field {
 pub struct Head {
     pub start: Start,
     pub version: Range<usize>,
+    /// Whether JSON has no escape for any character of the start line.
+    pub is_plain: bool,
     pub fields: Vec<Field>,
     /// Whether several fields have the same name.
     pub repeats: bool,
@@ -55,7 +57,7 @@ impl Head {
     /// Return the head at the beginning of `data`; `None` if it is not usual, or not whole.
     pub fn parse(data: &[u8], max_size: usize) -> Option<Head> {
         let data = &data[..data.len().min(max_size)];
-        let (end, _) = line_end(data, 0)?;
+        let (end, is_plain) = line_end(data, 0)?;
         let (start, version) = if data.starts_with(b"HTTP/") {
             status_line(data, 0..end)?
         } else {
@@ -64,6 +66,7 @@ impl Head {
         let mut head = Head {
             start,
             version,
+            is_plain,
             fields: Vec::with_capacity(16),
             repeats: false,
             host: None,
@@ -94,12 +97,14 @@ impl Head {
         }
         let (end, is_plain) = line_end(data, colon + 1)?;
         let value = trimmed(data, colon + 1..end);
-        let is = |known: &[u8]| data[start..colon].eq_ignore_ascii_case(known);
+        let name = &data[start..colon];
+        // Most names are written like that, which is faster to compare.
+        let is = |usual: &[u8]| name == usual || name.eq_ignore_ascii_case(usual);
         match size {
-            4 if is(b"host") => set(&mut self.host, value.clone())?,
-            6 if is(b"expect") => return None,
-            12 if is(b"content-type") => set(&mut self.content_type, value.clone())?,
-            14 if is(b"content-length") => {
+            4 if is(b"Host") => set(&mut self.host, value.clone())?,
+            6 if is(b"Expect") => return None,
+            12 if is(b"Content-Type") => set(&mut self.content_type, value.clone())?,
+            14 if is(b"Content-Length") => {
                 let digits = &data[value.clone()];
                 if digits.is_empty() || digits.len() > LENGTH_DIGITS {
                     return None;
@@ -113,8 +118,8 @@ impl Head {
                 }
                 set(&mut self.length, length)?;
             }
-            16 if is(b"content-encoding") => return None,
-            17 if is(b"transfer-encoding") => return None,
+            16 if is(b"Content-Encoding") => return None,
+            17 if is(b"Transfer-Encoding") => return None,
             _ => {}
         }
         if self.fields.len() == FIELDS_MAX {
@@ -207,14 +212,16 @@ fn version(text: &[u8]) -> Option<Range<usize>> {
     (text.starts_with(b"HTTP/1.") && text[7].is_ascii_digit()).then_some(5..8)
 }
 
-fn trimmed(data: &[u8], mut range: Range<usize>) -> Range<usize> {
-    while range.start < range.end && data[range.start] == b' ' {
-        range.start += 1;
+fn trimmed(data: &[u8], range: Range<usize>) -> Range<usize> {
+    let mut text = &data[range.clone()];
+    while let [b' ', rest @ ..] = text {
+        text = rest;
     }
-    while range.start < range.end && data[range.end - 1] == b' ' {
-        range.end -= 1;
+    let start = range.end - text.len();
+    while let [rest @ .., b' '] = text {
+        text = rest;
     }
-    range
+    start..start + text.len()
 }
 
 /// Whether a byte may be part of a token, by its value.

@@ -70,12 +70,14 @@ pub fn printable_prefix(text: &[u8]) -> (usize, bool) {
 /// Append a name of printable ASCII in lower case, `data[range]`.
 pub fn lower(out: &mut Vec<u8>, data: &[u8], range: std::ops::Range<usize>) {
     let end = out.len() + range.len();
-    for at in range.step_by(8) {
+    let mut at = range.start;
+    while at < range.end {
         let (word, _) = word_at(data, at);
         let from_a = word.wrapping_add(ONES * u64::from(0x80 - b'A'));
         let after_z = word.wrapping_add(ONES * u64::from(0x7f - b'Z'));
         // What follows the name is cut off.
         out.extend_from_slice(&(word | ((from_a & !after_z & HIGH) >> 2)).to_le_bytes());
+        at += 8;
     }
     out.truncate(end);
 }
@@ -149,14 +151,13 @@ pub fn milliseconds(out: &mut Vec<u8>, nanoseconds: u64) {
         return;
     }
     integer(out, whole);
-    let mut digits = padded::<6>(part);
-    let mut kept: &mut [u8] = &mut digits;
-    while kept.len() > 1 && kept.last() == Some(&b'0') {
-        let shorter = kept.len() - 1;
-        kept = &mut kept[..shorter];
+    let point = out.len();
+    // Seven digits: the first takes the place of the point.
+    integer(out, 1_000_000 + part);
+    out[point] = b'.';
+    while out.ends_with(b"0") && out.len() > point + 2 {
+        out.pop();
     }
-    out.push(b'.');
-    out.extend_from_slice(kept);
 }
 
 /// The last time that `timestamp` writes is before this: the year 2262, see `record.py`.
@@ -165,8 +166,11 @@ const TIME_END: i128 = 9_214_646_400_000_000_000;
 /// Formats times as RFC 3339 in UTC with nine digits; remembers the last second.
 #[derive(Default)]
 pub struct Clock {
-    second: u64,
-    text: Vec<u8>,
+    /// The second that `text` is of: from and to, in ns.
+    from: u64,
+    to: u64,
+    /// What comes before the nanoseconds.
+    text: [u8; 20],
 }
 
 impl Clock {
@@ -176,26 +180,31 @@ impl Clock {
             return false;
         }
         let realtime = realtime as u64;
-        let second = realtime / 1_000_000_000;
-        if self.text.is_empty() || self.second != second {
-            self.text.clear();
-            self.second = second;
+        if !(self.from..self.to).contains(&realtime) {
+            let second = realtime / SECOND;
             let (year, month, day) = date(second / 86_400);
-            let of_day = second % 86_400;
-            let (hour, minute) = (of_day / 3600, of_day / 60 % 60);
-            // Writing to a vector cannot fail.
+            let (hour, minute) = (second / 3600 % 24, second / 60 % 60);
+            // Twenty characters fit, because the year has four digits.
             let _ = write!(
-                self.text,
+                &mut self.text[..],
                 "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{:02}.",
-                of_day % 60
+                second % 60
             );
+            (self.from, self.to) = (second * SECOND, (second + 1) * SECOND);
         }
         out.extend_from_slice(&self.text);
-        out.extend_from_slice(&padded::<9>(realtime % 1_000_000_000));
+        // Ten digits: the first takes the place of the point.
+        let point = out.len() - 1;
+        out.truncate(point);
+        integer(out, SECOND + realtime - self.from);
+        out[point] = b'.';
         out.push(b'Z');
         true
     }
 }
+
+/// In ns.
+const SECOND: u64 = 1_000_000_000;
 
 /// Return year, month and day of a day since 1970, in the Gregorian calendar.
 fn date(day: u64) -> (u64, u64, u64) {
@@ -220,15 +229,6 @@ fn date(day: u64) -> (u64, u64, u64) {
         month += 1;
     }
     (year, month + 1, left + 1)
-}
-
-fn padded<const N: usize>(mut value: u64) -> [u8; N] {
-    let mut digits = [b'0'; N];
-    for digit in digits.iter_mut().rev() {
-        *digit = b'0' + (value % 10) as u8;
-        value /= 10;
-    }
-    digits
 }
 
 #[cfg(test)]
