@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Callable
@@ -30,14 +31,22 @@ Record = dict[str, Any]
 class Capture:
     """``http-profiler`` in a guest, writing to a file there, as a context manager.
 
+    ``before`` are words in front of the command, which runs as root, such as those of setpriv(1).
     ``exit_code`` and ``said`` (its standard error) are final after :meth:`stop` or :meth:`wait`.
     """
 
-    def __init__(self, guest: Guest, *options: str, output: str = "/tmp/capture.jsonl") -> None:
+    def __init__(
+        self,
+        guest: Guest,
+        *options: str,
+        output: str = "/tmp/capture.jsonl",
+        before: Sequence[str] = (),
+    ) -> None:
         self.guest = guest
         self.output = output
         self.exit_code: int | None = None
         self._options = options
+        self._before = before
         # Open as long as the capture is; __exit__ closes it.
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115
         self._said = ""
@@ -56,7 +65,7 @@ class Capture:
     def __enter__(self) -> Capture:
         self.guest.exec(["sudo", "rm", "-f", self.output])
         self._running = self.guest.popen(
-            ["sudo", "http-profiler", "--output", self.output, *self._options],
+            ["sudo", *self._before, "http-profiler", "--output", self.output, *self._options],
             stdout=None,
             stderr=self._errors,
         )

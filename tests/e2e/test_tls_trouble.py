@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,9 +12,11 @@ import pytest
 from provisioning import Guest
 from provisioning.capture import Record
 from tests.e2e.capture import Capture
+from tests.e2e.conftest import background, traffic
 from tests.e2e.scenario import serving
 from tests.e2e.test_capture import url_of
 from tests.e2e.test_tls import BLOCKING, HOME, prepare
+from tests.e2e.test_tls_uncaptured import wait_for
 
 pytestmark = pytest.mark.one_guest("debian-12")
 
@@ -98,3 +101,21 @@ def test_a_library_that_was_deleted(guest: Guest, token: str, library: str) -> N
             check_new_exchanges(capture, url)
             said = capture.stop()
     assert "not probed" not in said
+
+
+def test_a_kernel_that_refuses_all_uprobes(guest: Guest, token: str, library: str) -> None:
+    """The service of the package has fewer capabilities, too."""
+    problem = r"TLS libraries cannot be probed: Permission denied \(CAP_SYS_ADMIN is needed\)"
+    rights = ("setpriv", "--bounding-set=-sys_admin")
+    with (
+        background(guest, "serve") as (_, plain),
+        Capture(guest, "--tls", "--no-redact", before=rights) as capture,
+        calling(guest, library, f"/{token}/tls"),
+    ):
+        assert wait_for(capture, problem) == {problem: ["python3", "python3"]}
+        traffic(guest, "requests", "127.0.0.1", plain["port"], f"GET:/{token}/plain")
+        lines = capture.wait_for(lambda record: token in (url_of(record) or ""), 4)
+        said = capture.stop()
+    assert {url_of(line) for line in lines} == {f"/{token}/plain"}
+    assert said.count("not probed") == 1
+    assert re.search(f"not probed: {problem}\n", said)

@@ -112,14 +112,26 @@ def test_a_refused_file_is_reported_once_and_not_attached_to(
     assert kernel.attached and kernel.open() == 0
 
 
-def test_a_missing_capability_is_named(process: Process, kernel: Kernel) -> None:
-    """The service of the package has CAP_PERFMON only."""
-    kernel.refused, kernel.why = {FILE.addresses["SSL_write"] - BASE}, errno.EACCES
-    (problem,) = libraries_of(probes_of(process)).attach_all()
-    assert problem == (
-        "/usr/lib/libssl.so.3: cannot be probed: Permission denied "
-        "(CAP_SYS_ADMIN is needed if kernel.perf_event_paranoid is above 2)"
-    )
+@pytest.mark.parametrize(
+    ("why", "reason"),
+    [
+        # The service of the package has CAP_PERFMON only.
+        (errno.EACCES, "Permission denied (CAP_SYS_ADMIN is needed)"),
+        (errno.EOPNOTSUPP, "Operation not supported"),
+    ],
+)
+def test_a_kernel_that_refuses_all_uprobes_is_one_problem(
+    process: Process, kernel: Kernel, why: int, reason: str
+) -> None:
+    process.add("opt/libssl.so.3", CONTENT)
+    process.map("/opt/libssl.so.3")
+    process.files()
+    kernel.refused, kernel.why = {FILE.addresses["SSL_write"] - BASE}, why
+    libraries = libraries_of(probes_of(process))
+    problem = f"TLS libraries cannot be probed: {reason}"
+    assert libraries.attach_all() == [problem]
+    assert libraries.handshake(handshake(PID)) == []
+    assert libraries.uncaptured() == (Uncaptured(PID, "curl", problem),)
 
 
 def test_a_file_that_pretends_many_returns_is_not_attached_to(

@@ -342,23 +342,24 @@ def test_why_a_process_is_not_captured(
     process.add(path, content)
     process.map(f"/{path}")
     advice = "; see docs/explanation/tls.md for other ways"
-    assert Discovery(process.files()).reason(PID) == reason + advice
+    assert Discovery(process.files()).reason(PID, {}) == reason + advice
 
 
 def test_why_a_process_that_has_ended_is_not_captured(process: Process) -> None:
-    assert Discovery(process.files()).reason(PID + 1) == "it ended before its files were examined"
+    reason = Discovery(process.files()).reason(PID + 1, {})
+    assert reason == "it ended before its files were examined"
 
 
 def test_a_library_that_is_probed_but_not_called(process: Process) -> None:
     process.add("lib/libssl.so.3", LIBRARY)
     process.map("/lib/libssl.so.3")
-    reason = Discovery(process.files()).reason(PID)
+    reason = Discovery(process.files()).reason(PID, {})
     assert reason == "it did not call /lib/libssl.so.3, which is probed"
 
 
 def test_a_problem_is_why_a_process_is_not_captured(process: Process) -> None:
     process.map("/gone.so (deleted)", inode=1000)
-    reason = Discovery(process.files()).reason(PID)
+    reason = Discovery(process.files()).reason(PID, {})
     assert reason == "/gone.so: cannot be opened: was deleted"
 
 

@@ -33,6 +33,8 @@ Identity = tuple[int, int, int]
 _PIDS_MAX = 4096
 POINTS_MAX = 256
 """Far more than the functions of a library have together: a file can pretend any number."""
+# Nothing is wrong with the file: a capability is missing, or the kernel offers no uprobes.
+_NOT_OF_THE_FILE = (errno.EACCES, errno.EPERM, errno.EOPNOTSUPP)
 # Processes that are remembered for the summary.
 _NOTED_MAX = 1000
 
@@ -160,6 +162,7 @@ class Libraries:
         self._functions = frozenset(functions)
         self._discovery = Discovery(probes)
         self._done: set[Identity] = set()
+        self._refused: dict[Identity, str] = {}
         self._problems: set[str] = set()
         # By process and reason: those whose handshake was seen at a socket.
         self._silent: dict[Uncaptured, None] = {}
@@ -196,7 +199,7 @@ class Libraries:
         problems = self.attach_to(pid)
         if len(self._done) > before:
             self._note(self._uncaptured, pid, name, LATE)
-        self._note(self._silent, pid, name, self._discovery.reason(pid))
+        self._note(self._silent, pid, name, self._discovery.reason(pid, self._refused))
         return problems
 
     def uncaptured(self) -> tuple[Uncaptured, ...]:
@@ -232,17 +235,26 @@ class Libraries:
         if not functions:
             return finding.problem
         self._done.add(identity)
+        problem = self._refusal(identity, finding.path, functions)
+        if problem:
+            self._refused[identity] = problem
+            return problem
+        refused = [each for library in finding.libraries for each in library.refused]
+        return f"{finding.path}: {refused[0]}" if refused else finding.problem
+
+    def _refusal(self, identity: Identity, path: str, functions: list[list[object]]) -> str:
+        """Have a file attached to; return why it cannot be probed, or an empty text."""
         if _number_of_points(functions) > POINTS_MAX:
-            return f"{finding.path}: cannot be probed: its functions return in too many places"
+            return f"{path}: cannot be probed: its functions return in too many places"
         try:
             self._probes.attach(list(identity), functions)
         except OSError as error:
-            # CAP_PERFMON does not suffice for perf_event_open(2) there, as on Debian and Ubuntu.
-            needs = " (CAP_SYS_ADMIN is needed if kernel.perf_event_paranoid is above 2)"
-            advice = needs if error.errno == errno.EACCES else ""
-            return f"{finding.path}: cannot be probed: {error.strerror}{advice}"
-        refused = [each for library in finding.libraries for each in library.refused]
-        return f"{finding.path}: {refused[0]}" if refused else finding.problem
+            if error.errno not in _NOT_OF_THE_FILE:
+                return f"{path}: cannot be probed: {error.strerror}"
+            # Before Linux 6.16, and the stable kernels of July 2025, CAP_PERFMON sufficed.
+            needs = "" if error.errno == errno.EOPNOTSUPP else " (CAP_SYS_ADMIN is needed)"
+            return f"TLS libraries cannot be probed: {error.strerror}{needs}"
+        return ""
 
     def _hooked(self, hook: Hook) -> list[str]:
         """Return one of a function's names, if the probe has a program for it."""

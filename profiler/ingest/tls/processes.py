@@ -196,18 +196,24 @@ class Discovery:
         findings = (self._mapping(pid, mapping) for mapping in self._mappings(pid))
         return [one for one in findings if one.libraries or one.problem]
 
-    def reason(self, pid: int) -> str:
-        """Return why the TLS of a process that calls no probed function cannot be captured."""
+    def reason(self, pid: int, refused: dict[tuple[int, int, int], str]) -> str:
+        """Return why the TLS of a process that calls no probed function cannot be captured.
+
+        ``refused`` maps the identity of each file that cannot be probed to the problem.
+        """
         try:
             mappings = self._mappings(pid)
-            findings = [self._mapping(pid, mapping) for mapping in mappings]
             paths = [mapping.path for mapping in mappings]
-            probed = (one.path for one in findings if any(map(_has_sessions, one.libraries)))
-            library = next(probed, "")
-            problem = next((one.problem for one in findings if one.problem), "")
+            library = problem = ""
+            for mapping in mappings:
+                one = self._mapping(pid, mapping)
+                refusal = refused.get(one.identity, "") if one.identity else ""
+                problem = problem or refusal or one.problem
+                if not (library or refusal) and any(map(_has_sessions, one.libraries)):
+                    library = f"it did not call {printable(one.path)}, which is probed"
             return (
                 unprobed.reason_of_files(paths)
-                or (f"it did not call {printable(library)}, which is probed" if library else "")
+                or library
                 or problem
                 or (self._reason_of_program(pid, mappings[0]) if mappings else "")
                 or unprobed.unknown()
