@@ -136,6 +136,18 @@ def test_both_ends_without_ssl_read(scenario: Scenario, token: str) -> None:
         assert kind == "request" or all(line["body"] == TEXT for line in lines)
 
 
+@pytest.mark.parametrize("client", ["curl", "wget"])
+def test_a_body_that_ends_with_the_connection(scenario: Scenario, token: str, client: str) -> None:
+    """The server sends close_notify; the result of SSL_read and of gnutls_record_recv is 0."""
+    url = f"/{token}"
+    scenario.guest.exec(f"cp {HOME}/files/text {HOME}/files{url}")
+    wget = f"wget -q -O /dev/null --ca-certificate={CERTIFICATE} https://127.0.0.1:{OPENSSL}{url}"
+    _, response = scenario.exchange(
+        wget if client == "wget" else curl("", OPENSSL, url), url, OPENSSL
+    )
+    assert response["body"] == TEXT
+
+
 def test_a_proxy_with_tls_on_both_sides(scenario: Scenario, token: str) -> None:
     url = f"/text?{token}"
     scenario.guest.exec(curl("", HAPROXY, url))
