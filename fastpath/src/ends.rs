@@ -3,6 +3,7 @@
 
 use std::io::Write;
 use std::net::Ipv6Addr;
+use std::ops::Range;
 
 use base64::engine::general_purpose::STANDARD;
 use base64::Engine;
@@ -27,20 +28,12 @@ impl Ends {
         let wire = wire::Ends::of(header);
         let mut text = Vec::with_capacity(320);
         let mut stops = [0; 4];
-        for (stop, source, dest) in
-            [(0, wire.local(), wire.remote()), (1, wire.remote(), wire.local())]
-        {
-            text.extend_from_slice(b"\"source_ip\":\"");
-            address(&mut text, source.0);
-            text.extend_from_slice(b"\",\"source_port\":");
-            json::integer(&mut text, u64::from(source.1));
-            text.extend_from_slice(b",\"dest_ip\":\"");
-            address(&mut text, dest.0);
-            text.extend_from_slice(b"\",\"dest_port\":");
-            json::integer(&mut text, u64::from(dest.1));
-            text.push(b',');
-            stops[stop] = text.len();
-        }
+        let local = endpoint(&mut text, SOURCE, wire.local());
+        let remote = endpoint(&mut text, DEST, wire.remote());
+        stops[0] = text.len();
+        repeat(&mut text, SOURCE, remote);
+        repeat(&mut text, DEST, local);
+        stops[1] = text.len();
         text.extend_from_slice(b"\"connection\":\"");
         community_id(&mut text, wire.local(), wire.remote());
         text.extend_from_slice(b"\",");
@@ -90,6 +83,34 @@ impl Ends {
 
 /// A packed address and a port.
 type Endpoint<'a> = (&'a [u8], u16);
+
+/// What comes before an address and before its port.
+type Names = [&'static [u8]; 2];
+const SOURCE: Names = [b"\"source_ip\":\"", b"\",\"source_port\":"];
+const DEST: Names = [b"\"dest_ip\":\"", b"\",\"dest_port\":"];
+
+/// Append an end; return where its address and its port are.
+fn endpoint(out: &mut Vec<u8>, names: Names, end: Endpoint) -> [Range<usize>; 2] {
+    out.extend_from_slice(names[0]);
+    let ip = out.len();
+    address(out, end.0);
+    let ip = ip..out.len();
+    out.extend_from_slice(names[1]);
+    let port = out.len();
+    json::integer(out, u64::from(end.1));
+    let port = port..out.len();
+    out.push(b',');
+    [ip, port]
+}
+
+/// Append an end that was written before.
+fn repeat(out: &mut Vec<u8>, names: Names, [ip, port]: [Range<usize>; 2]) {
+    out.extend_from_slice(names[0]);
+    out.extend_from_within(ip);
+    out.extend_from_slice(names[1]);
+    out.extend_from_within(port);
+    out.push(b',');
+}
 
 /// Append a packed address in canonical form (RFC 5952), an IPv4-mapped one as IPv4.
 fn address(out: &mut Vec<u8>, packed: &[u8]) {

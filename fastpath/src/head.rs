@@ -100,11 +100,12 @@ impl Head {
         let name = &data[start..colon];
         // Most names are written like that, which is faster to compare.
         let is = |usual: &[u8]| name == usual || name.eq_ignore_ascii_case(usual);
-        match size {
-            4 if is(b"Host") => set(&mut self.host, value.clone())?,
-            6 if is(b"Expect") => return None,
-            12 if is(b"Content-Type") => set(&mut self.content_type, value.clone())?,
-            14 if is(b"Content-Length") => {
+        let (first, last) = (data[start] | 0x20, data[colon - 1] | 0x20);
+        match (size, first) {
+            (4, b'h') if is(b"Host") => set(&mut self.host, value.clone())?,
+            (6, b'e') if is(b"Expect") => return None,
+            (12, b'c') if is(b"Content-Type") => set(&mut self.content_type, value.clone())?,
+            (14, b'c') if is(b"Content-Length") => {
                 let digits = &data[value.clone()];
                 if digits.is_empty() || digits.len() > LENGTH_DIGITS {
                     return None;
@@ -118,15 +119,14 @@ impl Head {
                 }
                 set(&mut self.length, length)?;
             }
-            16 if is(b"Content-Encoding") => return None,
-            17 if is(b"Transfer-Encoding") => return None,
+            (16, b'c') if is(b"Content-Encoding") => return None,
+            (17, b't') if is(b"Transfer-Encoding") => return None,
             _ => {}
         }
         if self.fields.len() == FIELDS_MAX {
             return None;
         }
         let field = Field { start, colon, value, end, is_plain };
-        let (first, last) = (data[start] | 0x20, data[colon - 1] | 0x20);
         let hash = 1 << ((size + 5 * usize::from(first) + 11 * usize::from(last)) % 64);
         if self.names & hash != 0 && !self.repeats {
             self.repeats = self.fields.iter().any(|other| Head::same_name(data, &field, other));
@@ -163,6 +163,7 @@ fn set<T>(place: &mut Option<T>, value: T) -> Option<()> {
 
 /// Return where the line that continues at `at` ends, before its CRLF, and whether the rest of it is
 /// free of quotes and backslashes; `None` if that is not printable.
+#[inline]
 fn line_end(data: &[u8], at: usize) -> Option<(usize, bool)> {
     // The first byte that is not printable must be the CR.
     let (size, is_plain) = printable_prefix(&data[at..]);
@@ -212,16 +213,16 @@ fn version(text: &[u8]) -> Option<Range<usize>> {
     (text.starts_with(b"HTTP/1.") && text[7].is_ascii_digit()).then_some(5..8)
 }
 
-fn trimmed(data: &[u8], range: Range<usize>) -> Range<usize> {
-    let mut text = &data[range.clone()];
-    while let [b' ', rest @ ..] = text {
-        text = rest;
+#[inline]
+fn trimmed(data: &[u8], mut range: Range<usize>) -> Range<usize> {
+    let text = &data[..range.end];
+    while text.get(range.start) == Some(&b' ') {
+        range.start += 1;
     }
-    let start = range.end - text.len();
-    while let [rest @ .., b' '] = text {
-        text = rest;
+    while range.end > range.start && text[range.end - 1] == b' ' {
+        range.end -= 1;
     }
-    start..start + text.len()
+    range
 }
 
 /// Whether a byte may be part of a token, by its value.

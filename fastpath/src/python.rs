@@ -10,8 +10,8 @@ use rustc_hash::FxHashMap;
 use crate::connection::{Connection, Describe, Fate, Limits, Lines, Mover, Request, State};
 use crate::wire::{self, Record, EVENT_SIZE};
 
-/// Lines are handed over in batches of about this size.
-const BATCH: usize = 64 * 1024;
+/// Lines are handed over in batches of about this size. Python takes a constant time for each.
+const BATCH: usize = 256 * 1024;
 
 /// Descriptions of movers that are kept: threads times system calls. All are dropped beyond that.
 const MOVERS_MAX: usize = 4096;
