@@ -61,6 +61,8 @@ pub struct Lines<D> {
     pub requests: u64,
     pub responses: u64,
     pub describer: D,
+    /// An empty vector for the fields of the next head.
+    pub spare: Vec<Field>,
 }
 
 /// The request that has no response yet. Its parts are one after another in `text`.
@@ -271,7 +273,7 @@ impl Connection {
         if self.state.next[direction].map_or(false, |next| next != chunk.position()) {
             return Fate::Refused;
         }
-        let head = match Head::parse(chunk.payload, limits.head) {
+        let head = match Head::parse(chunk.payload, limits.head, std::mem::take(&mut lines.spare)) {
             None => return Fate::Refused,
             Some(head) => head,
         };
@@ -283,7 +285,10 @@ impl Connection {
             None => Fate::Refused,
             Some(0) => {
                 let first = (chunk.header, chunk.payload);
-                self.emit(&head, chunk.payload, first, chunk, room, limits, lines)
+                let fate = self.emit(&head, chunk.payload, first, chunk, room, limits, lines);
+                lines.spare = head.fields;
+                lines.spare.clear();
+                fate
             }
             Some(left) => {
                 let cost = WAITING_SIZE
@@ -500,7 +505,7 @@ impl<D> Lines<D> {
             }
         }
         out.extend_from_slice(b"\",\"http_version\":\"");
-        out.extend_from_slice(&data[head.version.clone()]);
+        out.extend_from_slice(&[b'1', b'.', head.minor]);
         out.extend_from_slice(b"\",\"headers\":{");
         fields(out, head, data);
         out.extend_from_slice(b"},\"body\":\"");
@@ -535,14 +540,21 @@ impl<D> Lines<D> {
             }
             out.push(b'}');
             let asked = wire::time(&request.header);
-            for (name, time) in [(",\"latency_ms\":", time), (",\"duration_ms\":", last_time)] {
-                out.extend_from_slice(name.as_bytes());
-                match time.checked_sub(asked) {
-                    Some(passed) if passed <= json::NANOSECONDS_MAX => {
-                        json::milliseconds(out, passed)
-                    }
-                    _ => return false,
+            let passed = match (time.checked_sub(asked), last_time.checked_sub(asked)) {
+                (Some(first), Some(last)) if first.max(last) <= json::NANOSECONDS_MAX => {
+                    [first, last]
                 }
+                _ => return false,
+            };
+            out.extend_from_slice(b",\"latency_ms\":");
+            let latency = out.len();
+            json::milliseconds(out, passed[0]);
+            let latency = latency..out.len();
+            out.extend_from_slice(b",\"duration_ms\":");
+            if passed[0] == passed[1] {
+                out.extend_from_within(latency);
+            } else {
+                json::milliseconds(out, passed[1]);
             }
         }
         out.push(b',');
@@ -582,18 +594,18 @@ fn fields(out: &mut Vec<u8>, head: &Head, data: &[u8]) {
         out.extend_from_slice(quote);
         quote = b",\"";
         json::lower(out, data, field.start..field.colon);
-        let mut repeated = head.fields[index + 1..].iter().filter(same).peekable();
-        if !head.repeats || repeated.peek().is_none() {
+        if head.repeats && head.fields[index + 1..].iter().any(|other| same(&other)) {
+            let mut before: &[u8] = b"\":[\"";
+            for other in head.fields[index..].iter().filter(same) {
+                text(out, before, &data[other.value.clone()]);
+                before = b",\"";
+            }
+            out.push(b']');
+        } else {
             out.extend_from_slice(b"\":\"");
             part(out, data, field.value.clone(), field.is_plain);
             out.push(b'"');
-            continue;
         }
-        text(out, b"\":[\"", &data[field.value.clone()]);
-        for other in repeated {
-            text(out, b",\"", &data[other.value.clone()]);
-        }
-        out.push(b']');
     }
 }
 
@@ -660,6 +672,7 @@ mod tests {
                 requests: 0,
                 responses: 0,
                 describer: Fixed,
+                spare: Vec::new(),
             };
             let connection = Connection::new(State::opened(0));
             Bench { connection, lines, positions: [0; 2], time: 0 }

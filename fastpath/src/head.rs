@@ -37,7 +37,8 @@ pub struct Field {
 #[derive(Debug)]
 pub struct Head {
     pub start: Start,
-    pub version: Range<usize>,
+    /// The digit of the version after `1.`.
+    pub minor: u8,
     /// Whether JSON has no escape for any character of the start line.
     pub is_plain: bool,
     pub fields: Vec<Field>,
@@ -55,19 +56,21 @@ pub struct Head {
 
 impl Head {
     /// Return the head at the beginning of `data`; `None` if it is not usual, or not whole.
-    pub fn parse(data: &[u8], max_size: usize) -> Option<Head> {
+    ///
+    /// `spare` is an empty vector to use, which saves an allocation.
+    pub fn parse(data: &[u8], max_size: usize, spare: Vec<Field>) -> Option<Head> {
         let data = &data[..data.len().min(max_size)];
         let (end, is_plain) = line_end(data, 0)?;
-        let (start, version) = if data.starts_with(b"HTTP/") {
+        let (start, minor) = if data.starts_with(b"HTTP/") {
             status_line(data, 0..end)?
         } else {
             request_line(data, 0..end)?
         };
         let mut head = Head {
             start,
-            version,
+            minor,
             is_plain,
-            fields: Vec::with_capacity(16),
+            fields: spare,
             repeats: false,
             host: None,
             content_type: None,
@@ -172,7 +175,7 @@ fn line_end(data: &[u8], at: usize) -> Option<(usize, bool)> {
 }
 
 /// RFC 9112, 3.
-fn request_line(data: &[u8], line: Range<usize>) -> Option<(Start, Range<usize>)> {
+fn request_line(data: &[u8], line: Range<usize>) -> Option<(Start, u8)> {
     let text = &data[line.clone()];
     let method = text.iter().position(|&byte| !is_token(byte))?;
     let target = text.len().checked_sub(9)?;
@@ -182,19 +185,18 @@ fn request_line(data: &[u8], line: Range<usize>) -> Option<(Start, Range<usize>)
     if text[method + 1..target].contains(&b' ') {
         return None;
     }
-    let version = version(&text[target + 1..])?;
+    let minor = minor_version(&text[target + 1..])?;
     let start = Start::Request {
         method: line.start..line.start + method,
         target: line.start + method + 1..line.start + target,
     };
-    let at = line.start + target + 1;
-    Some((start, at + version.start..at + version.end))
+    Some((start, minor))
 }
 
 /// RFC 9112, 4.
-fn status_line(data: &[u8], line: Range<usize>) -> Option<(Start, Range<usize>)> {
+fn status_line(data: &[u8], line: Range<usize>) -> Option<(Start, u8)> {
     let text = &data[line.clone()];
-    let version = version(text)?;
+    let minor = minor_version(text)?;
     let digits = text.get(8..12)?;
     if digits[0] != b' ' || !digits[1..].iter().all(u8::is_ascii_digit) {
         return None;
@@ -204,13 +206,15 @@ fn status_line(data: &[u8], line: Range<usize>) -> Option<(Start, Range<usize>)>
     }
     let status = digits[1..].iter().fold(0, |status, digit| status * 10 + u16::from(digit - b'0'));
     let reason = trimmed(data, line.start + 12..line.end);
-    Some((Start::Response { status, reason }, line.start + version.start..line.start + version.end))
+    Some((Start::Response { status, reason }, minor))
 }
 
-/// Return the place of `1.x` in `HTTP/1.x`.
-fn version(text: &[u8]) -> Option<Range<usize>> {
-    let text = text.get(..8)?;
-    (text.starts_with(b"HTTP/1.") && text[7].is_ascii_digit()).then_some(5..8)
+/// Return the digit after the point of `HTTP/1.x`.
+fn minor_version(text: &[u8]) -> Option<u8> {
+    match text {
+        [b'H', b'T', b'T', b'P', b'/', b'1', b'.', minor @ b'0'..=b'9', ..] => Some(*minor),
+        _ => None,
+    }
 }
 
 #[inline]
@@ -247,7 +251,7 @@ mod tests {
     use super::*;
 
     fn parse(text: &str) -> Option<Head> {
-        Head::parse(text.as_bytes(), 1000)
+        Head::parse(text.as_bytes(), 1000, Vec::new())
     }
 
     #[test]
@@ -255,7 +259,7 @@ mod tests {
         let text = "GET /a?b HTTP/1.0\r\nHost:  x \r\nA:\r\n\r\nrest";
         let head = parse(text).unwrap();
         assert_eq!(head.start, Start::Request { method: 0..3, target: 4..8 });
-        assert_eq!(&text[head.version], "1.0");
+        assert_eq!(head.minor, b'0');
         assert_eq!(&text[head.host.unwrap()], "x");
         assert_eq!(head.fields.len(), 2);
         assert_eq!(&text[head.size..], "rest");
@@ -303,9 +307,10 @@ mod tests {
         ] {
             assert!(parse(text).is_none(), "{text:?}");
         }
-        assert!(Head::parse(b"GET / HTTP/1.1\r\n\r\n", 17).is_none());
+        assert!(Head::parse(b"GET / HTTP/1.1\r\n\r\n", 17, Vec::new()).is_none());
         let many = "A: b\r\n".repeat(FIELDS_MAX + 1);
-        assert!(Head::parse(format!("GET / HTTP/1.1\r\n{many}\r\n").as_bytes(), 9999).is_none());
+        let many = format!("GET / HTTP/1.1\r\n{many}\r\n");
+        assert!(Head::parse(many.as_bytes(), 9999, Vec::new()).is_none());
     }
 
     #[test]

@@ -97,6 +97,7 @@ impl FastPath {
                     generation: 0,
                     known: FxHashMap::default(),
                 },
+                spare: Vec::new(),
             },
             limits: Limits { head: max_head, body: max_body, connection: connection_memory },
             known,
