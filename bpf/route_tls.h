@@ -30,8 +30,10 @@ static __always_inline void remove_calls(struct tls_thread *thread, u64 stack)
 
 static __always_inline struct tls_key thread_of(void *ctx, u8 library)
 {
-	u64 id = get_current_pid_tgid();
-	struct tls_key thread = { .session = (u32)id, .process = id >> 32 };
+	struct tls_key thread = {
+		.session = (u32)get_current_pid_tgid(),
+		.process = current_process(),
+	};
 
 	if (library == TLS_GO)
 		thread.session = REGISTER(ctx, pt_regs_goroutine);
@@ -83,19 +85,19 @@ static __always_inline int
 enter_tls(void *ctx, u64 session, u64 buffer, u64 size_at, u8 library, u8 direction,
 	  int zero_is_end)
 {
-	struct tls_key key = thread_of(ctx, library);
-	u32 process = key.process;
+	u32 pid = get_current_pid_tgid() >> 32;
 
-	if (!session || process == written_over(SELF_PLACEHOLDER) ||
-	    why_not_this_process(process) < FILTERED_REASONS)
+	if (!session || pid == written_over(SELF_PLACEHOLDER) ||
+	    why_not_this_process(pid) < FILTERED_REASONS)
 		return 0;
+	struct tls_key key = thread_of(ctx, library);
 	struct tls_thread *thread = LOOKUP(tls_threads, &key);
 	if (!thread) {
 		struct tls_blank *blank = tls_blank();
-		u32 used = library;
+		struct tls_process used = { .process = key.process, .library = library };
 
 		if (!blank || UPDATE(tls_threads, &key, &blank->thread) ||
-		    UPDATE(tls_processes, &process, &used))
+		    UPDATE(tls_processes, &pid, &used))
 			return 0;
 		thread = LOOKUP(tls_threads, &key);
 		if (!thread)
@@ -303,7 +305,7 @@ static __always_inline int leave_tls(void *ctx, s64 result, u8 library)
 /* The library frees a session. */
 static __always_inline int free_session(void *ctx, u64 session)
 {
-	struct tls_key key = { .session = session, .process = get_current_pid_tgid() >> 32 };
+	struct tls_key key = { .session = session, .process = current_process() };
 	struct tls_stream *stream = known_stream(&key);
 
 	if (!stream)

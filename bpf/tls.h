@@ -53,10 +53,16 @@ struct tls_thread {
 	u64 depth;
 };
 
-/* A session, thread or goroutine of a process. */
+/* A session, thread or goroutine of a process, see current_process(). */
 struct tls_key {
 	u64 session;
 	u64 process;
+};
+
+/* A process, and the library that it has called last. */
+struct tls_process {
+	u64 process;
+	u64 library;
 };
 
 struct tls_stream {
@@ -85,11 +91,11 @@ struct tls_claims {
 DEFINE_MAP(tls_claims, MAP_TYPE_PERCPU_ARRAY, u32, struct tls_claims, 1)
 DEFINE_MAP(tls_account, MAP_TYPE_PERCPU_ARRAY, u32, struct counters, 2 * TLS_SLOTS)
 DEFINE_MAP(tls_threads, MAP_TYPE_LRU_HASH, struct tls_key, struct tls_thread, TLS_MAX)
-/* Processes that have called a library; the last one. */
-DEFINE_MAP(tls_processes, MAP_TYPE_LRU_HASH, u32, u32, PROCESSES_MAX)
+/* Processes that have called a library. */
+DEFINE_MAP(tls_processes, MAP_TYPE_LRU_HASH, u32, struct tls_process, PROCESSES_MAX)
 DEFINE_MAP(tls_streams, MAP_TYPE_LRU_HASH, struct tls_key, struct tls_stream, TLS_MAX)
 DEFINE_MAP(tls_records, MAP_TYPE_LRU_HASH, struct tls_record, u64, TLS_MAX)
-/* The processes that were reported, see report_process(), and which program they ran then. */
+/* The processes that were reported, see report_process(). */
 DEFINE_MAP(tls_reported, MAP_TYPE_LRU_HASH, u32, u64, PROCESSES_MAX)
 /* The inode of a bound socket -> its session. */
 DEFINE_MAP(tls_sockets, MAP_TYPE_LRU_HASH, u64, struct tls_key, TLS_MAX)
@@ -107,6 +113,29 @@ static __always_inline struct tls_blank *tls_blank(void)
 	u32 zero = 0;
 
 	return LOOKUP(tls_blank, &zero);
+}
+
+/*
+ * The current process and the program that it runs: its number, with bits that differ if
+ * another process has that number later. It may have sessions at the same addresses, and a
+ * process that is killed leaves its calls open.
+ */
+static __always_inline u64 current_process(void)
+{
+	u64 leader = TASK_FIELD(u64, current_task(), task_struct_group_leader);
+	u64 instance = TASK_FIELD(u64, leader, start_time) ^
+		       TASK_FIELD(u64, leader, task_struct_self_exec_id);
+
+	return instance << 32 | get_current_pid_tgid() >> 32;
+}
+
+/* The current process, if it has called a library. */
+static __always_inline struct tls_process *known_process(void)
+{
+	u32 pid = get_current_pid_tgid() >> 32;
+	struct tls_process *known = LOOKUP(tls_processes, &pid);
+
+	return known && known->process == current_process() ? known : 0;
 }
 
 /* --- records of the protocol ------------------------------------------------------------ */
@@ -314,11 +343,12 @@ static __always_inline u64 current_thread(u32 library)
 /* A process with TLS sessions moved bytes at a socket: do they show whose socket it is? */
 static __always_inline void compare_record(struct call *call)
 {
-	u32 process = get_current_pid_tgid() >> 32;
-	u32 *library = LOOKUP(tls_processes, &process);
-	if (!library)
+	struct tls_process *known = known_process();
+	if (!known)
 		return;
-	struct tls_key current = { .session = current_thread(*library), .process = process };
+	u64 process = known->process;
+	u32 library = known->library;
+	struct tls_key current = { .session = current_thread(library), .process = process };
 	u64 socket = socket_inode(call->socket);
 	struct workspace *work = workspace_of(call);
 	if (!socket || !work)
@@ -356,7 +386,7 @@ static __always_inline void compare_record(struct call *call)
 			struct tls_stream *stream = known_stream(&key);
 			/* The call that encrypted it may not have returned yet. */
 			if (!stream)
-				stream = begin_stream(&key, *library, flags);
+				stream = begin_stream(&key, library, flags);
 			if (stream)
 				bind(call, &key, stream, socket, 1, flags);
 			return;
@@ -383,12 +413,11 @@ static __always_inline void compare_record(struct call *call)
  */
 static __always_inline void meet_end_of_session(struct call *call)
 {
-	struct tls_key key = { .process = get_current_pid_tgid() >> 32 };
-	u32 process = key.process;
-	u32 *library = LOOKUP(tls_processes, &process);
-	if (!library)
+	struct tls_process *known = known_process();
+	if (!known)
 		return;
-	key.session = current_thread(*library);
+	struct tls_key key = { .process = known->process };
+	key.session = current_thread(known->library);
 	struct tls_thread *thread = LOOKUP(tls_threads, &key);
 	struct tls_call *within = thread ? innermost(thread) : 0;
 	if (!within || within->direction != DIRECTION_RECV)
@@ -401,13 +430,13 @@ static __always_inline void meet_end_of_session(struct call *call)
 
 /* Report the current process, once for each program that it runs. */
 static __always_inline void
-report_process(struct call *call, u64 leader, u32 pid, u8 is_datagram)
+report_process(struct call *call, u64 leader, u64 process, u8 is_datagram)
 {
+	u32 pid = process;
 	u32 key = pid << 1 | is_datagram;
-	u64 exec_id = TASK_FIELD(u64, leader, task_struct_self_exec_id);
 	u64 *reported = LOOKUP(tls_reported, &key);
 
-	if (reported && *reported == exec_id)
+	if (reported && *reported == process)
 		return;
 	struct handshake_event event = {
 		.kind = EVENT_HANDSHAKE,
@@ -416,7 +445,7 @@ report_process(struct call *call, u64 leader, u32 pid, u8 is_datagram)
 	};
 	probe_read_kernel(event.comm, COMM_SIZE, (void *)(leader + OFFSET_task_struct_comm));
 	if (!output(call, &event, sizeof(event)))
-		UPDATE(tls_reported, &key, &exec_id);
+		UPDATE(tls_reported, &key, &process);
 }
 
 /* Forward the call's bytes, where is_wanted() has found them, as far as they may be a hello. */
@@ -456,8 +485,11 @@ report_handshake(struct call *call, struct connection *connection, u64 direction
 
 	if (!work || !is_greeting(connection, direction, call->size))
 		return;
-	if (!LOOKUP(tls_processes, &pid))
-		report_process(call, leader, pid, 0);
+	if (!known_process()) {
+		/* User space looks whether the process is there. */
+		DELETE(tls_processes, &pid);
+		report_process(call, leader, current_process(), 0);
+	}
 	forward_hello(work, call, connection, direction);
 }
 
@@ -482,7 +514,8 @@ static __always_inline void report_datagram(void *context, u64 sk, u64 message)
 	    why_not_this_process(pid) < FILTERED_REASONS ||
 	    (GIVEN_PORT && !WANTED_PORT(QUIC_PORT)))
 		return;
-	report_process(&call, TASK_FIELD(u64, current_task(), task_struct_group_leader), pid, 1);
+	report_process(&call, TASK_FIELD(u64, current_task(), task_struct_group_leader),
+		       current_process(), 1);
 }
 #else
 struct tls_stream;

@@ -15,11 +15,15 @@ from tests.e2e.capture import Capture
 from tests.e2e.conftest import background, traffic
 from tests.e2e.scenario import serving
 from tests.e2e.test_capture import url_of
+from tests.e2e.test_ending import accounts
 from tests.e2e.test_tls import BLOCKING, HOME, prepare
 from tests.e2e.test_tls_uncaptured import wait_for
 
 pytestmark = pytest.mark.one_guest("debian-12")
 
+KINDS, ROLES = ("request", "response"), ("client", "server")
+SERVER = f"https://127.0.0.1:{BLOCKING}"
+WAITING = f"python3 {HOME}/waiting.py"
 PROGRAMS = f"python3 {HOME}/programs.py"
 
 
@@ -39,14 +43,15 @@ def library(guest: Guest, token: str) -> str:
 
 
 @contextmanager
-def calling(guest: Guest, library: str, url: str) -> Iterator[int]:
+def calling(guest: Guest, library: str, url: str, before: str = "") -> Iterator[int]:
     """Send requests on one connection until the block ends; yield the pid.
 
-    The process has mapped the library then.
+    The process has mapped the library then. ``before`` is a command that runs this one.
     """
     directory, end = library.rpartition("/")[0], f"{HOME}/{url.replace('/', '-')}.end"
     call = f"{PROGRAMS} call_until https://127.0.0.1:{BLOCKING}{url} {end}"
-    with guest.popen(f"LD_LIBRARY_PATH={directory} exec {call}", stderr=None) as client:
+    command = f"exec {before} env LD_LIBRARY_PATH={directory} {call}"
+    with guest.popen(command, stderr=None) as client:
         started = f"pid=$(pgrep -f '^{call}') && grep -q {library} /proc/$pid/maps"
         waiting = f"until {started}; do sleep 0.1; done; echo $pid"
         yield int(guest.exec(waiting, timeout=60).stdout)
@@ -68,6 +73,23 @@ def check_new_exchanges(capture: Capture, url: str) -> None:
     for line in lines:
         assert "incomplete" not in line
         assert line["dest_port" if line["type"] == "request" else "source_port"] == BLOCKING
+
+
+def check_exchange(lines: list[Record]) -> None:
+    """Both ends have two whole lines, of one connection."""
+    ends = sorted((line["type"], line["role"]) for line in lines)
+    assert ends == [(kind, role) for kind in KINDS for role in ROLES]
+    assert not [line for line in lines if "incomplete" in line]
+    assert len({line["connection"] for line in lines}) == 1
+
+
+def check_account(said: str) -> None:
+    """Nothing is lost, at sockets and in libraries, and every call has a fate."""
+    sides = accounts(said)
+    assert len(sides) == 4
+    for calls, size, *fates in sides.values():
+        assert fates[4:] == [0, 0]
+        assert (calls, size) == (sum(fates[::2]), sum(fates[1::2]))
 
 
 def maps(guest: Guest, pid: int, library: str) -> str:
@@ -119,3 +141,21 @@ def test_a_kernel_that_refuses_all_uprobes(guest: Guest, token: str, library: st
     assert {url_of(line) for line in lines} == {f"/{token}/plain"}
     assert said.count("not probed") == 1
     assert re.search(f"not probed: {problem}\n", said)
+
+
+KILLED = f"sudo setarch --addr-no-random {WAITING}"
+
+
+def test_a_process_that_is_killed_while_it_reads(guest: Guest, token: str) -> None:
+    """Another one has the same number, and the same address of the session."""
+    waiting, answered = f"/{token}/wait", f"/{token}/echo"
+    with Capture(guest, "--tls", "--no-redact") as capture:
+        command = f"{KILLED} kill_a_reader {SERVER}{waiting} {SERVER}{answered}"
+        guest.exec(command, timeout=120)
+        lines = capture.wait_for(lambda record: url_of(record) == answered, 4)
+        first = capture.wait_for(lambda record: url_of(record) == waiting, 4)
+        check_account(capture.stop())
+    check_exchange(lines)
+    assert {line["type"] for line in first if "incomplete" not in line} == {"request"}
+    clients = {line["pid"] for line in [*lines, *first] if line["role"] == "client"}
+    assert len(clients) == 1

@@ -17,13 +17,16 @@ LARGE = Path("/tmp/tls/files/large")
 
 
 def serve(port: str) -> None:
-    """Echo bodies, with a blocking socket for each connection."""
+    """Echo bodies, with a blocking socket for each connection; ``/wait`` gets no answer."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
+            if self.path.endswith("/wait"):
+                self.rfile.read()
+                return
             self.send_response(200)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
