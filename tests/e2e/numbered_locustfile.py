@@ -20,6 +20,10 @@ class NumberedUser(HttpUser):
     host = f"{os.environ.get('SCHEME', 'http')}://127.0.0.1:{os.environ['PORT']}"
     wait_time = constant(0.1)
 
+    def on_start(self) -> None:
+        # Locust ignores the environment's REQUESTS_CA_BUNDLE.
+        self.client.verify = os.environ.get("CERTIFICATE", True)
+
     @task
     def ask(self) -> None:
         number = next(_numbers)
