@@ -14,6 +14,7 @@ from profiler.commands.configuration.keys import Key, keys_of
 from profiler.commands.configuration.show import lines, template
 from profiler.commands.options import settings_of
 from profiler.errors import ConfigurationError
+from profiler.ingest import fastpath
 from profiler.outputs import Rotation
 
 
@@ -165,8 +166,9 @@ def test_errors_in_the_environment(name: str, value: str, said: str) -> None:
     assert said in str(error.value)
 
 
-def test_variables_of_the_harness_are_ignored() -> None:
+def test_variables_that_are_no_options_are_ignored() -> None:
     assert options(HTTP_PROFILER_CACHE="/somewhere").size == 7
+    assert options(**{fastpath.VARIABLE: "0"}).size == 7
 
 
 def test_a_binary_file(system: Path) -> None:

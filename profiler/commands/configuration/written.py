@@ -27,8 +27,9 @@ SYSTEM_FILE = Path("/etc/http-profiler.toml")
 
 FILE_VARIABLE = PREFIX + "CONFIG"
 
-# The harness uses this variable for its image cache, on the same machine.
-_NOT_OURS = (FILE_VARIABLE, PREFIX + "CACHE")
+# The harness uses CACHE for its image cache, on the same machine. FASTPATH is not an option
+# (ingest/fastpath.py).
+_NOT_OURS = (FILE_VARIABLE, PREFIX + "CACHE", PREFIX + "FASTPATH")
 # Older than the others, and used by other programs too.
 _OLD_NAMES = {"OUTPUT_PATH": PREFIX + "OUTPUT"}
 
