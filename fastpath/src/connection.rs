@@ -9,7 +9,7 @@
 use std::sync::Arc;
 
 use crate::ends::Ends;
-use crate::head::{is_utf8_type, Field, Head, Start};
+use crate::head::{dechunked, is_utf8_type, Field, Head, Start};
 use crate::json;
 use crate::wire::{self, Chunk, End, EVENT_SIZE};
 
@@ -350,6 +350,10 @@ impl Connection {
         if !head.content_type.clone().map_or(true, |range| is_utf8_type(&data[range])) {
             return None;
         }
+        let rest = data.len() - head.size;
+        // Only whole in this call; emit() looks at the chunks.
+        let length =
+            if head.is_chunked { Some(rest).filter(|&rest| rest > 0) } else { head.length };
         let size = match (&head.start, &state.request) {
             // A second request in flight is pipelined.
             (Start::Request { method, target }, None) if is_request => {
@@ -359,7 +363,11 @@ impl Connection {
                 {
                     return None;
                 }
-                head.length.unwrap_or(0)
+                if head.is_chunked {
+                    length?
+                } else {
+                    length.unwrap_or(0)
+                }
             }
             (Start::Response { status, .. }, Some(request)) if !is_request => {
                 // RFC 9112, 6.3: a tunnel may begin. Python lends connections with such a request.
@@ -373,7 +381,7 @@ impl Connection {
                 if matches!(status, 204 | 304) || request.method() == b"HEAD" {
                     0
                 } else {
-                    head.length?
+                    length?
                 }
             }
             _ => return None,
@@ -395,8 +403,19 @@ impl Connection {
     ) -> Fate {
         let direction = last.direction();
         let is_request = direction == self.state.requests;
+        let rest = &data[head.size..];
+        let content = match head.is_chunked && !rest.is_empty() {
+            false => None,
+            true => match dechunked(rest) {
+                None => return Fate::Refused,
+                content => content,
+            },
+        };
+        let body = content.as_deref().unwrap_or(rest);
         // What is not UTF-8 becomes base64.
-        if std::str::from_utf8(&data[head.size..]).is_err() {
+        if std::str::from_utf8(rest).is_err()
+            || (content.is_some() && std::str::from_utf8(body).is_err())
+        {
             return Fate::Refused;
         }
         let request = match &head.start {
@@ -438,7 +457,7 @@ impl Connection {
         let number = self.state.count + u64::from(is_request);
         if !lines.write(
             head,
-            data,
+            (data, body),
             header,
             last.time(),
             (mover, ends),
@@ -471,7 +490,7 @@ impl<D> Lines<D> {
     fn write(
         &mut self,
         head: &Head,
-        data: &[u8],
+        (data, content): (&[u8], &[u8]),
         header: &[u8; EVENT_SIZE],
         last_time: u64,
         (mover, ends): (&Mover, &Ends),
@@ -510,11 +529,15 @@ impl<D> Lines<D> {
         fields(out, head, data);
         out.extend_from_slice(b"},\"body\":\"");
         let body = out.len();
-        json::escape(out, &data[head.size..]);
+        json::escape(out, content);
         let body = body..out.len();
         out.extend_from_slice(b"\",\"raw_payload\":\"");
         raw_head(out, head, data);
-        out.extend_from_within(body);
+        if head.is_chunked {
+            json::escape(out, &data[head.size..]);
+        } else {
+            out.extend_from_within(body);
+        }
         let sent = header[1] == 0;
         let is_request = matches!(head.start, Start::Request { .. });
         let kind: &[u8] = match (is_request, sent) {

@@ -48,6 +48,8 @@ pub struct Head {
     pub content_type: Option<Range<usize>>,
     /// Content-Length.
     pub length: Option<usize>,
+    /// Whether the body has HTTP chunks; it then has no Content-Length.
+    pub is_chunked: bool,
     /// The bytes of the head, with its empty line.
     pub size: usize,
     /// A set of hashes of names.
@@ -75,6 +77,7 @@ impl Head {
             host: None,
             content_type: None,
             length: None,
+            is_chunked: false,
             size: 0,
             names: 0,
         };
@@ -83,7 +86,9 @@ impl Head {
             at = head.add(data, at)?;
         }
         head.size = at + 2;
-        Some(head)
+        // RFC 9112, 6.1 and 6.3: a length beside chunks is an attack, and HTTP/1.0 has no chunks.
+        let is_usual = !head.is_chunked || (head.length.is_none() && head.minor != b'0');
+        is_usual.then_some(head)
     }
 
     /// Whether the names of both fields are equal.
@@ -123,14 +128,19 @@ impl Head {
                 set(&mut self.length, length)?;
             }
             (16, b'c') if is(b"Content-Encoding") => return None,
-            (17, b't') if is(b"Transfer-Encoding") => return None,
+            (17, b't') if is(b"Transfer-Encoding") => {
+                if self.is_chunked || &data[value.clone()] != b"chunked" {
+                    return None;
+                }
+                self.is_chunked = true;
+            }
             _ => {}
         }
         if self.fields.len() == FIELDS_MAX {
             return None;
         }
         let field = Field { start, colon, value, end, is_plain };
-        let hash = 1 << ((size + 5 * usize::from(first) + 11 * usize::from(last)) % 64);
+        let hash = 1 << ((size + 21 * usize::from(first) + 17 * usize::from(last)) % 64);
         if self.names & hash != 0 && !self.repeats {
             self.repeats = self.fields.iter().any(|other| Head::same_name(data, &field, other));
         }
@@ -138,6 +148,23 @@ impl Head {
         self.fields.push(field);
         Some(end + 2)
     }
+}
+
+/// Return the content of HTTP chunks (RFC 9112, 7.1) that are the whole of `data`; `None` if they are
+/// not, or have extensions or trailers.
+pub fn dechunked(mut data: &[u8]) -> Option<Vec<u8>> {
+    const SIZE_DIGITS: usize = 8;
+    let mut content = Vec::with_capacity(data.len());
+    while data != b"0\r\n\r\n" {
+        let digits = data.iter().take(SIZE_DIGITS).take_while(|byte| byte.is_ascii_hexdigit());
+        let digits = digits.count();
+        let size = std::str::from_utf8(&data[..digits]).ok()?;
+        let size = usize::from_str_radix(size, 16).ok().filter(|&size| size > 0)?;
+        data = data[digits..].strip_prefix(b"\r\n")?;
+        content.extend_from_slice(data.get(..size)?);
+        data = data[size..].strip_prefix(b"\r\n")?;
+    }
+    Some(content)
 }
 
 /// Whether the text of a body with this type is UTF-8 (`charset.py`): no other charset is stated.
@@ -298,7 +325,9 @@ mod tests {
             "GET /a HTTP/1.1\r\nContent-Length: +1\r\n\r\n",
             "GET /a HTTP/1.1\r\nContent-Length: \r\n\r\n",
             "GET /a HTTP/1.1\r\nContent-Length: 1234567890123456\r\n\r\n",
-            "GET /a HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "GET /a HTTP/1.1\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
+            "GET /a HTTP/1.1\r\nTransfer-Encoding: chunked\r\nContent-Length: 1\r\n\r\n",
+            "GET /a HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n",
             "HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n",
             "HTTP/1.1  200 OK\r\n\r\n",
             "HTTP/1.1 2000 OK\r\n\r\n",
@@ -311,6 +340,28 @@ mod tests {
         let many = "A: b\r\n".repeat(FIELDS_MAX + 1);
         let many = format!("GET / HTTP/1.1\r\n{many}\r\n");
         assert!(Head::parse(many.as_bytes(), 9999, Vec::new()).is_none());
+    }
+
+    #[test]
+    fn removes_chunks() {
+        let content = dechunked(b"3\r\nabc\r\n0A\r\n0123456789\r\n0\r\n\r\n");
+        assert_eq!(content, Some(b"abc0123456789".to_vec()));
+        assert_eq!(dechunked(b"0\r\n\r\n"), Some(Vec::new()));
+        for text in [
+            "",
+            "0\r\n",
+            "0\r\n\r\nx",
+            "00\r\n\r\n",
+            "0\r\nA: b\r\n\r\n",
+            "1;a=b\r\nx\r\n0\r\n\r\n",
+            "+1\r\nx\r\n0\r\n\r\n",
+            "2\r\nx\r\n0\r\n\r\n",
+            "1\r\nxy\r\n0\r\n\r\n",
+            "1\nx\r\n0\r\n\r\n",
+            "ffffffff\r\nx\r\n0\r\n\r\n",
+        ] {
+            assert_eq!(dechunked(text.as_bytes()), None, "{text:?}");
+        }
     }
 
     #[test]
