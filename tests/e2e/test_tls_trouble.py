@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
@@ -16,7 +17,7 @@ from tests.e2e.conftest import background, traffic
 from tests.e2e.scenario import serving
 from tests.e2e.test_capture import url_of
 from tests.e2e.test_ending import accounts
-from tests.e2e.test_tls import BLOCKING, HOME, prepare
+from tests.e2e.test_tls import BLOCKING, HOME, curl, prepare
 from tests.e2e.test_tls_uncaptured import wait_for
 
 pytestmark = pytest.mark.one_guest("debian-12")
@@ -143,6 +144,15 @@ def test_a_kernel_that_refuses_all_uprobes(guest: Guest, token: str, library: st
     assert re.search(f"not probed: {problem}\n", said)
 
 
+def test_a_program_that_runs_another_one(guest: Guest, token: str, library: str) -> None:
+    """Its number has called a library, but the library of the second one is not known yet."""
+    before, url = f"/{token}/before", f"/{token}"
+    run = f"{PROGRAMS} call_and_run {SERVER}{before}"
+    with Capture(guest, "--tls", "--no-redact") as capture, calling(guest, library, url, run):
+        check_exchange(capture.wait_for(lambda record: url_of(record) == before, 4))
+        check_new_exchanges(capture, url)
+
+
 KILLED = f"sudo setarch --addr-no-random {WAITING}"
 
 
@@ -159,3 +169,66 @@ def test_a_process_that_is_killed_while_it_reads(guest: Guest, token: str) -> No
     assert {line["type"] for line in first if "incomplete" not in line} == {"request"}
     clients = {line["pid"] for line in [*lines, *first] if line["role"] == "client"}
     assert len(clients) == 1
+
+
+def test_processes_that_are_killed_while_they_write(guest: Guest, token: str) -> None:
+    urls = [f"/{token}/{number}" for number in range(5)]
+    with Capture(guest, "--tls", "--no-redact") as capture:
+        guest.exec(f"{KILLED} kill_writers {' '.join(SERVER + url for url in urls)}", timeout=120)
+        guest.exec(curl("-d x", BLOCKING, f"/{token}"))
+        lines = capture.wait_for(lambda record: url_of(record) == f"/{token}", 4)
+        killed = capture.wait_for(lambda record: record.get("url") in urls, 10)
+        check_account(capture.stop())
+    check_exchange(lines)
+    for line in killed:
+        reason = "exited" if line["role"] == "client" else "closed_early"
+        assert line["incomplete"] == [reason]
+        # The server may have read the head only.
+        assert set(line["body"]) | {"x"} == {"x"}
+
+
+# The lies of tls/lies.py, and how the reason begins; empty if .eh_frame has the truth.
+LIES = {
+    "data": "SSL_read: its code is not in the file",
+    "beyond": "SSL_read: its code is not in the file",
+    "short": "SSL_read_ex: ",
+    "long": "SSL_read_ex: it is too long to decode",
+    "none": "",
+    "sections": "malformed: its sections cannot be parsed",
+}
+# The client's functions are not probed.
+HIDING = ("short", "long", "sections")
+
+
+def test_libraries_that_lie_about_their_symbols(guest: Guest, token: str, library: str) -> None:
+    """Their processes live on; all else is captured."""
+    directory = library.rpartition("/")[0]
+    guest.exec(f"/opt/http-profiler/bin/python {HOME}/lies.py {library} {directory}")
+    with ExitStack() as running:
+        clients = []
+        for lie in LIES:
+            call = f"{WAITING} exchange_within {SERVER}/{token}/{lie} 0"
+            command = f"LD_LIBRARY_PATH={directory}/{lie} exec {call}"
+            client = guest.popen(command, stdin=subprocess.PIPE, stderr=None)
+            clients.append(running.enter_context(client))
+        # They wait for a line, and have the library.
+        mapped = f"sudo cat /proc/*/maps | grep -c 'r-x.*{directory}'"
+        waiting = f"until [ $({mapped}) = {len(LIES)} ]; do sleep 0.2; done"
+        guest.exec(waiting, timeout=120)
+        _, plain = running.enter_context(background(guest, "serve"))
+        capture = running.enter_context(Capture(guest, "--tls", "--no-redact"))
+        for client in clients:
+            client.process.stdin.close()
+            assert client.wait(60) == 0
+        for url in (f"{SERVER}/{token}/tls", f"http://127.0.0.1:{plain['port']}/{token}/plain"):
+            guest.exec(f"curl -sSk -o /dev/null -d x {url}")
+        names = [*(lie for lie in LIES if lie not in HIDING), "tls", "plain"]
+        for name in names:
+            url = f"/{token}/{name}"
+            check_exchange(capture.wait_for(lambda record, url=url: url_of(record) == url, 4))
+        said = capture.stop()
+    problems = re.findall(rf"not probed: {directory}/(\w+)/libssl.so.3: (.*)", said)
+    assert len(problems) == said.count("not probed")
+    assert sorted(lie for lie, _ in problems) == sorted(lie for lie in LIES if LIES[lie])
+    assert all(reason.startswith(LIES[lie]) for lie, reason in problems), problems
+    check_account(said)

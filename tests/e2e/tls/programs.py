@@ -7,9 +7,11 @@ import asyncio
 import ctypes
 import http.client
 import http.server
+import os
 import ssl
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 CERTIFICATE, KEY = "/tmp/tls/certificate.pem", "/tmp/tls/key.pem"
@@ -106,6 +108,13 @@ def call_until(url: str, end: str) -> None:
         connection.request("POST", f"/{path}", b"x")
         connection.getresponse().read()
         time.sleep(0.2)
+
+
+def call_and_run(url: str, *command: str) -> None:
+    """Send a request, then run another program in this process."""
+    context = ssl.create_default_context(cafile=CERTIFICATE)
+    urllib.request.urlopen(url, b"x", context=context).read()
+    os.execvp(command[0], command)
 
 
 def call_until_wrong(url: str, file: str, end: str) -> None:

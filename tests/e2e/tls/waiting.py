@@ -46,6 +46,18 @@ def exchange_below(depth: int, url: str) -> None:
     connection.getresponse().read()
 
 
+def write_without_end(url: str) -> None:
+    """Send a request whose body does not end; print a line with each 20 calls."""
+    connection, path = connected(url)
+    connection.putrequest("POST", path)
+    connection.putheader("Content-Length", str(1 << 40))
+    connection.endheaders()
+    while True:
+        for _ in range(20):
+            connection.sock.send(b"x" * 100)
+        print("sent", flush=True)
+
+
 def kill_a_reader(waiting: str, answered: str) -> None:
     """Kill a client that waits for an answer; run one with its pid and its session's address."""
     first = _started("exchange_within", waiting, "0")
@@ -66,6 +78,16 @@ def kill_a_reader(waiting: str, answered: str) -> None:
     if _begun(second) != session:
         sys.exit("the second session has another address")
     sys.exit(second.wait())
+
+
+def kill_writers(*urls: str) -> None:
+    """Kill clients while they send."""
+    for url in urls:
+        client = _started("write_without_end", url)
+        _begun(client)
+        client.stdout.readline()
+        client.kill()
+        client.wait()
 
 
 def _started(*arguments: str) -> subprocess.Popen[str]:
