@@ -66,6 +66,24 @@ class TlsSession(TypedDict, total=False):
     ]
 
 
+class Container(TypedDict, total=False):
+    """The container that a process runs in."""
+
+    id: Annotated[str, "its id, 64 hexadecimal digits; absent with LXC and systemd-nspawn"]
+    name: Annotated[str, "its name; in a pod, the name that the pod gives it"]
+    image: Annotated[str, "the image that it was made from, such as `docker.io/library/nginx:1.29`"]
+    runtime: Annotated[str, "`docker`, `podman`, `containerd`, `cri-o`, `lxc` or `systemd-nspawn`"]
+
+
+class Pod(TypedDict, total=False):
+    """The pod that a container belongs to, of Kubernetes or Podman."""
+
+    name: Annotated[str, "its name"]
+    namespace: Annotated[str, "its namespace; Podman has none"]
+    uid: Annotated[str, "its UID; the id of a pod of Podman"]
+    container: Annotated[str, "the name of the container in it"]
+
+
 class Record(TypedDict, total=False):
     """One HTTP message as one process sent or received it. The keys come in this order."""
 
@@ -192,6 +210,19 @@ class Record(TypedDict, total=False):
     ]
     uid: Annotated[int, "user, as the initial user namespace numbers it"]
     cgroup: Annotated[str, "path in the cgroup2 hierarchy, such as `/system.slice/nginx.service`"]
+    container: Annotated[
+        Container,
+        "present if `cgroup` belongs to a container. `name` and `image` come from the files of its "
+        "runtime; absent if those do not show them",
+    ]
+    pod: Annotated[Pod, "present if `cgroup` belongs to a pod"]
+    service: Annotated[
+        str,
+        "Compose's name of the container (label `com.docker.compose.service`), else the name of "
+        "the pod without the parts that Kubernetes generated, else the systemd unit without "
+        "`.service`. Absent if there is none of them, or if the unit starts programs of others, "
+        "as `ssh` and `cron` do",
+    ]
     captured: Annotated[int, "bytes of `raw_payload`, out of the `bytes` there were"]
     incomplete: Annotated[list[str], "why the message is not whole; absent if it is"]
     redacted: Annotated[

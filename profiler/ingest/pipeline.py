@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Connects the stages: takes records of the wire and writes JSON records to a sink.
 
-The same pipeline serves a live capture and a replay. It reads only one thing
-from the machine, the paths of cgroups, through
-:class:`~profiler.ingest.process.Processes`. It writes these paths to the recording
-as records of the wire, so a replay does not depend on the machine.
+The same pipeline serves a live capture and a replay. It reads only two things from the machine, the
+paths of cgroups and the files that describe containers, through
+:class:`~profiler.ingest.process.Processes`. It writes what it found to the recording as records of
+the wire, so a replay does not depend on the machine.
 
 A peer chooses the bytes that are parsed, so an error in a stage must not end the capture. The
 connection that caused it is dropped and counted; the others continue.
@@ -162,9 +162,10 @@ class Pipeline:
         elif isinstance(item, wire.Process):
             if self._fast:
                 self._fast.forget_processes()
-            cgroup = self._processes.learn(item)
-            if cgroup and self._recorder:
-                self._recorder.write(wire.encode(cgroup))
+            found = self._processes.learn(item)
+            if self._recorder:
+                for each in found:
+                    self._recorder.write(wire.encode(each))
         elif isinstance(item, wire.Names):
             _keep(self._names, item.socket, item)
         elif isinstance(item, wire.Session):
@@ -173,6 +174,10 @@ class Pipeline:
             if self._fast:
                 self._fast.forget_processes()
             self._processes.learn_cgroup(item)
+        elif isinstance(item, wire.Workload):
+            if self._fast:
+                self._fast.forget_processes()
+            self._processes.learn_workload(item)
         elif isinstance(item, wire.Keys):
             self.learn(item.lines)
         elif isinstance(item, wire.Hello):

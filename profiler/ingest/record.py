@@ -291,6 +291,8 @@ def _of_socket(
         record["uid"] = process.uid
         if process.cgroup is not None:
             record["cgroup"] = process.cgroup
+        if process.workload is not None:
+            record.update(process.workload.fields)
     return record
 
 

@@ -33,6 +33,7 @@ from profiler.errors import CaptureFileError, OutputClosed, OutputError, Profile
 from profiler.exchanges.redact import described
 from profiler.exchanges.text import visible_lines
 from profiler.ingest import wire
+from profiler.ingest.containers import Files
 from profiler.ingest.decryption import Decryption
 from profiler.ingest.decryption import load as load_decryption
 from profiler.ingest.http import charset
@@ -116,7 +117,7 @@ def capture(
             recorder = _TolerantRecorder(Recorder(settings.record, origin), failures)
             stack.callback(recorder.close)
             sink = _TolerantSink(sink, recorder, failures)
-        processes = Processes()
+        processes = Processes(files=Files())
         if helper is None:
             helper = Helper()
             stack.callback(helper.close)

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Encodes and decodes the records of the wire.
 
-The *wire* is the sequence of records that the kernel emits. User space adds four
-kinds (:class:`Clock`, :class:`Cgroup`, :class:`Counters`, :class:`Keys`), so that the sequence is
-self-contained: a recording consists of these bytes, and a replay needs neither the
-machine's clock nor its ``/sys``.
+The *wire* is the sequence of records that the kernel emits. User space adds five kinds
+(:class:`Clock`, :class:`Cgroup`, :class:`Workload`, :class:`Counters`, :class:`Keys`), so that the
+sequence is self-contained: a recording consists of these bytes, and a replay needs neither the
+machine's clock nor its files.
 
 Layouts are structs in ``bpf/event.h``: ``struct event`` for :class:`Chunk` and
 :class:`End`, ``struct process_event`` for :class:`Process`, and ``struct names_event``
@@ -19,7 +19,7 @@ from typing import NamedTuple, Union
 from profiler.errors import CaptureFileError
 
 CHUNK, END, CLOCK, PROCESS, COUNTERS, NAMES, CGROUP = 1, 2, 3, 4, 5, 6, 7
-SESSION, HANDSHAKE, KEYS, HELLO = 8, 9, 10, 11
+SESSION, HANDSHAKE, KEYS, HELLO, WORKLOAD = 8, 9, 10, 11, 12
 
 SEND, RECV = 0, 1
 
@@ -168,6 +168,13 @@ class Cgroup(NamedTuple):
     path: bytes
 
 
+class Workload(NamedTuple):
+    """What runs in the cgroup with inode ``id``: fields of a record, as a JSON object."""
+
+    id: int
+    document: bytes
+
+
 class Counters(NamedTuple):
     """The kernel's account at the end of a capture, as a JSON document (``accounting.py``)."""
 
@@ -180,7 +187,7 @@ class Keys(NamedTuple):
     lines: bytes
 
 
-Item = Union[Chunk, End, Clock, Process, Names, Session, Hello, Cgroup, Counters, Keys]
+Item = Union[Chunk, End, Clock, Process, Names, Session, Hello, Cgroup, Workload, Counters, Keys]
 
 # construct(Chunk, values) makes a NamedTuple from all its values, for types that every message
 # needs. The class's own constructor is a Python function: with it a message takes 4.6 % more
@@ -234,6 +241,8 @@ def decode(record: bytes) -> Item:
             return Hello(direction, socket, position, payload)
         if kind == CGROUP:
             return Cgroup(CGROUP_RECORD.unpack_from(record)[1], record[CGROUP_RECORD.size :])
+        if kind == WORKLOAD:
+            return Workload(CGROUP_RECORD.unpack_from(record)[1], record[CGROUP_RECORD.size :])
         if kind == COUNTERS:
             return Counters(record[1:])
         if kind == KEYS:
@@ -270,6 +279,8 @@ def encode(item: Item) -> bytes:
         ) + item.payload  # fmt: skip
     if isinstance(item, Cgroup):
         return CGROUP_RECORD.pack(CGROUP, item.id) + item.path
+    if isinstance(item, Workload):
+        return CGROUP_RECORD.pack(WORKLOAD, item.id) + item.document
     if isinstance(item, Keys):
         return bytes([KEYS]) + item.lines
     return bytes([COUNTERS]) + item.document

@@ -191,6 +191,7 @@ def test_another_clock_and_process_show_at_once(same) -> None:
             if isinstance(item, wire.Process)
         ),
         wire.encode(wire.Cgroup(99, b"/another")),
+        wire.encode(wire.Workload(99, b'{"service": "another"}')),
     ]
     for change in changes:
         assert same([*records[:-8], change, *records[-8:]], settings) == 24

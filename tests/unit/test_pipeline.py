@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 import ssl
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from profiler.errors import CaptureFileError, OutputError
 from profiler.ingest import wire
+from profiler.ingest.containers import Files
 from profiler.ingest.http import Messages
 from profiler.ingest.pipeline import Pipeline
 from profiler.ingest.process import Processes
@@ -17,7 +20,7 @@ from profiler.ingest.settings import Settings
 from profiler.ingest.wire import RECV, SEND
 from profiler.schema import Record
 from tests.unit.talk_tls import CLIENT, SERVER, contexts, talk
-from tests.unit.wires import Wire
+from tests.unit.wires import Wire, chunk
 
 
 @pytest.mark.parametrize(
@@ -198,3 +201,32 @@ def test_the_error_of_a_sink_is_not_hidden() -> None:
     with pytest.raises(OutputError, match="full"):
         pipeline.feed(wire.encode(Wire().send(b"GET / HTTP/1.1\r\n\r\n")))
     assert pipeline.account.faults == {}
+
+
+def test_a_recording_has_the_container_of_a_process(tmp_path: Path) -> None:
+    id_ = "0123456789abcdef" * 4
+    described = tmp_path / "var/lib/docker/containers" / id_ / "config.v2.json"
+    described.parent.mkdir(parents=True)
+    described.write_text('{"Name": "/web"}')
+    cgroup = tmp_path / "cgroup" / f"docker-{id_}.scope"
+    cgroup.mkdir(parents=True)
+    (tmp_path / "100").mkdir()
+    (tmp_path / "100" / "cgroup").write_text(f"0::/{cgroup.name}\n")
+    introduced = wire.encode(wire.Process(100, 7, cgroup.stat().st_ino, 0, b""))
+    message = wire.encode(chunk(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"))
+
+    recorded: list[bytes] = []
+    lines: list[Record] = []
+    sink = SimpleNamespace(write=lines.append)
+    recorder = SimpleNamespace(write=recorded.append)
+    processes = Processes(tmp_path, cgroup.parent, Files(tmp_path))
+    for pipeline, records in (
+        (Pipeline(Settings(), sink, processes, "x86_64", recorder), [introduced, message]),
+        (Pipeline(Settings(), sink, Processes(None), "x86_64"), recorded),
+    ):
+        for record in list(records):
+            pipeline.feed(record)
+        pipeline.finish()
+    live, replayed = lines
+    assert live == replayed
+    assert live["container"] == {"id": id_, "name": "web", "runtime": "docker"}

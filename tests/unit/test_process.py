@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from profiler.ingest.containers import Files
 from profiler.ingest.probe import cgroups as hierarchy
 from profiler.ingest.process import Identity, Processes
-from profiler.ingest.wire import Cgroup, Process
+from profiler.ingest.wire import Cgroup, Process, Workload
 
 
 @pytest.fixture
@@ -59,11 +60,13 @@ def test_the_identity_of_a_process(proc: Path, cgroups: Path) -> None:
     processes = Processes(proc, cgroups)
     number = inode(cgroups / "system.slice" / "nginx.service")
     found = processes.learn(process(number, cmdline=b"nginx:\0worker\xff\0"))
-    assert found == Cgroup(number, b"/system.slice/nginx.service")
-    assert processes.identity(7, 500) == Identity(
-        "nginx: worker\ufffd", 33, "/system.slice/nginx.service"
-    )
-    assert processes.learn(process(number)) is None  # reported once
+    assert found == [Cgroup(number, b"/system.slice/nginx.service")]
+    identity = processes.identity(7, 500)
+    assert identity is not None
+    assert identity[:3] == ("nginx: worker\ufffd", 33, "/system.slice/nginx.service")
+    assert identity.workload is not None
+    assert identity.workload.fields == {"service": "nginx"}
+    assert processes.learn(process(number)) == []  # reported once
 
 
 def test_a_process_that_is_not_introduced_is_unknown(proc: Path, cgroups: Path) -> None:
@@ -105,7 +108,7 @@ def test_a_cmdline_that_could_not_be_read_is_not_known(proc: Path, cgroups: Path
 def test_the_cgroup_of_a_process_that_ended_or_moved(proc: Path, cgroups: Path, pid: int) -> None:
     """/proc names another cgroup than the kernel, or none: the kernel's number decides."""
     processes = Processes(proc, cgroups)
-    assert processes.learn(process(inode(cgroups / "user.slice"), pid)) is not None
+    assert processes.learn(process(inode(cgroups / "user.slice"), pid))
     identity = processes.identity(pid, 500)
     assert identity is not None
     assert identity.cgroup == "/user.slice"
@@ -126,7 +129,7 @@ def test_an_unknown_cgroup_is_looked_up_once(
     monkeypatch.setattr(os, "walk", None)
     processes = Processes(proc, cgroups)
     for pid in range(1000):
-        assert processes.learn(process(2**60, pid)) is None
+        assert processes.learn(process(2**60, pid)) == []
     assert opened == [2**60]
 
 
@@ -138,7 +141,7 @@ def test_a_cgroup_that_is_removed_while_it_is_looked_up(
     opened = os.open(directory, os.O_PATH)
     directory.rmdir()
     monkeypatch.setattr(hierarchy, "_open_inode", lambda number, root: opened)
-    assert Processes(proc, cgroups).learn(process(number)) is None
+    assert Processes(proc, cgroups).learn(process(number)) == []
 
 
 def test_a_cgroup_outside_of_what_is_mounted(
@@ -147,7 +150,7 @@ def test_a_cgroup_outside_of_what_is_mounted(
     number = inode(cgroups.parent)
     opened = os.open(cgroups.parent, os.O_PATH)
     monkeypatch.setattr(hierarchy, "_open_inode", lambda number, root: opened)
-    assert Processes(proc, cgroups).learn(process(number)) is None
+    assert Processes(proc, cgroups).learn(process(number)) == []
 
 
 def test_what_is_no_hierarchy_has_no_cgroups(
@@ -160,7 +163,7 @@ def test_what_is_no_hierarchy_has_no_cgroups(
 def test_a_replay_does_not_read_proc(proc: Path, cgroups: Path) -> None:
     processes = Processes(proc=None, cgroups=cgroups)
     number = inode(cgroups / "user.slice")
-    assert processes.learn(process(number)) is None
+    assert processes.learn(process(number)) == []
     assert processes.identity(7, 500) == Identity(None, 33, None)
     processes.learn_cgroup(Cgroup(number, b"/elsewhere"))
     assert processes.identity(7, 500) == Identity(None, 33, "/elsewhere")
@@ -169,12 +172,12 @@ def test_a_replay_does_not_read_proc(proc: Path, cgroups: Path) -> None:
 def test_where_the_hierarchy_is_mounted(proc: Path, cgroups: Path) -> None:
     (proc / "mounts").write_text(f"proc /proc proc rw 0 0\ncgroup2 {cgroups} cgroup2 rw 0 0\n")
     processes = Processes(proc)
-    assert processes.learn(process(inode(cgroups / "user.slice"))) is not None
+    assert processes.learn(process(inode(cgroups / "user.slice")))
 
 
 def test_a_machine_without_cgroups(proc: Path) -> None:
     processes = Processes(proc)
-    assert processes.learn(process(5)) is None
+    assert processes.learn(process(5)) == []
     assert processes.identity(7, 500) == Identity(None, 33, None)
 
 
@@ -193,9 +196,64 @@ def test_the_name_of_a_cgroup_need_not_be_utf8(proc: Path, cgroups: Path, gone: 
     (proc / "7" / "cgroup").write_bytes(b"0::/x\xe9\n" if gone else b"0::/caf\xe9\n")
     processes = Processes(proc, cgroups)
     number = inode(directory)
-    assert processes.learn(process(number)) == Cgroup(number, b"/caf\xe9")
+    assert processes.learn(process(number)) == [Cgroup(number, b"/caf\xe9")]
     replayed = Processes(None)
     replayed.learn(process(number))
     replayed.learn_cgroup(Cgroup(number, b"/caf\xe9"))
     for each in (processes, replayed):
         assert each.identity(7, 500) == Identity(None, 33, "/caf\ufffd")
+
+
+ID = "0123456789abcdef" * 4
+
+
+def test_a_recording_has_what_files_report_about_a_container(
+    tmp_path: Path, proc: Path, cgroups: Path
+) -> None:
+    described = tmp_path / "var/lib/docker/containers" / ID / "config.v2.json"
+    described.parent.mkdir(parents=True)
+    described.write_text('{"Name": "/web", "Config": {"Image": "nginx"}}')
+    directory = cgroups / f"docker-{ID}.scope"
+    directory.mkdir()
+    (proc / "7" / "cgroup").write_text(f"0::/docker-{ID}.scope\n")
+    live = Processes(proc, cgroups, Files(tmp_path))
+    cgroup, workload = live.learn(process(inode(directory)))
+    described.unlink()
+    assert live.learn(process(inode(directory), pid=8)) == []
+
+    assert isinstance(cgroup, Cgroup)
+    assert isinstance(workload, Workload)
+    replayed = Processes(None)
+    replayed.learn(process(inode(directory)))
+    replayed.learn_cgroup(cgroup)
+    assert workload_of(replayed) == {"container": {"id": ID, "runtime": "docker"}}
+    replayed.learn_workload(workload)
+    for each in (live, replayed):
+        assert workload_of(each) == {
+            "container": {"id": ID, "name": "web", "image": "nginx", "runtime": "docker"}
+        }
+
+
+@pytest.mark.parametrize(
+    ("document", "fields"),
+    [
+        (b"", None),
+        (b"[1]", None),
+        (b"{}", None),
+        (b'{"container": 1, "service": null, "pod": {"name": 5}, "pid": 1}', None),
+        (b'{"container": {"id": 5}, "service": "a"}', {"service": "a"}),
+    ],
+)
+def test_a_damaged_recording(document: bytes, fields: object) -> None:
+    replayed = Processes(None)
+    replayed.learn(process(5))
+    replayed.learn_workload(Workload(5, document))
+    assert workload_of(replayed) == fields
+    replayed.learn_cgroup(Cgroup(5, b"/a.service"))
+    assert workload_of(replayed) == {"service": "a"}
+
+
+def workload_of(processes: Processes) -> object:
+    identity = processes.identity(7, 500)
+    assert identity is not None
+    return identity.workload.fields if identity.workload else None

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from profiler.ingest import syscalls
+from profiler.ingest.containers import Workload
 from profiler.ingest.http import Message
 from profiler.ingest.process import Identity
 from profiler.ingest.record import (
@@ -60,7 +61,8 @@ KEYS = [
     *("type", "role", "exchange", "request"),
     *("latency_ms", "duration_ms", "stream", "syscall", "connection", "sequence"),
     *("tls", "socket", "netns"),
-    *("tid", "process_start", "uid", "cgroup", "captured", "incomplete", "error_code"),
+    *("tid", "process_start", "uid", "cgroup"),
+    *("container", "pod", "service", "captured", "incomplete", "error_code"),
     "proxy",
 ]
 
@@ -308,7 +310,9 @@ def test_the_keys_come_in_the_order_of_the_table() -> None:
     items = Wire().send(chunked, sequence=5), Wire().recv(upgrade)
     others = map(record, [*read(*items), *read(Wire().recv(proxied))])
     encrypted = of_tls(request(POST), Session(1, STREAM, SOCKET))
-    for line in (*others, *said(reset), encrypted):
+    workload: Any = {"container": {"id": "a"}, "pod": {"uid": "b"}, "service": "c"}
+    contained = record(request(POST), CURL._replace(workload=Workload(workload)))
+    for line in (*others, *said(reset), encrypted, contained):
         assert list(line) == [key for key in KEYS if key in line]
         seen.update(line)
     assert seen == set(KEYS)

@@ -186,6 +186,7 @@ ITEMS = st.one_of(
         payload=st.binary(max_size=64),
     ),
     st.builds(Cgroup, id=U64, path=st.binary(max_size=64)),
+    st.builds(wire.Workload, id=U64, document=st.binary(max_size=64)),
     st.builds(Counters, document=st.binary(max_size=64)),
     st.builds(Keys, lines=st.binary(max_size=64)),
 )
