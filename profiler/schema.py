@@ -259,7 +259,10 @@ class Row(TypedDict, total=False):
     server: Annotated[Optional[str], "program of the server, if it ran on this machine"]
     server_pid: Annotated[Optional[int], "its process"]
     server_address: Annotated[Optional[str], "`IP:PORT`, or the path of a Unix socket"]
-    service: Annotated[Optional[str], "the server's program, else the host without its port"]
+    service: Annotated[
+        Optional[str],
+        "`service` of the server's records, else its program, else the host without its port",
+    ]
     method: Annotated[Optional[str], "method of the request"]
     host: Annotated[Optional[str], "host that the request names, else the server's address"]
     url: Annotated[Optional[str], "request target as sent"]

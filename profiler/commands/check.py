@@ -20,8 +20,9 @@ conditions:
   failed                         status 5xx, gRPC status other than 0, reset, or no response
   status>=500                    fields: status latency duration method url path host service
   latency>1s and path~/api/*     outcome incomplete bytes request_bytes response_bytes pid comm
-  header.authorization=none      cmdline user cgroup port address direction role header.NAME
-  not path=/healthz              operators: = != < <= > >= and ~ (a pattern with * and ?)
+  header.authorization=none      cmdline user cgroup container pod namespace port address
+  not path=/healthz              direction role header.NAME
+  container=web                  operators: = != < <= > >= and ~ (a pattern with * and ?)
   service=cart or comm=nginx     and, or, not, parentheses; quote a value that contains =<>!~
   GET /orders*                   method and path; --expect also takes a count: GET /healthz >= 3
 """

@@ -266,6 +266,9 @@ def _add_of_messages(parser: argparse.ArgumentParser) -> None:
         "processes in this control group or below it, such as /system.slice/nginx.service, "
         "with or without /sys/fs/cgroup in front",
     )
+    _add(group, "container", "GLOB", "processes in a container with this name or id")
+    _add(group, "pod", "GLOB", "processes in a pod with this name")
+    _add(group, "namespace", "GLOB", "processes in pods of this namespace")
     _add(group, "port", "N", "connections with this port at either end")
     _add(
         group,
@@ -284,6 +287,7 @@ def _add_of_exchanges(parser: argparse.ArgumentParser) -> None:
         "exchanges",
         "Request and responses of an exchange are kept or dropped together.",
     )
+    _add(group, "service", "GLOB", "exchanges that this service answers")
     _add(group, "method", "METHOD", "method of the request")
     _add(group, "host", "GLOB", "host that the request names, with or without its port")
     _add(group, "path", "GLOB", "path of the request, without its query")

@@ -218,6 +218,19 @@ def _service(view: View) -> Iterator[str]:
         yield service(view.exchange)
 
 
+def _container(view: View) -> Iterator[str]:
+    for container in _of_messages("container")(view):
+        yield from _values(container, "name", "id")
+
+
+def _of_pod(key: str) -> Callable[[View], Iterable[Any]]:
+    return lambda view: (value for pod in _of_messages("pod")(view) for value in _values(pod, key))
+
+
+def _values(part: dict[str, Any], *keys: str) -> Iterator[Any]:
+    return (part[key] for key in keys if key in part)
+
+
 def _interim(view: View) -> Iterator[int]:
     for response in view.responses:
         if response is not view.final:
@@ -284,6 +297,9 @@ FIELDS = {
         Field("cmdline", TEXT, _of_messages("cmdline")),
         Field("user", USER, _of_messages("uid")),
         Field("cgroup", CGROUP, _of_messages("cgroup")),
+        Field("container", TEXT, _container),
+        Field("pod", TEXT, _of_pod("name")),
+        Field("namespace", TEXT, _of_pod("namespace")),
         Field("port", PORT, _of_messages("source_port", "dest_port")),
         Field("address", ADDRESS, _address),
         Field("direction", DIRECTION, _of_messages("direction")),

@@ -215,8 +215,9 @@ def without_port(host: str) -> str:
 
 
 def service(exchange: Exchange) -> str:
-    """Return the server's program if it was seen, else the host without its port."""
-    server = program(exchange.server.records[0]) if exchange.server else None
+    """Return the server's service or program if it was seen, else the host without its port."""
+    served = exchange.server.records[0] if exchange.server else None
+    server = (served.get("service") or program(served)) if served else None
     return server or without_port(host(exchange)).lower()
 
 

@@ -33,8 +33,9 @@ def test_every_option() -> None:
     name = pwd.getpwuid(os.getuid()).pw_name
     line = (
         f"--pid 7 --pid 8 --comm nginx --cmdline *java* --user {name} --user 33 "
-        "--cgroup /sys/fs/cgroup/a/b/ --port 80 --address 10.0.0.0/8 --direction send "
-        "--role client --method get --host Shop.Example --path /a/* --status 5xx --status 404 "
+        "--cgroup /sys/fs/cgroup/a/b/ --container web* --pod web-0 --namespace shop "
+        "--port 80 --address 10.0.0.0/8 --direction send --role client --service web "
+        "--method get --host Shop.Example --path /a/* --status 5xx --status 404 "
         "--header X-Id --header Accept=*json* --min-latency 1.5s --count 3 --duration 5m "
         "--where failed"
     )
@@ -52,8 +53,8 @@ def test_every_option() -> None:
     assert [named.option for named in wanted.named] == [*OPTIONS, "where"]
     left = wanted.without(wanted.filters.given())
     assert {named.option for named in left.named} == {
-        "cmdline", "direction", "role", "method", "host", "path", "status", "header",
-        "min_latency", "where",
+        "cmdline", "container", "pod", "namespace", "direction", "role", "service", "method",
+        "host", "path", "status", "header", "min_latency", "where",
     }  # fmt: skip
 
 

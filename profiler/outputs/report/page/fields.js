@@ -50,6 +50,8 @@ class View {
 
   tls(name) { return this.recorded("tls").map((session) => session[name]).filter((value) => value !== undefined); }
 
+  pod(name) { return this.recorded("pod").map((pod) => pod[name]).filter((value) => value !== undefined); }
+
   header(name) {
     const { client = [], server = [] } = this.details.sides;
     const [own, other] = this.role === "client" ? [client, server] : [server, client];
@@ -119,6 +121,9 @@ const FIELDS = new Map([
   inDetails("cmdline", textual(), (view) => view.recorded("cmdline")),
   inDetails("user", only(READ.user), (view) => view.recorded("uid")),
   inDetails("cgroup", only(READ.cgroup, inCgroup), (view) => view.recorded("cgroup")),
+  inDetails("container", textual(), (view) => view.recorded("container").flatMap(({ name, id }) => [name, id]).filter((value) => value !== undefined)),
+  inDetails("pod", textual(), (view) => view.pod("name")),
+  inDetails("namespace", textual(), (view) => view.pod("namespace")),
   inDetails("port", ordered(READ.port), (view) => view.recorded("source_port", "dest_port")),
   inDetails("address", only(READ.address, inNetwork), (view) => view.recorded("source_ip", "dest_ip").map(addressBits)),
   inDetails("direction", only(READ.direction), (view) => view.recorded("direction")),
