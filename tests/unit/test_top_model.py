@@ -310,6 +310,14 @@ def test_shows_which_exchanges_have_tls() -> None:
     assert "  tls        openssl  1.3  h2" in screen(view)
 
 
+def test_shows_the_container_and_the_service() -> None:
+    more = {"container": {"id": "0a", "name": "web"}, "pod": {"name": "web-0"}, "service": "shop"}
+    view = View(fed([{**one, **more} for one in exchange(1)]))
+    press(view, "enter", "enter")
+    for line in ("  container  0a  web", "  pod        web-0", "  service    shop"):
+        assert line in screen(view)
+
+
 def test_reports_incomplete_messages() -> None:
     view = View(fed(exchange(1, incomplete=["lost"])))
     assert "incomplete: lost 1" in screen(view)[0]

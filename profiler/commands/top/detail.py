@@ -60,10 +60,12 @@ def _end(role: str, side: Side, first: Record) -> Iterator[tuple[str, str]]:
     if "duration_ms" in response:
         words.append(f"duration {time_text(response['duration_ms'])}")
     yield f"{role:<13}{'  '.join(filter(None, words))}", "bold"
-    if "tls" in first:
-        yield f"  {'tls':<11}{'  '.join(map(str, first['tls'].values()))}", "dim"
     facts = cast("dict[str, object]", first)
-    for name in ("timestamp", "cmdline", "cgroup", "exchange", "connection"):
+    for name in ("tls", "container", "pod"):
+        if name in facts:
+            parts = cast("dict[str, object]", facts[name]).values()
+            yield f"  {name:<11}{'  '.join(map(str, parts))}", "dim"
+    for name in ("timestamp", "cmdline", "cgroup", "service", "exchange", "connection"):
         if name in facts:
             yield f"  {name:<11}{facts[name]}", "dim"
 
