@@ -84,6 +84,22 @@ class Pod(TypedDict, total=False):
     container: Annotated[str, "the name of the container in it"]
 
 
+class PeerProcess(TypedDict, total=False):
+    """The process at the other end of a connection."""
+
+    pid: Annotated[int, "its `pid`"]
+    comm: Annotated[str, "`comm` of the thread that moved its first message"]
+
+
+class Peer(TypedDict, total=False):
+    """The other end of a connection, on this machine."""
+
+    container: Annotated[Container, "its `container`"]
+    pod: Annotated[Pod, "its `pod`"]
+    service: Annotated[str, "its `service`"]
+    process: Annotated[PeerProcess, "the process that moved its first message"]
+
+
 class Record(TypedDict, total=False):
     """One HTTP message as one process sent or received it. The keys come in this order."""
 
@@ -222,6 +238,13 @@ class Record(TypedDict, total=False):
         "the pod without the parts that Kubernetes generated, else the systemd unit without "
         "`.service`. Absent if there is none of them, or if the unit starts programs of others, "
         "as `ssh` and `cron` do",
+    ]
+    peer: Annotated[
+        Peer,
+        "the other end of the connection, if it is on this machine and was seen before this line "
+        "was written. So the first request as its client sent it has none, and the response has. "
+        "Absent too if TCP's sequence numbers are unknown: with `--engine bpftrace`, and with TLS "
+        "in a library (`--tls`)",
     ]
     captured: Annotated[int, "bytes of `raw_payload`, out of the `bytes` there were"]
     incomplete: Annotated[list[str], "why the message is not whole; absent if it is"]

@@ -48,6 +48,8 @@ pub struct Mover {
 /// Makes the parts for the mover of a record; `None`: it cannot.
 pub trait Describe {
     fn describe(&mut self, header: &[u8; EVENT_SIZE]) -> Option<Arc<Mover>>;
+    /// Return the fragment of the other end of the socket in a record, empty if it was not seen.
+    fn meet(&mut self, header: &[u8; EVENT_SIZE], is_client: bool) -> Option<Vec<u8>>;
     /// Changes whenever what was described may have changed.
     fn generation(&self) -> u64;
 }
@@ -194,13 +196,24 @@ pub struct Connection {
     waiting: Waiting,
     movers: [Option<Arc<Mover>>; 2],
     ends: Option<Ends>,
+    peer: Vec<u8>,
+    /// The directions that cannot tell more about the peer.
+    met: [bool; 2],
     /// When it was used last, in records.
     pub used: u64,
 }
 
 impl Connection {
     pub fn new(state: State) -> Connection {
-        Connection { state, waiting: Waiting::Nothing, movers: [None, None], ends: None, used: 0 }
+        Connection {
+            state,
+            waiting: Waiting::Nothing,
+            movers: [None, None],
+            ends: None,
+            peer: Vec::new(),
+            met: [false; 2],
+            used: 0,
+        }
     }
 
     /// Return the state at rest, and the records that Python must read again.
@@ -224,6 +237,12 @@ impl Connection {
             + self.state.request.as_ref().map_or(0, Request::size)
             + waiting
             + self.ends.as_ref().map_or(0, Ends::size)
+            + self.peer.len()
+    }
+
+    /// The other end was seen: look for it again.
+    pub fn meet_again(&mut self) {
+        self.met = [false; 2];
     }
 
     /// Take the end of a direction.
@@ -449,6 +468,13 @@ impl Connection {
         if !self.ends.as_ref().map_or(false, |ends| ends.are_of(header)) {
             self.ends = Some(Ends::new(header));
         }
+        if self.peer.is_empty() && !self.met[direction] {
+            match lines.describer.meet(header, (direction == 0) == is_request) {
+                None => return Fate::Refused,
+                Some(peer) => self.peer = peer,
+            }
+            self.met[direction] = true;
+        }
         let (mover, ends) = match (&self.movers[direction], &self.ends) {
             (Some(mover), Some(ends)) => (mover, ends),
             _ => return Fate::Refused,
@@ -460,7 +486,7 @@ impl Connection {
             (data, body),
             header,
             last.time(),
-            (mover, ends),
+            (mover, ends, &self.peer),
             number,
             self.state.request.as_ref(),
         ) {
@@ -493,7 +519,7 @@ impl<D> Lines<D> {
         (data, content): (&[u8], &[u8]),
         header: &[u8; EVENT_SIZE],
         last_time: u64,
-        (mover, ends): (&Mover, &Ends),
+        (mover, ends, peer): (&Mover, &Ends, &[u8]),
         number: u64,
         asked: Option<&Request>,
     ) -> bool {
@@ -593,6 +619,7 @@ impl<D> Lines<D> {
         }
         out.extend_from_slice(ends.socket());
         out.extend_from_slice(&mover.thread);
+        out.extend_from_slice(peer);
         out.extend_from_slice(b"\"captured\":");
         json::integer(out, data.len() as u64);
         out.extend_from_slice(b"}\n");
@@ -672,6 +699,10 @@ mod tests {
                 [b"\"p\":1,", b"\"c\":1,", b"\"t\":1,"].map(|part| part.to_vec());
             let wire = wire::Mover::of(header);
             Some(Arc::new(Mover { wire, generation: 0, process, call, thread }))
+        }
+
+        fn meet(&mut self, _: &[u8; EVENT_SIZE], _: bool) -> Option<Vec<u8>> {
+            Some(Vec::new())
         }
 
         fn generation(&self) -> u64 {

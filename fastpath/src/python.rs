@@ -16,9 +16,13 @@ const BATCH: usize = 256 * 1024;
 /// Descriptions of movers that are kept: threads times system calls. All are dropped beyond that.
 const MOVERS_MAX: usize = 4096;
 
-/// Python's function (header) -> (process, call, thread), and what it returned.
+/// Python's functions (header) -> (process, call, thread) and (header, is_client) -> (peer,
+/// changed), and what they returned.
 struct Describer {
     function: PyObject,
+    meet: PyObject,
+    /// Sockets whose other end was seen after them.
+    changed: Vec<u64>,
     generation: u64,
     known: FxHashMap<wire::Mover, Arc<Mover>>,
 }
@@ -46,6 +50,17 @@ impl Describe for Describer {
         Some(mover)
     }
 
+    fn meet(&mut self, header: &[u8; EVENT_SIZE], is_client: bool) -> Option<Vec<u8>> {
+        let parts = Python::with_gil(|py| {
+            let parts = self.meet.call1(py, (PyBytes::new(py, header), is_client))?;
+            let (peer, changed): (Bound<PyBytes>, Vec<u64>) = parts.extract(py)?;
+            Ok::<_, PyErr>((peer.as_bytes().to_vec(), changed))
+        });
+        let (peer, changed) = parts.ok()?;
+        self.changed.extend(changed);
+        Some(peer)
+    }
+
     fn generation(&self) -> u64 {
         self.generation
     }
@@ -57,8 +72,9 @@ type PyState<'py> = ([Option<u64>; 2], [u32; 2], [u64; 2], usize, u64, Option<Py
 /// The connections that Python has leased, and those opened here.
 ///
 /// `describe(header)` returns the parts of a line that depend on the thread, the system call and the
-/// direction of a record: three JSON fragments, each with a comma at its end. The keys of the
-/// dictionaries `known` are the sockets that Python knows.
+/// direction of a record: three JSON fragments, each with a comma at its end. `meet(header,
+/// is_client)` returns the fragment of the other end of a socket, and the sockets that are its other
+/// end. The keys of the dictionaries `known` are the sockets that Python knows.
 #[pyclass]
 struct FastPath {
     connections: FxHashMap<u64, Connection>,
@@ -79,6 +95,7 @@ impl FastPath {
     #[new]
     fn new(
         describe: PyObject,
+        meet: PyObject,
         known: Vec<Py<PyDict>>,
         max_head: usize,
         max_body: usize,
@@ -94,6 +111,8 @@ impl FastPath {
                 responses: 0,
                 describer: Describer {
                     function: describe,
+                    meet,
+                    changed: Vec::new(),
                     generation: 0,
                     known: FxHashMap::default(),
                 },
@@ -130,6 +149,10 @@ impl FastPath {
             if !item.downcast::<PyBytes>().map_or(false, |record| self.take(py, record.as_bytes()))
             {
                 refused = true;
+            }
+            let changed = std::mem::take(&mut self.lines.describer.changed);
+            self.meet_again(changed);
+            if refused {
                 break;
             }
             at += 1;
@@ -151,6 +174,15 @@ impl FastPath {
     fn describe_again(&mut self) {
         self.lines.describer.generation += 1;
         self.lines.describer.known.clear();
+    }
+
+    /// The other ends of these sockets were seen: look for them again.
+    fn meet_again(&mut self, sockets: Vec<u64>) {
+        for socket in sockets {
+            if let Some(connection) = self.connections.get_mut(&socket) {
+                connection.meet_again();
+            }
+        }
     }
 
     /// Take a connection at rest; return whether there is room for it.

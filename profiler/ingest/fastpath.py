@@ -21,8 +21,9 @@ from profiler.exchanges.text import escaped
 from profiler.ingest import wire
 from profiler.ingest.http import Messages, Request, Resting
 from profiler.ingest.memory import Memory
+from profiler.ingest.peers import Peers
 from profiler.ingest.process import Processes
-from profiler.ingest.record import constant_of
+from profiler.ingest.record import constant_of, peer_of
 from profiler.ingest.settings import Settings
 from profiler.ingest.stream import Positions, Streams
 from profiler.ingest.wire import EVENT, Chunk, construct
@@ -64,14 +65,17 @@ class FastPath:
         settings: Settings,
         stages: tuple[Streams, Messages, Memory],
         processes: Processes,
+        peers: Peers,
         syscalls: Mapping[int, str],
     ) -> None:
         self._streams, self._messages, self._memory = stages
         self._processes = processes
+        self._peers = peers
         self._syscalls = syscalls
         self._clock_offset = 0
         self._native: Any = native.FastPath(
             self._describe,
+            self._meet,
             self._messages.known,
             settings.max_head,
             settings.max_body,
@@ -101,6 +105,10 @@ class FastPath:
     def forget_processes(self) -> None:
         """What is known of a process has changed."""
         self._native.describe_again()
+
+    def meet_again(self, sockets: list[int]) -> None:
+        """The other ends of ``sockets`` were seen."""
+        self._native.meet_again(sockets)
 
     def lend(self, chunk: Chunk) -> None:
         """Lend the connection of ``chunk`` if it is at rest after it, and there is room."""
@@ -159,3 +167,17 @@ class FastPath:
             escaped(orjson.dumps(part))[1:-1] + b"," if part else b"" for part in constant
         )
         return mover, call, thread
+
+    def _meet(self, header: bytes, is_client: bool) -> tuple[bytes, list[int]]:
+        """Return the part of a line about the other end of a socket; empty if it was not seen.
+
+        With it come the sockets to look for again, because this one is their other end.
+        """
+        origin = construct(Chunk, (*EVENT.unpack(header), b""))
+        process = self._processes.identity(origin.pid, origin.start_time)
+        peer = peer_of(self._peers, origin, None, is_client, process)
+        changed = list(self._peers.changed)
+        self._peers.changed.clear()
+        if peer is None:
+            return b"", changed
+        return escaped(orjson.dumps({"peer": peer.fields}))[1:-1] + b",", changed

@@ -30,6 +30,7 @@ from profiler.ingest.fastpath import FastPath, module
 from profiler.ingest.http import Message, Messages, NotHttp
 from profiler.ingest.http.message import REQUEST, UNDECODABLE, Output
 from profiler.ingest.memory import Memory
+from profiler.ingest.peers import Peers
 from profiler.ingest.process import Processes
 from profiler.ingest.record import record_of
 from profiler.ingest.settings import Settings
@@ -89,6 +90,7 @@ class Pipeline:
         # By the socket of a session. A plain port may get a hello, too.
         self._greetings: OrderedDict[int, Handshake] = OrderedDict()
         self._clock_offset = 0
+        self._peers = Peers()
         self.account = Account()
         if decryption is not None:
             self.account.not_decrypted = decryption.causes
@@ -107,7 +109,9 @@ class Pipeline:
             native = module() if isinstance(sink, JsonLines) else None
             if isinstance(sink, JsonLines) and native is not None:
                 stages = self._streams, self._messages, self.memory
-                self._fast = FastPath(native, settings, stages, processes, self._syscalls)
+                self._fast = FastPath(
+                    native, settings, stages, processes, self._peers, self._syscalls
+                )
                 self._lines = sink
 
     @property
@@ -201,6 +205,7 @@ class Pipeline:
     def finish(self) -> None:
         """End the capture: write the messages that are still open."""
         self.account.final = True
+        self._peers.freeze()
         if self._fast:
             self._reclaim_all(self._fast)
         for event in self._streams.finish():
@@ -353,7 +358,12 @@ class Pipeline:
             self._syscalls,
             session,
             handshake,
+            self._peers,
         )
+        if self._peers.changed:
+            if self._fast:
+                self._fast.meet_again(self._peers.changed)
+            self._peers.changed.clear()
         if self._filter is None:
             self._emit(record)
             return

@@ -24,6 +24,7 @@ from profiler.ingest.http.amplification import allowance, fits
 from profiler.ingest.http.charset import text_of
 from profiler.ingest.http.framing import switches_to
 from profiler.ingest.http.message import REQUEST, Message
+from profiler.ingest.peers import End, Peers
 from profiler.ingest.process import Identity
 from profiler.ingest.wire import (
     AF_INET,
@@ -59,6 +60,7 @@ def record_of(
     syscalls: Mapping[int, str],
     session: Session | None = None,
     handshake: Handshake | None = None,
+    peers: Peers | None = None,
 ) -> Record:
     """Return the record of ``message``.
 
@@ -66,7 +68,8 @@ def record_of(
     the kernel's clock, in nanoseconds. ``max_content`` limits the bytes that decoding
     a content coding may yield. ``syscalls`` maps the syscall numbers of the captured
     machine to names. ``session`` is the TLS session that encrypted the message, in a library;
-    without one, ``handshake`` is that of a connection that was decrypted with a key log.
+    without one, ``handshake`` is that of a connection that was decrypted with a key log. ``peers``
+    know the other ends of connections.
     """
     # Unpacked at once: accessing each field by its name costs a third of this function's time.
     origin, head, raw, body, size, incomplete, last_time, trailers, error_code, proxy = message
@@ -84,7 +87,7 @@ def record_of(
     asks = is_request and not head.pushed
     called, is_client = syscalls.get(origin.syscall), sent == is_request
     constant = constant_of(
-        origin, called, is_client, process, names, session, handshake, clock_offset
+        origin, called, is_client, process, names, session, handshake, clock_offset, peers
     )
     record: Record = {
         "timestamp": timestamp(origin.time + clock_offset),
@@ -218,11 +221,13 @@ def constant_of(
     session: Session | None,
     handshake: Handshake | None,
     clock_offset: int,
+    peers: Peers | None = None,
 ) -> Constant:
-    """Return the fields that messages with this ``origin`` share."""
+    """Return the fields that messages with this ``origin`` share, as long as the peer does."""
+    peer = None if peers is None else peer_of(peers, origin, names, is_client, process)
     # Many connections carry only one exchange, so the first message is not cached.
     key = (
-        (_who(origin), syscall, is_client, process, names, session, handshake, clock_offset)
+        (_who(origin), syscall, is_client, process, names, session, handshake, clock_offset, peer)
         if origin.position
         else None
     )
@@ -231,13 +236,25 @@ def constant_of(
         constant = Constant(
             _of_mover(origin, process, names),
             _of_call(origin, syscall, is_client, names),
-            _of_socket(origin, process, session, handshake, clock_offset),
+            _of_socket(origin, process, session, handshake, clock_offset, peer),
         )
         if key is not None:
             if len(_constants) >= _CONSTANTS_MAX:
                 _constants.clear()
             _constants[key] = constant
     return constant
+
+
+def peer_of(
+    peers: Peers, origin: Chunk, names: Names | None, is_client: bool, process: Identity | None
+) -> End | None:
+    """Return the other end of the socket that moved ``origin``, if it was seen."""
+    peer = peers.other(origin.socket)
+    if peer is None and not peers.has_met(origin):
+        connection = connection_of(origin, names, is_client)
+        peers.meet(origin, connection, is_client, comm(origin.comm), process)
+        peer = peers.other(origin.socket)
+    return peer
 
 
 def _of_mover(origin: Chunk, process: Identity | None, names: Names | None) -> Record:
@@ -272,6 +289,7 @@ def _of_socket(
     session: Session | None,
     handshake: Handshake | None,
     clock_offset: int,
+    peer: End | None,
 ) -> Record:
     record: Record = {}
     socket: int | None = origin.socket
@@ -293,6 +311,8 @@ def _of_socket(
             record["cgroup"] = process.cgroup
         if process.workload is not None:
             record.update(process.workload.fields)
+    if peer is not None:
+        record["peer"] = peer.fields
     return record
 
 

@@ -134,6 +134,23 @@ def test_the_name_the_image_and_the_service(watched: Watched, has_labels: bool) 
             assert record.get("service") == (service if has_labels else None)
 
 
+def test_the_container_at_the_other_end(watched: Watched) -> None:
+    demo = described("http-profiler-demo", watched.demo)
+    loadtest = described("http-profiler-loadtest", watched.loadtest)
+    first = set()
+    for record in watched.records:
+        if "peer" not in record:
+            assert (record["role"], record["type"]) == ("client", "request")
+            assert record["socket"] not in first
+            first.add(record["socket"])
+            continue
+        assert record["peer"]["container"] == (demo if record["role"] == "client" else loadtest)
+        assert record["peer"]["process"]["pid"] in {
+            one["pid"] for one in watched.records if one["role"] != record["role"]
+        }
+    assert first
+
+
 @pytest.fixture(scope="module")
 def has_labels(guest: Guest, watched: Watched) -> bool:
     """Whether Podman keeps labels where the profiler reads them."""
@@ -187,7 +204,7 @@ def test_a_container_that_is_gone_keeps_its_name(
         guest.exec(command, timeout=300)
         gone = guest.exec(f"sudo podman container exists {name}", check=False)
         assert gone.returncode == 1
-        capture.wait_for(
+        (answer,) = capture.wait_for(
             lambda r: (
                 (r["role"], r["type"], r.get("request", {}).get("url"))
                 == ("server", "response", f"/{name}")
@@ -199,6 +216,7 @@ def test_a_container_that_is_gone_keeps_its_name(
         capture.stop()
     assert asked["container"]["name"] == name
     assert asked["container"]["image"] == f"{IMAGE}:latest"
+    assert answer["peer"]["container"] == asked["container"]
 
 
 # Without D-Bus, Podman cannot have systemd make a control group for a rootless container. So this

@@ -101,11 +101,28 @@ def kept(fresh: bool) -> list[bytes]:
     return kept_alive(recorded(RECORDED / "demo"), 6, fresh)
 
 
+def apart() -> list[bytes]:
+    """One end of a connection comes after two exchanges of the other: then that one has a peer."""
+    records = kept(False)
+    items = [wire.decode(record) for record in records]
+    sockets = list(dict.fromkeys(item.socket for item in items if isinstance(item, wire.Chunk)))
+    ends: list[list[bytes]] = [[], []]
+    others = []
+    for record, item in zip(records, items):
+        if isinstance(item, (wire.Chunk, wire.End)):
+            ends[sockets.index(item.socket)].append(record)
+        else:
+            others.append(record)
+    first, second = ends
+    return [*others, *first[:4], *second[:4], *first[4:], *second[4:]]
+
+
 INPUTS = {
     **{f"recording {case.name}": (recorded(case), Settings()) for case in RECORDINGS},
     **{name: (scripted(script), script.settings) for name, script in SCRIPTS.items()},
     "kept alive": (kept(False), Settings()),
     "fresh": (kept(True), Settings()),
+    "apart": (apart(), Settings()),
 }
 inputs = pytest.mark.parametrize("name", INPUTS)
 

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from profiler.ingest import syscalls
 from profiler.ingest.containers import Workload
 from profiler.ingest.http import Message
+from profiler.ingest.peers import Peers
 from profiler.ingest.process import Identity
 from profiler.ingest.record import (
     _CONSTANTS_MAX,
@@ -62,7 +63,7 @@ KEYS = [
     *("latency_ms", "duration_ms", "stream", "syscall", "connection", "sequence"),
     *("tls", "socket", "netns"),
     *("tid", "process_start", "uid", "cgroup"),
-    *("container", "pod", "service", "captured", "incomplete", "error_code"),
+    *("container", "pod", "service", "peer", "captured", "incomplete", "error_code"),
     "proxy",
 ]
 
@@ -75,8 +76,9 @@ def record(
     process: Identity | None = CURL,
     max_content: int = 1000,
     names: Names | None = None,
+    peers: Peers | None = None,
 ) -> dict[str, Any]:
-    return record_of(message, process, names, OFFSET, max_content, SYSCALLS)
+    return record_of(message, process, names, OFFSET, max_content, SYSCALLS, peers=peers)
 
 
 def test_a_request() -> None:
@@ -312,7 +314,12 @@ def test_the_keys_come_in_the_order_of_the_table() -> None:
     encrypted = of_tls(request(POST), Session(1, STREAM, SOCKET))
     workload: Any = {"container": {"id": "a"}, "pod": {"uid": "b"}, "service": "c"}
     contained = record(request(POST), CURL._replace(workload=Workload(workload)))
-    for line in (*others, *said(reset), encrypted, contained):
+    peers = Peers()
+    sent = request(POST)
+    sent = sent._replace(origin=sent.origin._replace(sequence=5))
+    received = sent._replace(origin=sent.origin._replace(direction=RECV))
+    _, met = (record(message, peers=peers) for message in (sent, received))
+    for line in (*others, *said(reset), encrypted, contained, met):
         assert list(line) == [key for key in KEYS if key in line]
         seen.update(line)
     assert seen == set(KEYS)
