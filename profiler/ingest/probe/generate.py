@@ -259,22 +259,21 @@ def _entry(name: str, call: str) -> str:
 
 
 def _call_of(hook: LibraryHook) -> str:
-    def register(position: int) -> str:
+    def register(position: int | None) -> str:
         parameters = _GO_PARAMETERS if hook.library == _GO else _PARAMETERS
-        return f"REGISTER(ctx, {parameters[position]})"
+        return "0" if position is None else f"REGISTER(ctx, {parameters[position]})"
 
     if hook.event == "free":
         return f"free_session(ctx, {register(0)})"
     if hook.event == "record":
         return f"write_record(ctx, {register(hook.buffer)}, {register(hook.length)})"
-    moved = "0" if hook.moved is None else register(hook.moved)
     direction = {"session": "NONE"}.get(hook.event, hook.event.upper())
     # Others return 0 also if they would block. Each has the buffer's size as its third parameter.
     is_clear = hook.moved is None or hook.session == "bio"
     zero_is_end = hook.event == "recv" and hook.library != _GO and is_clear
     session = f"session_of_bio({register(0)})" if hook.session == "bio" else register(0)
     return (
-        f"enter_tls(ctx, {session}, {register(hook.buffer)}, {moved}, "
+        f"enter_tls(ctx, {session}, {register(hook.buffer)}, {register(hook.moved)}, "
         f"TLS_{hook.library.upper()}, DIRECTION_{direction}, "
         f"{f'{register(2)} != 0' if zero_is_end else 0})"
     )

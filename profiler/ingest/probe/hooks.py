@@ -73,8 +73,8 @@ class LibraryHook:
     library: str
     function: str
     event: str
-    buffer: int = 0
-    length: int = 0
+    buffer: int | None = None
+    length: int | None = None
     moved: int | None = None
     session: str = "pointer"
 
