@@ -71,7 +71,7 @@ def test_targets_live_on_while_probes_come_and_go(guest: Guest, token: str, time
         pytest.skip("this guest has no Caddy")
     with in_seccomp(guest) as python, go_under_load(guest, token) as caddy:
         command = f"sudo {HARM} attach_repeatedly {times} {python} {caddy}"
-        found = json.loads(guest.exec(command, timeout=900).stdout)
+        found = json.loads(guest.exec(command, timeout=90 * times).stdout)
     assert found["points"] > 20
     # At least the entry and one return of reading and writing.
     assert all(number >= 4 for number in found["during"])
