@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from profiler.commands.top import model as bounds
-from profiler.commands.top.latencies import Latencies
 from profiler.commands.top.model import KINDS, Model
 from profiler.commands.top.view import View
+from profiler.exchanges.latencies import Latencies
 from profiler.exchanges.pair import Pairing
 from profiler.exchanges.redact import Redactor
 from profiler.outputs.terminal import cells

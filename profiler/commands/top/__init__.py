@@ -11,7 +11,7 @@ size, and sends only changes. A framework (Textual, or Rich with an input loop o
 a dependency to a program that runs as root, and needs its own thread or event loop. Three tables
 and a text do not need that.
 
-``latencies`` has bounded percentiles; ``model`` the figures, within bounds; ``view`` what is shown
+``model`` has the figures, within bounds; ``view`` what is shown
 and what the keys do, without a terminal; ``screen`` the terminal; ``sink`` connects them;
 ``source`` reads lines from a file or a pipe; ``command`` is the command line.
 """

@@ -14,8 +14,8 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import Iterator
 from sys import getsizeof
 
-from profiler.commands.top.latencies import Latencies
 from profiler.exchanges.endpoint import endpoint
+from profiler.exchanges.latencies import Latencies
 from profiler.exchanges.model import Exchange, Side, local, remote
 from profiler.exchanges.pair import Paired, size_of
 from profiler.exchanges.redact import Redactor
