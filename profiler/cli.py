@@ -22,6 +22,7 @@ from profiler.commands import (
     check,
     configuration,
     export,
+    inventory,
     probe,
     query,
     replay,
@@ -84,6 +85,12 @@ COMMANDS = (
         "convert capture files to HAR, curl commands, CSV or Parquet",
         export.add_arguments,
         "profiler.commands.export:run",
+    ),
+    Command(
+        "inventory",
+        "print the services of capture files, their endpoints and calls",
+        inventory.add_arguments,
+        "profiler.commands.inventory:run",
     ),
     Command(
         "query",

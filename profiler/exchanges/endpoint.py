@@ -24,6 +24,11 @@ def template(target: str) -> str:
     return "/".join(map(_without_id, path.split("/"))) if path.startswith("/") else path
 
 
+def is_id(name: str) -> bool:
+    """Whether a name looks like the id of one thing, as a part of a path would."""
+    return "{id}" in _without_id(name)
+
+
 # Numbers and versions, dates and times, UUIDs, e-mail addresses.
 _ID = re.compile(
     r"[0-9]+(?:[.,:][0-9]+)*"

@@ -216,9 +216,13 @@ def without_port(host: str) -> str:
 
 def service(exchange: Exchange) -> str:
     """Return the server's service or program if it was seen, else the host without its port."""
-    served = exchange.server.records[0] if exchange.server else None
-    server = (served.get("service") or program(served)) if served else None
+    server = service_of(exchange.server.records[0]) if exchange.server else None
     return server or without_port(host(exchange)).lower()
+
+
+def service_of(record: Record) -> str | None:
+    """Return the service of a record's process, else its program."""
+    return record.get("service") or program(record)
 
 
 def remote(record: Record) -> str | None:

@@ -37,7 +37,7 @@ RECORDED = REPOSITORY / "tests" / "replay" / "cases" / "demo" / "capture"
 DOCUMENTS = sorted((REPOSITORY / "docs").rglob("*.md"))
 
 # They read what is there; `top` wants a terminal (tests/unit and tests/e2e have one for it).
-READERS = ("report", "export", "query", "check", "replay", "probe", "schema", "config")
+READERS = ("report", "export", "inventory", "query", "check", "replay", "probe", "schema", "config")
 BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # Before the name only what calls it.
 CALL = re.compile(

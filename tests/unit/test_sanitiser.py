@@ -31,6 +31,7 @@ REQUEST: dict[str, Any] = {
 }
 RESPONSE = {**REQUEST, "type": "response", "status_code": 200, "latency_ms": 1.0}
 READERS = [
+    ["inventory"],
     ["export", "--har"],
     ["export", "--csv"],
     ["export", "--curl"],

@@ -420,6 +420,11 @@ class Redactor:
         return line if line == status else None
 
 
+def is_placeholder(text: str) -> bool:
+    """Whether a text is a placeholder, of this run or of the one that wrote the capture."""
+    return _WHOLE.fullmatch(text) is not None
+
+
 def described(redactor: Redactor | None, is_recording: bool = False) -> str:
     """Return the words of the first line on standard error: what is done about secrets."""
     if redactor is None:
