@@ -12,7 +12,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the arguments."""
     parser.description = (
         "Prints the services of capture files as JSON: what each is, the endpoints that it "
-        "serves, and whom it calls. Contains no value of a header, a parameter or a body."
+        "serves, the schemas of their JSON bodies, and whom it calls. Contains no value of a "
+        "header, a parameter or a body."
     )
     add_captures(parser)
     add_target(parser)
@@ -38,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
         inventory = Inventory(writing(exchanges, options.output))
         document = orjson.dumps(inventory_json(inventory), option=orjson.OPT_INDENT_2)
         file.write(escaped(document) + b"\n")
-    if inventory.left_out:
-        counts = ", ".join(f"{name} {count}" for name, count in inventory.left_out.items())
-        say(f"left out of the inventory: {counts}")
+    left_out = ", ".join(f"{name} {n}" for name, n in inventory.left_out.items())
+    if left_out:
+        say(f"left out of the inventory: {left_out}")
     return opened.ended(exchanges)

@@ -18,6 +18,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 from urllib.parse import unquote_plus
 
+import orjson
+
+from profiler.exchanges.body_schema import BodySchema, Limit
 from profiler.exchanges.endpoint import is_id, template
 from profiler.exchanges.headers import header
 from profiler.exchanges.latencies import Latencies
@@ -57,16 +60,28 @@ class Messages:
     """The requests of an endpoint, or its responses of one status."""
 
     count: int = 0
-    content: Names = field(default_factory=dict)
-    """The media types of their content."""
+    content: dict[str, BodySchema | None] = field(default_factory=dict)
+    """The media types of their content, with the schemas of JSON."""
 
-    def add(self, messages: list[Record]) -> None:
+    def add(self, messages: list[Record], limit: Limit) -> None:
         """Count a message as one or both ends saw it."""
         self.count += 1
         whole = next((one for one in messages if "incomplete" not in one), messages[0])
         media_type = (header(whole, "content-type") or "").partition(";")[0].strip().lower()
-        if _MEDIA_TYPE.fullmatch(media_type):
-            _note(self.content, media_type)
+        if not _MEDIA_TYPE.fullmatch(media_type):
+            return
+        if media_type not in self.content and len(self.content) >= NAMES_MAX:
+            return
+        schema = self.content.setdefault(media_type, None)
+        if not _is_json(media_type):
+            return
+        body = _whole_body(whole)
+        if body is None:
+            return
+        if schema is None and limit.takes(0):
+            schema = self.content[media_type] = BodySchema()
+        if schema is not None:
+            schema.add(body[0], limit)
 
 
 @dataclass
@@ -90,7 +105,7 @@ class Endpoint:
     responses: dict[int, Messages] = field(default_factory=dict)
     """Final responses, by status."""
 
-    def add(self, exchange: Exchange) -> None:
+    def add(self, exchange: Exchange, limit: Limit) -> None:
         """Count an exchange."""
         self.count += 1
         self.failed += failed(exchange)
@@ -98,7 +113,7 @@ class Endpoint:
             _note(self.parameters, name)
         requests = [side.request for side in exchange.sides if side.request is not None]
         if requests:
-            self.requests.add(requests)
+            self.requests.add(requests, limit)
         responses = [side.response for side in exchange.sides if side.response is not None]
         for response in responses[:1]:
             if "latency_ms" in response:
@@ -106,7 +121,7 @@ class Endpoint:
             status = response.get("status_code", 0)
             # Three digits (RFC 9110, 15).
             if 100 <= status <= 999:
-                self.responses.setdefault(status, Messages()).add(responses)
+                self.responses.setdefault(status, Messages()).add(responses, limit)
 
 
 @dataclass
@@ -169,23 +184,32 @@ class Inventory:
     def __init__(self, exchanges: Iterable[Exchange] = ()) -> None:
         self.services: dict[str, Service] = {}
         self.external = Service("external")
-        self.left_out: Counter[str] = Counter()
-        """Exchanges that exceeded a bound (``services``, ``endpoints``, ``calls``), and responses
-        whose request was not seen (``unknown_requests``).
-        """
+        self._limit = Limit()
+        self._left_out: Counter[str] = Counter()
         for exchange in exchanges:
             self.add(exchange)
+
+    @property
+    def left_out(self) -> dict[str, int]:
+        """Counts of what is missing.
+
+        Exchanges beyond a bound (``services``, ``endpoints``, ``calls``), responses whose request
+        was not seen (``unknown_requests``), and values of bodies that no schema describes
+        (``values``).
+        """
+        values = {"values": self._limit.left_out} if self._limit.left_out else {}
+        return {**self._left_out, **values}
 
     def add(self, exchange: Exchange) -> None:
         """Count an exchange at its server and at its client."""
         asked = exchange.asked
         if "method" not in asked or "url" not in asked:
-            self.left_out["unknown_requests"] += 1
+            self._left_out["unknown_requests"] += 1
             return
         server = self._end(exchange.server, exchange.client)
         client = self._end(exchange.client, exchange.server)
         if server is None or client is None:
-            self.left_out["services"] += 1
+            self._left_out["services"] += 1
             return
         host = ""
         if server is self.external:
@@ -218,10 +242,10 @@ class Inventory:
         endpoint = server.endpoints.get(key)
         if endpoint is None:
             if len(server.endpoints) >= ENDPOINTS_MAX:
-                self.left_out["endpoints"] += 1
+                self._left_out["endpoints"] += 1
                 return
             endpoint = server.endpoints[key] = Endpoint(*key)
-        endpoint.add(exchange)
+        endpoint.add(exchange, self._limit)
 
     def _call(
         self,
@@ -237,7 +261,7 @@ class Inventory:
         call = client.calls.get(key)
         if call is None:
             if len(client.calls) >= CALLS_MAX:
-                self.left_out["calls"] += 1
+                self._left_out["calls"] += 1
                 return
             call = client.calls[key] = Call(name, host, method, path)
         call.count += 1
@@ -252,6 +276,22 @@ def _peer(side: Side | None) -> Record:
             shown = {name: peer[name] for name in ("container", "pod", "service") if name in peer}
             return cast("Record", {**shown, **peer.get("process", {})})
     return {}
+
+
+def _is_json(media_type: str) -> bool:
+    # RFC 6839, 3.1.
+    return media_type == "application/json" or media_type.endswith("+json")
+
+
+def _whole_body(record: Record) -> tuple[object] | None:
+    """Return the value of a JSON body in a tuple; ``None`` if it is not whole or not JSON."""
+    body = record.get("body")
+    if not body or "incomplete" in record or "body_encoding" in record or "body_codings" in record:
+        return None
+    try:
+        return (orjson.loads(body),)
+    except orjson.JSONDecodeError:
+        return None
 
 
 def _parameters(target: str) -> Iterator[str]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from profiler.exchanges.inventory import Call, Endpoint, Inventory, Names, Service
+from profiler.exchanges.body_schema import BodySchema
+from profiler.exchanges.inventory import Call, Endpoint, Inventory, Service
 
 _SHARES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 
@@ -20,7 +21,7 @@ def inventory_json(inventory: Inventory) -> dict[str, Any]:
         {
             "services": [{"name": one.name, **_service(one)} for one in services],
             "external": _service(inventory.external),
-            "left_out": dict(inventory.left_out),
+            "left_out": inventory.left_out,
         }
     )
 
@@ -66,8 +67,11 @@ def _endpoint(endpoint: Endpoint) -> dict[str, Any]:
     }
 
 
-def _content(content: Names) -> list[str]:
-    return sorted(content)
+def _content(content: dict[str, BodySchema | None]) -> dict[str, Any]:
+    return {
+        media_type: schema.to_json() if schema is not None else {}
+        for media_type, schema in sorted(content.items(), key=lambda one: one[0])
+    }
 
 
 def _call(call: Call) -> dict[str, Any]:

@@ -6,14 +6,19 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from jsonschema import Draft202012Validator
 
 from profiler import cli, read
 from profiler.commands.options import SAMPLE
 from profiler.exchanges import inventory as bounds
+from profiler.exchanges.body_schema import Limit
+from profiler.exchanges.endpoint import template
+from profiler.exchanges.headers import header
 from profiler.exchanges.inventory import Inventory
 from profiler.exchanges.model import failed, service
 from profiler.exchanges.pair import Exchanges
@@ -21,6 +26,8 @@ from profiler.outputs.inventory import inventory_json
 from tests import sample_capture
 
 Json = dict[str, Any]
+CASES = Path(__file__).parents[1] / "replay" / "cases"
+RECORDED = sorted(path for path in CASES.glob("*/expected.jsonl") if path.stat().st_size)
 
 
 def exchange(number: int, *roles: str, **changes: Any) -> Iterator[Json]:
@@ -123,6 +130,55 @@ def test_media_types_without_their_parameters() -> None:
     [endpoint] = by_name(found)["cart"]["endpoints"]
     assert [*endpoint["responses"]["200"]["content"]] == ["text/html"]
     assert [*endpoint["request"]["content"]] == ["multipart/form-data"]
+
+
+def json_body(body: str, **changes: Any) -> Json:
+    return {"headers": {"content-type": "application/json"}, "body": body, **changes}
+
+
+def test_schemas_of_json_bodies() -> None:
+    found = inventory(
+        exchange(1, request=json_body('{"item": 1}'), response=json_body('{"id": 7}')),
+        exchange(2, request=json_body('{"item": 2, "note": "x"}'), response=json_body("[]")),
+        exchange(3, status_code=404, response=json_body('{"error": "none"}')),
+        # Not whole, not JSON, or not text.
+        exchange(4, request=json_body('{"ite', incomplete=["lost"]), response=json_body("{")),
+        exchange(5, request=json_body("W10=", body_encoding="base64")),
+        exchange(6, request=json_body("17", headers={"content-type": "text/plain"})),
+    )
+    [endpoint] = by_name(found)["cart"]["endpoints"]
+    assert endpoint["request"]["content"] == {
+        "application/json": {
+            "type": "object",
+            "properties": {"item": {"type": "integer"}, "note": {"type": "string"}},
+            "required": ["item"],
+        },
+        "text/plain": {},
+    }
+    responses = endpoint["responses"]
+    assert responses["200"]["content"]["application/json"]["type"] == ["array", "object"]
+    assert responses["404"]["content"]["application/json"]["required"] == ["error"]
+
+
+def test_the_end_that_saw_the_whole_body_gives_the_schema() -> None:
+    lines = [*exchange(1, response=json_body('{"a": 1}'))]
+    [seen] = (one for one in lines if (one["role"], one["type"]) == ("client", "response"))
+    seen.update(body='{"a"', incomplete=["lost"])
+    [endpoint] = by_name(inventory(iter(lines)))["cart"]["endpoints"]
+    assert endpoint["responses"]["200"]["content"]["application/json"]["required"] == ["a"]
+
+
+def test_schemas_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bounds, "Limit", lambda: Limit(3))
+    body = json_body('{"a": 1, "b": 2, "c": 3}')
+    found = inventory(exchange(1, response=body), exchange(2, url="/x", response=body))
+    first, second = (
+        endpoint["responses"]["200"]["content"]["application/json"]
+        for endpoint in by_name(found)["cart"]["endpoints"]
+    )
+    assert [*first["properties"]] == ["a", "b"] and second == {}
+    # One property, and another body whole.
+    assert found["left_out"] == {"values": 2}
 
 
 CONTAINER = {"id": "a" * 64, "name": "shop_cart_1", "image": "shop/cart:2"}
@@ -246,7 +302,7 @@ def test_the_sample() -> None:
 
 
 def test_the_command_prints_json_that_is_yaml(capfd: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["inventory", "--sample"]) == 0
+    assert cli.main(["inventory", "--sample", "--no-redact"]) == 0
     printed = capfd.readouterr().out
     found = inventory_json(Inventory(Exchanges(read(SAMPLE))))
     assert json.loads(printed) == yaml.safe_load(printed) == found
@@ -260,6 +316,31 @@ def test_what_is_left_out_is_printed(
     out, err = capfd.readouterr()
     count = json.loads(out)["left_out"]["services"]
     assert f"left out of the inventory: services {count}\n" in err
+
+
+@pytest.mark.parametrize("path", [SAMPLE, *RECORDED], ids=lambda path: path.parent.name)
+def test_every_json_body_is_valid(path: Path) -> None:
+    exchanges = list(Exchanges(read(path)))
+    found = Inventory(exchanges)
+    everything = [*found.services.values(), found.external]
+    validated = 0
+    for one in exchanges:
+        name = service(one)
+        target = one.asked.get("method", ""), template(one.asked.get("url", ""))
+        owners = [end for end in everything if end.name == name or name in end.addresses]
+        ends = [end for owner in owners for end in owner.endpoints.values()]
+        [endpoint] = (end for end in ends if (end.method, end.path) == target)
+        for message in (one.request, one.response):
+            if message is None or header(message, "content-type") != "application/json":
+                continue
+            status = message.get("status_code")
+            messages = endpoint.responses[status] if status else endpoint.requests
+            schema = messages.content["application/json"]
+            if message.get("body") and "incomplete" not in message:
+                assert schema is not None
+                Draft202012Validator(schema.to_json()).validate(json.loads(message["body"]))
+                validated += 1
+    assert validated or path.parent.name not in ("profiler", "demo")
 
 
 def test_no_value_of_a_message_is_shown() -> None:
