@@ -4,8 +4,15 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING, Any
 
 from profiler.commands.options import add_captures, add_filters, add_redact, add_target
+from profiler.errors import UsageError
+
+if TYPE_CHECKING:
+    from profiler.exchanges.inventory import Inventory
+
+_NAMES_MAX = 20
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,6 +22,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "serves, the schemas of their JSON bodies, and whom it calls. Contains no value of a "
         "header, a parameter or a body."
     )
+    kind = parser.add_mutually_exclusive_group()
+    for name, what in (
+        ("openapi", "print an OpenAPI 3.1 document of one service instead, see --service"),
+    ):
+        kind.add_argument(f"--{name}", dest="kind", action="store_const", const=name, help=what)
     add_captures(parser)
     add_target(parser)
     add_filters(parser)
@@ -37,9 +49,27 @@ def run(options: argparse.Namespace) -> int:
     exchanges = Exchanges(opened.records())
     with output(options.output) as file:
         inventory = Inventory(writing(exchanges, options.output))
-        document = orjson.dumps(inventory_json(inventory), option=orjson.OPT_INDENT_2)
-        file.write(escaped(document) + b"\n")
+        is_openapi = options.kind == "openapi"
+        document = _openapi(inventory) if is_openapi else inventory_json(inventory)
+        file.write(escaped(orjson.dumps(document, option=orjson.OPT_INDENT_2)) + b"\n")
     left_out = ", ".join(f"{name} {n}" for name, n in inventory.left_out.items())
     if left_out:
         say(f"left out of the inventory: {left_out}")
     return opened.ended(exchanges)
+
+
+def _openapi(inventory: Inventory) -> dict[str, Any]:
+    from profiler.commands.opened import say
+    from profiler.outputs.openapi import apis, openapi
+
+    found = apis(inventory)
+    if not found:
+        raise UsageError("--openapi needs a request, but none was read; check the filters")
+    if len(found) > 1:
+        names = ", ".join(sorted(found)[:_NAMES_MAX]) + (", ..." if len(found) > _NAMES_MAX else "")
+        raise UsageError(f"--openapi describes one service; select it with --service: {names}")
+    [(name, endpoints)] = found.items()
+    document, left_out = openapi(name, endpoints)
+    if left_out:
+        say(f"left out {left_out} endpoints that OpenAPI cannot describe")
+    return document

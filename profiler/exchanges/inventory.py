@@ -60,6 +60,9 @@ class Messages:
     """The requests of an endpoint, or its responses of one status."""
 
     count: int = 0
+    with_content: int = 0
+    """Those with a media type."""
+
     content: dict[str, BodySchema | None] = field(default_factory=dict)
     """The media types of their content, with the schemas of JSON."""
 
@@ -70,6 +73,7 @@ class Messages:
         media_type = (header(whole, "content-type") or "").partition(";")[0].strip().lower()
         if not _MEDIA_TYPE.fullmatch(media_type):
             return
+        self.with_content += 1
         if media_type not in self.content and len(self.content) >= NAMES_MAX:
             return
         schema = self.content.setdefault(media_type, None)

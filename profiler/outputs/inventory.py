@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from profiler.exchanges.body_schema import BodySchema
-from profiler.exchanges.inventory import Call, Endpoint, Inventory, Service
+from profiler.exchanges.inventory import Call, Endpoint, Inventory, Messages, Service
 
 _SHARES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 
@@ -54,11 +53,11 @@ def _endpoint(endpoint: Endpoint) -> dict[str, Any]:
                     name: round(value, 3) for name, value in shown.items() if value is not None
                 },
                 "query": sorted(endpoint.parameters),
-                "request": _without_empty({"content": _content(endpoint.requests.content)}),
+                "request": _without_empty({"content": content(endpoint.requests)}),
                 "responses": {
                     str(status): {
                         "count": messages.count,
-                        **_without_empty({"content": _content(messages.content)}),
+                        **_without_empty({"content": content(messages)}),
                     }
                     for status, messages in sorted(endpoint.responses.items())
                 },
@@ -67,10 +66,11 @@ def _endpoint(endpoint: Endpoint) -> dict[str, Any]:
     }
 
 
-def _content(content: dict[str, BodySchema | None]) -> dict[str, Any]:
+def content(messages: Messages) -> dict[str, dict[str, Any]]:
+    """Return the schema of each media type of messages; ``{}`` where none is known."""
     return {
         media_type: schema.to_json() if schema is not None else {}
-        for media_type, schema in sorted(content.items(), key=lambda one: one[0])
+        for media_type, schema in sorted(messages.content.items(), key=lambda one: one[0])
     }
 
 
