@@ -25,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     kind = parser.add_mutually_exclusive_group()
     for name, what in (
         ("openapi", "print an OpenAPI 3.1 document of one service instead, see --service"),
+        ("mermaid", "print a Mermaid flowchart of who calls whom instead"),
     ):
         kind.add_argument(f"--{name}", dest="kind", action="store_const", const=name, help=what)
     add_captures(parser)
@@ -35,27 +36,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the inventory; return the exit code."""
-    import orjson
-
     from profiler.commands.opened import Opened, say
     from profiler.commands.progress import writing
     from profiler.exchanges.inventory import Inventory
     from profiler.exchanges.pair import Exchanges
-    from profiler.exchanges.text import escaped
     from profiler.outputs.file import output
-    from profiler.outputs.inventory import inventory_json
 
     opened = Opened(options, raw=False)
     exchanges = Exchanges(opened.records())
     with output(options.output) as file:
         inventory = Inventory(writing(exchanges, options.output))
-        is_openapi = options.kind == "openapi"
-        document = _openapi(inventory) if is_openapi else inventory_json(inventory)
-        file.write(escaped(orjson.dumps(document, option=orjson.OPT_INDENT_2)) + b"\n")
+        file.write(_document(inventory, options.kind))
     left_out = ", ".join(f"{name} {n}" for name, n in inventory.left_out.items())
     if left_out:
         say(f"left out of the inventory: {left_out}")
     return opened.ended(exchanges)
+
+
+def _document(inventory: Inventory, kind: str | None) -> bytes:
+    import orjson
+
+    from profiler.exchanges.text import escaped
+    from profiler.outputs.inventory import inventory_json
+    from profiler.outputs.mermaid import mermaid
+
+    if kind == "mermaid":
+        return "".join(mermaid(inventory)).encode()
+    document = _openapi(inventory) if kind == "openapi" else inventory_json(inventory)
+    return escaped(orjson.dumps(document, option=orjson.OPT_INDENT_2)) + b"\n"
 
 
 def _openapi(inventory: Inventory) -> dict[str, Any]:
