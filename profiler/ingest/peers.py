@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from profiler.schema import Peer
 
 # Sockets, and directions whose other end was not seen. Each takes less than 1 KiB.
-_KEPT = 16_384
+_KEPT = 8192
 
 
 @dataclass(frozen=True, eq=False)
