@@ -295,7 +295,7 @@ def test_a_capture_writes_and_rotates_without_access_to_its_files(tmp_path: Path
     output = tmp_path / "out.jsonl"
     environment = {**os.environ, "HTTP_PROFILER_UNPRIVILEGED_USER": "nobody"}
     command = [sys.executable, "-m", "tests.unit.stand_in_engine", str(DEMO / "capture")]
-    arguments = ["--duration", "1s", "--output", str(output), "--output-max-size", "5000"]
+    arguments = ["--duration", "1s", "--output", str(output), "--output-max-size", "8000"]
     done = subprocess.run(
         [*command, *arguments, "--stats", str(tmp_path / "stats")],
         env=environment,
