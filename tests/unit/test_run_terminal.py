@@ -283,10 +283,14 @@ def test_a_job_in_the_background() -> None:
         run.end()
 
 
-def test_streams_that_are_no_terminal_are_passed_through() -> None:
-    """In a pipeline the terminal stays as it is, also for Ctrl-C."""
-    kinds = "test -t 0 || echo piped; test -t 1 && echo shown; cat; sleep 600"
-    with terminal(f"(echo input; sleep 600) | {profiler('sh', '-c', kinds)}") as run:
+def test_streams_that_are_no_terminal_are_passed_through(tmp_path: Path) -> None:
+    """With a pipe as input, the terminal stays as it is, also for Ctrl-C."""
+    pipe = tmp_path / "input"
+    os.mkfifo(pipe)
+    kinds = "test -t 0 || echo piped; test -t 1 && echo shown; cat"
+    # The shell keeps the other end open, so that only Ctrl-C ends the command.
+    opened = f"exec 3<>{shlex.quote(str(pipe))}; echo input >&3"
+    with terminal(f"{opened}; {profiler('sh', '-c', kinds)} <&3") as run:
         for word in ("piped", "shown", "input"):
             run.until(line(word))
         run.press(CTRL_C)
