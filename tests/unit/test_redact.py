@@ -260,6 +260,16 @@ BODIES = {
 HEADERS = ["authorization", "cookie", "set-cookie", "x-vault-token", "sec-websocket-protocol"]
 
 
+def test_json_in_json_that_is_cut_within_an_escape() -> None:
+    """The string must be decoded: its quotes would look like other ones."""
+    body = in_json_in_json("password", f'x{PART}"{PART}\u00e9{PART}y\\q')
+    for cut in range(len(body)):
+        line = {"type": "request", "headers": {}, "body": body[:cut]}
+        assert PART not in R.record(line)["body"], body[:cut]
+    unknown = f'{{"a": "{{\\"password\\": \\"{PART}\\q\\"}}"}}'
+    assert PART not in R.record({"type": "request", "headers": {}, "body": unknown})["body"]
+
+
 @given(NAMES, SECRETS, st.sampled_from(list(BODIES)), st.sampled_from(HEADERS), st.data())
 def test_no_part_of_a_secret_is_in_the_line(
     name: str, secret: str, place: Any, header: str, data: st.DataObject

@@ -21,6 +21,8 @@ from profiler.exchanges.redact.names import Secrecy, hides, secrecy
 _TOKEN = re.compile(
     r'("(?:[^"\\]+|\\.)*(?:"|\\?\Z))(\s{0,64}:)?|[{}\[\],:]|[^\s{}\[\],:"]+', re.DOTALL
 )
+# One that is valid, one that was cut off, or the start of one that JSON does not know.
+_ESCAPE = re.compile(r'\\(u[0-9a-fA-F]{4}|["\\/bfnrt])|\\(?:u[0-9a-fA-F]{0,3})?\Z|\\')
 _LABELS = frozenset(["name", "key", "field", "header", "headername"])
 _LABELLED = frozenset(["value", "val", "content"])
 _LITERALS = frozenset(["true", "false", "null"])
@@ -160,8 +162,14 @@ def _decoded(token: str) -> str:
     try:
         return str(json.loads(f'"{raw}"', strict=False))
     except ValueError:
-        # An escape that JSON does not know, or that was cut off.
-        return raw
+        return str(json.loads(f'"{_ESCAPE.sub(_repaired, raw)}"', strict=False))
+
+
+def _repaired(match: re.Match[str]) -> str:
+    """Return an escape that JSON knows; one that was cut off is left out."""
+    if match[1]:
+        return match[0]
+    return "" if match.end() == len(match.string) else r"\\"
 
 
 def _encoded(text: str) -> str:
