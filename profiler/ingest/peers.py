@@ -90,7 +90,8 @@ class Peers:
             return
         direction = connection, (origin.direction == SEND) == is_client, origin.sequence
         first = self._waiting.pop(direction, None)
-        if first is None:
+        # A socket that was forgotten meets what is left of itself.
+        if first is None or first.own.socket == origin.socket:
             _keep(self._waiting, direction, known)
         else:
             known.other, first.other = first.own, known.own

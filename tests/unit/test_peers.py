@@ -125,6 +125,16 @@ def test_nothing_is_learnt_at_the_end() -> None:
     assert talk.move(origin(4, RECV, 7), False) is None
 
 
+def test_a_forgotten_socket_is_not_its_own_peer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_KEPT", 2)
+    talk = Talk()
+    talk.move(origin(CLIENT, SEND, ASKING), True)
+    for socket in (3, 4):
+        talk.move(origin(socket, SEND, 0), True)
+    assert talk.move(origin(CLIENT, SEND, ASKING), True) is None
+    assert talk.ask() == (None, OF_CLIENT)
+
+
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_KEPT", 10)
     talk = Talk()

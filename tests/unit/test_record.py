@@ -317,7 +317,7 @@ def test_the_keys_come_in_the_order_of_the_table() -> None:
     peers = Peers()
     sent = request(POST)
     sent = sent._replace(origin=sent.origin._replace(sequence=5))
-    received = sent._replace(origin=sent.origin._replace(direction=RECV))
+    received = sent._replace(origin=sent.origin._replace(direction=RECV, socket=SOCKET + 1))
     _, met = (record(message, peers=peers) for message in (sent, received))
     for line in (*others, *said(reset), encrypted, contained, met):
         assert list(line) == [key for key in KEYS if key in line]
