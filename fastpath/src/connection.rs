@@ -6,6 +6,7 @@
 //! first end, wait without an effect. So giving a connection back needs no more than its state at
 //! rest and the records that wait: Python reads those again.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::ends::Ends;
@@ -67,14 +68,22 @@ pub struct Lines<D> {
     pub spare: Vec<Field>,
 }
 
-/// The request that has no response yet. Its parts are one after another in `text`.
+/// The request that has no response yet. Its parts are ranges of `text`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Request {
     pub header: [u8; EVENT_SIZE],
     text: Vec<u8>,
-    /// Where the payload of its first record, its method and its target end. A long payload is left out.
-    ends: [usize; 3],
-    has_host: bool,
+    /// The size of the payload of its first record, which comes first. A long payload is left out.
+    payload: usize,
+    parts: Parts,
+}
+
+/// The ranges of a request's method, target and host.
+#[derive(Clone, Debug, PartialEq)]
+struct Parts {
+    method: Range<usize>,
+    target: Range<usize>,
+    host: Option<Range<usize>>,
 }
 
 impl Request {
@@ -86,38 +95,70 @@ impl Request {
         host: Option<&[u8]>,
     ) -> Request {
         let payload = if payload.len() > PAYLOAD_MAX { &[] } else { payload };
-        let ends = [
-            payload.len(),
-            payload.len() + method.len(),
-            payload.len() + method.len() + target.len(),
-        ];
         let text = [payload, method, target, host.unwrap_or_default()].concat();
-        Request { header: *header, text, ends, has_host: host.is_some() }
+        let target_at = payload.len() + method.len();
+        let host_at = target_at + target.len();
+        let parts = Parts {
+            method: payload.len()..target_at,
+            target: target_at..host_at,
+            host: host.map(|_| host_at..text.len()),
+        };
+        Request { header: *header, text, payload: payload.len(), parts }
+    }
+
+    /// Return the request whose head is in `data`, of which the `payload` came in the first record.
+    fn of_head(
+        header: &[u8; EVENT_SIZE],
+        payload: &[u8],
+        (method, target): (&Range<usize>, &Range<usize>),
+        head: &Head,
+        data: &[u8],
+    ) -> Request {
+        if payload.len() < head.size || payload.len() > PAYLOAD_MAX {
+            let host = head.host.clone().map(|host| &data[host]);
+            return Request::new(
+                header,
+                payload,
+                &data[method.clone()],
+                &data[target.clone()],
+                host,
+            );
+        }
+        // The payload has the other parts.
+        let (method, target, host) = (method.clone(), target.clone(), head.host.clone());
+        let parts = Parts { method, target, host };
+        Request { header: *header, text: payload.to_vec(), payload: payload.len(), parts }
     }
 
     pub fn payload(&self) -> &[u8] {
-        &self.text[..self.ends[0]]
+        &self.text[..self.payload]
     }
 
     pub fn method(&self) -> &[u8] {
-        &self.text[self.ends[0]..self.ends[1]]
+        &self.text[self.parts.method.clone()]
     }
 
     pub fn target(&self) -> &[u8] {
-        &self.text[self.ends[1]..self.ends[2]]
+        &self.text[self.parts.target.clone()]
     }
 
     pub fn host(&self) -> Option<&[u8]> {
-        self.has_host.then(|| &self.text[self.ends[2]..])
+        self.parts.host.clone().map(|host| &self.text[host])
     }
 
     fn size(&self) -> usize {
-        REQUEST_SIZE + self.text.len()
+        REQUEST_SIZE + self.payload + self.repeated()
+    }
+
+    /// The size of what its response repeats.
+    fn repeated(&self) -> usize {
+        let Parts { method, target, host } = &self.parts;
+        method.len() + target.len() + host.as_ref().map_or(0, Range::len)
     }
 
     /// Whether its response may repeat it.
     pub fn is_short(&self) -> bool {
-        self.text.len() - self.ends[0] < REPEATED
+        self.repeated() < REPEATED
     }
 }
 
@@ -440,13 +481,7 @@ impl Connection {
         let request = match &head.start {
             Start::Response { .. } => None,
             Start::Request { method, target } => {
-                let request = Request::new(
-                    first.0,
-                    first.1,
-                    &data[method.clone()],
-                    &data[target.clone()],
-                    head.host.clone().map(|host| &data[host]),
-                );
+                let request = Request::of_head(first.0, first.1, (method, target), head, data);
                 let size = request.size();
                 if size > room || CONNECTION_SIZE + size > limits.connection {
                     return Fate::Refused;
@@ -671,7 +706,7 @@ fn raw_head(out: &mut Vec<u8>, head: &Head, data: &[u8]) {
 }
 
 /// Write a part of a line of the head.
-fn part(out: &mut Vec<u8>, data: &[u8], range: std::ops::Range<usize>, is_plain: bool) {
+fn part(out: &mut Vec<u8>, data: &[u8], range: Range<usize>, is_plain: bool) {
     if is_plain {
         out.extend_from_slice(&data[range]);
     } else {

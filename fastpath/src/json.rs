@@ -206,8 +206,8 @@ pub struct Clock {
     /// The second that `text` is of: from and to, in ns.
     from: u64,
     to: u64,
-    /// What comes before the nanoseconds.
-    text: [u8; 20],
+    /// The last timestamp; only the nanoseconds change within its second.
+    text: [u8; 30],
 }
 
 impl Clock {
@@ -227,15 +227,19 @@ impl Clock {
                 "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{:02}.",
                 second % 60
             );
+            self.text[29] = b'Z';
             (self.from, self.to) = (second * SECOND, (second + 1) * SECOND);
         }
+        // Less than 10**9: a first digit, and four pairs.
+        let mut left = (realtime - self.from) as u32;
+        for at in [27, 25, 23, 21] {
+            let pair = left % 100;
+            left /= 100;
+            self.text[at] = b'0' + (pair / 10) as u8;
+            self.text[at + 1] = b'0' + (pair % 10) as u8;
+        }
+        self.text[20] = b'0' + left as u8;
         out.extend_from_slice(&self.text);
-        // Ten digits: the first takes the place of the point.
-        let point = out.len() - 1;
-        out.truncate(point);
-        integer(out, SECOND + realtime - self.from);
-        out[point] = b'.';
-        out.push(b'Z');
         true
     }
 }

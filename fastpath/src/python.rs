@@ -319,7 +319,9 @@ impl FastPath {
     /// Whether Python does not know a socket.
     fn is_unknown(&self, py: Python, socket: u64) -> bool {
         // An error is left to Python.
-        self.known.iter().all(|known| matches!(known.bind(py).contains(socket), Ok(false)))
+        socket.into_pyobject(py).map_or(false, |socket| {
+            self.known.iter().all(|known| matches!(known.bind(py).contains(&socket), Ok(false)))
+        })
     }
 }
 
