@@ -12,6 +12,7 @@ use std::sync::Arc;
 use crate::ends::Ends;
 use crate::head::{dechunked, is_utf8_type, Field, Head, Start};
 use crate::json;
+use crate::peers::{Direction, Fragment, Peers};
 use crate::wire::{self, Chunk, End, EVENT_SIZE};
 
 /// What a connection at rest takes, CONNECTION_SIZE of `http/__init__.py`.
@@ -44,13 +45,13 @@ pub struct Mover {
     pub call: Vec<u8>,
     /// What comes after the socket.
     pub thread: Vec<u8>,
+    /// Its process, as the other end of a connection.
+    pub peer: Fragment,
 }
 
 /// Makes the parts for the mover of a record; `None`: it cannot.
 pub trait Describe {
     fn describe(&mut self, header: &[u8; EVENT_SIZE]) -> Option<Arc<Mover>>;
-    /// Return the fragment of the other end of the socket in a record, empty if it was not seen.
-    fn meet(&mut self, header: &[u8; EVENT_SIZE], is_client: bool) -> Option<Vec<u8>>;
     /// Changes whenever what was described may have changed.
     fn generation(&self) -> u64;
 }
@@ -64,6 +65,7 @@ pub struct Lines<D> {
     pub requests: u64,
     pub responses: u64,
     pub describer: D,
+    pub peers: Peers,
     /// An empty vector for the fields of the next head.
     pub spare: Vec<Field>,
 }
@@ -237,8 +239,8 @@ pub struct Connection {
     waiting: Waiting,
     movers: [Option<Arc<Mover>>; 2],
     ends: Option<Ends>,
-    peer: Vec<u8>,
-    /// The directions that cannot tell more about the peer.
+    peer: Option<Fragment>,
+    /// The directions from which the table of peers learns nothing.
     met: [bool; 2],
     /// When it was used last, in records.
     pub used: u64,
@@ -251,7 +253,7 @@ impl Connection {
             waiting: Waiting::Nothing,
             movers: [None, None],
             ends: None,
-            peer: Vec::new(),
+            peer: None,
             met: [false; 2],
             used: 0,
         }
@@ -278,11 +280,11 @@ impl Connection {
             + self.state.request.as_ref().map_or(0, Request::size)
             + waiting
             + self.ends.as_ref().map_or(0, Ends::size)
-            + self.peer.len()
     }
 
-    /// The other end was seen: look for it again.
+    /// The table of peers has changed: look for the other end again.
     pub fn meet_again(&mut self) {
+        self.peer = None;
         self.met = [false; 2];
     }
 
@@ -503,17 +505,23 @@ impl Connection {
         if !self.ends.as_ref().map_or(false, |ends| ends.are_of(header)) {
             self.ends = Some(Ends::new(header));
         }
-        if self.peer.is_empty() && !self.met[direction] {
-            match lines.describer.meet(header, (direction == 0) == is_request) {
-                None => return Fate::Refused,
-                Some(peer) => self.peer = peer,
-            }
-            self.met[direction] = true;
-        }
         let (mover, ends) = match (&self.movers[direction], &self.ends) {
             (Some(mover), Some(ends)) => (mover, ends),
             _ => return Fate::Refused,
         };
+        if self.peer.is_none() && !self.met[direction] {
+            let socket = last.socket();
+            if !lines.peers.has_met(socket, direction) {
+                let sequence = wire::sequence(header);
+                let identity = match sequence {
+                    0 => None,
+                    _ => Direction::new(ends.connection_id(), is_request, sequence),
+                };
+                lines.peers.meet(socket, direction, identity, &mover.peer);
+            }
+            self.peer = lines.peers.other(socket).cloned();
+            self.met[direction] = true;
+        }
         let before = lines.out.len();
         let number = self.state.count + u64::from(is_request);
         if !lines.write(
@@ -521,7 +529,7 @@ impl Connection {
             (data, body),
             header,
             last.time(),
-            (mover, ends, &self.peer),
+            (mover, ends, self.peer.as_deref().unwrap_or_default()),
             number,
             self.state.request.as_ref(),
         ) {
@@ -733,11 +741,8 @@ mod tests {
             let [process, call, thread] =
                 [b"\"p\":1,", b"\"c\":1,", b"\"t\":1,"].map(|part| part.to_vec());
             let wire = wire::Mover::of(header);
-            Some(Arc::new(Mover { wire, generation: 0, process, call, thread }))
-        }
-
-        fn meet(&mut self, _: &[u8; EVENT_SIZE], _: bool) -> Option<Vec<u8>> {
-            Some(Vec::new())
+            let peer = b"\"peer\":1,"[..].into();
+            Some(Arc::new(Mover { wire, generation: 0, process, call, thread, peer }))
         }
 
         fn generation(&self) -> u64 {
@@ -761,6 +766,7 @@ mod tests {
                 requests: 0,
                 responses: 0,
                 describer: Fixed,
+                peers: Peers::new(10),
                 spare: Vec::new(),
             };
             let connection = Connection::new(State::opened(0));

@@ -70,6 +70,11 @@ impl Ends {
         &self.text[self.stops[1]..self.stops[2]]
     }
 
+    /// The identifier of the connection alone.
+    pub fn connection_id(&self) -> &[u8] {
+        &self.text[self.stops[1] + b"\"connection\":\"".len()..self.stops[2] - b"\",".len()]
+    }
+
     /// The socket and its network namespace.
     pub fn socket(&self) -> &[u8] {
         &self.text[self.stops[2]..]
@@ -186,6 +191,7 @@ mod tests {
         );
         // From the reference implementation.
         assert_eq!(text(ends.connection()), "\"connection\":\"1:LQU9qZlK+B5F3KDmev6m5PMibrg=\",");
+        assert_eq!(text(ends.connection_id()), "1:LQU9qZlK+B5F3KDmev6m5PMibrg=");
         assert_eq!(text(ends.socket()), "\"socket\":5,\"netns\":6,");
         assert_eq!(text(ends.number()), "5");
         let fragments = [ends.addresses(0), ends.addresses(1), ends.connection(), ends.socket()];

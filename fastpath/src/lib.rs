@@ -10,6 +10,7 @@ pub mod connection;
 pub mod ends;
 pub mod head;
 pub mod json;
+pub mod peers;
 pub mod wire;
 
 #[cfg(feature = "python")]

@@ -8,6 +8,7 @@ use pyo3::types::{PyBytes, PyDict, PyList};
 use rustc_hash::FxHashMap;
 
 use crate::connection::{Connection, Describe, Fate, Limits, Lines, Mover, Request, State};
+use crate::peers::{Direction, Peers};
 use crate::wire::{self, Record, EVENT_SIZE};
 
 /// Lines are handed over in batches of about this size. Python takes a constant time for each.
@@ -16,13 +17,9 @@ const BATCH: usize = 256 * 1024;
 /// Descriptions of movers that are kept: threads times system calls. All are dropped beyond that.
 const MOVERS_MAX: usize = 4096;
 
-/// Python's functions (header) -> (process, call, thread) and (header, is_client) -> (peer,
-/// changed), and what they returned.
+/// Python's function (header) -> (process, call, thread, peer), and what it returned.
 struct Describer {
     function: PyObject,
-    meet: PyObject,
-    /// Sockets whose other end was seen after them.
-    changed: Vec<u64>,
     generation: u64,
     known: FxHashMap<wire::Mover, Arc<Mover>>,
 }
@@ -36,29 +33,18 @@ impl Describe for Describer {
         let parts = Python::with_gil(|py| {
             let parts = self.function.call1(py, (PyBytes::new(py, header),))?;
             // Extracting a vector would convert each byte from an object of its own.
-            let parts: (Bound<PyBytes>, Bound<PyBytes>, Bound<PyBytes>) = parts.extract(py)?;
-            let copy = |part: Bound<PyBytes>| part.as_bytes().to_vec();
-            Ok::<_, PyErr>((copy(parts.0), copy(parts.1), copy(parts.2)))
+            let parts: [Bound<PyBytes>; 4] = parts.extract(py)?;
+            Ok::<_, PyErr>(parts.map(|part| part.as_bytes().to_vec()))
         });
         // What raised will do so again where Python reads the record, and is reported there.
-        let (process, call, thread) = parts.ok()?;
-        let mover = Arc::new(Mover { wire, generation: self.generation, process, call, thread });
+        let [process, call, thread, peer] = parts.ok()?;
+        let (generation, peer) = (self.generation, peer.into());
+        let mover = Arc::new(Mover { wire, generation, process, call, thread, peer });
         if self.known.len() == MOVERS_MAX {
             self.known.clear();
         }
         self.known.insert(wire, mover.clone());
         Some(mover)
-    }
-
-    fn meet(&mut self, header: &[u8; EVENT_SIZE], is_client: bool) -> Option<Vec<u8>> {
-        let parts = Python::with_gil(|py| {
-            let parts = self.meet.call1(py, (PyBytes::new(py, header), is_client))?;
-            let (peer, changed): (Bound<PyBytes>, Vec<u64>) = parts.extract(py)?;
-            Ok::<_, PyErr>((peer.as_bytes().to_vec(), changed))
-        });
-        let (peer, changed) = parts.ok()?;
-        self.changed.extend(changed);
-        Some(peer)
     }
 
     fn generation(&self) -> u64 {
@@ -72,9 +58,9 @@ type PyState<'py> = ([Option<u64>; 2], [u32; 2], [u64; 2], usize, u64, Option<Py
 /// The connections that Python has leased, and those opened here.
 ///
 /// `describe(header)` returns the parts of a line that depend on the thread, the system call and the
-/// direction of a record: three JSON fragments, each with a comma at its end. `meet(header,
-/// is_client)` returns the fragment of the other end of a socket, and the sockets that are its other
-/// end. The keys of the dictionaries `known` are the sockets that Python knows.
+/// direction of a record, and the part that describes its process as a peer: four JSON fragments,
+/// each with a comma at its end. The keys of the dictionaries `known` are the sockets that Python
+/// knows. `peers_kept` limits the table of peers, which serves the messages of both sides.
 #[pyclass]
 struct FastPath {
     connections: FxHashMap<u64, Connection>,
@@ -93,13 +79,14 @@ struct FastPath {
 #[pymethods]
 impl FastPath {
     #[new]
+    #[allow(clippy::too_many_arguments)]
     fn new(
         describe: PyObject,
-        meet: PyObject,
         known: Vec<Py<PyDict>>,
         max_head: usize,
         max_body: usize,
         connection_memory: usize,
+        peers_kept: usize,
     ) -> FastPath {
         FastPath {
             connections: FxHashMap::default(),
@@ -111,11 +98,10 @@ impl FastPath {
                 responses: 0,
                 describer: Describer {
                     function: describe,
-                    meet,
-                    changed: Vec::new(),
                     generation: 0,
                     known: FxHashMap::default(),
                 },
+                peers: Peers::new(peers_kept),
                 spare: Vec::new(),
             },
             limits: Limits { head: max_head, body: max_body, connection: connection_memory },
@@ -150,8 +136,7 @@ impl FastPath {
             {
                 refused = true;
             }
-            let changed = std::mem::take(&mut self.lines.describer.changed);
-            self.meet_again(changed);
+            self.meet_again();
             if refused {
                 break;
             }
@@ -176,13 +161,32 @@ impl FastPath {
         self.lines.describer.known.clear();
     }
 
-    /// The other ends of these sockets were seen: look for them again.
-    fn meet_again(&mut self, sockets: Vec<u64>) {
-        for socket in sockets {
-            if let Some(connection) = self.connections.get_mut(&socket) {
-                connection.meet_again();
-            }
-        }
+    /// Return the fragment of the other end of a socket; `None` if it was not seen.
+    fn peer<'py>(&self, py: Python<'py>, socket: u64) -> Option<Bound<'py, PyBytes>> {
+        self.lines.peers.other(socket).map(|peer| PyBytes::new(py, peer))
+    }
+
+    /// Whether `meet` would learn nothing from a message that `socket` moved in `direction`.
+    fn has_met(&self, socket: u64, direction: usize) -> bool {
+        self.lines.peers.has_met(socket, direction)
+    }
+
+    /// Remember the socket that moved a message, and look for its other end, as `Peers.meet`.
+    ///
+    /// Nothing identifies the direction if its `connection` is `None`. `own` is the fragment of the
+    /// process.
+    fn meet(
+        &mut self,
+        socket: u64,
+        direction: usize,
+        connection: Option<&str>,
+        asks: bool,
+        sequence: u32,
+        own: &[u8],
+    ) {
+        let identity = connection.and_then(|id| Direction::new(id.as_bytes(), asks, sequence));
+        self.lines.peers.meet(socket, direction, identity, &own.into());
+        self.meet_again();
     }
 
     /// Take a connection at rest; return whether there is room for it.
@@ -258,6 +262,15 @@ impl FastPath {
 }
 
 impl FastPath {
+    /// Let the connections whose peers have changed look for them again.
+    fn meet_again(&mut self) {
+        while let Some(socket) = self.lines.peers.changed.pop() {
+            if let Some(connection) = self.connections.get_mut(&socket) {
+                connection.meet_again();
+            }
+        }
+    }
+
     fn take(&mut self, py: Python, data: &[u8]) -> bool {
         self.used += 1;
         match Record::read(data) {

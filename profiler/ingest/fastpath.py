@@ -12,18 +12,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from functools import lru_cache
 from types import ModuleType
 from typing import Any, NamedTuple
 
 import orjson
 
 from profiler.exchanges.text import escaped
-from profiler.ingest import wire
+from profiler.ingest import peers, wire
 from profiler.ingest.http import Messages, Request, Resting
 from profiler.ingest.memory import Memory
-from profiler.ingest.peers import Peers
-from profiler.ingest.process import Processes
-from profiler.ingest.record import constant_of, peer_of
+from profiler.ingest.peers import End, Peers, description_of
+from profiler.ingest.process import Identity, Processes
+from profiler.ingest.record import comm, constant_of
 from profiler.ingest.settings import Settings
 from profiler.ingest.stream import Positions, Streams
 from profiler.ingest.wire import EVENT, Chunk, construct
@@ -65,22 +66,21 @@ class FastPath:
         settings: Settings,
         stages: tuple[Streams, Messages, Memory],
         processes: Processes,
-        peers: Peers,
         syscalls: Mapping[int, str],
     ) -> None:
         self._streams, self._messages, self._memory = stages
         self._processes = processes
-        self._peers = peers
         self._syscalls = syscalls
         self._clock_offset = 0
         self._native: Any = native.FastPath(
             self._describe,
-            self._meet,
             self._messages.known,
             settings.max_head,
             settings.max_body,
             settings.connection_memory,
+            peers.KEPT,
         )
+        self.peers = SharedPeers(self._native)
 
     @property
     def held(self) -> int:
@@ -105,10 +105,6 @@ class FastPath:
     def forget_processes(self) -> None:
         """What is known of a process has changed."""
         self._native.describe_again()
-
-    def meet_again(self, sockets: list[int]) -> None:
-        """The other ends of ``sockets`` were seen."""
-        self._native.meet_again(sockets)
 
     def lend(self, chunk: Chunk) -> None:
         """Lend the connection of ``chunk`` if it is at rest after it, and there is room."""
@@ -152,10 +148,11 @@ class FastPath:
         """Return the connections, the one idle longest first."""
         return list(self._native.sockets())
 
-    def _describe(self, header: bytes) -> tuple[bytes, bytes, bytes]:
+    def _describe(self, header: bytes) -> tuple[bytes, ...]:
         """Return the parts of a line that depend on a thread, its system call and a direction.
 
-        The module adds the addresses, the connection and the socket.
+        The last is the peer in the lines of the other end. The module adds the addresses, the
+        connection and the socket.
         """
         origin = construct(Chunk, (*EVENT.unpack(header), b""))
         process = self._processes.identity(origin.pid, origin.start_time)
@@ -163,21 +160,49 @@ class FastPath:
         # Without a family there are no addresses. The stream of a TLS session has no socket.
         alone = origin._replace(family=0, socket=wire.TLS_STREAM)
         constant = constant_of(alone, syscall, False, process, None, None, None, self._clock_offset)
-        mover, call, thread = (
-            escaped(orjson.dumps(part))[1:-1] + b"," if part else b"" for part in constant
-        )
-        return mover, call, thread
+        peer = _text_of(origin.pid, comm(origin.comm), process)
+        return (*map(_fragment, constant), peer)
 
-    def _meet(self, header: bytes, is_client: bool) -> tuple[bytes, list[int]]:
-        """Return the part of a line about the other end of a socket; empty if it was not seen.
 
-        With it come the sockets to look for again, because this one is their other end.
-        """
-        origin = construct(Chunk, (*EVENT.unpack(header), b""))
-        process = self._processes.identity(origin.pid, origin.start_time)
-        peer = peer_of(self._peers, origin, None, is_client, process)
-        changed = list(self._peers.changed)
-        self._peers.changed.clear()
-        if peer is None:
-            return b"", changed
-        return escaped(orjson.dumps({"peer": peer.fields}))[1:-1] + b",", changed
+class SharedPeers(Peers):
+    """The table of peers that the module keeps, for the messages of both sides."""
+
+    def __init__(self, native: Any) -> None:
+        super().__init__()
+        self._native = native
+
+    def other(self, socket: int) -> End | None:
+        """Return the other end of a socket; ``None`` if it was not seen."""
+        text = self._native.peer(socket)
+        return None if text is None else _end(text)
+
+    def has_met(self, origin: Chunk) -> bool:
+        """Whether :meth:`meet` would learn nothing from a message with this ``origin``."""
+        return self._is_frozen or bool(self._native.has_met(origin.socket, origin.direction))
+
+    def meet(
+        self,
+        origin: Chunk,
+        connection: str | None,
+        is_client: bool,
+        comm: str,
+        process: Identity | None,
+    ) -> None:
+        """Remember the socket that moved ``origin``, and look for its other end."""
+        identified = self.direction_of(origin, connection, is_client) or (None, False, 0)
+        own = _text_of(origin.pid, comm, process)
+        self._native.meet(origin.socket, origin.direction, *identified, own)
+
+
+def _text_of(pid: int, comm: str, process: Identity | None) -> bytes:
+    return _fragment({"peer": description_of(pid, comm, process)})
+
+
+def _fragment(part: Mapping[str, object]) -> bytes:
+    """Return members of a JSON object, with a comma at the end."""
+    return escaped(orjson.dumps(part))[1:-1] + b"," if part else b""
+
+
+@lru_cache(maxsize=1024)
+def _end(text: bytes) -> End:
+    return End(orjson.loads(b"{" + text[:-1] + b"}")["peer"])

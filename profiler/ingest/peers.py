@@ -20,22 +20,25 @@ from profiler.ingest.wire import AF_UNIX, SEND, TLS_STREAM, Chunk
 if TYPE_CHECKING:
     from profiler.schema import Peer
 
+    # The connection, whether requests move in it, and the TCP sequence number of the first byte.
+    _Direction = tuple[str, bool, int]
+
 # Sockets, and directions whose other end was not seen. Each takes less than 1 KiB.
-_KEPT = 8192
+KEPT = 8192
 
 
 @dataclass(frozen=True, eq=False)
 class End:
-    """A socket as its other end sees it; equal only to itself, so it is cheap as part of a key."""
+    """A process as the other end sees it; equal only to itself, so it is cheap as part of a key."""
 
-    socket: int
     fields: Peer
 
 
 class _Socket:
-    __slots__ = ("looked_up", "other", "own")
+    __slots__ = ("looked_up", "number", "other", "own")
 
-    def __init__(self, own: End) -> None:
+    def __init__(self, number: int, own: End) -> None:
+        self.number = number
         self.own = own
         self.other: End | None = None
         self.looked_up = [False, False]
@@ -45,10 +48,8 @@ class Peers:
     """The sockets that moved messages, and their other ends; the oldest are forgotten."""
 
     def __init__(self) -> None:
-        self.changed: list[int] = []
-        """Sockets whose other end was seen after them; whoever keeps their lines empties it."""
         self._sockets: OrderedDict[int, _Socket] = OrderedDict()
-        self._waiting: OrderedDict[tuple[str, bool, int], _Socket] = OrderedDict()
+        self._waiting: OrderedDict[_Direction, _Socket] = OrderedDict()
         self._is_frozen = False
 
     def freeze(self) -> None:
@@ -77,28 +78,38 @@ class Peers:
     ) -> None:
         """Remember the socket that moved ``origin``, and look for its other end.
 
-        ``connection`` is its field of the record. With TLS in a library, nothing identifies the
-        direction.
+        ``connection`` is its field of the record.
         """
         known = self._sockets.get(origin.socket)
         if known is None:
-            known = _Socket(End(origin.socket, _fields(origin.pid, comm, process)))
+            own = End(description_of(origin.pid, comm, process))
+            known = _Socket(origin.socket, own)
             _keep(self._sockets, origin.socket, known)
         known.looked_up[origin.direction] = True
-        is_identified = origin.family == AF_UNIX or origin.sequence
-        if connection is None or not is_identified or origin.socket & TLS_STREAM:
+        direction = self.direction_of(origin, connection, is_client)
+        if direction is None:
             return
-        direction = connection, (origin.direction == SEND) == is_client, origin.sequence
         first = self._waiting.pop(direction, None)
         # A socket that was forgotten meets what is left of itself.
-        if first is None or first.own.socket == origin.socket:
+        if first is None or first.number == origin.socket:
             _keep(self._waiting, direction, known)
         else:
             known.other, first.other = first.own, known.own
-            self.changed.append(first.own.socket)
+
+    @staticmethod
+    def direction_of(origin: Chunk, connection: str | None, is_client: bool) -> _Direction | None:
+        """Return what identifies a direction at both ends; ``None`` if this end does not know it.
+
+        With TLS in a library, nothing does.
+        """
+        is_identified = origin.family == AF_UNIX or origin.sequence
+        if connection is None or not is_identified or origin.socket & TLS_STREAM:
+            return None
+        return connection, (origin.direction == SEND) == is_client, origin.sequence
 
 
-def _fields(pid: int, comm: str, process: Identity | None) -> Peer:
+def description_of(pid: int, comm: str, process: Identity | None) -> Peer:
+    """Return the field ``peer`` of the lines of the other end."""
     fields: Peer = {}
     if process is not None and process.workload is not None:
         fields.update(process.workload.fields)  # type: ignore[typeddict-item]
@@ -108,5 +119,5 @@ def _fields(pid: int, comm: str, process: Identity | None) -> Peer:
 
 def _keep(table: OrderedDict, key: object, value: object) -> None:  # type: ignore[type-arg]
     table[key] = value
-    if len(table) > _KEPT:
+    if len(table) > KEPT:
         table.popitem(last=False)

@@ -109,9 +109,8 @@ class Pipeline:
             native = module() if isinstance(sink, JsonLines) else None
             if isinstance(sink, JsonLines) and native is not None:
                 stages = self._streams, self._messages, self.memory
-                self._fast = FastPath(
-                    native, settings, stages, processes, self._peers, self._syscalls
-                )
+                self._fast = FastPath(native, settings, stages, processes, self._syscalls)
+                self._peers = self._fast.peers
                 self._lines = sink
 
     @property
@@ -360,10 +359,6 @@ class Pipeline:
             handshake,
             self._peers,
         )
-        if self._peers.changed:
-            if self._fast:
-                self._fast.meet_again(self._peers.changed)
-            self._peers.changed.clear()
         if self._filter is None:
             self._emit(record)
             return

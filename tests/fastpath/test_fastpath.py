@@ -20,7 +20,7 @@ import pytest
 from benchmarks.replay import kept_alive
 from profiler.accounting import Account
 from profiler.exchanges.conditions import conditions
-from profiler.ingest import fastpath, wire
+from profiler.ingest import fastpath, peers, wire
 from profiler.ingest.pipeline import Pipeline
 from profiler.ingest.probe.recording import Recording
 from profiler.ingest.process import Processes
@@ -117,12 +117,42 @@ def apart() -> list[bytes]:
     return [*others, *first[:4], *second[:4], *first[4:], *second[4:]]
 
 
+def over_unix() -> list[bytes]:
+    """Exchanges over a Unix socket, among those of a TCP connection with the same process."""
+    records = kept(False)
+    items = [wire.decode(record) for record in records]
+    client, server = dict.fromkeys(item.socket for item in items if isinstance(item, wire.Chunk))
+    out = [
+        wire.encode(wire.Names(client + 1000, server + 1000, b"", b"/run/shop.sock")),
+        wire.encode(wire.Names(server + 1000, client + 1000, b"/run/shop.sock", b"")),
+    ]
+    for record, item in zip(records, items):
+        out.append(record)
+        if isinstance(item, wire.Chunk):
+            more = {"socket": item.socket + 1000, "family": wire.AF_UNIX, "sequence": 0}
+            out.append(wire.encode(item._replace(**more)))
+    return out
+
+
+def in_two_namespaces() -> list[bytes]:
+    """Two connections between equal addresses and ports."""
+    records = kept(False)
+    for record in list(records):
+        item = wire.decode(record)
+        if isinstance(item, wire.Chunk):
+            more = {"socket": item.socket + 1000, "netns": 9, "sequence": item.sequence + 1000}
+            records.append(wire.encode(item._replace(**more, pid=item.pid + 1)))
+    return records
+
+
 INPUTS = {
     **{f"recording {case.name}": (recorded(case), Settings()) for case in RECORDINGS},
     **{name: (scripted(script), script.settings) for name, script in SCRIPTS.items()},
     "kept alive": (kept(False), Settings()),
     "fresh": (kept(True), Settings()),
     "apart": (apart(), Settings()),
+    "over a Unix socket": (over_unix(), Settings()),
+    "in two namespaces": (in_two_namespaces(), Settings()),
 }
 inputs = pytest.mark.parametrize("name", INPUTS)
 
@@ -137,7 +167,8 @@ def test_the_same_lines(name: str, same) -> None:
 
 @installed
 @pytest.mark.parametrize(
-    ("name", "messages"), [("recording demo", 20), ("kept alive", 24), ("fresh", 24)]
+    ("name", "messages"),
+    [("recording demo", 20), ("kept alive", 24), ("fresh", 24), ("in two namespaces", 48)],
 )
 def test_all_usual_messages_take_it(name: str, messages: int, same) -> None:
     assert same(*INPUTS[name]) == messages
@@ -166,6 +197,33 @@ def test_the_same_lines_of_mutations(name: str, same) -> None:
     for seed in SEEDS:
         chance = random.Random(f"{name} {seed}")
         same(mutated(records, chance), settings, chance.choice([1, 3, 1000]))
+
+
+@installed
+@pytest.mark.parametrize("kept", [1, 2, 3, 5])
+@inputs
+def test_the_same_lines_when_few_peers_are_kept(
+    name: str, kept: int, same, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peers, "KEPT", kept)
+    records, settings = INPUTS[name]
+    same(records, settings)
+    if name != "memory-limit":
+        chance = random.Random(f"{name} {kept}")
+        for _ in range(5):
+            same(mutated(records, chance), settings, chance.choice([1, 3, 1000]))
+
+
+@installed
+@pytest.mark.parametrize("name", ["apart", "in two namespaces", "over a Unix socket"])
+def test_both_ends_name_their_peer(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(fastpath.VARIABLE, raising=False)
+    lines = replay(*INPUTS[name]).lines.splitlines()
+    without = sum(b'"peer"' not in line for line in lines)
+    # Those of a client until the first of its server.
+    assert (len(lines), without) == {
+        "apart": (24, 4), "in two namespaces": (48, 2), "over a Unix socket": (48, 2)
+    }[name]  # fmt: skip
 
 
 @installed
@@ -415,6 +473,46 @@ def edit(records: list[bytes], chance: random.Random) -> None:
             records[index] = wire.encode(later._replace(position=max(later.position + more, 0)))
 
 
+def later(records: list[bytes], chance: random.Random) -> None:
+    """Move what one socket moved to the end: the other end of a connection comes late."""
+    _, item = chunk_of(records, chance)
+    if item is not None:
+        records.sort(key=lambda record: moves(record, item.socket))
+
+
+def twice(records: list[bytes], chance: random.Random) -> None:
+    """Repeat all later, on other sockets with equal addresses."""
+    more = chance.choice([0, 1, 1000])
+    for record in list(records):
+        item = wire.decode(record)
+        if isinstance(item, wire.Chunk):
+            sequence = item.sequence and (item.sequence + more) % 2**32
+            other = item._replace(sequence=sequence, netns=item.netns + 1, pid=item.pid + 1)
+            records.append(wire.encode(other._replace(socket=item.socket ^ 1 << 40)))
+        elif isinstance(item, wire.End):
+            records.append(wire.encode(item._replace(socket=item.socket ^ 1 << 40)))
+
+
+def to_unix(records: list[bytes], chance: random.Random) -> None:
+    """Make a socket a Unix socket, mostly with the inode of its peer."""
+    _, item = chunk_of(records, chance)
+    if item is None:
+        return
+    socket = item.socket
+    for at, record in enumerate(records):
+        moved = wire.decode(record)
+        if isinstance(moved, wire.Chunk) and moved.socket == socket:
+            records[at] = wire.encode(moved._replace(family=wire.AF_UNIX, sequence=0))
+    _, other = chunk_of(records, chance)
+    if other is not None:
+        records.insert(0, wire.encode(wire.Names(socket, other.socket, b"", b"/a")))
+
+
+def moves(record: bytes, socket: int) -> bool:
+    item = wire.decode(record)
+    return isinstance(item, (wire.Chunk, wire.End)) and item.socket == socket
+
+
 def chunk_of(
     records: list[bytes], chance: random.Random
 ) -> tuple[int, wire.Chunk] | tuple[int, None]:
@@ -431,4 +529,7 @@ def way(item: wire.Chunk | wire.End) -> tuple[int, int]:
     return item.socket, item.direction
 
 
-MUTATIONS = [delete, swap, repeat, end, split, split, join, change, change, edit, edit, edit]
+MUTATIONS = [
+    delete, swap, repeat, end, split, split, join, change, change, edit, edit, edit,
+    later, twice, to_unix,
+]  # fmt: skip

@@ -230,7 +230,7 @@ def test_the_counted_bytes_are_the_real_ones(
 ) -> None:
     # Excluding tables of fixed size.
     monkeypatch.setattr(record, "_CONSTANTS_MAX", 1)
-    monkeypatch.setattr(peers, "_KEPT", 1)
+    monkeypatch.setattr(peers, "KEPT", 1)
     run = Run(max_memory=1 << 40)
     taken = opened(run, shape, 2000)
     assert taken / 1.3 < run.counted < taken * 2.5

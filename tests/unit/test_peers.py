@@ -62,15 +62,6 @@ def test_only_the_first_request_as_its_client_sent_it_has_no_peer() -> None:
     assert talk.ask() == (OF_SERVER, OF_CLIENT)
 
 
-def test_sockets_whose_lines_change_are_named_once() -> None:
-    talk = Talk()
-    talk.ask()
-    assert talk.peers.changed == [CLIENT]
-    talk.answer()
-    talk.ask()
-    assert talk.peers.changed == [CLIENT]
-
-
 def test_a_connection_that_is_joined_at_its_answer() -> None:
     talk = Talk()
     talk.move(origin(CLIENT, SEND, 5), True)  # The server's end was seen from another byte on.
@@ -126,7 +117,7 @@ def test_nothing_is_learnt_at_the_end() -> None:
 
 
 def test_a_forgotten_socket_is_not_its_own_peer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_KEPT", 2)
+    monkeypatch.setattr(module, "KEPT", 2)
     talk = Talk()
     talk.move(origin(CLIENT, SEND, ASKING), True)
     for socket in (3, 4):
@@ -136,7 +127,7 @@ def test_a_forgotten_socket_is_not_its_own_peer(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_KEPT", 10)
+    monkeypatch.setattr(module, "KEPT", 10)
     talk = Talk()
     talk.ask()
     for socket in range(100, 109):
