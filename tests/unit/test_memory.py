@@ -287,7 +287,7 @@ def test_a_flood_takes_no_more_than_the_bound(
     shape: Callable[[int], Talk], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(record, "_CONSTANTS_MAX", 1)
-    monkeypatch.setattr(peers, "_KEPT", 1)
+    monkeypatch.setattr(peers, "KEPT", 1)
     run = Run(max_memory=BOUND)
     tracemalloc.start()
     try:
