@@ -268,9 +268,8 @@ def _call_of(hook: LibraryHook) -> str:
     if hook.event == "record":
         return f"write_record(ctx, {register(hook.buffer)}, {register(hook.length)})"
     direction = {"session": "NONE"}.get(hook.event, hook.event.upper())
-    # Others return 0 also if they would block. Each has the buffer's size as its third parameter.
-    is_clear = hook.moved is None or hook.session == "bio"
-    zero_is_end = hook.event == "recv" and hook.library != _GO and is_clear
+    # OpenSSL's functions can return 0 also if they would block, as with the BIO of curl 8.
+    zero_is_end = hook.event == "recv" and hook.library == "gnutls"
     session = f"session_of_bio({register(0)})" if hook.session == "bio" else register(0)
     return (
         f"enter_tls(ctx, {session}, {register(hook.buffer)}, {register(hook.moved)}, "
