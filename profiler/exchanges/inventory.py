@@ -49,7 +49,6 @@ NAMES_MAX = 50
 _NAME_MAX = 100
 # type "/" subtype (RFC 9110, 8.3.1).
 _MEDIA_TYPE = re.compile(r"[\w!#$%&'*+.^`|~-]+/[\w!#$%&'*+.^`|~-]+", re.ASCII)
-_UNIT = re.compile(r"/([^/]+\.service)(?=/|\Z)")
 
 Names = dict[str, None]
 """An ordered set of at most :data:`NAMES_MAX` names."""
@@ -167,16 +166,14 @@ class Service:
         container, pod = record.get("container", {}), record.get("pod", {})
         namespace = pod.get("namespace")
         pod_name = pod.get("name", "")
-        # Without a name of its own, the unit starts programs of others, as ssh does. Around a
-        # container, it is that of the container's manager.
-        is_unit = "service" in record and not container
-        units = _UNIT.findall(record.get("cgroup", "")) if is_unit else []
+        # Outside of containers and pods, a service is named by its unit.
+        unit = None if container or pod else record.get("service")
         for names, name in (
             (self.programs, program(record)),
             (self.containers, container.get("name") or container.get("id")),
             (self.images, container.get("image")),
             (self.pods, f"{namespace}/{pod_name}" if namespace else pod_name),
-            (self.units, units[-1] if units else None),
+            (self.units, f"{unit}.service" if unit else None),
         ):
             if name:
                 _note(names, name)
