@@ -146,21 +146,20 @@ impl Peers {
         let number = self.entered;
         self.waiting.insert(identity, Waiting { socket, known, own, number });
         self.waiting_by_age.push_back((identity, number));
-        let waiting = &self.waiting;
-        let waits = |(identity, number): &(Direction, u64)| {
-            waiting.get(identity).map_or(false, |entry| entry.number == *number)
+        let waits = |waiting: &FxHashMap<Direction, Waiting>, entry: &(Direction, u64)| {
+            waiting.get(&entry.0).map_or(false, |known| known.number == entry.1)
         };
         if self.waiting_by_age.len() > 2 * self.kept {
-            self.waiting_by_age.retain(waits);
+            let waiting = &self.waiting;
+            self.waiting_by_age.retain(|entry| waits(waiting, entry));
         }
         while self.waiting.len() > self.kept {
             match self.waiting_by_age.pop_front() {
                 None => return,
-                Some((identity, number)) => {
-                    if self.waiting.get(&identity).map_or(false, |entry| entry.number == number) {
-                        self.waiting.remove(&identity);
-                    }
+                Some(oldest) if waits(&self.waiting, &oldest) => {
+                    self.waiting.remove(&oldest.0);
                 }
+                Some(_) => {}
             }
         }
     }

@@ -338,7 +338,12 @@ impl FastPath {
     }
 }
 
+/// The number of what Python calls here and what it is given: `profiler/ingest/fastpath.py` has it
+/// too, and changes with this one.
+const INTERFACE: u32 = 1;
+
 #[pymodule]
 fn http_profiler_fastpath(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add("INTERFACE", INTERFACE)?;
     module.add_class::<FastPath>()
 }

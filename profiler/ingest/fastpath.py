@@ -32,16 +32,21 @@ from profiler.ingest.wire import EVENT, Chunk, construct
 VARIABLE = "HTTP_PROFILER_FASTPATH"
 """``0`` in this environment variable turns the fast path off."""
 
+# The number of what the module is called with and what it returns, as in fastpath/src/python.rs.
+_INTERFACE = 1
+
 
 def module() -> ModuleType | None:
-    """Return the native module; ``None`` if it is turned off or not installed."""
+    """Return the native module; ``None`` if it is off, not installed, or of another interface."""
     if os.environ.get(VARIABLE) == "0":
         return None
     try:
         import http_profiler_fastpath
     except ImportError:
         return None
-    return http_profiler_fastpath  # type: ignore[no-any-return]
+    # A package that was upgraded alone.
+    fits = getattr(http_profiler_fastpath, "INTERFACE", None) == _INTERFACE
+    return http_profiler_fastpath if fits else None
 
 
 class Taken(NamedTuple):

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import ClassVar
 
 import pytest
@@ -189,6 +191,19 @@ def test_a_capture_that_can_write_nothing_ends(engine: Recorded, tmp_path: Path)
         session.capture(settings)
     assert engine.stopped
     assert accounting.read(stats).final
+
+
+@pytest.mark.parametrize(("name", "fits"), [("_INTERFACE", False), ("INTERFACE", True)])
+def test_a_module_of_another_interface_is_not_used(
+    monkeypatch: pytest.MonkeyPatch, name: str, fits: bool
+) -> None:
+    """Its package was upgraded alone, or this one."""
+    installed = ModuleType("http_profiler_fastpath")
+    setattr(installed, name, fastpath._INTERFACE)
+    monkeypatch.setitem(sys.modules, installed.__name__, installed)
+    assert fastpath.module() is (installed if fits else None)
+    monkeypatch.setattr(fastpath, "_INTERFACE", fastpath._INTERFACE + 1)
+    assert fastpath.module() is None
 
 
 def test_an_error_in_one_connection_is_reported_at_once(
