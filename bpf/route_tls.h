@@ -82,8 +82,7 @@ static __always_inline u64 session_of_bio(u64 bio)
 
 /* A function of a TLS library is entered; its first parameter is the session. */
 static __always_inline int
-enter_tls(void *ctx, u64 session, u64 buffer, u64 size_at, u8 library, u8 direction,
-	  int zero_is_end)
+enter_tls(void *ctx, u64 session, u64 buffer, u64 size_at, u8 library, u8 direction)
 {
 	u32 pid = get_current_pid_tgid() >> 32;
 
@@ -125,7 +124,6 @@ enter_tls(void *ctx, u64 session, u64 buffer, u64 size_at, u8 library, u8 direct
 	call->stack = stack;
 	call->library = library;
 	call->direction = direction;
-	call->zero_is_end = zero_is_end;
 	return 0;
 }
 
@@ -287,7 +285,8 @@ static __always_inline int leave_tls(void *ctx, s64 result, u8 library)
 	struct tls_call call = *found;
 	remove_calls(thread, stack);
 	key.session = call.session;
-	if (result == 0 && call.zero_is_end)
+	/* OpenSSL can return 0 also where it would block, as with the BIO of curl 8. */
+	if (result == 0 && call.library == TLS_GNUTLS && call.direction == DIRECTION_RECV)
 		meet_close_notify(ctx, &key);
 	if (call.direction == DIRECTION_NONE || result <= 0)
 		return 0;

@@ -45,7 +45,6 @@ struct tls_call {
 	u64 stack;    /* stack pointer at its entry, and at its return; Go: see stack_of() */
 	u8 library;
 	u8 direction;
-	u8 zero_is_end; /* it returns 0 only at the end of the stream */
 };
 
 struct tls_thread {

@@ -138,14 +138,22 @@ def test_both_ends_without_ssl_read(scenario: Scenario, token: str) -> None:
             assert kind == "request" or all(line["body"] == TEXT for line in those)
 
 
-def test_a_body_that_ends_with_the_connection(scenario: Scenario, token: str) -> None:
-    """The server sends close_notify; the result of gnutls_record_recv is 0."""
+def test_a_body_that_ends_with_close_notify(scenario: Scenario, token: str) -> None:
+    """gnutls_record_recv returns 0, and the client does not read the end of the socket."""
     url = f"/{token}"
     scenario.guest.exec(f"cp {HOME}/files/text {HOME}/files{url}")
     command = (
         f"wget -q -O /dev/null --ca-certificate={CERTIFICATE} https://127.0.0.1:{OPENSSL}{url}"
     )
     _, response = scenario.exchange(command, url, OPENSSL)
+    assert response["body"] == TEXT
+
+
+def test_a_body_that_ends_with_the_socket(scenario: Scenario, token: str) -> None:
+    """OpenSSL reads the end of the socket's stream within SSL_read_ex."""
+    url = f"/{token}"
+    call = f"python3 {HOME}/programs.py call_once https://127.0.0.1:{BLOCKING}{url}"
+    _, response = scenario.exchange(call, url, BLOCKING)
     assert response["body"] == TEXT
 
 

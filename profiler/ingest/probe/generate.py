@@ -268,13 +268,10 @@ def _call_of(hook: LibraryHook) -> str:
     if hook.event == "record":
         return f"write_record(ctx, {register(hook.buffer)}, {register(hook.length)})"
     direction = {"session": "NONE"}.get(hook.event, hook.event.upper())
-    # OpenSSL's functions can return 0 also if they would block, as with the BIO of curl 8.
-    zero_is_end = hook.event == "recv" and hook.library == "gnutls"
     session = f"session_of_bio({register(0)})" if hook.session == "bio" else register(0)
     return (
         f"enter_tls(ctx, {session}, {register(hook.buffer)}, {register(hook.moved)}, "
-        f"TLS_{hook.library.upper()}, DIRECTION_{direction}, "
-        f"{f'{register(2)} != 0' if zero_is_end else 0})"
+        f"TLS_{hook.library.upper()}, DIRECTION_{direction})"
     )
 
 

@@ -15,7 +15,7 @@ import urllib.request
 from pathlib import Path
 
 CERTIFICATE, KEY = "/tmp/tls/certificate.pem", "/tmp/tls/key.pem"
-LARGE = Path("/tmp/tls/files/large")
+TEXT, LARGE = Path("/tmp/tls/files/text"), Path("/tmp/tls/files/large")
 
 
 def serve(port: str) -> None:
@@ -33,6 +33,13 @@ def serve(port: str) -> None:
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
+
+        def do_GET(self) -> None:
+            # The connection ends the body, without close_notify.
+            self.close_connection = True
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(TEXT.read_bytes())
 
         def log_message(self, *arguments: object) -> None:
             pass
@@ -97,6 +104,16 @@ def call_bio(port: str, path: str) -> None:
     crypto.BIO_free_all(bio)
     if not answer.startswith(b"HTTP/1.0 200 ok"):
         sys.exit(f"the answer is {answer[:100]!r}")
+
+
+def call_once(url: str) -> None:
+    """Request a text whose end is that of the connection."""
+    host, path = url.partition("//")[2].split("/", 1)
+    context = ssl.create_default_context(cafile=CERTIFICATE)
+    connection = http.client.HTTPSConnection(host, context=context)
+    connection.request("GET", f"/{path}")
+    if connection.getresponse().read() != TEXT.read_bytes():
+        sys.exit("the answer is wrong")
 
 
 def call_until(url: str, end: str) -> None:
