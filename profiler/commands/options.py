@@ -239,6 +239,13 @@ def add_probe(group: argparse._ActionsContainer, engine: str = argparse.SUPPRESS
         "process keeps all privileges (default: http-profiler if there is such a user, else "
         "nobody)",
     )
+    group.add_argument(
+        "--lossless",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="run before other processes while the ring buffer between kernel and profiler "
+        "fills: nothing is lost for lack of processor time, but what is captured is slowed down",
+    )
 
 
 def size(text: str) -> int:

@@ -142,7 +142,7 @@ def capture(
             for shared in (engine, sink, processes, *((stats,) if stats else ())):
                 shared.share(helper)
             helper.split()
-            for missing in confine(user):
+            for missing in confine(user, settings.lossless):
                 _say(f"captured bytes are parsed {missing}")
         engine.discover()
         _say_problems(engine)
@@ -429,7 +429,7 @@ def _say(text: str) -> None:
 
 def _say_problems(engine: Engine) -> None:
     while engine.problems:
-        _say(f"not probed: {engine.problems.pop(0)}")
+        _say(engine.problems.pop(0))
 
 
 def _say_summary(account: Account) -> None:

@@ -97,6 +97,9 @@ class Settings:
     ring_bytes: int = 16 * 1024 * 1024
     """Size in bytes of the ring buffer between kernel and profiler; a power of two."""
 
+    lossless: bool = False
+    """Whether the reader of the ring buffer goes before other processes while it fills."""
+
     stats: Path | None = None
     """Where the counts are written periodically, as JSON lines."""
 

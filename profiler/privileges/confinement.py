@@ -47,13 +47,16 @@ def user_for(name: str | None) -> pwd.struct_passwd | None:
     raise ConfinementError(f"this machine has no user {DEFAULT}")
 
 
-def confine(user: pwd.struct_passwd) -> list[str]:
+def confine(user: pwd.struct_passwd, realtime: bool = False) -> list[str]:
     """Become ``user`` without any privilege; return what of it this machine does not permit.
 
-    Raises ConfinementError if the capabilities cannot be dropped.
+    With ``realtime`` it may still take real-time priority 1 (``probe/precedence.py``). Raises
+    ConfinementError if the capabilities cannot be dropped.
     """
     missing = []
-    _allow_precedence()
+    if realtime:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_RTPRIO, (1, 1))
     try:
         _become(user)
     except OSError as error:
@@ -75,12 +78,6 @@ def _become(user: pwd.struct_passwd) -> None:
         os.setgroups([])
         os.setresgid(user.pw_gid, user.pw_gid, user.pw_gid)
         os.setresuid(user.pw_uid, user.pw_uid, user.pw_uid)
-
-
-def _allow_precedence() -> None:
-    """Let the reader keep up under load: real-time priority 1 (``probe/precedence.py``)."""
-    with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_RTPRIO, (1, 1))
 
 
 def _drop_capabilities() -> None:

@@ -90,7 +90,7 @@ def test_floods_of_open_connections_leave_those_that_wait(
 def test_floods_of_connections_cost_only_their_own_lines(
     guest: Guest, token: str, route: str, kind: str, floods: int
 ) -> None:
-    # Nobody reads the ring while all this goes on, and yet the exchanges find room: 160 records of
+    # Nobody reads the ring meanwhile, and yet the exchanges find room: 160 records of
     # under 200 bytes. Of the last quarter, 128 flooded sockets leave a ninth.
     exchanges = 40
     options = ("--route", route, "--ring-size", str(1 << 22), "--path", f"/{token}/*")

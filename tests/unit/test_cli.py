@@ -115,7 +115,7 @@ def test_output_path_of_the_environment(called: list[Any], monkeypatch: pytest.M
     "line",
     ["--port 0", "--port 65536", "--port http", "--pid 0", "--pid -1", "--max-body -1",
      "--max-body 1k", "--ring-size 1000000", "--ring-size 4096",
-     "--route tcp", "--engine perf", "--nonsense", "--format html",
+     "--route tcp", "--engine perf", "--xyzzy", "--format html",
      "--output-files 0", "--output-max-size 1M"],
 )  # fmt: skip
 def test_wrong_arguments(called: list[Any], line: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -133,7 +133,7 @@ def test_wrong_arguments(called: list[Any], line: str, capsys: pytest.CaptureFix
         ("--prot=80 report x", "there is no option --prot; did you mean --port?"),
         ("-port 80", "there is no option -port; did you mean --port?"),
         ("--comm report --prot 8 probe", "there is no option --prot; did you mean --port?"),
-        ("--nonsense 5", "there is no option --nonsense; `http-profiler --help` lists all"),
+        ("--xyzzy 5", "there is no option --xyzzy; `http-profiler --help` lists all"),
         ("report --maxbody 5 x", "there is no option --maxbody; did you mean --max-body?"),
         ("report x --zzz", "there is no option --zzz; `http-profiler report --help` lists all"),
         ("run --exepct GET -- ls", "there is no option --exepct; did you mean --expect?"),

@@ -46,7 +46,13 @@ def policy() -> int:
 
 def policies(chosen: int = os.SCHED_OTHER, nice: int = 0) -> list[int]:
     """Return a thread's policy after each poll, and at the end."""
+    return watch(chosen, nice)[0]
+
+
+def watch(chosen: int = os.SCHED_OTHER, nice: int = 0) -> tuple[list[int], list[str]]:
+    """Return the policies, and the messages for the user."""
     seen: list[int] = []
+    said: list[str] = []
 
     def follow() -> None:
         if chosen != os.SCHED_OTHER:
@@ -55,13 +61,13 @@ def policies(chosen: int = os.SCHED_OTHER, nice: int = 0) -> list[int]:
             os.setpriority(os.PRIO_PROCESS, 0, nice)
         precedence = Precedence(RING)
         for (waiting, held), _ in POLLS:
-            precedence.follow(waiting, held)
+            said.extend(precedence.follow(waiting, held))
             seen.append(policy())
         precedence.give_back()
         seen.append(policy())
 
     run_in_thread(follow)
-    return seen
+    return seen, said
 
 
 @needs_permission
@@ -85,8 +91,9 @@ def test_child_processes_do_not_inherit_it() -> None:
 
 
 def test_a_lower_priority_stays() -> None:
-    assert set(policies(os.SCHED_IDLE)) == {os.SCHED_IDLE}
-    assert set(policies(nice=5)) == {os.SCHED_OTHER}
+    said = ["--lossless has no effect: the user has set another priority (nice, chrt)"]
+    assert watch(os.SCHED_IDLE) == ([os.SCHED_IDLE] * (len(POLLS) + 1), said)
+    assert watch(nice=5) == ([os.SCHED_OTHER] * (len(POLLS) + 1), said)
 
 
 def test_without_permission_it_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,4 +102,8 @@ def test_without_permission_it_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -
         raise PermissionError
 
     monkeypatch.setattr("profiler.ingest.probe.precedence.os.sched_setscheduler", refused)
-    assert set(policies()) == {os.SCHED_OTHER}
+    seen, said = watch()
+    assert set(seen) == {os.SCHED_OTHER}
+    assert said == [
+        "--lossless has no effect: a real-time priority needs CAP_SYS_NICE, or a limit RTPRIO of 1"
+    ]

@@ -128,6 +128,14 @@ CAPTURES = {
         _profiler("socket", "http-profiler, socket route", "--route", "socket"),
         _profiler("syscall", "http-profiler, syscall route", "--route", "syscall"),
         _profiler(
+            "lossless",
+            "http-profiler, socket route, `--lossless`",
+            "--route",
+            "socket",
+            "--lossless",
+            only=("saturation",),
+        ),
+        _profiler(
             "bpftrace",
             "http-profiler, bpftrace engine",
             "--engine",

@@ -97,7 +97,7 @@ class BccEngine:
         self._programs: dict[tuple[str, str], list[int]] = {}
         self._order = Order()
         self.problems: list[str] = []
-        self._precedence = Precedence(settings.ring_bytes)
+        self._precedence = Precedence(settings.ring_bytes) if settings.lossless else None
         self._inflight: InflightCalls | None = None
         self._probes: Probes | None = None
         self._libraries: Libraries | None = None
@@ -174,7 +174,7 @@ class BccEngine:
     def discover(self) -> None:
         """Attach to the TLS libraries of this machine."""
         if self._libraries is not None:
-            self.problems += self._libraries.attach_all()
+            self.problems += map("not probed: {}".format, self._libraries.attach_all())
 
     def share(self, helper: Helper) -> None:
         """Offer ``helper`` what needs privileges; to be called before it is split off."""
@@ -204,7 +204,8 @@ class BccEngine:
     def detach(self) -> None:
         """Detach the probe and free its maps."""
         self._close_attached()
-        self._precedence.give_back()
+        if self._precedence is not None:
+            self._precedence.give_back()
         self._close_programs()
         if self._buffer is not None:
             self._buffer.close()
@@ -375,7 +376,8 @@ class BccEngine:
         if self._libraries is not None:
             records = self._without_handshakes(records, self._libraries)
         if isinstance(self._buffer, RingBuffer):
-            self._precedence.follow(self._buffer.found, held)
+            if self._precedence is not None:
+                self.problems += self._precedence.follow(self._buffer.found, held)
             return records
         return self._order.arrange(records, started)
 
@@ -385,7 +387,7 @@ class BccEngine:
         if len(others) < len(records) and not self._is_stopped:
             for record in records:
                 if record[0] == HANDSHAKE:
-                    self.problems += libraries.handshake(record)
+                    self.problems += map("not probed: {}".format, libraries.handshake(record))
         return others
 
     def _direction(self, direction: int, name: str = "account") -> Direction:

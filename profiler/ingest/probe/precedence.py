@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Gives the ring's reader precedence over the captured processes while the ring fills.
+"""Gives the ring's reader precedence over the captured processes: ``--lossless``.
 
 A busy CPU is shared evenly, but writing a message costs more than sending it. So the ring
 would overflow, whatever its size. While the ring holds much data, the reader is a real-time
@@ -18,7 +18,6 @@ must hold what they send in it.
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 
 from profiler.ingest.probe.ring import batch_bytes
 
@@ -36,7 +35,7 @@ class Precedence:
 
     It does not change without CAP_SYS_NICE or a limit RLIMIT_RTPRIO of at least 1, or if the user
     has set another priority (nice(1), chrt(1)). Then records that cannot be read in time are lost,
-    and reported.
+    and counted.
     """
 
     def __init__(self, ring: int) -> None:
@@ -45,19 +44,32 @@ class Precedence:
         self._large = int(ring * LARGE)
         self._batch = batch_bytes(ring)
         self._taken = False
+        self._may = True
 
-    def follow(self, waiting: int, held: int) -> None:
-        """Take precedence or give it back, depending on the load.
+    def follow(self, waiting: int, held: int) -> list[str]:
+        """Take precedence or give it back, depending on the load; return why it cannot, once.
 
         ``waiting`` is the bytes of records in the ring, ``held`` the bytes of messages that are
         not written yet.
         """
         if waiting < self._batch:
             self.give_back()
-        elif not self._taken and (waiting > self._much or held > self._large) and _is_normal():
-            with suppress(PermissionError):
+        elif not self._taken and self._may and (waiting > self._much or held > self._large):
+            return self._take()
+        return []
+
+    def _take(self) -> list[str]:
+        why = "the user has set another priority (nice, chrt)"
+        if _is_normal():
+            try:
                 os.sched_setscheduler(0, POLICY, _LOWEST)
+            except PermissionError:
+                why = "a real-time priority needs CAP_SYS_NICE, or a limit RTPRIO of 1"
+            else:
                 self._taken = True
+                return []
+        self._may = False
+        return [f"--lossless has no effect: {why}"]
 
     def give_back(self) -> None:
         """Return to the normal policy."""
