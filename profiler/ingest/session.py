@@ -315,7 +315,7 @@ def _run(
     clock_due, offset = 0.0, 0
     fault_reported = False
     end = None if duration is None else time.monotonic() + duration
-    for records in engine.batches(lambda: pipeline.held):
+    for records in engine.batches():
         helper.check()
         # NTP slews the wall clock, and an administrator may set it.
         clocks = _read_clocks(engine.clock)

@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, ClassVar
@@ -55,7 +55,7 @@ class StandInEngine:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def batches(self, held: Callable[[], int]) -> Iterator[list[bytes]]:
+    def batches(self) -> Iterator[list[bytes]]:
         while True:
             batch, self._records = self._records[:5], self._records[5:]
             if not batch:

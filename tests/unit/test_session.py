@@ -7,7 +7,7 @@ import json
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import ClassVar
@@ -41,7 +41,6 @@ class Recorded:
         # Everything except the final counts, which the session requests.
         self._records = list(Recording(CASE / "capture").records())[:-1]
         self.polls = 0
-        self.held: list[int] = []
         self.stopped = False
 
     def __enter__(self) -> Recorded:
@@ -50,12 +49,11 @@ class Recorded:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def batches(self, held: Callable[[], int]) -> Iterator[list[bytes]]:
+    def batches(self) -> Iterator[list[bytes]]:
         while True:
             self.polls += 1
             batch, self._records = self._records[:10], self._records[10:]
             yield batch
-            self.held.append(held())
 
     def stop(self) -> list[bytes]:
         self.stopped = True
@@ -108,13 +106,6 @@ def test_a_capture_ends_after_its_time(engine: Recorded, tmp_path: Path) -> None
     # What was still in the kernel is written.
     assert engine.stopped
     assert lines(output) == lines(CASE / "expected.jsonl")
-
-
-def test_the_engine_gets_the_number_of_unwritten_bytes(engine: Recorded, tmp_path: Path) -> None:
-    session.capture(Settings(output=tmp_path / "out.jsonl", duration=0.3))
-    # Some messages are open after the first records, none after the last.
-    assert engine.held[0] > 1000
-    assert engine.held[-1] == 0
 
 
 def test_reports_filters_that_the_engine_cannot_apply(

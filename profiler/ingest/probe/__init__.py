@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Protocol
 
@@ -43,11 +43,8 @@ class Engine(Protocol):
     ) -> None:
         """Detach the probe."""
 
-    def batches(self, held: Callable[[], int]) -> Iterator[list[bytes]]:
-        """Yield the records of each poll until detached; an empty list if there are none.
-
-        ``held`` returns how many bytes of messages are not written yet.
-        """
+    def batches(self) -> Iterator[list[bytes]]:
+        """Yield the records of each poll until detached; an empty list if there are none."""
 
     def stop(self) -> list[bytes]:
         """Detach the probe and return the records that it has already forwarded."""

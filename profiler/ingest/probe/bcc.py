@@ -135,13 +135,10 @@ class BccEngine:
     def __exit__(self, *_: object) -> None:
         self.detach()
 
-    def batches(self, held: Callable[[], int]) -> Iterator[list[bytes]]:
-        """Yield the records of each poll until detached; an empty list if there are none.
-
-        ``held`` returns how many bytes of messages are not written yet (see precedence.py).
-        """
+    def batches(self) -> Iterator[list[bytes]]:
+        """Yield the records of each poll until detached; an empty list if there are none."""
         while self._buffer is not None:
-            yield self._poll(POLL_MS, held())
+            yield self._poll(POLL_MS)
             if not self._is_shared:
                 self._refresh()
 
@@ -151,7 +148,7 @@ class BccEngine:
         self._detach()
         records = []
         deadline = time.monotonic() + _STOP_SECONDS
-        while (batch := self._poll(0, 0)) or (
+        while (batch := self._poll(0)) or (
             # The kernel is still writing a record on another CPU.
             isinstance(self._buffer, RingBuffer)
             and self._buffer.found
@@ -368,7 +365,7 @@ class BccEngine:
             account = replace(account, tls=Sides(*sides))
         return account.to_json()
 
-    def _poll(self, milliseconds: int, held: int) -> list[bytes]:
+    def _poll(self, milliseconds: int) -> list[bytes]:
         if self._buffer is None:
             return []
         started = time.clock_gettime_ns(self.clock)
@@ -377,7 +374,7 @@ class BccEngine:
             records = self._without_handshakes(records, self._libraries)
         if isinstance(self._buffer, RingBuffer):
             if self._precedence is not None:
-                self.problems += self._precedence.follow(self._buffer.found, held)
+                self.problems += self._precedence.follow(self._buffer.found)
             return records
         return self._order.arrange(records, started)
 

@@ -22,7 +22,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
@@ -136,10 +136,8 @@ class BpftraceEngine:
     ) -> None:
         self.detach(keep_log=isinstance(error, ProbeError))
 
-    def batches(self, held: Callable[[], int]) -> Iterator[list[bytes]]:
+    def batches(self) -> Iterator[list[bytes]]:
         """Yield the records of each poll; an empty list if there are none.
-
-        ``held`` is not used: bpftrace sets the pace at which the pipe fills.
 
         Raises ProbeError if bpftrace exits unexpectedly.
         """

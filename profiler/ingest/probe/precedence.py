@@ -2,13 +2,12 @@
 """Gives the ring's reader precedence over the captured processes: ``--lossless``.
 
 A busy CPU is shared evenly, but writing a message costs more than sending it. So the ring
-would overflow, whatever its size. While the ring holds much data, the reader is a real-time
-thread (sched(7), SCHED_RR) and slows the captured processes down. Once it has caught up, it
-is a normal thread again, so a burst that fits in the ring causes no slowdown.
+would overflow, whatever its size. While a batch or more waits in the ring, the reader is a
+real-time thread (sched(7), SCHED_RR) and slows the captured processes down. Once it has caught
+up, it is a normal thread again.
 
-While a large message is incomplete, one batch already counts as much data. Writing such a
-message may take so long that other threads fill the ring with their even share of the CPU, and
-the ring is not read before the message is written.
+To wait until more of the ring is full would be too late: at an even share of the CPU, others
+filled a ring of 4 MiB while the reader wrote its first batch.
 
 A nice value is not enough: it applies only within a session or a control group. The kernel
 reserves some time for other threads (``sched_rt_runtime_us``: 50 ms of each second); the ring
@@ -20,10 +19,6 @@ from __future__ import annotations
 import os
 
 from profiler.ingest.probe.ring import batch_bytes
-
-# Fractions of the ring's size: when its content is much, and when held messages are large.
-BEHIND = 1 / 8
-LARGE = 1 / 64
 
 # Threads and processes that the reader starts do not inherit the policy.
 POLICY = os.SCHED_RR | os.SCHED_RESET_ON_FORK
@@ -40,21 +35,18 @@ class Precedence:
 
     def __init__(self, ring: int) -> None:
         """``ring`` is the ring's size in bytes."""
-        self._much = int(ring * BEHIND)
-        self._large = int(ring * LARGE)
         self._batch = batch_bytes(ring)
         self._taken = False
         self._may = True
 
-    def follow(self, waiting: int, held: int) -> list[str]:
-        """Take precedence or give it back, depending on the load; return why it cannot, once.
+    def follow(self, waiting: int) -> list[str]:
+        """Take precedence if so many bytes of records wait in the ring, or give it back.
 
-        ``waiting`` is the bytes of records in the ring, ``held`` the bytes of messages that are
-        not written yet.
+        Return why it cannot be taken, once.
         """
         if waiting < self._batch:
             self.give_back()
-        elif not self._taken and self._may and (waiting > self._much or held > self._large):
+        elif self._may and not self._taken:
             return self._take()
         return []
 
