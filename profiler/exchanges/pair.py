@@ -35,6 +35,8 @@ GRACE = 500_000_000
 """How long a finished exchange waits for late messages, in nanoseconds."""
 PATIENCE = 5_000_000_000
 """The time after which a request without a response is reported as waiting, in nanoseconds."""
+UPLOAD = 60_000_000_000
+"""How long an early response waits for the end of its request, where each side counts alone."""
 OPEN_MAX = 10_000
 """Exchanges that are open at once."""
 HELD_MAX = 64 * 1024 * 1024
@@ -384,6 +386,97 @@ def _alone(role: str, record: Record, state: State) -> Paired:
 
 def _late(role: str, record: Record) -> list[Paired]:
     return [_alone(role, record, "late")] if "incomplete" in record else []
+
+
+class Sides:
+    """Takes records while they arrive; returns sides of exchanges that are over, each once.
+
+    For outputs that have one entry for each end, such as spans. A side is over when it has its
+    request and its final response. A request that broke off waits :data:`GRACE` for an early
+    response. A response waits :data:`UPLOAD` for its request, which may still be arriving, or was
+    left out by a filter.
+    """
+
+    def __init__(self) -> None:
+        self._open: OrderedDict[Key, _OpenSide] = OrderedDict()
+        # Times, keys, and the number of the side, because a key can be reused.
+        self._graced: deque[tuple[int, Key, int]] = deque()
+        self._early: deque[tuple[int, Key, int]] = deque()
+        self._number = 0
+        self._held = 0
+
+    def add(self, record: Record, size: int, now: int) -> list[RoleSide]:
+        """Take a record that holds ``size`` bytes of memory; return the sides that are over.
+
+        ``now`` is nanoseconds of any clock.
+        """
+        key, role = key_of(record), record.get("role", "client")
+        if key is None:
+            alone = _OpenSide(role, 0)
+            alone.put(record, record)
+            return [alone.side]
+        found = []
+        end = self._open.get(key)
+        if end is not None and not end.takes(record):
+            # The socket's number was reused.
+            found.append(self._end(key))
+            end = None
+        if end is None:
+            self._number += 1
+            end = self._open[key] = _OpenSide(role, self._number)
+        end.put(record, record)
+        end.size += size
+        self._held += size
+        if end.is_whole:
+            found.append(self._end(key))
+        elif end.response is not None:
+            self._early.append((now + UPLOAD, key, end.number))
+        elif not _BROKEN.isdisjoint(record.get("incomplete", ())):
+            self._graced.append((now + GRACE, key, end.number))
+        while len(self._open) > OPEN_MAX or self._held > HELD_MAX:
+            found.append(self._end(next(iter(self._open))))
+        return found
+
+    def expire(self, now: int) -> list[RoleSide]:
+        """Return the sides that have waited long enough."""
+        found = []
+        for queue in (self._graced, self._early):
+            while queue and queue[0][0] <= now:
+                _, key, number = queue.popleft()
+                end = self._open.get(key)
+                if end is not None and end.number == number:
+                    found.append(self._end(key))
+        return found
+
+    def finish(self) -> list[RoleSide]:
+        """Return the sides that are still open: no more records follow."""
+        return [self._end(key) for key in list(self._open)]
+
+    def _end(self, key: Key) -> RoleSide:
+        end = self._open.pop(key)
+        self._held -= end.size
+        return end.side
+
+
+class _OpenSide(End["Record"]):
+    __slots__ = ("number", "role", "size")
+
+    def __init__(self, role: str, number: int) -> None:
+        super().__init__()
+        self.role = role
+        self.number = number
+        self.size = 0
+
+    @property
+    def side(self) -> RoleSide:
+        return RoleSide(self.role, Side(self.request, tuple(self.interim), self.response))
+
+
+class RoleSide(NamedTuple):
+    """A side, and whether it is the client's or the server's."""
+
+    role: str
+    side: Side
 
 
 _Place = tuple[int, int]  # offset and size in the file

@@ -16,9 +16,11 @@ from profiler.exchanges.pair import (
     HELD_MAX,
     OPEN_MAX,
     PATIENCE,
+    UPLOAD,
     Exchanges,
     Paired,
     Pairing,
+    Sides,
     size_of,
 )
 from tests import sample_capture
@@ -376,3 +378,68 @@ def test_exchanges_that_are_over_leave_little_memory(has_sequence: bool) -> None
     assert pairing.held <= HELD_MAX
     # The keys of the last exchanges, and the queue: tables of fixed size.
     assert taken < 15_000_000
+
+
+def sides_of(*records: Any, finish: bool = True) -> list[tuple[str, bool, bool]]:
+    """Return role, and whether request and response are there, for each side in order."""
+    sides = Sides()
+    found = [each for one in records for each in sides.add(one, 1, 0)]
+    if finish:
+        found += sides.finish()
+    return [(role, side.request is not None, side.response is not None) for role, side in found]
+
+
+def test_each_side_once() -> None:
+    """Both ends of an exchange are reported, whatever comes between them."""
+    both = [
+        message(kind, role)
+        for kind, role in (
+            ("request", "client"), ("request", "server"), ("response", "server"),
+            ("response", "client"),
+        )
+    ]  # fmt: skip
+    assert sides_of(*both, finish=False) == [("server", True, True), ("client", True, True)]
+
+
+def test_sides_of_reused_socket() -> None:
+    first, second = message("request", "client"), message("request", "client")
+    response = message("response", "client")
+    assert sides_of(first, second, response, finish=False) == [
+        ("client", True, False), ("client", True, True)
+    ]  # fmt: skip
+
+
+def test_sides_with_interim_and_early_responses() -> None:
+    interim = message("response", "server", status_code=100)
+    final, request = message("response", "server"), message("request", "server")
+    assert sides_of(interim, request, final, finish=False) == [("server", True, True)]
+    assert sides_of(final, request, finish=False) == [("server", True, True)]
+    assert sides_of(final) == [("server", False, True)]
+    alone = message("request", "client")
+    del alone["exchange"]
+    assert sides_of(alone, finish=False) == [("client", True, False)]
+
+
+def test_sides_expire() -> None:
+    """A request that broke off and a response whose request was filtered do not stay."""
+    sides = Sides()
+    assert sides.add(message("request", "client", incomplete=["reset"]), 1, 0) == []
+    assert sides.add(message("response", "server"), 1, 0) == []
+    assert sides.expire(GRACE - 1) == []
+    assert [role for role, _ in sides.expire(GRACE)] == ["client"]
+    assert [role for role, _ in sides.expire(UPLOAD)] == ["server"]
+    assert sides.finish() == []
+
+
+def test_sides_are_bounded() -> None:
+    sides = Sides()
+    found = []
+    for number in range(OPEN_MAX + 5):
+        found += sides.add(message("request", "client", exchange=f"{number}-1"), 1, 0)
+    assert len(found) == 5
+    assert len(sides.finish()) == OPEN_MAX
+    big = HELD_MAX // 3
+    for number in range(4):
+        found = sides.add(message("request", "client", exchange=f"{number}-1"), big, 0)
+    assert len(found) == 1
+    assert len(sides.finish()) == 3
