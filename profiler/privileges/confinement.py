@@ -47,11 +47,14 @@ def user_for(name: str | None) -> pwd.struct_passwd | None:
     raise ConfinementError(f"this machine has no user {DEFAULT}")
 
 
-def confine(user: pwd.struct_passwd, realtime: bool = False) -> list[str]:
+def confine(
+    user: pwd.struct_passwd, realtime: bool = False, network: bool = False
+) -> list[str]:
     """Become ``user`` without any privilege; return what of it this machine does not permit.
 
-    With ``realtime`` it may still take real-time priority 1 (``probe/precedence.py``). Raises
-    ConfinementError if the capabilities cannot be dropped.
+    With ``realtime`` it may still take real-time priority 1 (``probe/precedence.py``), and with
+    ``network`` it can make connections and start threads. Raises ConfinementError if the
+    capabilities cannot be dropped.
     """
     missing = []
     if realtime:
@@ -67,7 +70,7 @@ def confine(user: pwd.struct_passwd, realtime: bool = False) -> list[str]:
     # Other processes of this user cannot look into this one (ptrace(2)).
     _prctl(_PR_SET_DUMPABLE, 0)
     try:
-        seccomp.install()
+        seccomp.install(network)
     except seccomp.UnavailableError as error:
         missing.append(f"without a system call filter: {error}")
     return missing

@@ -3,7 +3,8 @@
 
 It can read, write and wait on what is open. It can open files for reading, because Python imports
 modules late. It cannot open a file for writing, make a socket, start a program or a process, look
-into another process, or use BPF. A call that is not listed fails with EPERM.
+into another process, or use BPF. A call that is not listed fails with EPERM. The process that
+exports spans can make connections besides.
 
 libseccomp translates names to the numbers of the machine. Every distribution with systemd has it.
 """
@@ -30,6 +31,11 @@ _ALLOWED = (
     *("sched_getaffinity", "sched_getscheduler", "sched_getparam", "getpriority", "getrlimit"),
     *("wait4", "waitid", "exit", "exit_group"),
 )
+# What a connection to a server takes besides, and finding its address.
+_NETWORK = (
+    *("socket", "connect", "bind", "getsockname", "getpeername", "getsockopt", "setsockopt"),
+    *("sendmmsg", "recvmmsg"),
+)
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 # Requests of ioctl(2) for terminals and descriptors, without TIOCSTI and TIOCLINUX: they would
 # type into the terminal, and so into root's shell (include/uapi/asm-generic/ioctls.h).
@@ -42,9 +48,12 @@ _REQUESTS = (
 # include/seccomp.h of libseccomp 2.x
 _ACT_ALLOW = 0x7FFF0000
 _ACT_ERRNO_EPERM = 0x00050001
+_ACT_ERRNO_ENOSYS = 0x00050026
 _CMP_EQ, _CMP_MASKED_EQ = 4, 7
 _ATTRIBUTE_TSYNC = 4
 _UNKNOWN_CALL = -1
+
+_CLONE_THREAD = 0x00010000  # include/uapi/linux/sched.h
 
 
 class UnavailableError(Exception):
@@ -60,8 +69,11 @@ class _Comparison(ctypes.Structure):
     )
 
 
-def install() -> None:
-    """Filter the system calls of all threads from now on. Raises UnavailableError."""
+def install(network: bool = False) -> None:
+    """Filter the system calls of all threads from now on. Raises UnavailableError.
+
+    With ``network``, connections can be made, but not accepted, and threads can be started.
+    """
     try:
         library = ctypes.CDLL("libseccomp.so.2", use_errno=True)
     except OSError:
@@ -72,7 +84,7 @@ def install() -> None:
         raise UnavailableError("libseccomp cannot begin a filter")
     try:
         library.seccomp_attr_set(context, _ATTRIBUTE_TSYNC, ctypes.c_uint32(1))
-        for name in _ALLOWED:
+        for name in (*_ALLOWED, *(_NETWORK if network else ())):
             _allow(library, context, name)
         _allow(library, context, "open", _Comparison(1, _CMP_MASKED_EQ, _WRITES, 0))
         _allow(library, context, "openat", _Comparison(2, _CMP_MASKED_EQ, _WRITES, 0))
@@ -82,6 +94,13 @@ def install() -> None:
         _allow(library, context, "tgkill", _Comparison(0, _CMP_EQ, os.getpid(), 0))
         _allow(library, context, "prlimit64", _Comparison(2, _CMP_EQ, 0, 0))
         _allow(library, context, "sched_setscheduler", _Comparison(0, _CMP_EQ, 0, 0))
+        if network:
+            _allow(library, context, "clone", _Comparison(0, _CMP_MASKED_EQ, *[_CLONE_THREAD] * 2))
+            # Its flags cannot be examined. The C library then uses clone().
+            number = library.seccomp_syscall_resolve_name(b"clone3")
+            library.seccomp_rule_add_array(
+                context, ctypes.c_uint32(_ACT_ERRNO_ENOSYS), number, 0, None
+            )
         failed = library.seccomp_load(context)
     finally:
         library.seccomp_release(context)

@@ -120,6 +120,43 @@ def test_the_confined_process_cannot_reach_out(tmp_path: Path) -> None:
     assert (tmp_path / "opened").read_text() == "y"
 
 
+@needs_root
+@needs_seccomp
+def test_the_process_that_exports_can_only_connect(tmp_path: Path) -> None:
+    tmp_path.chmod(0o777)
+    seen = run(
+        """
+        import threading
+        directory = Path(sys.argv[1])
+        server = socket.create_server(("127.0.0.1", 0))
+        address = server.getsockname()
+        "localhost".encode("idna")
+        confine(user_for("nobody"), network=True)
+        with socket.create_connection(address) as connection:
+            connection.sendall(b"x")
+        def write():
+            (directory / "new").write_text("x")
+        other = socket.socket()
+        done = []
+        thread = threading.Thread(target=done.append, args=(1,))
+        thread.start()
+        thread.join()
+        assert done
+        refused = {
+            "create": error_of(write),
+            "listen": error_of(other.listen),
+            "accept": error_of(server.accept),
+            "execute": error_of(os.execv, "/bin/true", ["true"]),
+            "fork": error_of(os.fork),
+            "kill": error_of(os.kill, os.getpid(), 0),
+        }
+        print(json.dumps(refused))
+        """,
+        tmp_path,
+    )
+    assert seen == dict.fromkeys(seen, "EPERM")
+
+
 def may_raise_limits() -> bool:
     """Whether root has CAP_SYS_RESOURCE, which some containers lack (capabilities(7))."""
     effective = Path("/proc/self/status").read_text().partition("CapEff:")[2].split()[0]
