@@ -16,6 +16,12 @@
 /* The directory of each group; profiler/ingest/probe/bcc.py writes them. */
 DEFINE_MAP(cgroups, MAP_TYPE_CGROUP_ARRAY, u32, u32, FILTER_SLOTS)
 
+/* Is it the profiler: the process that reads, or the one that exports? */
+static __always_inline int is_own(u32 pid)
+{
+	return pid == written_over(SELF_PLACEHOLDER) || pid == written_over(EXPORTER_PLACEHOLDER);
+}
+
 /* Is the current task in this group, or in one below it? */
 #define IN_CGROUP(index) (current_task_under_cgroup(MAP(cgroups), index) == 1)
 

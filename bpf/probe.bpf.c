@@ -34,7 +34,7 @@ static __always_inline void pass_over(struct call *call, u64 direction)
 /* Whether a call is filtered, and why; else FILTERED_REASONS. */
 static __always_inline u32 why_filtered(struct call *call, u32 pid, u64 inode)
 {
-	if (pid == written_over(SELF_PLACEHOLDER)) /* the profiler's own */
+	if (is_own(pid))
 		return FILTERED_SELF;
 	u32 why = why_not_asked_for(call->sk, pid);
 	if (why < FILTERED_REASONS)

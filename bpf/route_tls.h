@@ -86,8 +86,7 @@ enter_tls(void *ctx, u64 session, u64 buffer, u64 size_at, u8 library, u8 direct
 {
 	u32 pid = get_current_pid_tgid() >> 32;
 
-	if (!session || pid == written_over(SELF_PLACEHOLDER) ||
-	    why_not_this_process(pid) < FILTERED_REASONS)
+	if (!session || is_own(pid) || why_not_this_process(pid) < FILTERED_REASONS)
 		return 0;
 	struct tls_key key = thread_of(ctx, library);
 	struct tls_thread *thread = LOOKUP(tls_threads, &key);

@@ -509,8 +509,7 @@ static __always_inline void report_datagram(void *context, u64 sk, u64 message)
 		remote = READ_KERNEL(u16, address + 2);
 	if (local != QUIC_PORT && remote != __builtin_bswap16(QUIC_PORT))
 		return;
-	if (pid == written_over(SELF_PLACEHOLDER) ||
-	    why_not_this_process(pid) < FILTERED_REASONS ||
+	if (is_own(pid) || why_not_this_process(pid) < FILTERED_REASONS ||
 	    (GIVEN_PORT && !WANTED_PORT(QUIC_PORT)))
 		return;
 	report_process(&call, TASK_FIELD(u64, current_task(), task_struct_group_leader),

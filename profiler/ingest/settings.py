@@ -100,6 +100,15 @@ class Settings:
     lossless: bool = False
     """Whether the reader of the ring buffer goes before other processes while it fills."""
 
+    otlp: str | None = None
+    """URL of a Collector that gets spans; ``env``: from OTEL_EXPORTER_OTLP_ENDPOINT."""
+
+    otlp_queue: int = 64 * 1024 * 1024
+    """Bytes of spans that may wait for it."""
+
+    exporter_pid: int = 0
+    """The process that exports spans, whose own traffic is left out; 0: none."""
+
     stats: Path | None = None
     """Where the counts are written periodically, as JSON lines."""
 

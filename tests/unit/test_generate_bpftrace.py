@@ -32,7 +32,7 @@ def program(
         layout,
         settings or Settings(),
         Dialect(version),
-        self_pid=4711,
+        own_pids=[4711, 4712],
         machine=machine,
     )
 
@@ -122,7 +122,7 @@ def test_filters() -> None:
     assert "pid != 7 && pid != 8" in text
     # 80 in network order is 20480; a port that was released has 65536 added.
     assert "$local_port != 80 && $local_port != 86016 && $remote_port != 20480" in text
-    assert "pid == 4711" in text
+    assert "pid == 4711 || pid == 4712" in text
     assert "$remote_port !=" not in program()
 
 

@@ -89,7 +89,7 @@ def program_text(settings: Settings) -> str:
     if settings.engine == "bpftrace":
         from profiler.ingest.probe.bpftrace import find_bpftrace, write_program
 
-        return write_program(settings, find_bpftrace()[1], self_pid=0)
+        return write_program(settings, find_bpftrace()[1], own_pids=())
     import platform
 
     from profiler.ingest.probe.generate import generate

@@ -50,6 +50,7 @@ from profiler.ingest.probe.load import (
     with_maps,
 )
 from profiler.ingest.probe.macros import (
+    EXPORTER_PLACEHOLDER,
     SELF_PLACEHOLDER,
     can_fetch_and_add,
     uses_boot_time,
@@ -89,6 +90,7 @@ class BccEngine:
         if settings.tls:
             _check_packages()
         self._cgroups = directories(settings.filters.cgroup)
+        self._exporter_pid = settings.exporter_pid
         self._maps: dict[str, Map] = {}
         self._buffer: RingBuffer | PerfBuffer | None = None
         self._attachments = Attachments()
@@ -311,7 +313,12 @@ class BccEngine:
         self, program: Program, code: dict[str, bytes], layout: Layout, maps: tuple[str, ...]
     ) -> None:
         descriptors = [self._maps[name].descriptor for name in maps]
-        constants = {SELF_PLACEHOLDER: os.getpid(), **program.values}
+        own = os.getpid()
+        constants = {
+            SELF_PLACEHOLDER: own,
+            EXPORTER_PLACEHOLDER: self._exporter_pid or own,
+            **program.values,
+        }
         for function in code:
             code[function] = with_maps(code[function], descriptors)
             code[function] = with_constants(code[function], constants)

@@ -22,7 +22,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -69,7 +69,7 @@ def find_bpftrace() -> tuple[str, Dialect]:
     return path, Dialect((int(version[1]), int(version[2])))
 
 
-def write_program(settings: Settings, dialect: Dialect, *, self_pid: int) -> str:
+def write_program(settings: Settings, dialect: Dialect, *, own_pids: Sequence[int]) -> str:
     """Return the program for the running kernel. Raises UnsupportedError."""
     if settings.route == "socket":
         raise UnsupportedError(
@@ -80,7 +80,7 @@ def write_program(settings: Settings, dialect: Dialect, *, self_pid: int) -> str
         read_layout(),
         settings,
         dialect,
-        self_pid=self_pid,
+        own_pids=own_pids,
         machine=platform.machine(),
     )
 
@@ -105,7 +105,8 @@ class BpftraceEngine:
         if settings.tls or settings.tls_keys:
             raise UnsupportedError("the bpftrace engine cannot capture TLS: use --engine bcc")
         path, dialect = find_bpftrace()
-        program = write_program(settings, dialect, self_pid=os.getpid())
+        own = [os.getpid(), *([settings.exporter_pid] if settings.exporter_pid else [])]
+        program = write_program(settings, dialect, own_pids=own)
         self._dialect = dialect
         processors = os.cpu_count() or 1
         self._printed = Printed(processors, hexadecimal=dialect.buffer == "%rh")

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import socket
 import stat
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -206,13 +207,13 @@ def generate(
     settings: Settings,
     dialect: Dialect,
     *,
-    self_pid: int,
+    own_pids: Sequence[int],
     machine: str,
 ) -> str:
     """Generate the bpftrace program.
 
-    ``self_pid`` is the profiler's own process, which is excluded (0: none). ``machine`` is
-    the architecture as printed by ``uname -m``. Raises UnsupportedError if the version of
+    ``own_pids`` are the profiler's own processes, which are excluded. ``machine`` is the
+    architecture as printed by ``uname -m``. Raises UnsupportedError if the version of
     bpftrace or the architecture is not supported.
     """
     if dialect.version < OLDEST:
@@ -245,7 +246,7 @@ def generate(
         close_functions=[hook.name for hook in hooks.functions if hook.event == "close"],
         structures=[_structure(*each, layout) for each in _STRUCTURES.items()],
         fate=FATES,
-        self_pid=self_pid,
+        own_pids=own_pids,
         pids=settings.filters.pid,
         ports=[(port, socket.htons(port)) for port in settings.filters.port],
         swapped=SWAPPED,

@@ -27,6 +27,7 @@ TLS_MAX = 8192
 # Placeholders stay in the compiled program until it is loaded, so that it can be cached. They
 # exceed 32 bits, so that the compiler loads each with a 64-bit instruction of its own.
 SELF_PLACEHOLDER = 0x53656C6600000000
+EXPORTER_PLACEHOLDER = 0x4578706F00000000
 SETTING_PLACEHOLDER = 0x5365747400000000  # the first of a sequence, one for each setting
 FILTER_PLACEHOLDER = 0x46696C7400000000  # the first of a sequence, one for each value
 
@@ -144,6 +145,7 @@ def _settings_macros(settings: Settings, layout: Layout) -> list[str]:
         ),
         *calling.MACROS,
         f"#define SELF_PLACEHOLDER {SELF_PLACEHOLDER}ULL",
+        f"#define EXPORTER_PLACEHOLDER {EXPORTER_PLACEHOLDER}ULL",
         f"#define OWN_PLACES {OWN_PLACES}",
         f"#define PROCESSES_MAX {PROCESSES_MAX}",
         *(["#define TLS 1", f"#define TLS_MAX {TLS_MAX}"] if settings.tls else []),
