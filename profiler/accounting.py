@@ -149,6 +149,36 @@ class KernelAccount:
         return account
 
 
+@dataclass(frozen=True)
+class Exported:
+    """What became of the spans (--otlp): ``spans = sent + dropped + waiting``."""
+
+    spans: int = 0
+    """Spans that were made, one for each end of an exchange."""
+    sent: int = 0
+    waiting: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)
+    """Reason -> spans that were not delivered."""
+    left_out: int = 0
+    """Ends of exchanges without a span, because they export telemetry themselves."""
+    messages_dropped: int = 0
+    """Messages that the process that exports could not take in time, or at all."""
+
+    def balanced(self) -> bool:
+        """Whether every span is accounted for."""
+        return self.spans == self.sent + self.waiting + sum(self.dropped.values())
+
+    def __str__(self) -> str:
+        dropped = ", ".join(f"{reason} {n}" for reason, n in self.dropped.items() if n)
+        return (
+            f"spans {self.spans} = sent {self.sent} + dropped {sum(self.dropped.values())}"
+            + (f" ({dropped})" if dropped else "")
+            + f" + waiting {self.waiting}"
+            + (f"; left out {self.left_out} exports of telemetry" if self.left_out else "")
+            + (f"; not exported: {self.messages_dropped} messages" if self.messages_dropped else "")
+        )
+
+
 # So many processes with one reason are named; the others are counted.
 _NAMED_MAX = 5
 
@@ -189,6 +219,8 @@ class Account:
     """The capture has ended."""
     fast: int = 0
     """Messages whose lines the native fast path wrote; they count above, too."""
+    exported: Exported | None = None
+    """What became of the spans, with ``--otlp``."""
 
     @property
     def messages(self) -> int:
@@ -269,6 +301,8 @@ class Account:
             f"not decrypted: {number} TLS connections: {cause}"
             for cause, number in self.not_decrypted.items()
         ]
+        if self.exported:
+            lines.append(f"exported {self.exported}")
         if self.kernel:
             lines += [f"send calls/bytes: {self.kernel.send}"]
             lines += [f"recv calls/bytes: {self.kernel.recv}"]
@@ -281,25 +315,26 @@ class Account:
                     f"{SKIPPED_CALLS} for {self.kernel.skipped} calls: the data they moved is "
                     "missing, and messages around that time may be wrong"
                 )
-            if self.final and not self.kernel.balanced():
-                lines.append(
-                    "the counts do not add up: please report this as a bug of http-profiler"
-                )
+        if self.final and not all(each.balanced() for each in (self.kernel, self.exported) if each):
+            lines.append("the counts do not add up: please report this as a bug of http-profiler")
         return lines
 
     def to_json(self) -> dict[str, Any]:
         """Return a line of the ``--stats`` file, without its time."""
-        written = asdict(replace(self, kernel=None))
+        written = asdict(replace(self, kernel=None, exported=None))
         final = written.pop("final")
-        del written["kernel"]
+        del written["kernel"], written["exported"]
         account = {"account": self.kernel.to_json()} if self.kernel else {}
-        return {"final": final, "written": written, **account}
+        exported = {"exported": asdict(self.exported)} if self.exported else {}
+        return {"final": final, "written": written, **exported, **account}
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> Account:
         """The inverse of :meth:`to_json`, for a line with the kernel's account."""
         kernel = KernelAccount.from_json(document["account"])
-        return cls(**document["written"], kernel=kernel, final=document["final"] is True)
+        exported = Exported(**document["exported"]) if "exported" in document else None
+        final = document["final"] is True
+        return cls(**document["written"], kernel=kernel, final=final, exported=exported)
 
     def to_report(self) -> dict[str, Any] | None:
         """Return a row per fate: its name and reason, then calls and bytes, sent and received."""

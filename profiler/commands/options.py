@@ -182,6 +182,22 @@ def add_output(parser: argparse.ArgumentParser, defaults: Settings | None = None
     )
     add_redact(group, argparse.SUPPRESS, "for pretty lines")
     group.add_argument(
+        "--otlp",
+        default=argparse.SUPPRESS,
+        metavar="URL",
+        help="also export spans to an OpenTelemetry Collector, by OTLP over HTTP, such as "
+        "http://localhost:4318; `env`: to $OTEL_EXPORTER_OTLP_ENDPOINT; secrets are redacted "
+        "unless --no-redact is given",
+    )
+    group.add_argument(
+        "--otlp-queue",
+        type=size,
+        default=default("otlp_queue"),
+        metavar="BYTES",
+        help="spans that may wait for the Collector; beyond it they are dropped and counted "
+        f"(default: {DEFAULTS.otlp_queue})",
+    )
+    group.add_argument(
         "--max-body",
         type=size,
         default=default("max_body"),

@@ -53,6 +53,16 @@ class RecordWriter(Protocol):
         """Append one record of the wire."""
 
 
+class Exporter(Protocol):
+    """Exports the records, besides the sink."""
+
+    def write(self, record: Record) -> None:
+        """Take one record."""
+
+    def add(self, lines: bytes) -> None:
+        """Take records as JSON lines."""
+
+
 class Pipeline:
     """One capture, from its first record to its last."""
 
@@ -67,14 +77,17 @@ class Pipeline:
         *,
         route: str = "socket",
         decryption: Decryption | None = None,
+        exporter: Exporter | None = None,
     ) -> None:
         """Interpret syscall numbers as those of ``machine``; copy the wire to ``recorder``.
 
         ``applied`` names the filters that the kernel has already applied. ``route`` is where the
         probe is attached: ``socket`` or ``syscall``. ``decryption`` takes what begins as TLS.
+        ``exporter`` gets all records that ``sink`` gets.
         """
         self._settings = settings
         self._sink = sink
+        self._exporter = exporter
         self._processes = processes
         self._syscalls = syscalls.names(machine)
         self._recorder = recorder
@@ -228,6 +241,8 @@ class Pipeline:
         if taken.lines:
             assert self._lines is not None
             self._lines.add(taken.lines)
+            if self._exporter is not None:
+                self._exporter.add(taken.lines)
             self.account.requests += taken.requests
             self.account.responses += taken.responses
             self.account.fast += taken.requests + taken.responses
@@ -370,6 +385,8 @@ class Pipeline:
         if self.full:
             return
         self._sink.write(record)
+        if self._exporter is not None:
+            self._exporter.write(record)
         account = self.account
         if record["type"] == REQUEST:
             account.requests += 1

@@ -49,6 +49,8 @@ from profiler.privileges.confinement import ConfinementError, confine, user_for
 from profiler.privileges.helper import Helper
 
 if TYPE_CHECKING:
+    from profiler.exchanges.redact import Redactor
+    from profiler.outputs.otlp.exporter import Exporter
     from profiler.schema import Record
 
 _CLOCK_SECONDS = 1.0
@@ -105,6 +107,10 @@ def capture(
             load_decryption()
             _say("--tls-keys shows what the command encrypts: passwords, cookies, private content")
         _say(described(redactor, settings.record is not None))
+        exporter = _exporter(settings, redactor, user, replay=False)
+        if exporter:
+            stack.callback(exporter.close)
+            settings = replace(settings, exporter_pid=exporter.pid)
         _say("loading the probe ...")
         engine = stack.enter_context(open_engine(settings))
         recorder = stats = None
@@ -130,6 +136,7 @@ def capture(
             engine.applied,
             route=engine.route,
             decryption=Decryption() if key_source else None,
+            exporter=exporter,
         )
         if engine.fallback:
             _say(f"not used: {engine.fallback}")
@@ -139,8 +146,9 @@ def capture(
         if user:
             # The user may be unable to read the directories from which Python imports modules.
             charset.load_all()
-            for shared in (engine, sink, processes, *((stats,) if stats else ())):
-                shared.share(helper)
+            for shared in (engine, sink, processes, stats, exporter):
+                if shared:
+                    shared.share(helper)
             helper.split()
             for missing in confine(user, settings.lossless):
                 _say(f"captured bytes are parsed {missing}")
@@ -154,17 +162,17 @@ def capture(
         how.append(f"after {time.monotonic() - started:.1f} s")
         _say(f"capturing ({', '.join(how)})" + ("" if attendant else "; Ctrl-C ends it"))
         if attendant and not received.stop:
-            attendant.begun(lambda: _account(engine, pipeline))
+            attendant.begun(lambda: _account(engine, pipeline, exporter))
         # However the loop ends, the summary comes directly before the error.
         stack.callback(lambda: _say_summary(pipeline.account))
         try:
             _run(
-                *(engine, helper, pipeline, sink, stats),
+                *(engine, helper, pipeline, sink, stats, exporter),
                 *(failures, received, settings.duration, attendant, key_source),
             )
         finally:
             try:
-                _end(engine, pipeline, sink, key_source)
+                _end(engine, pipeline, sink, key_source, exporter)
             finally:
                 if stats:
                     failures.attempt(stats.write, pipeline.account)
@@ -195,14 +203,16 @@ def replay(path: Path, settings: Settings, key_log: Path | None = None) -> None:
         settings.output, settings.format, settings.redact, rotation=settings.rotation
     )
     _say(described(redactor))
+    exporter = _exporter(settings, redactor, None, replay=True)
     origin = recording.origin
     pipeline = Pipeline(
         *(settings, sink, Processes(proc=None), origin.machine),
         route=origin.route,
         decryption=Decryption(),
+        exporter=exporter,
     )
     damage = None
-    with contextlib.closing(sink):
+    with contextlib.closing(sink), contextlib.closing(exporter or contextlib.ExitStack()):
         pipeline.learn(keys)
         try:
             for record in recording.records():
@@ -212,6 +222,8 @@ def replay(path: Path, settings: Settings, key_log: Path | None = None) -> None:
         except CaptureFileError as error:
             damage = error
         pipeline.finish()
+    if exporter:
+        pipeline.account.exported = exporter.counts()
     _say_summary(pipeline.account)
     if damage:
         raise damage
@@ -306,6 +318,7 @@ def _run(
     pipeline: Pipeline,
     sink: Sink,
     stats: Stats | None,
+    exporter: Exporter | None,
     failures: _Failures,
     received: Signals,
     duration: float | None,
@@ -330,23 +343,49 @@ def _run(
         _feed_all(engine, pipeline, records)
         _say_problems(engine)
         sink.flush()
+        if exporter:
+            exporter.flush()
         if pipeline.account.faults and not fault_reported:
             fault_reported = True
             (cause,) = list(pipeline.account.faults)[:1]
             _say(f"an error dropped a connection, the capture continues: {cause}")
         if received.counts:
             received.counts = False
-            _say_summary(_account(engine, pipeline))
+            _say_summary(_account(engine, pipeline, exporter))
         if stats and stats.due():
-            failures.attempt(stats.write, _account(engine, pipeline))
+            failures.attempt(stats.write, _account(engine, pipeline, exporter))
         if received.stop or pipeline.full or (end is not None and time.monotonic() >= end):
             return
         if attendant and not attendant.goes_on(not records):
             return
 
 
-def _account(engine: Engine, pipeline: Pipeline) -> Account:
-    return replace(pipeline.account, kernel=engine.account())
+def _account(engine: Engine, pipeline: Pipeline, exporter: Exporter | None) -> Account:
+    exported = exporter.counts() if exporter else None
+    return replace(pipeline.account, kernel=engine.account(), exported=exported)
+
+
+def _exporter(
+    settings: Settings, redactor: Redactor | None, user: struct_passwd | None, replay: bool
+) -> Exporter | None:
+    """Return what ``--otlp`` requests. Raises UsageError."""
+    if settings.otlp is None:
+        return None
+    from profiler.outputs.otlp.endpoint import endpoint
+    from profiler.outputs.otlp.exporter import Exporter
+
+    target = endpoint(settings.otlp, os.environ)
+    # What leaves the machine is redacted, unless the user says otherwise.
+    redact = redactor is not None or settings.redact is not False
+    _say(f"spans go to {target}" + ("" if redact else "; secrets in them are shown"))
+    return Exporter(
+        target, redact=redact, replay=replay, user=user, say=_say, max_bytes=settings.otlp_queue
+    )
+
+
+def _end_export(exporter: Exporter, account: Account) -> None:
+    exporter.close()
+    account.exported = exporter.counts()
 
 
 def _feed_all(engine: Engine, pipeline: Pipeline, records: list[bytes]) -> None:
@@ -354,7 +393,13 @@ def _feed_all(engine: Engine, pipeline: Pipeline, records: list[bytes]) -> None:
         engine.ignore(not_http)
 
 
-def _end(engine: Engine, pipeline: Pipeline, sink: Sink, key_source: KeySource | None) -> None:
+def _end(
+    engine: Engine,
+    pipeline: Pipeline,
+    sink: Sink,
+    key_source: KeySource | None,
+    exporter: Exporter | None,
+) -> None:
     """Run every step, even after one that fails: a full disk must not hide the counts."""
     records = engine.stop()
     document = json.dumps(engine.account().to_json()).encode()
@@ -364,6 +409,8 @@ def _end(engine: Engine, pipeline: Pipeline, sink: Sink, key_source: KeySource |
         steps.insert(0, partial(_learn_all, pipeline, key_source))
     # Closed before the summary: a sink may use the whole screen until it is closed.
     steps += [pipeline.finish, sink.flush, sink.close]
+    if exporter:
+        steps.append(partial(_end_export, exporter, pipeline.account))
     failure = None
     for step in steps:
         try:

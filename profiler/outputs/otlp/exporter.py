@@ -1,0 +1,330 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The process that exports spans, and the capture's end of it.
+
+The capture writes records into a pipe and never waits for it (a replay does). The process has two
+threads: one reads the pipe, pairs and encodes; the other sends. The counts are in memory that both
+processes map. The end of the pipe is the end of the capture: what is left is sent within a bounded
+time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import mmap
+import os
+import select
+import signal
+import sys
+import time
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from pwd import struct_passwd
+from struct import Struct
+from typing import TYPE_CHECKING, NoReturn
+
+import orjson
+
+from profiler.accounting import Exported
+from profiler.exchanges.pair import RoleSide, Sides
+from profiler.exchanges.redact import Redactor
+from profiler.exchanges.text import visible_lines
+from profiler.outputs.otlp.delivery import DROPPED, Queue, Sender
+from profiler.outputs.otlp.endpoint import Endpoint
+from profiler.outputs.otlp.spans import Encoder, is_export
+from profiler.privileges.confinement import confine
+
+if TYPE_CHECKING:
+    from profiler.privileges.helper import Helper
+    from profiler.schema import Record
+
+FLUSH_SECONDS = 10.0
+"""How long the end of a capture waits for a Collector."""
+PATIENCE_SECONDS = 60.0
+"""How long a replay tries to reach a Collector."""
+
+_BATCH = 64 * 1024
+_PIPE_BYTES = 1024 * 1024  # /proc/sys/fs/pipe-max-size
+_PENDING_MAX = 8 * 1024 * 1024
+_POLL_SECONDS = 0.2
+# For the terminal and for service managers, all processes are one: the capture handles these.
+_BLOCKED = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1}
+# A record in memory, besides its text.
+_RECORD_SIZE = 1500
+
+
+class _SharedCounts:
+    """Numbers that one process writes and another reads, without waiting for each other."""
+
+    _layout = Struct(f"<{4 + len(DROPPED)}QI")
+
+    def __init__(self) -> None:
+        self._memory = mmap.mmap(-1, self._layout.size)
+        self.write(Exported())
+
+    def write(self, counts: Exported) -> None:
+        dropped = (counts.dropped.get(reason, 0) for reason in DROPPED)
+        numbers = counts.spans, counts.sent, counts.waiting, counts.left_out, *dropped
+        packed = self._layout.pack(*numbers, 0)[:-4]
+        self._memory[:] = packed + zlib.crc32(packed).to_bytes(4, "little")
+
+    def read(self) -> Exported:
+        while True:
+            content = self._memory[:]
+            *numbers, crc = self._layout.unpack(content)
+            # It is being written otherwise.
+            if zlib.crc32(content[:-4]) == crc:
+                spans, sent, waiting, left_out, *dropped = numbers
+                return Exported(spans, sent, waiting, dict(zip(DROPPED, dropped)), left_out)
+
+
+class Exporter:
+    """Takes the records of a capture, or of a replay, for the process that exports them.
+
+    The constructor forks that process. ``user`` is whom it becomes, without privileges; ``None``:
+    it stays who it is. ``say`` prints a line for the user. In a ``replay``, records wait for the
+    Collector instead of being dropped. ``max_bytes`` of spans may wait for it.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        *,
+        redact: bool,
+        replay: bool,
+        user: struct_passwd | None,
+        say: Callable[[str], None],
+        max_bytes: int,
+    ) -> None:
+        self._say = say
+        self._is_replay = replay
+        self._pending = bytearray()
+        self._shared = _SharedCounts()
+        self._messages_dropped = 0
+        self._is_over = False
+        reading, self._fd = os.pipe()
+        self._ended, ending = os.pipe()
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(self._fd, _F_SETPIPE_SZ, _PIPE_BYTES)
+        # What Python has buffered would be written twice.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKED)
+        self.pid = os.fork()
+        if self.pid == 0:
+            worker = _Worker(endpoint, redact, replay, max_bytes, self._shared, reading)
+            worker.serve(ending, user)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        os.close(reading)
+        os.close(ending)
+        os.set_blocking(self._fd, replay)
+
+    def share(self, helper: Helper) -> None:
+        """Keep ``helper`` from holding the pipe open."""
+        fd = self._fd
+        helper.at_start(lambda: os.close(fd))
+
+    def write(self, record: Record) -> None:
+        """Take a record."""
+        # A span has no content.
+        slim = {**record, "body": "", "raw_payload": ""}
+        self.add(orjson.dumps(slim, option=orjson.OPT_APPEND_NEWLINE))
+
+    def add(self, lines: bytes) -> None:
+        """Take records as JSON lines."""
+        self._pending += lines
+        if len(self._pending) >= _BATCH:
+            self.flush()
+
+    def flush(self) -> None:
+        """Pass on what fits into the pipe."""
+        pending = self._pending
+        try:
+            while pending and not self._is_over:
+                del pending[: os.write(self._fd, pending)]
+        except BlockingIOError:
+            if len(pending) > _PENDING_MAX:
+                # The rest of a line must follow its beginning.
+                whole = pending.index(b"\n") + 1
+                self._messages_dropped += pending.count(b"\n", whole)
+                del pending[whole:]
+        except BrokenPipeError:
+            self._is_over = True
+            self._say(_STOPPED)
+        if self._is_over:
+            self._messages_dropped += pending.count(b"\n")
+            pending.clear()
+
+    def counts(self) -> Exported:
+        """Return what became of the spans so far."""
+        counts = self._shared.read()
+        dropped = counts.dropped
+        if self._is_over:
+            dropped = {**dropped, "stopped": dropped["stopped"] + counts.waiting}
+        return Exported(
+            counts.spans,
+            counts.sent,
+            0 if self._is_over else counts.waiting,
+            dropped,
+            counts.left_out,
+            self._messages_dropped,
+        )
+
+    def close(self) -> None:
+        """Let the process send what is left, and end."""
+        if self._fd == -1:
+            return
+        limit = None if self._is_replay else time.monotonic() + FLUSH_SECONDS
+        while self._pending and not self._is_over:
+            select.select([], [self._fd], [], _left(limit))
+            before = len(self._pending)
+            self.flush()
+            if len(self._pending) == before and limit and time.monotonic() >= limit:
+                self._messages_dropped += self._pending.count(b"\n")
+                break
+        os.close(self._fd)
+        self._fd = -1
+        # It has a limit of its own; this one is for a process that hangs.
+        is_readable, _, _ = select.select(
+            [self._ended], [], [], None if self._is_replay else FLUSH_SECONDS + 5
+        )
+        os.close(self._ended)
+        was_over, self._is_over = self._is_over, True
+        if is_readable and not was_over:
+            with contextlib.suppress(ChildProcessError):
+                if os.waitpid(self.pid, 0)[1]:
+                    self._say(_STOPPED)
+
+
+_STOPPED = "OTLP: the process that exports has ended before the capture; spans are missing"
+# fcntl.F_SETPIPE_SZ since Python 3.10.
+_F_SETPIPE_SZ = 1031
+
+
+def _left(limit: float | None) -> float | None:
+    return None if limit is None else max(limit - time.monotonic(), 0.0)
+
+
+class _Worker:
+    """What the process does."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        redact: bool,
+        replay: bool,
+        max_bytes: int,
+        shared: _SharedCounts,
+        reading: int,
+    ) -> None:
+        self._shared = shared
+        self._reading = reading
+        self._is_replay = replay
+        # A recording may be of another machine.
+        host = None if replay else os.uname().nodename
+        self._encoder = Encoder(Redactor() if redact else None, endpoint.attributes, host)
+        self._sides = Sides()
+        self._left_out = 0
+        self._queue = Queue(max_bytes)
+        patience = PATIENCE_SECONDS if replay else None
+        self._sender = Sender(self._queue, endpoint, _report, patience)
+
+    def serve(self, ending: int, user: struct_passwd | None) -> NoReturn:
+        """Export until the pipe ends, in the forked process. ``ending`` closes with it."""
+        code = 1
+        try:
+            _leave_files({self._reading, ending})
+            with contextlib.suppress(OSError):
+                Path("/proc/self/comm").write_text("http-prof-otlp")
+            # Reading the ring is more urgent.
+            os.nice(5)
+            # The user may be unable to read the directories from which Python imports modules.
+            "localhost".encode("idna")
+            if user is not None:
+                confine(user, network=True)
+            self._sender.start()
+            self._read_all()
+            self._finish()
+            code = 0
+        except Exception as error:
+            # Without its text: that may contain secrets.
+            _report(f"OTLP: {type(error).__name__}: please report this as a bug of http-profiler")
+        finally:
+            # No cleanup of objects: they belong to the other process.
+            os._exit(code)
+
+    def _read_all(self) -> None:
+        buffer = b""
+        while True:
+            is_readable, _, _ = select.select([self._reading], [], [], _POLL_SECONDS)
+            if is_readable:
+                data = os.read(self._reading, _PIPE_BYTES)
+                if not data:
+                    return
+                *lines, buffer = (buffer + data).split(b"\n")
+                for line in lines:
+                    self._take(line)
+            self._emit_all(self._sides.expire(time.monotonic_ns()))
+            self._publish()
+
+    def _take(self, line: bytes) -> None:
+        record: Record = orjson.loads(line)
+        content = len(record.pop("body", "")) + len(record.pop("raw_payload", ""))
+        # A line of the fast path has the content.
+        size = _RECORD_SIZE + max(len(line) - content, 0)
+        self._emit_all(self._sides.add(record, size, time.monotonic_ns()))
+
+    def _emit_all(self, found: list[RoleSide]) -> None:
+        for role, side in found:
+            try:
+                if is_export(side):
+                    self._left_out += 1
+                    continue
+                span = self._encoder.span(role, side)
+            except Exception as error:
+                # A peer chose what is encoded: the others are exported.
+                if self._queue.count_error() == 1:
+                    _report(f"OTLP: {type(error).__name__} in a span: please report this as a bug")
+                continue
+            self._queue.put(span, self._may_wait)
+
+    def _may_wait(self) -> bool:
+        self._publish()
+        return self._is_replay and not self._sender.has_given_up
+
+    def _publish(self) -> None:
+        counts = self._queue.snapshot()
+        self._shared.write(
+            Exported(counts.spans, counts.sent, counts.waiting, counts.dropped, self._left_out)
+        )
+
+    def _finish(self) -> None:
+        self._emit_all(self._sides.finish())
+        self._queue.close()
+        limit = None if self._is_replay else time.monotonic() + FLUSH_SECONDS
+        while not self._queue.drained(_POLL_SECONDS):
+            self._publish()
+            if self._sender.has_given_up:
+                self._queue.drop_all("unreachable")
+            elif limit is not None and time.monotonic() >= limit:
+                self._queue.drop_all("end")
+        self._publish()
+
+
+def _report(text: str) -> None:
+    with contextlib.suppress(OSError):
+        os.write(2, f"http-profiler: {visible_lines(text)}\n".encode("utf-8", "replace"))
+
+
+def _leave_files(kept: set[int]) -> None:
+    """Close what only the capture needs, and leave standard input and output to it."""
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    os.dup2(null, 1)
+    for entry in list(Path("/proc/self/fd").iterdir()):
+        number = int(entry.name)
+        if number > 2 and number not in kept:
+            # One of them was the list's own.
+            with contextlib.suppress(OSError):
+                os.close(number)
