@@ -212,7 +212,8 @@ def replay(path: Path, settings: Settings, key_log: Path | None = None) -> None:
         exporter=exporter,
     )
     damage = None
-    with contextlib.closing(sink), contextlib.closing(exporter or contextlib.ExitStack()):
+    # The lines are written first: the end of the export may wait for a Collector.
+    with contextlib.closing(exporter or contextlib.ExitStack()), contextlib.closing(sink):
         pipeline.learn(keys)
         try:
             for record in recording.records():
