@@ -15,9 +15,10 @@ the profilers that made them never talk to each other. Rules, in this order:
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from hashlib import blake2b
-from typing import TYPE_CHECKING, NamedTuple
+from struct import Struct
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote
 
 from profiler import __version__
@@ -31,6 +32,7 @@ from profiler.exchanges.model import (
     nanoseconds,
     outcome,
     reasons,
+    remote,
     repeated_request,
     service_of,
 )
@@ -42,11 +44,12 @@ from profiler.outputs.otlp.protobuf import (
     integer,
     message,
     string,
+    varint,
 )
 
 if TYPE_CHECKING:
     from profiler.exchanges.redact import Redactor
-    from profiler.schema import Record
+    from profiler.schema import Headers, Record
 
 # trace/v1/trace.proto
 _SERVER, _CLIENT = 2, 3
@@ -72,7 +75,14 @@ _EXPORT_PATH = re.compile(
     r"|/opentelemetry\.proto\.collector\.[^?]*/Export"
 )
 _EXPORT_TYPES = ("application/x-protobuf", "application/json", "application/grpc")
-_RESOURCES_MAX = 1024
+_NAMED = (":authority", "host", ":scheme", "user-agent")
+_ENDS = ("source_ip", "source_port", "dest_ip", "dest_port", "source_path", "dest_path")
+_OF_PROCESS = ("pid", "process_start", "service", "cmdline", "comm", "cgroup")
+_AUTHORITY_END = re.compile("[/?#]")
+_EMPTY: Any = {}
+# Parts of a kind that are kept, and the size up to which one is.
+_KEPT_MAX = 1024
+_KEPT_BYTES = 2048
 
 
 class Span(NamedTuple):
@@ -102,18 +112,21 @@ class Ids(NamedTuple):
 
 def ids_of(side: Side, role: str) -> Ids:
     """Return the ids of a side's exchange, from what both ends know of its request."""
-    seen = side.records[0]
+    seen = side.request or side.records[0]
     connection, sequence = seen.get("connection"), seen.get("sequence")
     is_shared = connection is not None and sequence is not None
     if is_shared:
-        parts: list[object] = [connection, seen["type"], sequence]
+        text = f"{connection}\0{seen['type']}\0{sequence}"
         if "tls" in seen:
             # It begins at 0 in each connection, and a later one can have the same ports.
-            parts.append(next((header(one, "date") for one in side.responses), None))
+            text += f"\0{next((header(one, 'date') for one in side.responses), None)}"
     else:
-        parts = [seen.get(name) for name in ("timestamp", "type", "netns", "pid", "exchange")]
-        parts.append(role)
-    digest = blake2b("\0".join(map(str, parts)).encode(), digest_size=32).digest()
+        get = seen.get
+        text = (
+            f"{get('timestamp')}\0{seen['type']}\0{get('netns')}\0{get('pid')}\0"
+            f"{get('exchange')}\0{role}"
+        )
+    digest = blake2b(text.encode("utf-8", "replace"), digest_size=32).digest()
     return Ids(digest[:16], digest[16:24], digest[24:], is_shared)
 
 
@@ -144,79 +157,81 @@ class Encoder:
 
     ``redactor`` hides secrets in what is taken from messages. ``given`` are the attributes of
     every resource that the user gave, and ``host`` is the name of the captured machine.
+
+    A span is joined from encoded parts. Those that spans share are kept: resources, the ends of a
+    connection, URLs, and the rest of the attributes that are not numbers of their own.
     """
 
     def __init__(self, redactor: Redactor | None, given: Mapping[str, str], host: str | None):
         self._redactor = redactor
         self._given = {**({"host.name": host} if host else {}), **given}
         self._resources: dict[tuple[object, ...], bytes] = {}
+        self._addresses = _Kept(_addresses)
+        self._urls = _Kept(self._url)
+        self._shapes = _Kept(self._shape)
 
     def span(self, role: str, side: Side) -> Span:
         """Return the span of a side."""
-        records = side.records
-        seen, response = records[0], side.response
-        request = side.request or repeated_request(side) or {}
+        response = side.response
+        seen = side.request or side.records[0]
+        request = side.request or repeated_request(side) or _EMPTY
         is_client = role == "client"
         ids = ids_of(side, role)
         start = nanoseconds(seen["timestamp"])
         end = _end(side, start)
-        why = list(dict.fromkeys(reasons(side)))
-        error = _error(side, is_client)
-
-        method = request.get("method")
-        is_known = method in _METHODS
-        name = method if is_known else "HTTP"
+        get, headers = seen.get, request.get("headers", {})
+        named, host, scheme, agent = map(headers.get, _NAMED)
+        if list in (type(named), type(host), type(scheme), type(agent)):
+            # A repeated field, which is no key.
+            named, host, scheme, agent = (header(request, name) for name in _NAMED)
+        method, tls = request.get("method"), seen.get("tls")
+        proxied = seen.get("proxy", _EMPTY)
+        # Where the request names no valid host, its server's address stands for it.
+        far = remote(seen)
         parts = [
-            string(5, str(name)),
-            integer(6, _CLIENT if is_client else _SERVER),
-            fixed64(7, start),
-            fixed64(8, end),
-            message(2, ids.client if is_client else ids.server),
-        ]
-        self._relate(parts, ids, request, is_client)
-        if method is not None:
-            parts.append(
-                common(_ATTRIBUTES, "http.request.method", method if is_known else "_OTHER")
-            )
-            if not is_known:
-                parts.append(attribute(_ATTRIBUTES, "http.request.method_original", method))
-        self._add_url(parts, request, seen, is_client)
-        _add_addresses(parts, seen, is_client)
-        version = seen.get("http_version")
-        if version is not None:
-            parts.append(common(_ATTRIBUTES, "network.protocol.name", "http"))
-            parts.append(common(_ATTRIBUTES, "network.protocol.version", version))
-        agent = header(request, "user-agent")
-        if agent is not None:
-            if self._redactor is not None:
-                agent = self._redactor.header("user-agent", agent)
-            make = common if len(agent) < 200 else attribute
-            parts.append(make(_ATTRIBUTES, "user_agent.original", agent))
-        if side.request is not None and "bytes" in side.request:
-            parts.append(attribute(_ATTRIBUTES, "http.request.size", side.request["bytes"]))
-        if response is not None:
-            if "status_code" in response:
-                status = response["status_code"]
-                parts.append(common(_ATTRIBUTES, "http.response.status_code", status))
-                parts.append(attribute(_ATTRIBUTES, "http.response.size", response["bytes"]))
-            code = grpc_status(response)
-            if code is not None:
-                parts.append(common(_ATTRIBUTES, "rpc.system", "grpc"))
-                parts.append(common(_ATTRIBUTES, "rpc.grpc.status_code", code))
-        else:
-            why.append("response_not_seen")
-        if side.request is None:
-            why.append("request_not_seen")
+            _SPAN_ID,
+            ids.client if is_client else ids.server,
+            _times(b"\x39", start, b"\x41", end),
+            self._relation(ids, request, headers, is_client),
+            self._shapes(
+                is_client, method, get("http_version"),
+                response.get("status_code") if response is not None else None,
+                agent, tls.get("version", "") if tls is not None else None,
+            ),
+            self._addresses(
+                is_client, seen["type"] == "request", *map(get, _ENDS),
+                proxied.get("source_ip"), proxied.get("source_port"),
+            ),
+            self._urls(
+                is_client, method, request.get("url"), named, host, scheme, far, tls is not None
+            ),
+        ]  # fmt: skip
+        if side.request is not None:
+            parts.append(_request_size(side.request["bytes"]))
+        if response is not None and "status_code" in response:
+            parts.append(_response_size(response["bytes"]))
         if "tid" in seen:
-            parts.append(attribute(_ATTRIBUTES, "thread.id", seen["tid"]))
-        tls = seen.get("tls")
-        if tls is not None:
-            parts.append(common(_ATTRIBUTES, "tls.protocol.name", "tls"))
-            if "version" in tls:
-                parts.append(common(_ATTRIBUTES, "tls.protocol.version", tls["version"]))
+            parts.append(_thread(seen["tid"]))
+        if not _is_plain(side):
+            self._add_result(parts, side, is_client, end)
+        return Span(self._resource(seen), b"".join(parts))
+
+    def _add_result(self, parts: list[bytes], side: Side, is_client: bool, end: int) -> None:
+        """Add what went wrong, and why something is missing."""
+        response = side.response
+        code = grpc_status(response) if response is not None else None
+        if code is not None:
+            parts.append(common(_ATTRIBUTES, "rpc.system", "grpc"))
+            parts.append(common(_ATTRIBUTES, "rpc.grpc.status_code", code))
+        error = _error(side, is_client, code)
         if error is not None:
             parts.append(common(_ATTRIBUTES, "error.type", error))
             parts.append(_STATUS_ERROR)
+        why = list(dict.fromkeys(reasons(side)))
+        if response is None:
+            why.append("response_not_seen")
+        if side.request is None:
+            why.append("request_not_seen")
         if why:
             parts.append(
                 message(
@@ -226,64 +241,105 @@ class Encoder:
                     + attribute(3, "http_profiler.reasons", why),
                 )
             )
-        return Span(self._resource(seen), b"".join(parts))
 
-    def _relate(self, parts: list[bytes], ids: Ids, request: Record, is_client: bool) -> None:
-        """Add the trace, the parent and the link, by the rules of the module."""
-        parent = parent_of(request) if request else None
-        if parent is not None:
-            flags = parent.flags & 0xFF | _HAS_IS_REMOTE
-            parts.append(message(1, parent.trace))
-            parts.append(message(4, parent.span))
-            parts.append(fixed32(16, flags if is_client else flags | _IS_REMOTE))
-            state = ",".join(values(request, "tracestate"))
-            if self._redactor is not None:
-                state = self._redactor.header("tracestate", state)
-            if state:
-                parts.append(string(3, state))
-            if not is_client and ids.is_shared:
-                link = message(1, parent.trace) + message(2, ids.client)
-                parts.append(message(13, link))
-            return
-        parts.append(message(1, ids.trace))
+    def _relation(self, ids: Ids, request: Record, headers: Headers, is_client: bool) -> bytes:
+        """Encode the trace, the parent and the link, by the rules of the module."""
+        parent = parent_of(request) if "traceparent" in headers else None
+        if parent is None:
+            trace = _TRACE_ID + ids.trace
+            if is_client or not ids.is_shared:
+                return trace
+            return trace + _PARENT_ID + ids.client + _REMOTE_PARENT
+        flags = parent.flags & 0xFF | _HAS_IS_REMOTE | (0 if is_client else _IS_REMOTE)
+        parts = [
+            *(_TRACE_ID, parent.trace, _PARENT_ID, parent.span),
+            fixed32(16, flags),
+        ]
+        state = ",".join(values(request, "tracestate"))
+        if state:
+            hidden = state if self._redactor is None else self._redactor.header("tracestate", state)
+            parts.append(string(3, hidden))
         if not is_client and ids.is_shared:
-            parts.append(message(4, ids.client))
-            parts.append(fixed32(16, _HAS_IS_REMOTE | _IS_REMOTE))
+            parts.append(message(13, message(1, parent.trace) + message(2, ids.client)))
+        return b"".join(parts)
 
-    def _add_url(self, parts: list[bytes], request: Record, seen: Record, is_client: bool) -> None:
-        if "url" not in request:
-            return
-        url = absolute_url(request, seen)
+    def _shape(
+        self,
+        is_client: bool,
+        method: str | None,
+        version: str | None,
+        status: int | None,
+        agent: str | None,
+        tls: str | None,
+    ) -> bytes:
+        is_known = method in _METHODS
+        parts = [
+            string(5, str(method) if is_known else "HTTP"),
+            integer(6, _CLIENT if is_client else _SERVER),
+        ]
+        attributes: dict[str, str | int | None] = {
+            "http.request.method": method if is_known or method is None else "_OTHER",
+            "http.request.method_original": None if is_known else method,
+            "network.protocol.name": None if version is None else "http",
+            "network.protocol.version": version,
+            "http.response.status_code": status,
+            "tls.protocol.name": None if tls is None else "tls",
+            "tls.protocol.version": tls or None,
+        }
+        if agent is not None:
+            redactor = self._redactor
+            hidden = agent if redactor is None else redactor.header("user-agent", agent)
+            attributes["user_agent.original"] = hidden
+        return b"".join(parts) + _joined(attributes)
+
+    def _url(
+        self,
+        is_client: bool,
+        method: str | None,
+        target: str | None,
+        named: str | None,
+        host: str | None,
+        scheme: str | None,
+        far: str | None,
+        is_tls: bool,
+    ) -> bytes:
+        if target is None:
+            return b""
+        headers = {":authority": named, "host": host, ":scheme": scheme}
+        asked: Any = {
+            "type": "request", "url": target, "method": method, "dest_path": far,
+            "headers": {name: value for name, value in headers.items() if value is not None},
+            **({"tls": {}} if is_tls else {}),
+        }  # fmt: skip
+        url = absolute_url(asked, asked)
         if self._redactor is not None:
             url = self._redactor.url(url)
         scheme, _, rest = url.partition("://")
-        authority, slash, _ = rest.partition("/")
-        authority = authority.rpartition("@")[2]
-        address, port = _split(authority)
-        if address:
-            parts.append(common(_ATTRIBUTES, "server.address", address[:255]))
-        port = port or {"http": 80, "https": 443}.get(scheme)
-        if port is not None:
-            parts.append(common(_ATTRIBUTES, "server.port", port))
-        parts.append(common(_ATTRIBUTES, "url.scheme", scheme[:64]))
+        authority = _AUTHORITY_END.split(rest, maxsplit=1)[0]
+        address, port = _split(authority.rpartition("@")[2])
+        attributes: dict[str, str | int | None] = {
+            "server.address": address or None,
+            "server.port": port or {"http": 80, "https": 443}.get(scheme),
+            "url.scheme": scheme,
+        }
         if is_client:
-            parts.append(attribute(_ATTRIBUTES, "url.full", url))
-            return
-        if request.get("method") == "CONNECT":
-            return
-        target = rest[len(rest.partition("/")[0]) :].partition("#")[0] if slash else "/"
-        path, _, query = target.partition("?")
-        parts.append(attribute(_ATTRIBUTES, "url.path", path))
-        if query:
-            parts.append(attribute(_ATTRIBUTES, "url.query", query))
+            attributes["url.full"] = url
+        elif method != "CONNECT":
+            path, _, query = rest[len(authority) :].partition("#")[0].partition("?")
+            attributes["url.path"] = path or "/"
+            attributes["url.query"] = query or None
+        return _joined(attributes)
 
     def _resource(self, seen: Record) -> bytes:
-        names = ("pid", "process_start", "service", "cmdline", "comm", "cgroup")
-        container, pod = seen.get("container", {}), seen.get("pod", {})
-        key = (*map(seen.get, names), *container.values(), len(container), *pod.values())
+        container, pod = seen.get("container"), seen.get("pod")
+        key = (
+            *map(seen.get, _OF_PROCESS),
+            tuple(container.values()) if container else None,
+            tuple(pod.values()) if pod else None,
+        )
         found = self._resources.get(key)
         if found is None:
-            if len(self._resources) >= _RESOURCES_MAX:
+            if len(self._resources) >= _KEPT_MAX:
                 self._resources.clear()
             attributes = {**resource_of(seen), **self._given}
             found = b"".join(attribute(1, *each) for each in attributes.items())
@@ -291,6 +347,55 @@ class Encoder:
         return found
 
 
+class _Kept:
+    """Keeps what ``make`` returns for short arguments, in bounded memory."""
+
+    def __init__(self, make: Callable[..., bytes]) -> None:
+        self._make = make
+        self._kept: dict[tuple[object, ...], bytes] = {}
+
+    def __call__(self, *key: object) -> bytes:
+        found = self._kept.get(key)
+        if found is None:
+            found = self._make(*key)
+            texts = (part for part in key if isinstance(part, str))
+            if len(found) + sum(map(len, texts)) <= _KEPT_BYTES:
+                if len(self._kept) >= _KEPT_MAX:
+                    self._kept.clear()
+                self._kept[key] = found
+        return found
+
+
+def _joined(attributes: Mapping[str, str | int | None]) -> bytes:
+    return b"".join(
+        attribute(_ATTRIBUTES, name, value)
+        for name, value in attributes.items()
+        if value is not None
+    )
+
+
+def _number(name: str) -> Callable[[int], bytes]:
+    """Return an encoder for an attribute with a number, which differs between spans."""
+    key = string(1, name)
+    before = [
+        b"\x4a" + bytes((len(key) + 3 + size, *key, 0x12, 1 + size, 0x18)) for size in range(11)
+    ]
+
+    def encode(value: int) -> bytes:
+        encoded = varint(value)
+        return before[len(encoded)] + encoded
+
+    return encode
+
+
+_request_size = _number("http.request.size")
+_response_size = _number("http.response.size")
+_thread = _number("thread.id")
+
+# Fields of Span before their values: 1, 2 and 4 are ids; 7 and 8 are times.
+_TRACE_ID, _SPAN_ID, _PARENT_ID = b"\x0a\x10", b"\x12\x08", b"\x22\x08"
+_times = Struct("<cQcQ").pack
+_REMOTE_PARENT = fixed32(16, _HAS_IS_REMOTE | _IS_REMOTE)
 _STATUS_ERROR = message(15, integer(3, _ERROR))
 
 
@@ -335,33 +440,36 @@ def given_attributes(text: str, service: str) -> dict[str, str]:
     return given
 
 
-def _add_addresses(parts: list[bytes], seen: Record, is_client: bool) -> None:
-    is_request = seen["type"] == "request"
-    near, far = ("source", "dest") if is_request == is_client else ("dest", "source")
-    get = seen.get
-    if f"{far}_ip" in seen:
-        address, port = get(f"{far}_ip"), get(f"{far}_port")
-        parts.append(common(_ATTRIBUTES, "network.transport", "tcp"))
-        parts.append(common(_ATTRIBUTES, "network.peer.address", str(address)))
-        if port is not None:
-            parts.append(common(_ATTRIBUTES, "network.peer.port", int(str(port))))
-        parts.append(common(_ATTRIBUTES, "network.type", "ipv6" if ":" in str(address) else "ipv4"))
-        if is_client:
-            return
-        if f"{near}_ip" in seen:
-            parts.append(common(_ATTRIBUTES, "network.local.address", str(get(f"{near}_ip"))))
-            parts.append(common(_ATTRIBUTES, "network.local.port", int(str(get(f"{near}_port")))))
-        proxied = seen.get("proxy")
-        if proxied is not None:
-            address, port = proxied["source_ip"], proxied["source_port"]
-        parts.append(common(_ATTRIBUTES, "client.address", str(address)))
-        if port is not None:
-            parts.append(common(_ATTRIBUTES, "client.port", int(str(port))))
-    elif "source_path" in seen or "dest_path" in seen:
-        parts.append(common(_ATTRIBUTES, "network.transport", "unix"))
-        path = get(f"{far}_path")
-        if path is not None:
-            parts.append(common(_ATTRIBUTES, "network.peer.address", str(path)))
+def _addresses(
+    is_client: bool,
+    is_request: bool,
+    source_ip: str | None,
+    source_port: int | None,
+    dest_ip: str | None,
+    dest_port: int | None,
+    source_path: str | None,
+    dest_path: str | None,
+    proxied_ip: str | None,
+    proxied_port: int | None,
+) -> bytes:
+    ends = ((source_ip, source_port, source_path), (dest_ip, dest_port, dest_path))
+    near, far = ends if is_request == is_client else ends[::-1]
+    attributes: dict[str, str | int | None] = {}
+    address, port, path = far
+    if address is not None:
+        attributes = {
+            "network.transport": "tcp",
+            "network.type": "ipv6" if ":" in address else "ipv4",
+            "network.peer.address": address,
+            "network.peer.port": port,
+        }
+        if not is_client:
+            attributes["network.local.address"], attributes["network.local.port"], _ = near
+            attributes["client.address"] = address if proxied_ip is None else proxied_ip
+            attributes["client.port"] = port if proxied_ip is None else proxied_port
+    elif source_path is not None or dest_path is not None:
+        attributes = {"network.transport": "unix", "network.peer.address": path}
+    return _joined(attributes)
 
 
 def _end(side: Side, start: int) -> int:
@@ -374,17 +482,34 @@ def _end(side: Side, start: int) -> int:
     return max(start, nanoseconds(response["timestamp"]))
 
 
-def _error(side: Side, is_client: bool) -> str | None:
+def _is_plain(side: Side) -> bool:
+    """Whether a side is whole and no error, as most are."""
+    request, response = side.request, side.response
+    return (
+        request is not None
+        and response is not None
+        and response.get("status_code", 500) < 400
+        and "incomplete" not in response
+        and "incomplete" not in request
+        and "trailers" not in response
+        and "grpc-status" not in response.get("headers", ())
+        and not side.interim
+    )
+
+
+def _error(side: Side, is_client: bool, grpc: int | None) -> str | None:
     """Return ``error.type``; ``None`` if the span is not an error."""
     response = side.response
     status = response.get("status_code") if response is not None else None
-    if status is not None and status >= (400 if is_client else 500):
-        return str(status)
+    if status is not None:
+        if status >= (400 if is_client else 500):
+            return str(status)
+        if not grpc and not any("incomplete" in record for record in side.records):
+            return None
     if outcome(Exchange(side, None)) != "failed":
         return None
-    code = grpc_status(response) if response is not None else None
-    if code:
-        return str(code)
+    if grpc:
+        return str(grpc)
     return next((why for why in reasons(side) if why in _NO_RESPONSE), "_OTHER")
 
 
