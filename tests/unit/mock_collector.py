@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gzip
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -83,7 +84,9 @@ def close(handler: BaseHTTPRequestHandler) -> None:
 
 
 @contextmanager
-def mock_collector(*answers: Answer, port: int = 0) -> Iterator[MockCollector]:
+def mock_collector(
+    *answers: Answer, port: int = 0, tls: ssl.SSLContext | None = None
+) -> Iterator[MockCollector]:
     collector = MockCollector(*answers)
     connections: list[socket.socket] = []
 
@@ -101,7 +104,9 @@ def mock_collector(*answers: Answer, port: int = 0) -> Iterator[MockCollector]:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
-    collector.url = f"http://127.0.0.1:{server.server_port}"
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
+    collector.url = f"http{'s' if tls else ''}://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     try:

@@ -3,12 +3,20 @@
 
 from __future__ import annotations
 
+import datetime
+import ipaddress
 import socket
+import ssl
 import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
+from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from profiler.errors import UsageError
 from profiler.outputs.otlp import delivery
@@ -128,7 +136,7 @@ def test_tried_again(status: int) -> None:
 
 @pytest.mark.parametrize("form", ["seconds", "date"])
 def test_retry_after(form: str) -> None:
-    """The Collector says how long to wait: longer than this client would."""
+    """The Collector states how long to wait: longer than this client would."""
     value = "1"
     if form == "date":
         value = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(time.time() + 2))
@@ -244,6 +252,54 @@ def test_end_in_flight() -> None:
         assert delivery.counts() == {"sent": 0, "waiting": 0, "end": 3}
         collector.released.set()
         assert delivery.end() == {"sent": 0, "waiting": 0, "end": 3}
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certificate of 127.0.0.1, signed by itself, with its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "collector")])
+    today = datetime.datetime.now(datetime.timezone.utc)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(today - datetime.timedelta(days=1))
+        .not_valid_after(today + datetime.timedelta(days=1))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False
+        )
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
+        .sign(key, hashes.SHA256())
+    )
+    path = tmp_path_factory.mktemp("tls") / "certificate.pem"
+    path.write_bytes(
+        made.public_bytes(serialization.Encoding.PEM)
+        + key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    return path
+
+
+@pytest.mark.parametrize("is_trusted", [True, False])
+def test_tls(certificate: Path, is_trusted: bool) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    environment = {"OTEL_EXPORTER_OTLP_CERTIFICATE": str(certificate)} if is_trusted else {}
+    with mock_collector(tls=context) as collector:
+        delivery = Delivery(collector.url, patience=0.2, environment=environment)
+        if is_trusted:
+            assert delivery.end() == {"sent": 3, "waiting": 0}
+            assert delivery.lines == []
+        else:
+            assert delivery.end() == {"sent": 0, "waiting": 0, "unreachable": 3}
+            assert not collector.spans
+            assert "its certificate is not valid (self" in delivery.lines[0]
 
 
 @pytest.mark.parametrize(

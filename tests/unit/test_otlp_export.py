@@ -205,7 +205,7 @@ def test_hanging_collector(tmp_path: Path) -> None:
 
 
 def test_killed_exporter(tmp_path: Path) -> None:
-    """The capture continues without it, and says so in one line."""
+    """The capture continues without it, and reports it in one line."""
     output, stats = tmp_path / "lines.jsonl", tmp_path / "stats.jsonl"
     more = ("--output", str(output), "--stats", str(stats), "--stats-interval", "0.1")
     with mock_collector() as collector, capture("--otlp", collector.url, *more) as process:
