@@ -185,8 +185,8 @@ def add_output(parser: argparse.ArgumentParser, defaults: Settings | None = None
         "--otlp",
         default=argparse.SUPPRESS,
         metavar="URL",
-        help="also export spans to an OpenTelemetry Collector, by OTLP over HTTP, such as "
-        "http://localhost:4318; `env`: to $OTEL_EXPORTER_OTLP_ENDPOINT; secrets are redacted "
+        help="also export spans and metrics to an OpenTelemetry Collector, by OTLP over HTTP, such "
+        "as http://localhost:4318; `env`: to $OTEL_EXPORTER_OTLP_ENDPOINT; secrets are redacted "
         "unless --no-redact is given",
     )
     group.add_argument(

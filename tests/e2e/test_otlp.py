@@ -113,6 +113,8 @@ def test_each_end_once(collector: Collector, tmp_path: Path, case: str) -> None:
     assert ends_of(spans) == ends_in(map(json.loads, output.read_text().splitlines()))
     assert len({span["spanId"] for span, _ in spans}) == len(spans)
     assert f"spans {len(spans)} = sent {len(spans)} + dropped 0 + waiting 0" in said
+    counter = collector.metrics()["http_profiler.spans"]["sum"]["dataPoints"]
+    assert sum(int(point["asInt"]) for point in counter) == len(spans)
     # Both ends of an exchange are in one trace, and the client is the server's parent.
     clients = {span["spanId"]: span for span, _ in spans if span["kind"] == CLIENT}
     servers = [span for span, _ in spans if span["kind"] == SERVER]
@@ -154,7 +156,7 @@ def test_restarted_under_load(collector: Collector, tmp_path: Path) -> None:
     said = replay.end()
     collector.stop()
     spans = collector.spans()
-    assert said.count("accepts spans again") == 3
+    assert said.count("accepts data again") == 3
     assert f"spans {ends} = sent {ends} + dropped 0 + waiting 0" in said
     # Of a batch in flight, the answer may be lost: it comes again, with the same ids.
     assert len(distinct(spans)) == ends

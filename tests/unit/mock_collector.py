@@ -12,6 +12,9 @@ from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+    ExportMetricsServiceRequest,
+)
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
@@ -21,13 +24,16 @@ Answer = Callable[[BaseHTTPRequestHandler], None]
 
 
 class MockCollector:
-    """Answers requests with ``answers`` in their order, and accepts what comes after them."""
+    """Answers requests for traces with ``answers`` in their order, and accepts what comes after."""
 
     def __init__(self, *answers: Answer) -> None:
         self.answers = list(answers)
         self.requests: list[dict[str, str]] = []
         self.paths: list[str] = []
         self.resource_spans: list[Any] = []
+        self.resource_metrics: list[Any] = []
+        """Of the last request."""
+        self.metrics_status = 200
         self.released = threading.Event()
         """Ends the answer of :func:`hang`."""
         self.url = ""
@@ -43,6 +49,11 @@ class MockCollector:
 
     def take(self, handler: BaseHTTPRequestHandler) -> None:
         body = handler.rfile.read(int(handler.headers["Content-Length"]))
+        if handler.path == "/v1/metrics":
+            request = ExportMetricsServiceRequest.FromString(gzip.decompress(body))
+            self.resource_metrics = list(request.resource_metrics)
+            reply(handler, self.metrics_status)
+            return
         self.requests.append(dict(handler.headers.items()))
         self.paths.append(handler.path)
         if self.answers:

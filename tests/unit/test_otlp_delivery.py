@@ -131,7 +131,7 @@ def test_tried_again(status: int) -> None:
         assert len(collector.requests) == 3
     said, over = delivery.lines
     assert f"answers {status}" in said
-    assert "accepts spans again" in over
+    assert "accepts data again" in over
 
 
 @pytest.mark.parametrize("form", ["seconds", "date"])
@@ -323,6 +323,12 @@ def test_endpoint(url: str, environment: dict[str, str], expected: str) -> None:
     assert str(endpoint(url, environment)) == expected
 
 
+def test_metrics_endpoint() -> None:
+    assert str(endpoint("http://a:1/x", {}).metrics) == "http://a:1/x/v1/metrics"
+    assert endpoint("http://a:1", {"OTEL_METRICS_EXPORTER": "none"}).metrics is None
+    assert endpoint("env", {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://a:1/t"}).metrics is None
+
+
 @pytest.mark.parametrize(
     ("url", "environment", "said"),
     [
@@ -338,6 +344,7 @@ def test_endpoint(url: str, environment: dict[str, str], expected: str) -> None:
         ("http://a", {"OTEL_EXPORTER_OTLP_TIMEOUT": "soon"}, "milliseconds"),
         ("http://a", {"OTEL_EXPORTER_OTLP_HEADERS": "a=1,secret"}, "entry 2"),
         ("http://a", {"OTEL_EXPORTER_OTLP_HEADERS": "a=secret%0d%0ab"}, "entry 1"),
+        ("http://a", {"OTEL_METRIC_EXPORT_INTERVAL": "-1"}, "OTEL_METRIC_EXPORT_INTERVAL=-1"),
         ("http://a", {"OTEL_RESOURCE_ATTRIBUTES": "a"}, "OTEL_RESOURCE_ATTRIBUTES"),
         ("https://a", {"OTEL_EXPORTER_OTLP_CERTIFICATE": "/nowhere"}, "cannot use /nowhere"),
         ("https://a", {"OTEL_EXPORTER_OTLP_CERTIFICATE": __file__}, "no valid PEM"),

@@ -129,6 +129,39 @@ def test_each_end_once(tmp_path: Path) -> None:
         assert f"exported spans {count} = sent {count} + dropped 0 + waiting 0" in said
 
 
+def test_metrics(tmp_path: Path) -> None:
+    with mock_collector() as collector:
+        lines, _ = replay(tmp_path, "--otlp", collector.url)
+        found = {
+            metric.name: metric
+            for each in collector.resource_metrics
+            for scope in each.scope_metrics
+            for metric in scope.metrics
+        }
+        ends = [role for role, _, _ in sides(lines)]
+        counted = sum(
+            point.count
+            for name in ("http.server.request.duration", "http.client.request.duration")
+            for each in collector.resource_metrics
+            for scope in each.scope_metrics
+            for metric in scope.metrics
+            if metric.name == name
+            for point in metric.histogram.data_points
+        )
+        assert counted == len(ends)
+        assert sum(p.as_int for p in found["http_profiler.spans"].sum.data_points) == len(ends)
+
+
+def test_refused_metrics(tmp_path: Path) -> None:
+    """A Collector without a pipeline for metrics: one line, and the spans arrive."""
+    with mock_collector() as collector:
+        collector.metrics_status = 404
+        _, said = replay(tmp_path, "--otlp", collector.url)
+        assert said.count("/v1/metrics answers 404") == 1
+        count = len(collector.spans)
+        assert f"sent {count} + dropped 0" in said
+
+
 def test_full_queue(tmp_path: Path) -> None:
     """In a replay, spans wait for room; one that never has room is dropped and counted."""
     with mock_collector() as collector:
@@ -230,7 +263,7 @@ def test_confined(tmp_path: Path) -> None:
             until(lambda: bool(collector.spans))
             pid = child_of(process, "http-prof-otlp")
             tasks = list(Path(f"/proc/{pid}/task").iterdir())
-            assert len(tasks) == 2
+            assert len(tasks) == 3
             for task in tasks:
                 text = (task / "status").read_text()
                 status = dict(line.split(":", 1) for line in text.splitlines())

@@ -175,12 +175,99 @@ class Queue:
             return Counts(counts.spans, counts.sent, counts.waiting, dict(counts.dropped))
 
 
+class Client:
+    """Sends requests to a path of a Collector, on a connection that is kept.
+
+    ``report`` takes lines for the user: at most one a minute for each kind of trouble, and one when
+    it is over.
+    """
+
+    def __init__(self, endpoint: Endpoint, report: Callable[[str], None]) -> None:
+        self.endpoint = endpoint
+        self._report = report
+        self._connection: http.client.HTTPConnection | None = None
+        self._headers = {
+            "Content-Type": "application/x-protobuf",
+            "User-Agent": "http-profiler",
+            **({"Content-Encoding": "gzip"} if endpoint.gzip else {}),
+            **endpoint.headers,
+        }
+        self.since: float | None = None
+        """When sending began to fail, without a success since."""
+        self._reported: dict[object, float] = {}
+
+    def pack(self, request: bytes) -> bytes:
+        """Compress a request, if the endpoint requests it."""
+        return gzip.compress(request, 1) if self.endpoint.gzip else request
+
+    def note(self, answer: Answer) -> None:
+        """Report trouble, and its end."""
+        now = time.monotonic()
+        if answer.kind == "retry":
+            self.since = now if self.since is None else self.since
+        else:
+            if self.since is not None and answer.cause is None:
+                self._report(f"OTLP: {self.endpoint} accepts data again")
+                self._reported.clear()
+            self.since = None
+        if answer.cause is not None:
+            last = self._reported.get(answer.cause)
+            if last is None or now - last > _REPEAT_SECONDS:
+                self._reported[answer.cause] = now
+                self._report(f"OTLP: {answer.trouble}")
+
+    def post(self, body: bytes) -> Answer:
+        """Send a packed request once."""
+        end = self.endpoint
+        is_reused = self._connection is not None
+        try:
+            connection = self._connection or self._connect()
+            connection.request("POST", end.path, body, self._headers)
+            response = connection.getresponse()
+            content = response.read(_RESPONSE_MAX)
+            if response.will_close or not response.isclosed():
+                self.close()
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            self.close()
+            if is_reused and isinstance(error, ConnectionError):
+                # It was idle, and the Collector closed it.
+                return self.post(body)
+            trouble = f"cannot send to {end}: {_words(error)}; trying again"
+            return Answer("retry", cause=type(error), trouble=trouble)
+        status = response.status
+        if 200 <= status < 300:
+            return _accepted(content, end)
+        said = f"{end} answers {status} {response.reason}".rstrip()
+        if status in _RETRYABLE:
+            after = _retry_after(response.getheader("Retry-After"))
+            return Answer("retry", cause=status, trouble=f"{said}; trying again", wait=after)
+        detail = _status_message(content)
+        said += f" ({detail})" if detail else ""
+        return Answer("refused", cause=status, trouble=f"{said}: what it was sent is dropped")
+
+    def _connect(self) -> http.client.HTTPConnection:
+        end = self.endpoint
+        if end.tls is not None:
+            self._connection = http.client.HTTPSConnection(
+                end.host, end.port, timeout=end.seconds, context=end.tls
+            )
+        else:
+            self._connection = http.client.HTTPConnection(end.host, end.port, timeout=end.seconds)
+        return self._connection
+
+    def close(self) -> None:
+        """Close the connection, if there is one."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(OSError):
+                connection.close()
+
+
 class Sender(threading.Thread):
     """Sends batches, one at a time.
 
-    ``report`` takes lines for the user: at most one a minute for each kind of trouble, and one when
-    it is over. Spans are tried again for ``patience`` seconds since the last success; ``None``: as
-    long as the capture runs.
+    Spans are tried again for ``patience`` seconds since the last success; ``None``: as long as the
+    capture runs.
     """
 
     def __init__(
@@ -192,24 +279,19 @@ class Sender(threading.Thread):
     ) -> None:
         super().__init__(name="otlp", daemon=True)
         self._queue = queue
-        self._endpoint = endpoint
-        self._report = report
+        self._client = Client(endpoint, report)
         self._patience = patience
-        self._connection: http.client.HTTPConnection | None = None
-        self._since: float | None = None
-        """When sending began to fail, without a success since."""
-        self._reported: dict[object, float] = {}
 
     def run(self) -> None:
         """Send until the queue is closed and empty."""
         while batch := self._queue.take():
             self._deliver(batch)
-        self._disconnect()
+        self._client.close()
 
     @property
     def has_given_up(self) -> bool:
         """Whether the Collector was out of reach for too long."""
-        since = self._since
+        since = self._client.since
         return (
             self._patience is not None
             and since is not None
@@ -217,19 +299,11 @@ class Sender(threading.Thread):
         )
 
     def _deliver(self, batch: list[Span]) -> None:
-        body = request_of(batch)
-        headers = {
-            "Content-Type": "application/x-protobuf",
-            "User-Agent": "http-profiler",
-            **self._endpoint.headers,
-        }
-        if self._endpoint.gzip:
-            body = gzip.compress(body, 1)
-            headers["Content-Encoding"] = "gzip"
+        body = self._client.pack(request_of(batch))
         wait = _FIRST_WAIT
         while True:
-            answer = self._try(body, headers)
-            self._note(answer)
+            answer = self._client.post(body)
+            self._client.note(answer)
             if answer.kind == "accepted":
                 self._queue.settle(max(len(batch) - answer.rejected, 0), "rejected")
                 return
@@ -247,71 +321,53 @@ class Sender(threading.Thread):
     def _pause(self, seconds: float, is_told: bool) -> None:
         """Wait for the next try. The end of the capture cuts a wait that nobody asked for."""
         seconds = min(seconds, _RETRY_AFTER_MAX)
-        if self._patience is not None and self._since is not None:
-            seconds = max(min(seconds, self._since + self._patience - time.monotonic()), 0.0)
+        if self._patience is not None and self._client.since is not None:
+            seconds = max(min(seconds, self._client.since + self._patience - time.monotonic()), 0.0)
         if is_told or self._queue.is_closed:
             time.sleep(seconds if is_told else min(seconds, 1.0))
         else:
             self._queue.wait_for_end(seconds)
 
-    def _note(self, answer: Answer) -> None:
-        now = time.monotonic()
-        if answer.kind == "retry":
-            self._since = now if self._since is None else self._since
-        else:
-            if self._since is not None and answer.cause is None:
-                self._report(f"OTLP: {self._endpoint} accepts spans again")
-                self._reported.clear()
-            self._since = None
-        if answer.cause is not None:
-            last = self._reported.get(answer.cause)
-            if last is None or now - last > _REPEAT_SECONDS:
-                self._reported[answer.cause] = now
-                self._report(f"OTLP: {answer.trouble}")
 
-    def _try(self, body: bytes, headers: dict[str, str]) -> Answer:
-        end = self._endpoint
-        is_reused = self._connection is not None
-        try:
-            connection = self._connection or self._connect()
-            connection.request("POST", end.path, body, headers)
-            response = connection.getresponse()
-            content = response.read(_RESPONSE_MAX)
-            if response.will_close or not response.isclosed():
-                self._disconnect()
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            self._disconnect()
-            if is_reused and isinstance(error, ConnectionError):
-                # It was idle, and the Collector closed it.
-                return self._try(body, headers)
-            trouble = f"cannot send to {end}: {_words(error)}; trying again"
-            return Answer("retry", cause=type(error), trouble=trouble)
-        status = response.status
-        if 200 <= status < 300:
-            return _accepted(content, end)
-        said = f"{end} answers {status} {response.reason}".rstrip()
-        if status in _RETRYABLE:
-            after = _retry_after(response.getheader("Retry-After"))
-            return Answer("retry", cause=status, trouble=f"{said}; trying again", wait=after)
-        detail = _status_message(content)
-        said += f" ({detail})" if detail else ""
-        return Answer("refused", cause=status, trouble=f"{said}: its spans are dropped")
+class Latest(threading.Thread):
+    """Sends the latest request; each contains the numbers of those before it.
 
-    def _connect(self) -> http.client.HTTPConnection:
-        end = self._endpoint
-        if end.tls is not None:
-            self._connection = http.client.HTTPSConnection(
-                end.host, end.port, timeout=end.seconds, context=end.tls
-            )
-        else:
-            self._connection = http.client.HTTPConnection(end.host, end.port, timeout=end.seconds)
-        return self._connection
+    A request that fails is not repeated: the next one has its numbers. After one that the Collector
+    refuses, none is sent: it has no use for them.
+    """
 
-    def _disconnect(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            with contextlib.suppress(OSError):
-                connection.close()
+    def __init__(self, endpoint: Endpoint, report: Callable[[str], None]) -> None:
+        super().__init__(name="otlp-latest", daemon=True)
+        self._client = Client(endpoint, report)
+        self._changed = threading.Condition()
+        self._request: bytes | None = None
+        self._is_idle = True
+
+    def put(self, request: bytes) -> None:
+        """Send a request as soon as the one before is done."""
+        if self.is_alive():
+            with self._changed:
+                self._request, self._is_idle = request, False
+                self._changed.notify_all()
+
+    def is_done(self, seconds: float) -> bool:
+        """Wait at most so long until nothing is to be sent; return whether it is so."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._is_idle or not self.is_alive(), seconds)
+
+    def run(self) -> None:
+        """Send until one is refused."""
+        answer = Answer("accepted")
+        while answer.kind != "refused":
+            with self._changed:
+                self._changed.wait_for(lambda: self._request is not None)
+                request, self._request = self._request, None
+            assert request is not None
+            answer = self._client.post(self._client.pack(request))
+            self._client.note(answer)
+            with self._changed:
+                self._is_idle = self._request is None or answer.kind == "refused"
+                self._changed.notify_all()
 
 
 def request_of(batch: Iterable[Span]) -> bytes:
@@ -337,7 +393,7 @@ def _accepted(content: bytes, end: Endpoint) -> Answer:
                     elif inner == 2 and isinstance(value, bytes):
                         text = value.decode("utf-8", "replace")
     if rejected:
-        said = f"{end} rejects spans: {text or 'it gives no reason'}"
+        said = f"{end} rejects a part: {text or 'it gives no reason'}"
         return Answer("accepted", rejected, "rejected", said)
     if text:
         return Answer("accepted", 0, "warning", f"{end} warns: {text}")

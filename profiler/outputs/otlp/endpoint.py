@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import ssl
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from profiler.errors import UsageError
@@ -22,6 +22,7 @@ FROM_ENVIRONMENT = "env"
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
 _VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")  # RFC 9110, 5.5
 _DEFAULT_SECONDS = 10.0
+_METRICS_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,15 @@ class Endpoint:
     tls: ssl.SSLContext | None = None
     attributes: Mapping[str, str] = field(default_factory=dict)
     """Attributes that the user gave to every resource."""
+    metrics_path: str | None = None
+    """The path for metrics; ``None``: they are not wanted."""
+    metrics_seconds: float = _METRICS_SECONDS
+    """The interval between two exports of metrics."""
+
+    @property
+    def metrics(self) -> Endpoint | None:
+        """The same for metrics."""
+        return None if self.metrics_path is None else replace(self, path=self.metrics_path)
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
@@ -66,9 +76,11 @@ def endpoint(url: str, environment: Mapping[str, str]) -> Endpoint:
                 "--otlp env: OTEL_EXPORTER_OTLP_ENDPOINT is not set; set it, or give the URL"
             )
     parts, port = _split(url)
-    path = parts.path if is_whole else parts.path.rstrip("/") + "/v1/traces"
-    if parts.query:
-        path += f"?{parts.query}"
+    query = f"?{parts.query}" if parts.query else ""
+    base = parts.path.rstrip("/")
+    path = (parts.path if is_whole else f"{base}/v1/traces") + query
+    wants_metrics = not is_whole and environment.get("OTEL_METRICS_EXPORTER", "").strip() != "none"
+    interval = "OTEL_METRIC_EXPORT_INTERVAL"
     protocol = variable("PROTOCOL")
     if protocol not in ("", "http/protobuf"):
         raise UsageError(f"OTEL_EXPORTER_OTLP_PROTOCOL={protocol}: only http/protobuf is supported")
@@ -89,11 +101,13 @@ def endpoint(url: str, environment: Mapping[str, str]) -> Endpoint:
         path or "/",
         _headers(variable("HEADERS")),
         compression == "gzip",
-        _seconds(variable("TIMEOUT")),
+        _seconds("OTEL_EXPORTER_OTLP_TIMEOUT", variable("TIMEOUT"), _DEFAULT_SECONDS),
         _tls(*map(variable, ("CERTIFICATE", "CLIENT_CERTIFICATE", "CLIENT_KEY")))
         if parts.scheme == "https"
         else None,
         attributes,
+        f"{base}/v1/metrics{query}" if wants_metrics else None,
+        _seconds(interval, environment.get(interval, "").strip(), _METRICS_SECONDS),
     )
 
 
@@ -129,14 +143,12 @@ def _headers(text: str) -> dict[str, str]:
     return headers
 
 
-def _seconds(text: str) -> float:
-    """Parse milliseconds."""
+def _seconds(name: str, text: str, default: float) -> float:
+    """Parse the milliseconds of a variable."""
     if not text:
-        return _DEFAULT_SECONDS
+        return default
     if not text.isascii() or not text.isdigit() or not 0 < int(text) <= 600_000:
-        raise UsageError(
-            f"OTEL_EXPORTER_OTLP_TIMEOUT={text}: it is a number of milliseconds, up to 600000"
-        )
+        raise UsageError(f"{name}={text}: it is a number of milliseconds, up to 600000")
     return int(text) / 1000
 
 

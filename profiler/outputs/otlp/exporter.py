@@ -30,8 +30,9 @@ from profiler.accounting import Exported
 from profiler.exchanges.pair import RoleSide, Sides
 from profiler.exchanges.redact import Redactor
 from profiler.exchanges.text import visible_lines
-from profiler.outputs.otlp.delivery import DROPPED, Queue, Sender
+from profiler.outputs.otlp.delivery import DROPPED, Latest, Queue, Sender
 from profiler.outputs.otlp.endpoint import Endpoint
+from profiler.outputs.otlp.metrics import Metrics
 from profiler.outputs.otlp.spans import Encoder, is_export
 from profiler.privileges.confinement import confine
 
@@ -224,6 +225,11 @@ class _Worker:
         # A recording may be of another machine.
         host = None if replay else os.uname().nodename
         self._encoder = Encoder(Redactor() if redact else None, endpoint.attributes, host)
+        self._metrics = Metrics(endpoint.attributes, host)
+        self._metrics_sender = Latest(endpoint.metrics, _report) if endpoint.metrics else None
+        self._metrics_seconds = endpoint.metrics_seconds
+        self._begun = time.time_ns()
+        self._due = time.monotonic() + endpoint.metrics_seconds
         self._sides = Sides()
         self._left_out = 0
         self._queue = Queue(max_bytes)
@@ -244,6 +250,8 @@ class _Worker:
             if user is not None:
                 confine(user, network=True)
             self._sender.start()
+            if self._metrics_sender:
+                self._metrics_sender.start()
             self._read_all()
             self._finish()
             code = 0
@@ -266,7 +274,10 @@ class _Worker:
                 for line in lines:
                     self._take(line)
             self._emit_all(self._sides.expire(time.monotonic_ns()))
-            self._publish()
+            counts = self._publish()
+            if self._metrics_sender and time.monotonic() >= self._due:
+                self._due = time.monotonic() + self._metrics_seconds
+                self._metrics_sender.put(self._metrics.request(self._begun, time.time_ns(), counts))
 
     def _take(self, line: bytes) -> None:
         record: Record = orjson.loads(line)
@@ -282,6 +293,8 @@ class _Worker:
                     self._left_out += 1
                     continue
                 span = self._encoder.span(role, side)
+                if self._metrics_sender:
+                    self._metrics.add(role, side)
             except Exception as error:
                 # A peer chose what is encoded: the others are exported.
                 if self._queue.count_error() == 1:
@@ -293,11 +306,13 @@ class _Worker:
         self._publish()
         return self._is_replay and not self._sender.has_given_up
 
-    def _publish(self) -> None:
+    def _publish(self) -> Exported:
         counts = self._queue.snapshot()
-        self._shared.write(
-            Exported(counts.spans, counts.sent, counts.waiting, counts.dropped, self._left_out)
+        exported = Exported(
+            counts.spans, counts.sent, counts.waiting, counts.dropped, self._left_out
         )
+        self._shared.write(exported)
+        return exported
 
     def _finish(self) -> None:
         self._emit_all(self._sides.finish())
@@ -309,7 +324,11 @@ class _Worker:
                 self._queue.drop_all("unreachable")
             elif limit is not None and time.monotonic() >= limit:
                 self._queue.drop_all("end")
-        self._publish()
+        counts = self._publish()
+        if self._metrics_sender and not self._sender.has_given_up:
+            self._metrics_sender.put(self._metrics.request(self._begun, time.time_ns(), counts))
+            left = FLUSH_SECONDS if limit is None else max(limit - time.monotonic(), 1.0)
+            self._metrics_sender.is_done(left)
 
 
 def _report(text: str) -> None:

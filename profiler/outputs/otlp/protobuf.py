@@ -78,6 +78,8 @@ def common(field: int, key: str, value: str | int) -> bytes:
 def _any(value: str | int | list[str]) -> bytes:
     if isinstance(value, str):
         return string(1, value)
+    if isinstance(value, bool):
+        return integer(2, value)
     if isinstance(value, int):
         return integer(3, value)
     return message(5, b"".join(message(1, _any(one)) for one in value))

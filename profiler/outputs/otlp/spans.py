@@ -62,9 +62,11 @@ SCOPE = message(1, string(1, "http-profiler") + string(2, __version__))
 """The ``InstrumentationScope`` of a ``ScopeSpans`` or ``ScopeMetrics``."""
 
 # https://opentelemetry.io/docs/specs/semconv/http/http-spans: others are _OTHER.
-_METHODS = frozenset(
+METHODS = frozenset(
     ("CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE")
 )
+"""The methods that have a name of their own in spans."""
+
 _NO_RESPONSE = frozenset((NO_RESPONSE, "reset", "exited"))
 # https://www.w3.org/TR/trace-context: a later version may have more fields.
 _TRACEPARENT = re.compile(
@@ -223,7 +225,7 @@ class Encoder:
         if code is not None:
             parts.append(common(_ATTRIBUTES, "rpc.system", "grpc"))
             parts.append(common(_ATTRIBUTES, "rpc.grpc.status_code", code))
-        error = _error(side, is_client, code)
+        error = error_of(side, is_client, code)
         if error is not None:
             parts.append(common(_ATTRIBUTES, "error.type", error))
             parts.append(_STATUS_ERROR)
@@ -272,7 +274,7 @@ class Encoder:
         agent: str | None,
         tls: str | None,
     ) -> bytes:
-        is_known = method in _METHODS
+        is_known = method in METHODS
         parts = [
             string(5, str(method) if is_known else "HTTP"),
             integer(6, _CLIENT if is_client else _SERVER),
@@ -316,10 +318,10 @@ class Encoder:
             url = self._redactor.url(url)
         scheme, _, rest = url.partition("://")
         authority = _AUTHORITY_END.split(rest, maxsplit=1)[0]
-        address, port = _split(authority.rpartition("@")[2])
+        address, port = authority_of(url)
         attributes: dict[str, str | int | None] = {
-            "server.address": address or None,
-            "server.port": port or {"http": 80, "https": 443}.get(scheme),
+            "server.address": address,
+            "server.port": port,
             "url.scheme": scheme,
         }
         if is_client:
@@ -497,7 +499,7 @@ def _is_plain(side: Side) -> bool:
     )
 
 
-def _error(side: Side, is_client: bool, grpc: int | None) -> str | None:
+def error_of(side: Side, is_client: bool, grpc: int | None) -> str | None:
     """Return ``error.type``; ``None`` if the span is not an error."""
     response = side.response
     status = response.get("status_code") if response is not None else None
@@ -513,14 +515,15 @@ def _error(side: Side, is_client: bool, grpc: int | None) -> str | None:
     return next((why for why in reasons(side) if why in _NO_RESPONSE), "_OTHER")
 
 
-def _split(authority: str) -> tuple[str, int | None]:
-    """Return host and port; without a port, or with one that is no number, ``None``."""
-    host, colon, port = authority.rpartition(":")
-    if not colon or "]" in port:
-        return authority.strip("[]"), None
-    return host.strip("[]"), int(port) if port.isascii() and port.isdigit() and len(
-        port
-    ) < 6 else None
+def authority_of(url: str) -> tuple[str | None, int | None]:
+    """Return host and port of an absolute URL; the port may be that of the scheme."""
+    scheme, _, rest = url.partition("://")
+    authority = _AUTHORITY_END.split(rest, maxsplit=1)[0].rpartition("@")[2]
+    host, colon, text = authority.rpartition(":")
+    if not colon or "]" in text:
+        host, text = authority, ""
+    port = int(text) if text.isascii() and text.isdigit() and len(text) < 6 else None
+    return host.strip("[]") or None, port or {"http": 80, "https": 443}.get(scheme)
 
 
 def _image(image: str | None) -> tuple[str | None, list[str] | None]:

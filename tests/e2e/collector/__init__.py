@@ -48,12 +48,20 @@ def configuration(port: int, file: str, forward: str = "") -> str:
     """Return a configuration: listen on loopback, write spans to ``file`` or forward them."""
     kept = {"path": file, "append": True, "flush_interval": "50ms"}
     exporter = {"otlphttp": {"endpoint": forward}} if forward else {"file": kept}
+    metrics = (
+        {"otlphttp": exporter["otlphttp"]}
+        if forward
+        else {"file/metrics": {**kept, "path": f"{file}.metrics"}}
+    )
     document = {
         "receivers": {"otlp": {"protocols": {"http": {"endpoint": f"127.0.0.1:{port}"}}}},
-        "exporters": exporter,
+        "exporters": {**exporter, **metrics},
         "service": {
             "telemetry": {"metrics": {"level": "none"}},
-            "pipelines": {"traces": {"receivers": ["otlp"], "exporters": list(exporter)}},
+            "pipelines": {
+                "traces": {"receivers": ["otlp"], "exporters": list(exporter)},
+                "metrics": {"receivers": ["otlp"], "exporters": list(metrics)},
+            },
         },
     }
     return json.dumps(document)  # which is YAML, too
@@ -116,6 +124,16 @@ class Collector:
     def log(self) -> str:
         """What it printed."""
         return (self._directory / "collector.log").read_text()
+
+    def metrics(self) -> dict[str, dict[str, Any]]:
+        """Return the last value of each metric that it wrote, by its name."""
+        text = self._file.with_name("spans.jsonl.metrics").read_text()
+        return {
+            metric["name"]: metric
+            for each in json.loads(text.splitlines()[-1])["resourceMetrics"]
+            for scope in each["scopeMetrics"]
+            for metric in scope["metrics"]
+        }
 
     def spans(self) -> list[tuple[dict[str, Any], dict[str, Any]]]:
         """Return the spans that it wrote, and the attributes of their resources."""
