@@ -63,6 +63,7 @@ class GuestSpec:
     cpus: int
     product_python: str = ""
     containers: bool = False
+    mesh: bool = False
     benchmarks: bool = False
     without_security: bool = False
     archive_expired: bool = False
@@ -98,6 +99,7 @@ KEYS: Mapping[str, type] = {
 OPTIONAL_KEYS: Mapping[str, type] = {
     "product_python": str,
     "containers": bool,
+    "mesh": bool,
     "benchmarks": bool,
     "without_security": bool,
     "archive_expired": bool,

@@ -44,6 +44,7 @@ def system_variables(
         "guest_python": spec.python,
         "venv_python": spec.venv_python,
         "containers": spec.containers,
+        "mesh": spec.mesh,
         "benchmarks": spec.benchmarks,
         "pip_constraints": pins(read_lock(spec.name)) if pinned is None else pinned,
         "profiler_dependencies": installed_dependencies(),

@@ -72,6 +72,7 @@ def test_the_recipe_has_what_shapes_an_image():
     assert spec.containers
     for change in (
         {"containers": False},
+        {"mesh": True},
         {"benchmarks": True},
         {"product_python": "3.12"},
         {"suite": "trixie"},
