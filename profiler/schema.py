@@ -243,8 +243,8 @@ class Record(TypedDict, total=False):
         Peer,
         "the other end of the connection, if it is on this machine and was seen before this line "
         "was written. So the first request as its client sent it has none, and the response has. "
-        "Absent too if TCP's sequence numbers are unknown: with `--engine bpftrace`, and with TLS "
-        "in a library (`--tls`)",
+        "Absent too if TCP's sequence numbers are unknown, as with `--engine bpftrace`, and with "
+        "`run --tls-keys`",
     ]
     captured: Annotated[int, "bytes of `raw_payload`, out of the `bytes` there were"]
     incomplete: Annotated[list[str], "why the message is not whole; absent if it is"]

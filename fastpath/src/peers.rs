@@ -41,6 +41,8 @@ struct Known {
 /// The end of a direction whose other end was not seen.
 struct Waiting {
     socket: u64,
+    /// Whether it sent or received.
+    moved: usize,
     known: u64,
     own: Fragment,
     number: u64,
@@ -109,7 +111,7 @@ impl Peers {
             Some(identity) => identity,
         };
         match self.waiting.remove(&identity) {
-            Some(first) if first.socket != socket => {
+            Some(first) if first.socket != socket && first.moved != direction => {
                 known.other = Some(first.own);
                 let own = known.own.clone();
                 match self.sockets.get_mut(&first.socket) {
@@ -122,7 +124,7 @@ impl Peers {
             }
             _ => {
                 let (number, own) = (known.number, known.own.clone());
-                self.wait(identity, socket, number, own);
+                self.wait(identity, Waiting { socket, moved: direction, known: number, own, number });
             }
         }
     }
@@ -141,10 +143,10 @@ impl Peers {
         }
     }
 
-    fn wait(&mut self, identity: Direction, socket: u64, known: u64, own: Fragment) {
+    fn wait(&mut self, identity: Direction, waiting: Waiting) {
         self.entered += 1;
         let number = self.entered;
-        self.waiting.insert(identity, Waiting { socket, known, own, number });
+        self.waiting.insert(identity, Waiting { number, ..waiting });
         self.waiting_by_age.push_back((identity, number));
         let waits = |waiting: &FxHashMap<Direction, Waiting>, entry: &(Direction, u64)| {
             waiting.get(&entry.0).map_or(false, |known| known.number == entry.1)
@@ -210,6 +212,16 @@ mod tests {
         assert!((1..6).all(|socket| peers.other(socket).is_none()));
         assert!(!peers.has_met(5, 0) && peers.has_met(5, 1));
         assert!(Direction::new(&[b'x'; CONNECTION_MAX + 1], true, 0).is_none());
+    }
+
+    #[test]
+    fn two_sockets_that_sent_do_not_meet() {
+        let mut peers = Peers::new(10);
+        meet(&mut peers, 1, 0, true, 0);
+        meet(&mut peers, 2, 0, true, 0);
+        assert_eq!((peers.other(1), peers.other(2)), (None, None));
+        meet(&mut peers, 3, 1, true, 0);
+        assert_eq!((peers.other(1), peers.other(2)), (None, Some(&own(3))));
     }
 
     #[test]

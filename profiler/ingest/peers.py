@@ -3,9 +3,10 @@
 
 Both ends know the TCP sequence number with which a direction begins. Together with the addresses it
 identifies the direction, also where network namespaces use the same addresses. Of a Unix socket,
-the inode of the client's end identifies the connection. Two sockets that moved messages in the same
-direction are the two ends of one connection. So the first request, as its client sent it, has no
-peer yet.
+the inode of the client's end identifies the connection. Of a TLS session in a library, the
+addresses do: its plain text has no sequence number. A socket that sent and one that received
+messages in the same direction are the two ends of one connection. So the first request, as its
+client sent it, has no peer yet.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class Peers:
 
     def __init__(self) -> None:
         self._sockets: OrderedDict[int, _Socket] = OrderedDict()
-        self._waiting: OrderedDict[_Direction, _Socket] = OrderedDict()
+        self._waiting: OrderedDict[_Direction, tuple[_Socket, int]] = OrderedDict()
         self._is_frozen = False
 
     def freeze(self) -> None:
@@ -89,21 +90,18 @@ class Peers:
         direction = self.direction_of(origin, connection, is_client)
         if direction is None:
             return
-        first = self._waiting.pop(direction, None)
-        # A socket that was forgotten meets what is left of itself.
-        if first is None or first.number == origin.socket:
-            _keep(self._waiting, direction, known)
+        first, moved = self._waiting.pop(direction, (known, origin.direction))
+        # A socket that was forgotten meets what is left of itself. A client uses a port again.
+        if first.number == origin.socket or moved == origin.direction:
+            _keep(self._waiting, direction, (known, origin.direction))
         else:
             known.other, first.other = first.own, known.own
 
     @staticmethod
     def direction_of(origin: Chunk, connection: str | None, is_client: bool) -> _Direction | None:
-        """Return what identifies a direction at both ends; ``None`` if this end does not know it.
-
-        With TLS in a library, nothing does.
-        """
-        is_identified = origin.family == AF_UNIX or origin.sequence
-        if connection is None or not is_identified or origin.socket & TLS_STREAM:
+        """Return what identifies a direction at both ends; ``None`` if that is unknown."""
+        has_number = origin.family != AF_UNIX and not origin.socket & TLS_STREAM
+        if connection is None or (has_number and not origin.sequence):
             return None
         return connection, (origin.direction == SEND) == is_client, origin.sequence
 

@@ -90,11 +90,32 @@ def test_what_does_not_identify_a_direction(sequence: int, connection: str | Non
     assert Talk().ask(sequence, connection=connection) == (None, None)
 
 
+def of_tls(socket: int, direction: int) -> Chunk:
+    """What has no sequence number."""
+    return chunk(socket=TLS_STREAM | socket, direction=direction, pid=socket * 10, sequence=0)
+
+
 def test_tls_in_a_library() -> None:
     talk = Talk()
-    for socket, direction in ((CLIENT, SEND), (SERVER, RECV)):
-        moved = origin(TLS_STREAM | socket, direction, ASKING)
-        assert talk.move(moved, direction == SEND) is None
+    assert talk.move(of_tls(CLIENT, SEND), True) is None
+    assert talk.move(of_tls(SERVER, RECV), False) == OF_CLIENT
+    assert talk.move(of_tls(CLIENT, RECV), True) == {"process": {"pid": 20, "comm": "comm"}}
+
+
+def test_tls_without_evidence_of_the_addresses() -> None:
+    talk = Talk()
+    assert talk.move(of_tls(CLIENT, SEND), True, connection=None) is None
+    assert talk.move(of_tls(SERVER, RECV), False, connection=None) is None
+
+
+def test_a_client_that_uses_a_port_again_is_not_its_own_peer() -> None:
+    talk = Talk()
+    # The server is on another machine.
+    assert talk.move(of_tls(CLIENT, SEND), True) is None
+    assert talk.move(of_tls(3, SEND), True) is None
+    # And then on this one.
+    assert talk.move(of_tls(SERVER, RECV), False) == {"process": {"pid": 30, "comm": "comm"}}
+    assert talk.peers.other(TLS_STREAM | CLIENT) is None
 
 
 def test_a_unix_socket() -> None:
