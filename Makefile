@@ -4,7 +4,7 @@
 VENV := .venv
 READY := $(VENV)/.ready
 
-.PHONY: setup setup-browser setup-vagrant demo test test-all lint clean
+.PHONY: setup setup-browser setup-vagrant demo mesh test test-all lint clean
 
 setup: $(READY)
 
@@ -24,6 +24,9 @@ setup-browser: setup
 
 demo: setup
 	$(VENV)/bin/tox run -qq -e demo
+
+mesh: setup
+	$(VENV)/bin/tox run -qq -e mesh
 
 # The end-to-end tests come last: they need the others to be right. Those in the middle take
 # one processor each for the most part; what takes longest comes first.
