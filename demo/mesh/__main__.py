@@ -67,6 +67,8 @@ def run(guest: Guest, visits: int) -> tuple[str, Counter[Call]]:
     """Capture visits of the mesh; return what the profiler said and the calls that were logged."""
     mesh = Mesh(guest)
     with step("building images from the guest's own files"):
+        # A machine of Vagrant or Lima may have one of an earlier run.
+        mesh.remove()
         mesh.build()
     with Capture(guest, "--tls") as capture:
         with step("starting nine containers"):
