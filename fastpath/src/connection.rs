@@ -13,6 +13,7 @@ use crate::ends::Ends;
 use crate::head::{dechunked, is_utf8_type, Field, Head, Start};
 use crate::json;
 use crate::peers::{Direction, Fragment, Peers};
+use crate::tls::Sessions;
 use crate::wire::{self, Chunk, End, EVENT_SIZE};
 
 /// What a connection at rest takes, CONNECTION_SIZE of `http/__init__.py`.
@@ -66,6 +67,7 @@ pub struct Lines<D> {
     pub responses: u64,
     pub describer: D,
     pub peers: Peers,
+    pub sessions: Sessions,
     /// An empty vector for the fields of the next head.
     pub spare: Vec<Field>,
 }
@@ -515,6 +517,8 @@ impl Connection {
                 let sequence = wire::sequence(header);
                 let identity = match sequence {
                     0 => None,
+                    // Its sockets move ciphertext in other sequence numbers.
+                    _ if wire::is_tls(header) => None,
                     _ => Direction::new(ends.connection_id(), is_request, sequence),
                 };
                 lines.peers.meet(socket, direction, identity, &mover.peer);
@@ -652,15 +656,22 @@ impl<D> Lines<D> {
         out.push(b',');
         out.extend_from_slice(&mover.call);
         out.extend_from_slice(ends.connection());
+        let is_tls = wire::is_tls(header);
         let sequence = wire::sequence(header);
-        if sequence != 0 {
+        // Both ends of a TLS session count plain text from the handshake on.
+        let counts = is_tls && !wire::is_joined(header) && self.sessions.knows(header);
+        if sequence != 0 || counts {
             out.extend_from_slice(b"\"sequence\":");
             // Modulo 2**32, like TCP's numbers.
             let first = sequence.wrapping_add(wire::position(header) as u32);
             json::integer(out, u64::from(first));
             out.push(b',');
         }
-        out.extend_from_slice(ends.socket());
+        if is_tls {
+            self.sessions.write(out, header, head.minor);
+        } else {
+            out.extend_from_slice(ends.socket());
+        }
         out.extend_from_slice(&mover.thread);
         out.extend_from_slice(peer);
         out.extend_from_slice(b"\"captured\":");
@@ -767,6 +778,7 @@ mod tests {
                 responses: 0,
                 describer: Fixed,
                 peers: Peers::new(10),
+                sessions: Sessions::default(),
                 spare: Vec::new(),
             };
             let connection = Connection::new(State::opened(0));

@@ -23,21 +23,23 @@ pub struct Ends {
 }
 
 impl Ends {
-    /// Return the fragments for the ends in `header`, whose socket is a TCP socket.
+    /// Return the fragments for the ends in `header`. Those of unknown ends are empty.
     pub fn new(header: &[u8; EVENT_SIZE]) -> Ends {
         let wire = wire::Ends::of(header);
         let mut text = Vec::with_capacity(320);
         let mut stops = [0; 4];
-        let local = endpoint(&mut text, SOURCE, wire.local());
-        let remote = endpoint(&mut text, DEST, wire.remote());
-        stops[0] = text.len();
-        repeat(&mut text, SOURCE, remote);
-        repeat(&mut text, DEST, local);
-        stops[1] = text.len();
-        text.extend_from_slice(b"\"connection\":\"");
-        community_id(&mut text, wire.local(), wire.remote());
-        text.extend_from_slice(b"\",");
-        stops[2] = text.len();
+        if wire.are_known() {
+            let local = endpoint(&mut text, SOURCE, wire.local());
+            let remote = endpoint(&mut text, DEST, wire.remote());
+            stops[0] = text.len();
+            repeat(&mut text, SOURCE, remote);
+            repeat(&mut text, DEST, local);
+            stops[1] = text.len();
+            text.extend_from_slice(b"\"connection\":\"");
+            community_id(&mut text, wire.local(), wire.remote());
+            text.extend_from_slice(b"\",");
+            stops[2] = text.len();
+        }
         text.extend_from_slice(b"\"socket\":");
         json::integer(&mut text, wire::socket(header));
         stops[3] = text.len();
@@ -70,7 +72,7 @@ impl Ends {
         &self.text[self.stops[1]..self.stops[2]]
     }
 
-    /// The identifier of the connection alone.
+    /// The identifier of the connection alone; only of known ends.
     pub fn connection_id(&self) -> &[u8] {
         &self.text[self.stops[1] + b"\"connection\":\"".len()..self.stops[2] - b"\",".len()]
     }
@@ -216,6 +218,13 @@ mod tests {
         let ends = Ends::new(&header(10, &address, &[0; 16], [1, 2]));
         assert!(text(ends.addresses(0)).starts_with("\"source_ip\":\"2001:db8::1\","));
         assert!(text(ends.addresses(1)).starts_with("\"source_ip\":\"::\","));
+    }
+
+    #[test]
+    fn unknown_ends_have_no_text() {
+        let ends = Ends::new(&header(0, &[], &[], [0, 0]));
+        assert!([ends.addresses(0), ends.addresses(1), ends.connection()].concat().is_empty());
+        assert_eq!(text(ends.number()), "5");
     }
 
     #[test]

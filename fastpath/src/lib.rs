@@ -11,6 +11,7 @@ pub mod ends;
 pub mod head;
 pub mod json;
 pub mod peers;
+pub mod tls;
 pub mod wire;
 
 #[cfg(feature = "python")]

@@ -9,6 +9,7 @@ use rustc_hash::FxHashMap;
 
 use crate::connection::{Connection, Describe, Fate, Limits, Lines, Mover, Request, State};
 use crate::peers::{Direction, Peers};
+use crate::tls::Sessions;
 use crate::wire::{self, Record, EVENT_SIZE};
 
 /// Lines are handed over in batches of about this size. Python takes a constant time for each.
@@ -102,6 +103,7 @@ impl FastPath {
                     known: FxHashMap::default(),
                 },
                 peers: Peers::new(peers_kept),
+                sessions: Sessions::default(),
                 spare: Vec::new(),
             },
             limits: Limits { head: max_head, body: max_body, connection: connection_memory },
@@ -159,6 +161,33 @@ impl FastPath {
     fn describe_again(&mut self) {
         self.lines.describer.generation += 1;
         self.lines.describer.known.clear();
+    }
+
+    /// Set the TLS session of a stream: the fragment of its library, and its socket, 0 if unknown.
+    /// That of another stream is `forgotten`.
+    #[pyo3(signature = (stream, library, socket, forgotten))]
+    fn set_session(&mut self, stream: u64, library: &[u8], socket: u64, forgotten: Option<u64>) {
+        let sessions = &mut self.lines.sessions;
+        if let Some(other) = forgotten {
+            sessions.forget(other);
+        }
+        sessions.set(stream, library.into(), socket);
+    }
+
+    /// Set the fragments of the TLS handshake on a socket: for HTTP/1.0, HTTP/1.1 and other versions.
+    /// That on another socket is `forgotten`.
+    #[pyo3(signature = (socket, greeting, forgotten))]
+    fn set_greeting(
+        &mut self,
+        socket: u64,
+        greeting: [Bound<'_, PyBytes>; 3],
+        forgotten: Option<u64>,
+    ) {
+        let sessions = &mut self.lines.sessions;
+        if let Some(other) = forgotten {
+            sessions.forget_greeting(other);
+        }
+        sessions.set_greeting(socket, greeting.map(|part| part.as_bytes().into()));
     }
 
     /// Return the fragment of the other end of a socket; `None` if it was not seen.
@@ -340,7 +369,7 @@ impl FastPath {
 
 /// The number of what Python calls here and what it is given: `profiler/ingest/fastpath.py` has it
 /// too, and changes with this one.
-const INTERFACE: u32 = 1;
+const INTERFACE: u32 = 2;
 
 #[pymodule]
 fn http_profiler_fastpath(module: &Bound<'_, PyModule>) -> PyResult<()> {

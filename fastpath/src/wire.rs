@@ -9,8 +9,10 @@ const END: u8 = 2;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 /// FLAG_JOINED and FLAG_CONTINUED matter only where it is unknown what comes next.
-pub const HARMLESS_FLAGS: u8 = 1 | 16;
-const TLS_STREAM: u64 = 1 << 63;
+pub const HARMLESS_FLAGS: u8 = FLAG_JOINED | 16;
+pub const FLAG_JOINED: u8 = 1;
+/// Names the plain text of a TLS session; no inode has this bit.
+pub const TLS_STREAM: u64 = 1 << 63;
 /// Sums of positions and sizes stay within 64 bits.
 const POSITION_MAX: u64 = 1 << 62;
 
@@ -53,6 +55,11 @@ impl Ends {
             local: bytes(header, 68),
             remote: bytes(header, 84),
         }
+    }
+
+    /// Whether the addresses are known.
+    pub fn are_known(&self) -> bool {
+        self.family != 0
     }
 
     /// The packed address and the port of this end.
@@ -111,7 +118,10 @@ impl<'a> Record<'a> {
                 if size as usize != captured || captured == 0 {
                     return None;
                 }
-                if !matches!(header[2], AF_INET | AF_INET6) || u64_at(header, 32) >= TLS_STREAM {
+                // It may be unknown which socket carries a TLS session.
+                let is_usual =
+                    matches!(header[2], AF_INET | AF_INET6) || (header[2] == 0 && is_tls(header));
+                if !is_usual {
                     return None;
                 }
                 let payload = data.get(EVENT_SIZE..EVENT_SIZE + captured)?;
@@ -165,6 +175,16 @@ pub fn direction(header: &[u8; EVENT_SIZE]) -> usize {
 /// The size of the payload.
 pub fn captured(header: &[u8; EVENT_SIZE]) -> usize {
     u32_at(header, 52) as usize
+}
+
+/// Whether the bytes are the plain text of a TLS session.
+pub fn is_tls(header: &[u8; EVENT_SIZE]) -> bool {
+    socket(header) >= TLS_STREAM
+}
+
+/// Whether the connection carried bytes before those that were seen.
+pub fn is_joined(header: &[u8; EVENT_SIZE]) -> bool {
+    header[3] & FLAG_JOINED != 0
 }
 
 /// TCP's sequence number of position 0; 0 if unknown.

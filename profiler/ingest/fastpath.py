@@ -20,20 +20,21 @@ import orjson
 
 from profiler.exchanges.text import escaped
 from profiler.ingest import peers, wire
+from profiler.ingest.decryption import Handshake
 from profiler.ingest.http import Messages, Request, Resting
 from profiler.ingest.memory import Memory
 from profiler.ingest.peers import End, Peers, description_of
 from profiler.ingest.process import Identity, Processes
-from profiler.ingest.record import comm, constant_of
+from profiler.ingest.record import comm, constant_of, encryption_of
 from profiler.ingest.settings import Settings
 from profiler.ingest.stream import Positions, Streams
-from profiler.ingest.wire import EVENT, Chunk, construct
+from profiler.ingest.wire import EVENT, LIBRARIES, Chunk, Session, construct
 
 VARIABLE = "HTTP_PROFILER_FASTPATH"
 """``0`` in this environment variable turns the fast path off."""
 
 # The number of what the module is called with and what it returns, as in fastpath/src/python.rs.
-_INTERFACE = 1
+_INTERFACE = 2
 
 
 def module() -> ModuleType | None:
@@ -111,11 +112,26 @@ class FastPath:
         """What is known of a process has changed."""
         self._native.describe_again()
 
+    def set_session(self, session: Session, forgotten: int | None) -> None:
+        """Set the session of a stream; that of the stream ``forgotten`` is no longer kept."""
+        library = _fragment(encryption_of(LIBRARIES[session.library], None))
+        self._native.set_session(session.stream, library, session.socket, forgotten)
+
+    def set_greeting(self, handshake: Handshake, forgotten: int | None) -> None:
+        """Set the handshake of a socket; that of the socket ``forgotten`` is no longer kept."""
+        greeting = []
+        for version in ("1.0", "1.1", ""):
+            described = encryption_of("", handshake.of_message(version))
+            del described["library"]
+            greeting.append(_fragment(described))
+        self._native.set_greeting(handshake.socket, greeting, forgotten)
+
     def lend(self, chunk: Chunk) -> None:
         """Lend the connection of ``chunk`` if it is at rest after it, and there is room."""
-        if chunk.family not in (wire.AF_INET, wire.AF_INET6) or chunk.socket & wire.TLS_STREAM:
-            return
         socket = chunk.socket
+        is_unknown = not chunk.family and socket & wire.TLS_STREAM
+        if chunk.family not in (wire.AF_INET, wire.AF_INET6) and not is_unknown:
+            return
         resting = self._messages.resting(socket)
         positions = self._streams.positions(socket)
         if resting is None or positions is None:

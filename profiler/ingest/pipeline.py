@@ -185,7 +185,9 @@ class Pipeline:
         elif isinstance(item, wire.Names):
             _keep(self._names, item.socket, item)
         elif isinstance(item, wire.Session):
-            _keep(self._sessions, item.stream, item)
+            forgotten = _keep(self._sessions, item.stream, item)
+            if self._fast:
+                self._fast.set_session(item, forgotten)
         elif isinstance(item, wire.Cgroup):
             if self._fast:
                 self._fast.forget_processes()
@@ -199,7 +201,9 @@ class Pipeline:
         elif isinstance(item, wire.Hello):
             handshake = self._hellos.feed(item)
             if handshake is not None:
-                _keep(self._greetings, item.socket, handshake)
+                forgotten = _keep(self._greetings, item.socket, handshake)
+                if self._fast:
+                    self._fast.set_greeting(handshake, forgotten)
         else:
             self.account.kernel = _kernel_account(item.document)
         return None
@@ -396,11 +400,11 @@ class Pipeline:
             account.incomplete[reason] = account.incomplete.get(reason, 0) + 1
 
 
-def _keep(table: OrderedDict[int, _Named], key: int, value: _Named) -> None:
+def _keep(table: OrderedDict[int, _Named], key: int, value: _Named) -> int | None:
+    """Set a value; return the key of the one that is no longer kept."""
     table[key] = value
     table.move_to_end(key)
-    if len(table) > _NAMES_KEPT:
-        table.popitem(last=False)
+    return table.popitem(last=False)[0] if len(table) > _NAMES_KEPT else None
 
 
 def _cause_of(error: Exception) -> str:

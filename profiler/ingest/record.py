@@ -294,12 +294,12 @@ def _of_socket(
     record: Record = {}
     socket: int | None = origin.socket
     if session is not None:
-        record["tls"] = _encryption(LIBRARIES[session.library], handshake)
+        record["tls"] = encryption_of(LIBRARIES[session.library], handshake)
         socket = session.socket or None
     elif origin.socket & TLS_STREAM:
         socket = None  # What describes the session was lost.
     elif handshake is not None:
-        record["tls"] = _encryption(KEY_LOG, handshake)
+        record["tls"] = encryption_of(KEY_LOG, handshake)
     if socket is not None:
         record["socket"] = socket
         record["netns"] = origin.netns
@@ -316,7 +316,8 @@ def _of_socket(
     return record
 
 
-def _encryption(library: str, handshake: Handshake | None) -> TlsSession:
+def encryption_of(library: str, handshake: Handshake | None) -> TlsSession:
+    """Return the field ``tls``."""
     described: TlsSession = {"library": library}
     if handshake is not None:
         if handshake.version is not None:

@@ -10,8 +10,10 @@ mutations of all these. Without the module all but one of these tests are skippe
 
 from __future__ import annotations
 
+import json
 import random
 import re
+import ssl
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +22,7 @@ import pytest
 from benchmarks.replay import kept_alive
 from profiler.accounting import Account
 from profiler.exchanges.conditions import conditions
-from profiler.ingest import fastpath, peers, wire
+from profiler.ingest import fastpath, peers, pipeline, wire
 from profiler.ingest.pipeline import Pipeline
 from profiler.ingest.probe.recording import Recording
 from profiler.ingest.process import Processes
@@ -28,6 +30,7 @@ from profiler.ingest.settings import Settings
 from profiler.outputs.jsonl import JsonLines
 from tests.replay.script import CASES, Script, read
 from tests.replay.script import records as records_of
+from tests.unit.talk_tls import CLIENT, SERVER, contexts, talk
 
 RECORDED = Path(__file__).parents[1] / "replay" / "cases"
 RECORDINGS = sorted(RECORDED.iterdir())
@@ -59,14 +62,14 @@ class Replayed(NamedTuple):
 
 def replay(records: list[bytes], settings: Settings, batch: int = 1000) -> Replayed:
     sink = Kept()
-    pipeline = Pipeline(settings, sink, Processes(None), "x86_64")
+    taken = Pipeline(settings, sink, Processes(None), "x86_64")
     not_http = []
     for at in range(0, len(records), batch):
-        not_http += pipeline.feed_all(records[at : at + batch])
+        not_http += taken.feed_all(records[at : at + batch])
     lines = bytes(sink.written)
-    pipeline.finish()
+    taken.finish()
     at_the_end = bytes(sink.written)[len(lines) :].splitlines()
-    return Replayed(lines, sorted(at_the_end), not_http, pipeline.account)
+    return Replayed(lines, sorted(at_the_end), not_http, taken.account)
 
 
 @pytest.fixture
@@ -134,6 +137,42 @@ def over_unix() -> list[bytes]:
     return out
 
 
+HELLOS = talk(*contexts(ssl.TLSVersion.TLSv1_3, protocols=("h2", "http/1.1")))
+
+
+def hellos(socket: int) -> list[bytes]:
+    """The handshake of a connection, as its server moves it."""
+    return [
+        wire.encode(wire.Hello(wire.RECV, socket, 0, HELLOS.bytes_of(CLIENT))),
+        wire.encode(wire.Hello(wire.SEND, socket, 0, HELLOS.bytes_of(SERVER))),
+    ]
+
+
+def over_tls() -> list[bytes]:
+    """Exchanges in a TLS session; which socket carries it is known at one end only."""
+    out: list[bytes] = []
+    seen: set[int] = set()
+    for record in kept(False):
+        item = wire.decode(record)
+        if isinstance(item, wire.Chunk):
+            stream, is_known = item.socket | wire.TLS_STREAM, not seen or item.socket in seen
+            if item.socket not in seen and is_known:
+                out += hellos(item.socket)
+                seen.add(item.socket)
+            if item.position == 0:
+                socket = item.socket if is_known else 0
+                out.append(wire.encode(wire.Session(3, stream, socket)))
+            item = item._replace(socket=stream, sequence=0)
+            if not is_known:
+                none = bytes(16)
+                item = item._replace(
+                    family=0, local=none, remote=none, local_port=0, remote_port=0, netns=0
+                )
+            record = wire.encode(item)
+        out.append(record)
+    return out
+
+
 def in_two_namespaces() -> list[bytes]:
     """Two connections between equal addresses and ports."""
     records = kept(False)
@@ -152,6 +191,7 @@ INPUTS = {
     "fresh": (kept(True), Settings()),
     "apart": (apart(), Settings()),
     "over a Unix socket": (over_unix(), Settings()),
+    "over TLS": (over_tls(), Settings()),
     "in two namespaces": (in_two_namespaces(), Settings()),
 }
 inputs = pytest.mark.parametrize("name", INPUTS)
@@ -168,7 +208,13 @@ def test_the_same_lines(name: str, same) -> None:
 @installed
 @pytest.mark.parametrize(
     ("name", "messages"),
-    [("recording demo", 20), ("kept alive", 24), ("fresh", 24), ("in two namespaces", 48)],
+    [
+        ("recording demo", 20),
+        ("kept alive", 24),
+        ("fresh", 24),
+        ("in two namespaces", 48),
+        ("over TLS", 24),
+    ],
 )
 def test_all_usual_messages_take_it(name: str, messages: int, same) -> None:
     assert same(*INPUTS[name]) == messages
@@ -215,6 +261,31 @@ def test_the_same_lines_when_few_peers_are_kept(
 
 
 @installed
+@pytest.mark.parametrize("kept", [1, 2])
+def test_the_same_lines_when_few_sessions_are_kept(
+    kept: int, same, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "_NAMES_KEPT", kept)
+    for seed in SEEDS:
+        chance = random.Random(f"{kept} {seed}")
+        records = over_tls()
+        for _ in range(5):
+            chance.choice([session, session, to_tls, twice])(records, chance)
+        same(records, batch=chance.choice([1, 3, 1000]))
+
+
+@installed
+def test_a_session_shows_in_the_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(fastpath.VARIABLE, raising=False)
+    lines = [json.loads(line) for line in replay(*INPUTS["over TLS"]).lines.splitlines()]
+    known = {"library": "go", "version": "1.3", "sni": "example.org", "alpn": "http/1.1"}
+    found = {"socket" in line: line["tls"] for line in lines}
+    assert found.pop(True).items() >= known.items()
+    assert found == {False: {"library": "go"}}
+    assert all("sequence" in line for line in lines)
+
+
+@installed
 @pytest.mark.parametrize("name", ["apart", "in two namespaces", "over a Unix socket"])
 def test_both_ends_name_their_peer(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(fastpath.VARIABLE, raising=False)
@@ -238,10 +309,10 @@ def test_memory_of_connections_elsewhere_counts(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.delenv(fastpath.VARIABLE, raising=False)
     records, _ = INPUTS["recording threads"]
     for limit in (3000, 10_000, 100_000):
-        pipeline = Pipeline(Settings(max_memory=limit), Kept(), Processes(None), "x86_64")
+        taken = Pipeline(Settings(max_memory=limit), Kept(), Processes(None), "x86_64")
         for record in records:
-            pipeline.feed_all([record])
-            assert pipeline.held <= limit
+            taken.feed_all([record])
+            assert taken.held <= limit
 
 
 @installed
@@ -508,6 +579,35 @@ def to_unix(records: list[bytes], chance: random.Random) -> None:
         records.insert(0, wire.encode(wire.Names(socket, other.socket, b"", b"/a")))
 
 
+def session(records: list[bytes], chance: random.Random) -> None:
+    """Describe a TLS session, or the handshake on a socket."""
+    _, item = chunk_of(records, chance)
+    if item is not None:
+        inode = item.socket & ~wire.TLS_STREAM
+        socket = chance.choice([0, inode, inode, inode + 1])
+        stream = item.socket | wire.TLS_STREAM
+        more = [wire.encode(wire.Session(chance.randint(1, 3), stream, socket))]
+        at = chance.randrange(len(records))
+        records[at:at] = chance.choice([more, more, hellos(socket), hellos(socket)[:1]])
+
+
+def to_tls(records: list[bytes], chance: random.Random) -> None:
+    """Make what a socket moves the plain text of a TLS session, mostly of a known socket."""
+    _, item = chunk_of(records, chance)
+    if item is None:
+        return
+    socket, sequence = item.socket, chance.choice([0, 0, item.sequence])
+    family = chance.choice([0, item.family, item.family])
+    for at, record in enumerate(records):
+        moved = wire.decode(record)
+        if isinstance(moved, (wire.Chunk, wire.End)) and moved.socket == socket:
+            moved = moved._replace(socket=socket | wire.TLS_STREAM)
+            if isinstance(moved, wire.Chunk):
+                moved = moved._replace(sequence=sequence, family=family)
+            records[at] = wire.encode(moved)
+    session(records, chance)
+
+
 def moves(record: bytes, socket: int) -> bool:
     item = wire.decode(record)
     return isinstance(item, (wire.Chunk, wire.End)) and item.socket == socket
@@ -531,5 +631,5 @@ def way(item: wire.Chunk | wire.End) -> tuple[int, int]:
 
 MUTATIONS = [
     delete, swap, repeat, end, split, split, join, change, change, edit, edit, edit,
-    later, twice, to_unix,
+    later, twice, to_unix, to_tls, session,
 ]  # fmt: skip
