@@ -5,6 +5,7 @@
     python -m benchmarks.replay --instructions   # counted by valgrind
     python -m benchmarks.replay --stages         # counted for each stage separately
     python -m benchmarks.replay --profile        # where
+    python -m benchmarks.replay --where=status=200 --instructions  # with a filter
     tox -e bench-replay                          # µs, by pytest-benchmark
 
 The recording of the demo (``tests/replay/cases/demo``: a new connection for each exchange)
@@ -27,6 +28,8 @@ from typing import Callable
 
 from benchmarks.heads import USUAL
 from benchmarks.instructions import per_round, section, sections
+from profiler.exchanges.conditions import conditions
+from profiler.exchanges.query import parse
 from profiler.exchanges.redact import Redactor
 from profiler.ingest import wire
 from profiler.ingest.http import Message, Messages
@@ -89,10 +92,10 @@ def kept_alive(records: list[bytes], rounds: int, fresh: bool = False) -> list[b
     return out
 
 
-def run(machine: str, records: list[bytes]) -> Pipeline:
+def run(machine: str, records: list[bytes], settings: Settings = Settings()) -> Pipeline:  # noqa: B008
     """Feed ``records`` to a new pipeline."""
     sink = JsonLines(Path("/dev/null"))
-    pipeline = Pipeline(Settings(), sink, Processes(None), machine)
+    pipeline = Pipeline(settings, sink, Processes(None), machine)
     pipeline.feed_all(records)
     pipeline.finish()
     sink.close()
@@ -163,9 +166,11 @@ def print_stages(name: str, option: list[str]) -> None:
 
 def main(arguments: list[str]) -> None:
     """Print the cost; or run that many rounds, to be counted."""
+    given = [one for one in arguments if one.startswith("--where=")]
     option = [argument for argument in arguments if argument in ("--kept", "--fresh")]
-    arguments = [argument for argument in arguments if argument not in option]
+    arguments = [argument for argument in arguments if argument not in (*option, *given)]
     name = option[0][2:] if option else "demo"
+    settings = Settings(where=conditions([parse(one.partition("=")[2]) for one in given]))
     if arguments == ["--stages"]:
         print_stages(name, option)
         return
@@ -179,16 +184,17 @@ def main(arguments: list[str]) -> None:
     # Always built in the same number, however many are counted.
     machine, records, messages = workload(name, 2 * rounds)
     if arguments == ["--instructions"]:
-        count = per_round("benchmarks.replay", *option, rounds=rounds) / messages
+        count = per_round("benchmarks.replay", *option, *given, rounds=rounds) / messages
         print(f"{count:,.0f} instructions per message")
     elif arguments == ["--profile"]:
         with cProfile.Profile() as profile:
-            run(machine, records)
+            run(machine, records, settings)
         pstats.Stats(profile).sort_stats("tottime").print_stats(25)
     elif arguments:
-        run(machine, records[: len(records) * int(arguments[0]) // (2 * rounds)])
+        part = records[: len(records) * int(arguments[0]) // (2 * rounds)]
+        run(machine, part, settings)
     else:
-        best = min(repeat(lambda: run(machine, records), number=1, repeat=7))
+        best = min(repeat(lambda: run(machine, records, settings), number=1, repeat=7))
         print(f"{best / (messages * 2 * rounds) * 1e6:.1f} µs per message")
 
 

@@ -10,6 +10,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::ends::Ends;
+use crate::filter::{Filter, Verdict};
 use crate::head::{dechunked, is_utf8_type, Field, Head, Start};
 use crate::json;
 use crate::peers::{Direction, Fragment, Peers};
@@ -48,6 +49,8 @@ pub struct Mover {
     pub thread: Vec<u8>,
     /// Its process, as the other end of a connection.
     pub peer: Fragment,
+    /// The leaves of the filter that hold for it.
+    pub leaves: u64,
 }
 
 /// Makes the parts for the mover of a record; `None`: it cannot.
@@ -68,6 +71,9 @@ pub struct Lines<D> {
     pub describer: D,
     pub peers: Peers,
     pub sessions: Sessions,
+    pub filter: Option<Filter>,
+    /// Messages that each condition of the filter has dropped.
+    pub dropped: Vec<u64>,
     /// An empty vector for the fields of the next head.
     pub spare: Vec<Field>,
 }
@@ -80,6 +86,20 @@ pub struct Request {
     /// The size of the payload of its first record, which comes first. A long payload is left out.
     payload: usize,
     parts: Parts,
+    /// What a filter has found.
+    pub filtered: Option<Box<Filtered>>,
+}
+
+/// A request that went through a filter.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Filtered {
+    /// The leaves that hold for it.
+    leaves: u64,
+    /// The network namespace in its line.
+    netns: Option<u32>,
+    /// Whether the response decides.
+    pub is_open: bool,
+    pub line: Vec<u8>,
 }
 
 /// The ranges of a request's method, target and host.
@@ -107,7 +127,7 @@ impl Request {
             target: target_at..host_at,
             host: host.map(|_| host_at..text.len()),
         };
-        Request { header: *header, text, payload: payload.len(), parts }
+        Request { header: *header, text, payload: payload.len(), parts, filtered: None }
     }
 
     /// Return the request whose head is in `data`, of which the `payload` came in the first record.
@@ -131,7 +151,13 @@ impl Request {
         // The payload has the other parts.
         let (method, target, host) = (method.clone(), target.clone(), head.host.clone());
         let parts = Parts { method, target, host };
-        Request { header: *header, text: payload.to_vec(), payload: payload.len(), parts }
+        Request {
+            header: *header,
+            text: payload.to_vec(),
+            payload: payload.len(),
+            parts,
+            filtered: None,
+        }
     }
 
     pub fn payload(&self) -> &[u8] {
@@ -151,7 +177,8 @@ impl Request {
     }
 
     fn size(&self) -> usize {
-        REQUEST_SIZE + self.payload + self.repeated()
+        let line = self.filtered.as_ref().map_or(0, |filtered| filtered.line.len());
+        REQUEST_SIZE + self.payload + self.repeated() + line
     }
 
     /// The size of what its response repeats.
@@ -482,7 +509,7 @@ impl Connection {
         {
             return Fate::Refused;
         }
-        let request = match &head.start {
+        let mut request = match &head.start {
             Start::Response { .. } => None,
             Start::Request { method, target } => {
                 let request = Request::of_head(first.0, first.1, (method, target), head, data);
@@ -526,20 +553,52 @@ impl Connection {
             self.peer = lines.peers.other(socket).cloned();
             self.met[direction] = true;
         }
+        let asked = self.state.request.as_ref();
+        let judged = match lines.judge(head, data, header, last.time(), mover.leaves, asked) {
+            None => return Fate::Refused,
+            Some(judged) => judged,
+        };
         let before = lines.out.len();
+        if let (Some(Verdict::Matches), Some(filtered)) =
+            (judged.asked, asked.and_then(|asked| asked.filtered.as_ref()))
+        {
+            lines.out.extend_from_slice(&filtered.line);
+        }
         let number = self.state.count + u64::from(is_request);
-        if !lines.write(
-            head,
-            (data, body),
-            header,
-            last.time(),
-            (mover, ends, self.peer.as_deref().unwrap_or_default()),
-            number,
-            self.state.request.as_ref(),
-        ) {
+        let start = lines.out.len();
+        let is_needed = is_request || judged.own == Verdict::Matches;
+        if is_needed
+            && !lines.write(
+                head,
+                (data, body),
+                header,
+                last.time(),
+                (mover, ends, self.peer.as_deref().unwrap_or_default()),
+                number,
+                asked,
+            )
+        {
             lines.out.truncate(before);
             return Fate::Refused;
         }
+        if let (Some(leaves), Some(request)) = (judged.leaves, &mut request) {
+            let size = lines.out.len() - start;
+            if request.size() + size > room {
+                lines.out.truncate(before);
+                return Fate::Refused;
+            }
+            // Python needs it if it takes the connection back before the response.
+            let line = lines.out[start..].to_vec();
+            let (netns, is_open) = (lines.netns(header), judged.own == Verdict::Open);
+            request.filtered = Some(Box::new(Filtered { leaves, netns, is_open, line }));
+            if judged.own != Verdict::Matches {
+                lines.out.truncate(start);
+            }
+        }
+        if let Some(verdict) = judged.asked {
+            lines.count(verdict, true);
+        }
+        lines.count(judged.own, is_request);
         let state = &mut self.state;
         if state.next[direction].is_none() {
             state.sequences[direction] = wire::sequence(header);
@@ -548,16 +607,90 @@ impl Connection {
         state.times[direction] = last.time();
         state.count = number;
         state.request = request;
-        if is_request {
-            lines.requests += 1;
-        } else {
-            lines.responses += 1;
-        }
         Fate::Taken
     }
 }
 
+/// What a filter decides when a message comes.
+struct Judged {
+    /// On the request that waited for this response.
+    asked: Option<Verdict>,
+    own: Verdict,
+    /// The leaves that hold for a request.
+    leaves: Option<u64>,
+}
+
 impl<D> Lines<D> {
+    /// Apply the filter to a message, which `asked` came before; `None`: Python must.
+    #[inline]
+    fn judge(
+        &self,
+        head: &Head,
+        data: &[u8],
+        header: &[u8; EVENT_SIZE],
+        last_time: u64,
+        of_mover: u64,
+        asked: Option<&Request>,
+    ) -> Option<Judged> {
+        match &self.filter {
+            None => Some(Judged { asked: None, own: Verdict::Matches, leaves: None }),
+            Some(filter) => {
+                self.judge_with(filter, head, data, (header, last_time), of_mover, asked)
+            }
+        }
+    }
+
+    #[inline(never)]
+    fn judge_with(
+        &self,
+        filter: &Filter,
+        head: &Head,
+        data: &[u8],
+        (header, last_time): (&[u8; EVENT_SIZE], u64),
+        of_mover: u64,
+        asked: Option<&Request>,
+    ) -> Option<Judged> {
+        let sent = header[1] == 0;
+        let asked = match asked {
+            None => {
+                let leaves = filter.of_request(head, data, sent, of_mover)?;
+                let own = filter.decide_early(leaves);
+                return Some(Judged { asked: None, own, leaves: Some(leaves) });
+            }
+            Some(asked) => asked,
+        };
+        let times = passed(asked, wire::time(header), last_time)?;
+        // Messages of two network namespaces are none of one exchange.
+        let before = asked.filtered.as_ref().filter(|one| one.netns == self.netns(header))?;
+        let leaves = filter.of_response(head, data, sent, of_mover, times);
+        Some(Judged {
+            asked: before.is_open.then(|| filter.decide_late(before.leaves, leaves)),
+            own: filter.decide_late(leaves, before.leaves),
+            leaves: None,
+        })
+    }
+
+    /// Return the network namespace in the line of a message.
+    fn netns(&self, header: &[u8; EVENT_SIZE]) -> Option<u32> {
+        let is_known = !wire::is_tls(header) || self.sessions.has_socket(header);
+        is_known.then(|| wire::netns(header))
+    }
+
+    /// Count a message that is written or dropped.
+    #[inline]
+    fn count(&mut self, verdict: Verdict, is_request: bool) {
+        match (verdict, is_request) {
+            (Verdict::Matches, true) => self.requests += 1,
+            (Verdict::Matches, false) => self.responses += 1,
+            (Verdict::Open, _) => {}
+            (Verdict::Dropped(index), _) => {
+                if let Some(count) = self.dropped.get_mut(index) {
+                    *count += 1;
+                }
+            }
+        }
+    }
+
     /// Write a line, with the keys in the order of `record.py`; return whether its times fit one.
     #[allow(clippy::too_many_arguments)]
     fn write(
@@ -635,12 +768,9 @@ impl<D> Lines<D> {
                 text(out, b",\"host\":\"", host);
             }
             out.push(b'}');
-            let asked = wire::time(&request.header);
-            let passed = match (time.checked_sub(asked), last_time.checked_sub(asked)) {
-                (Some(first), Some(last)) if first.max(last) <= json::NANOSECONDS_MAX => {
-                    [first, last]
-                }
-                _ => return false,
+            let passed = match passed(request, time, last_time) {
+                None => return false,
+                Some(passed) => passed,
             };
             out.extend_from_slice(b",\"latency_ms\":");
             let latency = out.len();
@@ -681,6 +811,13 @@ impl<D> Lines<D> {
     }
 }
 
+/// Return the nanoseconds from a request to both times; `None`: they are not usual.
+fn passed(request: &Request, first: u64, last: u64) -> Option<[u64; 2]> {
+    let asked = wire::time(&request.header);
+    let (first, last) = (first.checked_sub(asked)?, last.checked_sub(asked)?);
+    (first.max(last) <= json::NANOSECONDS_MAX).then_some([first, last])
+}
+
 fn text(out: &mut Vec<u8>, before: &[u8], text: &[u8]) {
     out.extend_from_slice(before);
     json::escape(out, text);
@@ -689,27 +826,32 @@ fn text(out: &mut Vec<u8>, before: &[u8], text: &[u8]) {
 
 /// Write the fields: names in lower case at their first place, the values of repeated ones as a list.
 fn fields(out: &mut Vec<u8>, head: &Head, data: &[u8]) {
-    let mut quote: &[u8] = b"\"";
+    let mut before: &[u8] = b"\"";
+    let mut is_quoted = false;
     for (index, field) in head.fields.iter().enumerate() {
         let same = |other: &&Field| Head::same_name(data, field, other);
         if head.repeats && head.fields[..index].iter().any(|other| same(&other)) {
             continue;
         }
-        out.extend_from_slice(quote);
-        quote = b",\"";
+        out.extend_from_slice(before);
         json::lower(out, data, field.start..field.colon);
-        if head.repeats && head.fields[index + 1..].iter().any(|other| same(&other)) {
-            let mut before: &[u8] = b"\":[\"";
-            for other in head.fields[index..].iter().filter(same) {
-                text(out, before, &data[other.value.clone()]);
-                before = b",\"";
-            }
-            out.push(b']');
-        } else {
+        is_quoted = !(head.repeats && head.fields[index + 1..].iter().any(|other| same(&other)));
+        if is_quoted {
             out.extend_from_slice(b"\":\"");
             part(out, data, field.value.clone(), field.is_plain);
-            out.push(b'"');
+            before = b"\",\"";
+        } else {
+            let mut comma: &[u8] = b"\":[\"";
+            for other in head.fields[index..].iter().filter(same) {
+                text(out, comma, &data[other.value.clone()]);
+                comma = b",\"";
+            }
+            out.push(b']');
+            before = b",\"";
         }
+    }
+    if is_quoted {
+        out.push(b'"');
     }
 }
 
@@ -753,7 +895,7 @@ mod tests {
                 [b"\"p\":1,", b"\"c\":1,", b"\"t\":1,"].map(|part| part.to_vec());
             let wire = wire::Mover::of(header);
             let peer = b"\"peer\":1,"[..].into();
-            Some(Arc::new(Mover { wire, generation: 0, process, call, thread, peer }))
+            Some(Arc::new(Mover { wire, generation: 0, process, call, thread, peer, leaves: 0 }))
         }
 
         fn generation(&self) -> u64 {
@@ -779,6 +921,8 @@ mod tests {
                 describer: Fixed,
                 peers: Peers::new(10),
                 sessions: Sessions::default(),
+                filter: None,
+                dropped: Vec::new(),
                 spare: Vec::new(),
             };
             let connection = Connection::new(State::opened(0));

@@ -8,6 +8,7 @@
 
 pub mod connection;
 pub mod ends;
+pub mod filter;
 pub mod head;
 pub mod json;
 pub mod peers;

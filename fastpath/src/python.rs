@@ -3,11 +3,13 @@
 
 use std::sync::Arc;
 
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList};
 use rustc_hash::FxHashMap;
 
 use crate::connection::{Connection, Describe, Fate, Limits, Lines, Mover, Request, State};
+use crate::filter::{Condition, Filter, Leaf, Number, Text};
 use crate::peers::{Direction, Peers};
 use crate::tls::Sessions;
 use crate::wire::{self, Record, EVENT_SIZE};
@@ -18,7 +20,7 @@ const BATCH: usize = 256 * 1024;
 /// Descriptions of movers that are kept: threads times system calls. All are dropped beyond that.
 const MOVERS_MAX: usize = 4096;
 
-/// Python's function (header) -> (process, call, thread, peer), and what it returned.
+/// Python's function (header) -> ((process, call, thread, peer), leaves), and what it returned.
 struct Describer {
     function: PyObject,
     generation: u64,
@@ -34,13 +36,13 @@ impl Describe for Describer {
         let parts = Python::with_gil(|py| {
             let parts = self.function.call1(py, (PyBytes::new(py, header),))?;
             // Extracting a vector would convert each byte from an object of its own.
-            let parts: [Bound<PyBytes>; 4] = parts.extract(py)?;
-            Ok::<_, PyErr>(parts.map(|part| part.as_bytes().to_vec()))
+            let (parts, leaves): ([Bound<PyBytes>; 4], u64) = parts.extract(py)?;
+            Ok::<_, PyErr>((parts.map(|part| part.as_bytes().to_vec()), leaves))
         });
         // What raised will do so again where Python reads the record, and is reported there.
-        let [process, call, thread, peer] = parts.ok()?;
+        let ([process, call, thread, peer], leaves) = parts.ok()?;
         let (generation, peer) = (self.generation, peer.into());
-        let mover = Arc::new(Mover { wire, generation, process, call, thread, peer });
+        let mover = Arc::new(Mover { wire, generation, process, call, thread, peer, leaves });
         if self.known.len() == MOVERS_MAX {
             self.known.clear();
         }
@@ -54,13 +56,15 @@ impl Describe for Describer {
 }
 
 type PyRequest<'py> = (String, String, Option<String>, Bound<'py, PyBytes>, Bound<'py, PyBytes>);
+type PyReleased<'py> =
+    (PyState<'py>, Vec<Bound<'py, PyBytes>>, Option<(Bound<'py, PyBytes>, bool)>);
 type PyState<'py> = ([Option<u64>; 2], [u32; 2], [u64; 2], usize, u64, Option<PyRequest<'py>>);
 
 /// The connections that Python has leased, and those opened here.
 ///
 /// `describe(header)` returns the parts of a line that depend on the thread, the system call and the
 /// direction of a record, and the part that describes its process as a peer: four JSON fragments,
-/// each with a comma at its end. The keys of the dictionaries `known` are the sockets that Python
+/// each with a comma at its end; and the set of the filter's leaves that hold for it. The keys of the dictionaries `known` are the sockets that Python
 /// knows. `peers_kept` limits the table of peers, which serves the messages of both sides.
 #[pyclass]
 struct FastPath {
@@ -104,6 +108,8 @@ impl FastPath {
                 },
                 peers: Peers::new(peers_kept),
                 sessions: Sessions::default(),
+                filter: None,
+                dropped: Vec::new(),
                 spare: Vec::new(),
             },
             limits: Limits { head: max_head, body: max_body, connection: connection_memory },
@@ -113,6 +119,23 @@ impl FastPath {
             held: 0,
             used: 0,
         }
+    }
+
+    /// Apply a filter, as `fastfilter.py` has compiled it. Raises ValueError if it is not valid.
+    fn set_filter(&mut self, leaves: Vec<PyLeaf>, conditions: Vec<Vec<PyStep>>) -> PyResult<()> {
+        let invalid = || PyValueError::new_err("the conditions of the filter are not valid");
+        let leaves = leaves.into_iter().map(leaf).collect::<Option<_>>().ok_or_else(invalid)?;
+        let conditions = conditions.into_iter().map(condition).collect::<Option<Vec<_>>>();
+        let filter = Filter::new(leaves, conditions.ok_or_else(invalid)?).ok_or_else(invalid)?;
+        self.lines.dropped = vec![0; filter.len()];
+        self.lines.filter = Some(filter);
+        Ok(())
+    }
+
+    /// Return how many messages each condition of the filter has dropped since the last call.
+    fn dropped(&mut self) -> Vec<u64> {
+        let none = vec![0; self.lines.dropped.len()];
+        std::mem::replace(&mut self.lines.dropped, none)
     }
 
     /// Take records from index `start` on, until one is refused or a batch of lines is full.
@@ -231,6 +254,10 @@ impl FastPath {
                 host.as_ref().map(String::as_bytes),
             )),
         };
+        // A filter has a state for each request that has no response yet.
+        if request.is_some() && self.lines.filter.is_some() {
+            return Ok(false);
+        }
         if requests > 1 || !request.as_ref().map_or(true, Request::is_short) {
             return Ok(false);
         }
@@ -249,16 +276,17 @@ impl FastPath {
         Ok(true)
     }
 
-    /// Give a connection back: its state at rest, and the records to read again; `None`: not here.
-    #[allow(clippy::type_complexity)]
-    fn release<'py>(
-        &mut self,
-        py: Python<'py>,
-        socket: u64,
-    ) -> Option<(PyState<'py>, Vec<Bound<'py, PyBytes>>)> {
+    /// Give a connection back; `None`: not here.
+    ///
+    /// Returns its state at rest, the records to read again, and, if there is a filter, the line of
+    /// the request in the state, with whether it still waits for its response.
+    fn release<'py>(&mut self, py: Python<'py>, socket: u64) -> Option<PyReleased<'py>> {
         let connection = self.connections.remove(&socket)?;
         self.held -= connection.held();
         let (state, records) = connection.into_parts();
+        let filtered = state.request.as_ref().and_then(|request| request.filtered.as_ref());
+        let filtered =
+            filtered.map(|filtered| (PyBytes::new(py, &filtered.line), filtered.is_open));
         let request = state.request.map(|request| {
             let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
             (
@@ -271,7 +299,7 @@ impl FastPath {
         });
         let records = records.iter().map(|record| PyBytes::new(py, record)).collect();
         let State { next, sequences, times, requests, count, .. } = state;
-        Some(((next, sequences, times, requests, count, request), records))
+        Some(((next, sequences, times, requests, count, request), records, filtered))
     }
 
     /// Return the sockets of all connections; the one that was idle longest comes first.
@@ -367,9 +395,66 @@ impl FastPath {
     }
 }
 
+/// A leaf of `fastfilter.py`: field, sign, text, and the least and the most number.
+type PyLeaf<'py> = (String, String, Bound<'py, PyBytes>, f64, f64);
+/// Part of a condition in postfix notation: what it is, and the index of a leaf or how many results
+/// it takes.
+type PyStep = (String, usize);
+
+fn leaf((field, sign, text, least, most): PyLeaf) -> Option<Leaf> {
+    let word = text.as_bytes().to_vec();
+    let text = match sign.as_str() {
+        "?" => Text::Exists,
+        "=" => Text::Equals(word),
+        "~" => Text::Glob(word),
+        // Of numbers.
+        _ => Text::Exists,
+    };
+    let number = match sign.as_str() {
+        "?" => Number::Exists,
+        "=" => Number::Within(least, most),
+        "<" => Number::Less(least),
+        "<=" => Number::LessOrEqual(least),
+        ">" => Number::Greater(least),
+        ">=" => Number::GreaterOrEqual(least),
+        _ => Number::Exists,
+    };
+    Some(match field.as_str() {
+        "mover" => Leaf::Mover,
+        "role" => Leaf::IsClient(matches!(&text, Text::Equals(word) if word == b"client")),
+        "method" => Leaf::Method(text),
+        "url" => Leaf::Url(text),
+        "path" => Leaf::Path(text),
+        "host" => Leaf::Host(text),
+        "status" => Leaf::Status(number),
+        "interim" => Leaf::Interim,
+        "latency" => Leaf::Latency(number),
+        "duration" => Leaf::Duration(number),
+        _ => Leaf::Header(field.strip_prefix("header.")?.as_bytes().to_vec(), text),
+    })
+}
+
+fn condition(steps: Vec<PyStep>) -> Option<Condition> {
+    let mut results: Vec<Condition> = Vec::new();
+    for (step, number) in steps {
+        if step == "leaf" {
+            results.push(Condition::Leaf(number));
+            continue;
+        }
+        let mut last = results.split_off(results.len().checked_sub(number)?);
+        results.push(match step.as_str() {
+            "not" => Condition::Not(Box::new(last.pop()?)),
+            "every" => Condition::Every(last),
+            "some" => Condition::Some(last),
+            _ => return None,
+        });
+    }
+    results.pop()
+}
+
 /// The number of what Python calls here and what it is given: `profiler/ingest/fastpath.py` has it
 /// too, and changes with this one.
-const INTERFACE: u32 = 2;
+const INTERFACE: u32 = 3;
 
 #[pymodule]
 fn http_profiler_fastpath(module: &Bound<'_, PyModule>) -> PyResult<()> {

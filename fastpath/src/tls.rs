@@ -47,6 +47,11 @@ impl Sessions {
         self.sessions.contains_key(&wire::socket(header))
     }
 
+    /// Whether the socket of that session is known.
+    pub fn has_socket(&self, header: &[u8; EVENT_SIZE]) -> bool {
+        self.sessions.get(&wire::socket(header)).map_or(false, |session| session.socket != 0)
+    }
+
     /// Append the session, its socket and the network namespace of a message of HTTP/1.`minor`.
     pub fn write(&self, out: &mut Vec<u8>, header: &[u8; EVENT_SIZE], minor: u8) {
         let session = match self.sessions.get(&wire::socket(header)) {
@@ -90,7 +95,9 @@ mod tests {
         sessions.set(wire::TLS_STREAM | 1, b"\"library\":\"go\","[..].into(), 0);
         assert!(sessions.knows(&header));
         assert_eq!(written(&sessions, b'1'), "\"tls\":{\"library\":\"go\"},");
+        assert!(!sessions.has_socket(&header));
         sessions.set(wire::TLS_STREAM | 1, b"\"library\":\"go\","[..].into(), 9);
+        assert!(sessions.has_socket(&header));
         let greeting = [&b"\"a\":0,"[..], b"\"a\":1,", b"\"a\":2,"].map(Fragment::from);
         sessions.set_greeting(9, greeting);
         for (minor, index) in [(b'0', 0), (b'1', 1), (b'2', 2), (b'9', 2)] {

@@ -82,6 +82,8 @@ class Filter:
         # Oldest first.
         self._waiting: OrderedDict[Key, _Open] = OrderedDict()
         self._decided: OrderedDict[Key, _Open] = OrderedDict()
+        self.sockets: dict[int, int] = {}
+        """Socket, as ``exchange`` begins with it -> number of its exchanges that are known."""
         self.dropped: dict[str, int] = {}
         """Option -> number of messages that it dropped."""
         self.given_up = 0
@@ -105,7 +107,7 @@ class Filter:
             self._forget(key)
             end = None
         if end is None:
-            end = self._waiting[key] = _Open(role)
+            end = self._begin(key, role)
         end.put(record, record)
         end.held.append(record)
         size = size_of(record)
@@ -115,11 +117,23 @@ class Filter:
         while len(self._waiting) > self._open_max or self._held > self._held_max:
             self.given_up += 1
             wanted += self._decide_oldest()
-        decided_max = self._held_max // _DECIDED_SHARE
-        while self._decided_held > decided_max:
-            # Later messages of this exchange are then decided separately.
-            self._forget(next(iter(self._decided)))
+        self._bound_decided()
         return wanted
+
+    def resume(self, request: Record, is_open: bool) -> list[Record]:
+        """Continue an exchange whose request was fed elsewhere, to a filter of these conditions.
+
+        ``is_open``: it waits for its response. Return records as :meth:`feed`.
+        """
+        key, role = key_of(request), request.get("role", "client")
+        if is_open or key is None:
+            return self.feed(request)
+        end = self._begin(key, role)
+        end.put(request, request)
+        del self._waiting[key]
+        self._keep_heads(key, end)
+        self._bound_decided()
+        return []
 
     @property
     def held(self) -> int:
@@ -137,11 +151,17 @@ class Filter:
 
     def _resumed(self, key: Key) -> _Open | None:
         """Return what is known about an end; it waits again if it was already decided."""
-        end = self._forget(key)
+        end = self._pop_decided(key)
         if end is not None:
             self._waiting[key] = end
             self._held += end.size
         return end or self._waiting.get(key)
+
+    def _begin(self, key: Key, role: str) -> _Open:
+        end = self._waiting[key] = _Open(role)
+        socket = _socket_of(key)
+        self.sockets[socket] = self.sockets.get(socket, 0) + 1
+        return end
 
     def _release(self, key: Key, end: _Open, over: bool) -> list[Record]:
         """Return the waiting records that match, if they are decided.
@@ -153,17 +173,29 @@ class Filter:
             return []
         del self._waiting[key]
         self._held -= end.size
-        if not end.is_whole:
-            end.held = []
-            if end.request is not None:
-                end.request = without_payload(end.request, 0)
-            end.interim = [without_payload(record, 0) for record in end.interim]
-            if end.response is not None:
-                end.response = without_payload(end.response, 0)
-            end.size = sum(map(size_of, end.exchange().side.records))
-            self._decided[key] = end
-            self._decided_held += end.size
+        if end.is_whole:
+            self._leave(key)
+        else:
+            self._keep_heads(key, end)
         return wanted
+
+    def _keep_heads(self, key: Key, end: _Open) -> None:
+        """Keep what later messages of a decided exchange need."""
+        end.held = []
+        if end.request is not None:
+            end.request = without_payload(end.request, 0)
+        end.interim = [without_payload(record, 0) for record in end.interim]
+        if end.response is not None:
+            end.response = without_payload(end.response, 0)
+        end.size = sum(map(size_of, end.exchange().side.records))
+        self._decided[key] = end
+        self._decided_held += end.size
+
+    def _bound_decided(self) -> None:
+        decided_max = self._held_max // _DECIDED_SHARE
+        while self._decided_held > decided_max:
+            # Later messages of this exchange are then decided separately.
+            self._forget(next(iter(self._decided)))
 
     def _decide(self, end: _Open, records: list[Record], over: bool) -> list[Record] | None:
         """Return the records of an end that match; ``None`` while that is not known."""
@@ -194,11 +226,27 @@ class Filter:
             open_ = open_ or holds is None
         return None if open_ else ""
 
-    def _forget(self, key: Key) -> _Open | None:
+    def _forget(self, key: Key) -> None:
+        if self._pop_decided(key) is not None:
+            self._leave(key)
+
+    def _pop_decided(self, key: Key) -> _Open | None:
         end = self._decided.pop(key, None)
         if end is not None:
             self._decided_held -= end.size
         return end
+
+    def _leave(self, key: Key) -> None:
+        socket = _socket_of(key)
+        self.sockets[socket] -= 1
+        if not self.sockets[socket]:
+            del self.sockets[socket]
+
+
+def _socket_of(key: Key) -> int:
+    """Return the socket of an exchange; -1 if a capture file has another form of it."""
+    socket = str(key[0]).partition("-")[0]
+    return int(socket) if socket.isascii() and socket.isdigit() and len(socket) < 21 else -1
 
 
 def filtered(records: Iterable[Record], wanted: Filter) -> Iterator[Record]:

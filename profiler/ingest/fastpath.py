@@ -14,7 +14,7 @@ import os
 from collections.abc import Mapping
 from functools import lru_cache
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
@@ -30,11 +30,16 @@ from profiler.ingest.settings import Settings
 from profiler.ingest.stream import Positions, Streams
 from profiler.ingest.wire import EVENT, LIBRARIES, Chunk, Session, construct
 
+if TYPE_CHECKING:
+    from profiler.exchanges.filter import Filter
+    from profiler.ingest.fastfilter import Program
+    from profiler.schema import Record
+
 VARIABLE = "HTTP_PROFILER_FASTPATH"
 """``0`` in this environment variable turns the fast path off."""
 
 # The number of what the module is called with and what it returns, as in fastpath/src/python.rs.
-_INTERFACE = 2
+_INTERFACE = 3
 
 
 def module() -> ModuleType | None:
@@ -63,6 +68,18 @@ class Taken(NamedTuple):
     responses: int
 
 
+class Reclaimed(NamedTuple):
+    """A connection that was lent: ``records`` must be read again.
+
+    If there is a filter, ``asked`` is the request that has no response yet. ``is_open``: it was
+    not written, because the response decides.
+    """
+
+    records: list[bytes]
+    asked: Record | None
+    is_open: bool
+
+
 class FastPath:
     """The connections that the native module holds."""
 
@@ -73,19 +90,27 @@ class FastPath:
         stages: tuple[Streams, Messages, Memory],
         processes: Processes,
         syscalls: Mapping[int, str],
+        applied: tuple[Filter, Program] | None = None,
     ) -> None:
+        """Apply a filter, for which Python has the state of its own messages."""
         self._streams, self._messages, self._memory = stages
         self._processes = processes
         self._syscalls = syscalls
         self._clock_offset = 0
+        self._filter: Filter | None = applied[0] if applied else None
+        self._program: Program | None = applied[1] if applied else None
+        # What a filter remembers of a connection must not meet a new one with the same socket.
+        remembered = () if self._filter is None else (self._filter.sockets,)
         self._native: Any = native.FastPath(
             self._describe,
-            self._messages.known,
+            [*self._messages.known, *remembered],
             settings.max_head,
             settings.max_body,
             settings.connection_memory,
             peers.KEPT,
         )
+        if self._program is not None:
+            self._native.set_filter(self._program.leaves, self._program.conditions)
         self.peers = SharedPeers(self._native)
 
     @property
@@ -101,7 +126,13 @@ class FastPath:
     def take(self, records: list[bytes], start: int) -> Taken:
         """Let the module take records, from index ``start`` on."""
         room = max(self._memory.room, 0)
-        return Taken(*self._native.feed(records, start, room, self._messages.numbers_from_one))
+        taken = self._native.feed(records, start, room, self._messages.numbers_from_one)
+        if self._filter is not None and self._program is not None:
+            for option, count in zip(self._program.options, self._native.dropped()):
+                if count:
+                    dropped = self._filter.dropped
+                    dropped[option] = dropped.get(option, 0) + count
+        return Taken(*taken)
 
     def set_clock(self, offset: int) -> None:
         """Set CLOCK_REALTIME minus the kernel's clock, in ns."""
@@ -132,6 +163,8 @@ class FastPath:
         is_unknown = not chunk.family and socket & wire.TLS_STREAM
         if chunk.family not in (wire.AF_INET, wire.AF_INET6) and not is_unknown:
             return
+        if self._filter is not None and socket in self._filter.sockets:
+            return
         resting = self._messages.resting(socket)
         positions = self._streams.positions(socket)
         if resting is None or positions is None:
@@ -150,12 +183,12 @@ class FastPath:
             self._messages.forget(socket)
             self._memory.use(socket, 0)
 
-    def reclaim(self, socket: int) -> list[bytes] | None:
-        """Take a connection back; return the records to read again. ``None``: it was not lent."""
+    def reclaim(self, socket: int) -> Reclaimed | None:
+        """Take a connection back; ``None``: it was not lent."""
         released = self._native.release(socket)
         if released is None:
             return None
-        (following, sequences, times, requests, number, asked), records = released
+        (following, sequences, times, requests, number, asked), records, filtered = released
         request = None
         if asked is not None:
             method, target, host, header, payload = asked
@@ -163,16 +196,18 @@ class FastPath:
             request = Request(number, method, target, host, origin)
         self._streams.resume(socket, Positions(following, sequences))
         self._messages.resume(socket, Resting(requests, number, request, tuple(times)))
-        return list(records)
+        line, is_open = (None, False) if filtered is None else filtered
+        return Reclaimed(records, None if line is None else orjson.loads(line), is_open)
 
     def sockets(self) -> list[int]:
         """Return the connections, the one idle longest first."""
         return list(self._native.sockets())
 
-    def _describe(self, header: bytes) -> tuple[bytes, ...]:
+    def _describe(self, header: bytes) -> tuple[tuple[bytes, ...], int]:
         """Return the parts of a line that depend on a thread, its system call and a direction.
 
-        The last is the peer in the lines of the other end. The module adds the addresses, the
+        The last is the peer in the lines of the other end. With the parts comes the set of leaves
+        of the filter that hold for that thread. The module adds the addresses, the
         connection and the socket.
         """
         origin = construct(Chunk, (*EVENT.unpack(header), b""))
@@ -182,7 +217,11 @@ class FastPath:
         alone = origin._replace(family=0, socket=wire.TLS_STREAM)
         constant = constant_of(alone, syscall, False, process, None, None, None, self._clock_offset)
         peer = _text_of(origin.pid, comm(origin.comm), process)
-        return (*map(_fragment, constant), peer)
+        leaves = 0
+        if self._program is not None:
+            mover: Record = {**constant.mover, **constant.call, **constant.socket}
+            leaves = self._program.holding(mover)
+        return (*map(_fragment, constant), peer), leaves
 
 
 class SharedPeers(Peers):

@@ -39,6 +39,7 @@ from profiler.outputs import Sink
 from profiler.outputs.jsonl import JsonLines
 
 if TYPE_CHECKING:
+    from profiler.exchanges.conditions import Conditions
     from profiler.exchanges.filter import Filter
     from profiler.schema import Record
 
@@ -117,14 +118,28 @@ class Pipeline:
         self._fast: FastPath | None = None
         self._lines: JsonLines | None = None
         # What needs each record, or each message, goes through Python.
-        in_python = (self._filter, recorder, settings.count, decryption)
-        if all(each is None for each in in_python):
-            native = module() if isinstance(sink, JsonLines) else None
-            if isinstance(sink, JsonLines) and native is not None:
-                stages = self._streams, self._messages, self.memory
-                self._fast = FastPath(native, settings, stages, processes, self._syscalls)
-                self._peers = self._fast.peers
-                self._lines = sink
+        if all(each is None for each in (recorder, settings.count, decryption)):
+            self._open_fast_path(left)
+
+    def _open_fast_path(self, conditions: Conditions) -> None:
+        native = module() if isinstance(self._sink, JsonLines) else None
+        if not isinstance(self._sink, JsonLines) or native is None:
+            return
+        applied = None
+        if self._filter:
+            # Loads the query language, which most captures do not need.
+            from profiler.ingest.fastfilter import compiled
+
+            program = compiled(conditions)
+            if program is None:
+                return
+            applied = self._filter, program
+        stages = self._streams, self._messages, self.memory
+        self._fast = FastPath(
+            native, self._settings, stages, self._processes, self._syscalls, applied
+        )
+        self._peers = self._fast.peers
+        self._lines = self._sink
 
     @property
     def full(self) -> bool:
@@ -254,10 +269,14 @@ class Pipeline:
 
     def _reclaim(self, fast: FastPath, socket: int) -> None:
         """Take a connection back from the fast path, if it is there."""
-        records = fast.reclaim(socket)
-        if records is None:
+        reclaimed = fast.reclaim(socket)
+        if reclaimed is None:
             return
-        for record in records:
+        if self._filter and reclaimed.asked is not None:
+            for wanted in self._filter.resume(reclaimed.asked, reclaimed.is_open):
+                self._emit(wanted)
+            self.account.undecided = self._filter.given_up
+        for record in reclaimed.records:
             item = wire.decode(record)
             assert isinstance(item, (wire.Chunk, wire.End))
             self._move(item)

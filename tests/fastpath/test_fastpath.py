@@ -10,10 +10,12 @@ mutations of all these. Without the module all but one of these tests are skippe
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import re
 import ssl
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +24,7 @@ import pytest
 from benchmarks.replay import kept_alive
 from profiler.accounting import Account
 from profiler.exchanges.conditions import conditions
+from profiler.exchanges.query import parse
 from profiler.ingest import fastpath, peers, pipeline, wire
 from profiler.ingest.pipeline import Pipeline
 from profiler.ingest.probe.recording import Recording
@@ -184,6 +187,34 @@ def in_two_namespaces() -> list[bytes]:
     return records
 
 
+def varied() -> list[bytes]:
+    """Exchanges that differ in what filters look at, on one connection, at both ends."""
+    records = kept(False)
+    chunks = [item for item in map(wire.decode, records) if isinstance(item, wire.Chunk)]
+    out = [record for record in records if not isinstance(wire.decode(record), wire.Chunk)]
+    heads = itertools.cycle([b"X-Two: 1\r\nx-two: b\r\n", b"", b"Accept: a/b\r\n"])
+    hosts = itertools.cycle([b"A.example", b"b.example:8080", b"[::1]:80", b"not valid"])
+    targets = itertools.cycle([b"/a", b"/a/b?c=d", b"/", b"http://c/d", b"/a#e", b"*", b"/abab"])
+    methods = itertools.cycle([b"GET", b"PUT", b"post", b"HEAD", b"GET"])
+    answers = itertools.cycle([b"200 OK", b"404 No", b"503 No", b"204 No"])
+    positions: dict[tuple[int, int], int] = {}
+    ends = chunks[:4]
+    for number in range(40):
+        request = b"%s %s HTTP/1.1\r\nHost: %s\r\n%s\r\n" % (
+            *(next(methods), next(targets), next(hosts), next(heads)),
+        )
+        more = b"" if number % 3 else b"Grpc-Status: %d\r\n" % (number % 2)
+        answer = b"HTTP/1.1 %s\r\n%sContent-Length: 0\r\n\r\n" % (next(answers), more)
+        for turn, end in enumerate(ends):
+            data = (request, answer)[turn // 2]
+            position = positions.get((end.socket, end.direction), 0)
+            positions[end.socket, end.direction] = position + len(data)
+            size = {"size": len(data), "captured": len(data), "payload": data}
+            time = end.time + number * 10**7 + (turn // 2) * number * 10**6
+            out.append(wire.encode(end._replace(position=position, time=time, **size)))
+    return out
+
+
 INPUTS = {
     **{f"recording {case.name}": (recorded(case), Settings()) for case in RECORDINGS},
     **{name: (scripted(script), script.settings) for name, script in SCRIPTS.items()},
@@ -193,6 +224,7 @@ INPUTS = {
     "over a Unix socket": (over_unix(), Settings()),
     "over TLS": (over_tls(), Settings()),
     "in two namespaces": (in_two_namespaces(), Settings()),
+    "varied": (varied(), Settings()),
 }
 inputs = pytest.mark.parametrize("name", INPUTS)
 
@@ -316,11 +348,91 @@ def test_memory_of_connections_elsewhere_counts(monkeypatch: pytest.MonkeyPatch)
 
 
 @installed
-@pytest.mark.parametrize(
-    "settings", [Settings(count=5), Settings(where=conditions(method=("GET",)))]
-)
-def test_what_needs_each_message_goes_through_python(settings: Settings, same) -> None:
-    assert same(INPUTS["kept alive"][0], settings) == 0
+def test_what_needs_each_message_goes_through_python(same) -> None:
+    assert same(INPUTS["kept alive"][0], Settings(count=5)) == 0
+
+
+# Filters, and how many of the 160 messages of "varied" are then written by the module.
+FILTERS = {
+    "method": (conditions(method=("GET",)), 64),
+    "path": (conditions(path=("/a*",)), 92),
+    "host": (conditions(host=("*.example",)), 80),
+    "host with its port": (conditions(host=("b.example:8080", "A.example")), 40),
+    "status": (conditions(status=((200, 299), (503, 503))), 120),
+    "header": (conditions(header=(("x-two", "b"), ("grpc-status", "*"))), 56),
+    "direction": (conditions(direction=("send",)), 80),
+    "role": (conditions(role=("server",)), 80),
+    "process": (conditions(cmdline=("*gunicorn*",), comm=("gunicorn",)), 80),
+    "latency": (conditions(min_latency=(20.0,)), 80),
+    "several": (conditions(method=("GET", "PUT"), status=((404, 404),), role=("client",)), 12),
+    **{
+        text: (conditions((parse(text),)), messages)
+        for text, messages in (
+            ("not status=200", 120),
+            ("status=none or path=/a", 48),
+            ("method!=PUT and not (header.accept=none or latency<30ms)", 8),
+            ("(url~'*=d' and interim=none) or duration>=35ms", 40),
+            ("status>=500 or (status<=204 and role=client) or method~P*", 80),
+            ("direction=recv and header.x-two=1", 28),
+            ("header.host=none or path~*b or host!=a.example", 40),
+            ("status>200 and (cmdline=none or comm!=x)", 120),
+        )
+    },
+}
+filters = pytest.mark.parametrize("name", FILTERS)
+
+
+@installed
+@filters
+def test_the_same_lines_through_a_filter(name: str, same) -> None:
+    where, _ = FILTERS[name]
+    for records, settings in INPUTS.values():
+        same(records, replace(settings, where=where))
+    same(INPUTS["varied"][0], Settings(where=where), batch=1)
+
+
+@installed
+@filters
+def test_the_same_lines_of_mutations_through_a_filter(name: str, same) -> None:
+    where, _ = FILTERS[name]
+    inputs = {name: each for name, each in INPUTS.items() if name != "memory-limit"}
+    chance = random.Random(name)
+    for records, settings in [*inputs.values(), *[INPUTS["varied"]] * 40]:
+        # The last request waits until the connection is taken back.
+        cut = chance.choice([None, None, -1, -3])
+        batch = chance.choice([1, 3, 1000])
+        same(mutated(records[:cut], chance), replace(settings, where=where), batch)
+
+
+@installed
+@filters
+def test_filtered_messages_take_it(name: str, same) -> None:
+    where, messages = FILTERS[name]
+    assert same(INPUTS["varied"][0], Settings(where=where)) == messages
+
+
+@installed
+@pytest.mark.parametrize("text", ["bytes>5", "path~'/[ab]'", "failed", "service=x or tls"])
+def test_other_conditions_go_through_python(text: str, same) -> None:
+    where = conditions((parse(text),))
+    assert same(INPUTS["varied"][0], Settings(where=where)) == 0
+
+
+@installed
+def test_a_socket_that_a_filter_remembers_goes_through_python(same) -> None:
+    """The request of an earlier connection is still kept under the number of the new one."""
+    records, settings = INPUTS["varied"]
+    first = [record for record in records if record[0] != wire.CHUNK]
+    items = [item for item in map(wire.decode, records) if isinstance(item, wire.Chunk)]
+    asked = wire.encode(
+        items[0]._replace(payload=b"GET /a HTTP/1.1\r\n\r\nx", size=20, captured=20)
+    )
+    for text in ("path=/a", "status=200", "path=/a and status=404"):
+        where = conditions((parse(text),))
+        lost = wire.encode(items[0]._replace(flags=wire.FLAG_AFTER_LOSS, position=10**6))
+        ended = [wire.encode(wire.End(side, items[0].time, items[0].socket, 0)) for side in (0, 1)]
+        for between in (ended, [lost, *ended]):
+            same([*first, asked, *between, *records], replace(settings, where=where))
 
 
 @installed
