@@ -25,6 +25,7 @@ from provisioning.sources import (
     ANSIBLE,
     DEMO_REQUIREMENTS,
     copy_product,
+    fastpath_of,
     installed_dependencies,
     wheel_of,
 )
@@ -54,7 +55,11 @@ def system_variables(
 
 def product_variables(sources: Path, log: Path) -> dict[str, Any]:
     """Return the variables of its part ``product``: the files from a copy of the sources."""
-    return {"profiler_wheel": str(wheel_of(sources, log)), "demo_sources": str(sources)}
+    return {
+        "profiler_wheel": str(wheel_of(sources, log)),
+        "fastpath_wheel": str(fastpath_of(sources, log)),
+        "demo_sources": str(sources),
+    }
 
 
 @contextmanager

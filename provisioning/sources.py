@@ -11,10 +11,12 @@ the repository unchanged.
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from provisioning.cache import (
@@ -55,7 +57,10 @@ WHEEL_SOURCES = (
 
 DEMO_SOURCES = ("demo", "loadtest")
 
-PRODUCT_SOURCES = WHEEL_SOURCES + DEMO_SOURCES
+# The native fast path, a package of its own.
+FASTPATH = "fastpath"
+
+PRODUCT_SOURCES = (*WHEEL_SOURCES, FASTPATH, *DEMO_SOURCES)
 
 DEMO_REQUIREMENTS = tuple(f"{folder}/requirements.txt" for folder in DEMO_SOURCES)
 
@@ -115,15 +120,29 @@ def copy_product(target: Path) -> Path:
 def wheel_of(sources: Path, log: Path) -> Path:
     """Return the wheel of the profiler for a copy of the sources, built if not cached."""
     inputs = digest_files(sources, [sources / name for name in WHEEL_SOURCES])
+    return _kept("profiler", digest(inputs), lambda *given: build_wheel(sources, *given, log))
+
+
+def fastpath_of(sources: Path, log: Path) -> Path:
+    """Return the wheel of the fast path for this machine's architecture, built if not cached.
+
+    Raises ToolMissing without a compiler.
+    """
+    inputs = digest_files(sources, [sources / FASTPATH])
+    name = digest({**inputs, "machine": platform.machine()})
+    return _kept("fastpath", name, lambda *given: build_fastpath(sources, *given, log))
+
+
+def _kept(name: str, key: str, build: Callable[[Path, Path], None]) -> Path:
     wheels = cache_directory() / "wheels"
-    kept = wheels / f"profiler-{digest(inputs)}"
+    kept = wheels / f"{name}-{key}"
     with locked(cache_directory() / "locks" / "wheel"):
         if not kept.is_dir():
-            remove_leftovers(wheels, "profiler")
+            remove_leftovers(wheels, name)
             with tempfile.TemporaryDirectory() as scratch, made_aside(kept) as aside:
-                build_wheel(sources, Path(scratch), aside, log)
+                build(Path(scratch), aside)
                 give_to_caller(aside)
-            prune(wheels, "profiler", KEPT_WHEELS)
+            prune(wheels, name, KEPT_WHEELS)
     return next(kept.glob("*.whl"))
 
 
@@ -146,6 +165,33 @@ def build_wheel(sources: Path, scratch: Path, wheels: Path, log: Path) -> None:
     built = len(list(wheels.glob("*.whl")))
     if built != 1:
         raise BuildFailed(f"building the wheel: expected one wheel, found {built}")
+
+
+def build_fastpath(sources: Path, scratch: Path, wheels: Path, log: Path) -> None:
+    """Build the wheel of the fast path into ``wheels``.
+
+    zig links it, for the oldest glibc that manylinux2014 allows. The host's own compiler would make
+    a module that older guests cannot load.
+    """
+    tools = REPOSITORY / ".venv" / "bin"
+    if not (tools / "maturin").exists() or shutil.which("cargo") is None:
+        raise ToolMissing("maturin and cargo", "run `make setup`")
+    copy = scratch / FASTPATH
+    shutil.copytree(sources / FASTPATH, copy)
+    run(
+        [
+            *(str(tools / "maturin"), "build", "--release", "--zig"),
+            *("--compatibility", "manylinux2014", "--out", str(wheels)),
+            *("--manifest-path", str(copy / "Cargo.toml")),
+        ],
+        doing="building the fast path's wheel",
+        log=log,
+        # maturin finds zig as a module of the first python3.
+        env={
+            "SOURCE_DATE_EPOCH": SOURCE_DATE_EPOCH,
+            "PATH": os.pathsep.join((str(tools), os.environ["PATH"])),
+        },
+    )
 
 
 def _pip() -> list[str]:

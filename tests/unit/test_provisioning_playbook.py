@@ -78,13 +78,16 @@ def ansible(tmp_path, monkeypatch):
 
 def test_a_running_machine_gets_the_variables_of_an_image(tmp_path, ansible, monkeypatch):
     monkeypatch.setattr(playbook, "wheel_of", lambda copy, log: copy / "profiler.whl")
+    monkeypatch.setattr(playbook, "fastpath_of", lambda copy, log: copy / "fastpath.whl")
     spec = find_guest("debian-13")
     status = command_line.main(["play", spec.name, "--", "--limit=debian-13", "site.yml"])
     assert status == 4
     told = json.loads((tmp_path / "variables").read_text())
     assert told["guest_python"] == "3.13"
     assert told["profiler_wheel"].endswith("/profiler.whl")
-    assert set(told) == {*playbook.system_variables(spec), "profiler_wheel", "demo_sources"}
+    assert told["fastpath_wheel"].endswith("/fastpath.whl")
+    own = {"profiler_wheel", "fastpath_wheel", "demo_sources"}
+    assert set(told) == {*playbook.system_variables(spec), *own}
     # Not the tasks for our disks: a running machine keeps its network and its users.
     assert not any(key.startswith("embedded") for key in told)
     assert (tmp_path / "arguments").read_text().splitlines()[1:] == [
