@@ -47,9 +47,7 @@ def user_for(name: str | None) -> pwd.struct_passwd | None:
     raise ConfinementError(f"this machine has no user {DEFAULT}")
 
 
-def confine(
-    user: pwd.struct_passwd, realtime: bool = False, network: bool = False
-) -> list[str]:
+def confine(user: pwd.struct_passwd, realtime: bool = False, network: bool = False) -> list[str]:
     """Become ``user`` without any privilege; return what of it this machine does not permit.
 
     With ``realtime`` it may still take real-time priority 1 (``probe/precedence.py``), and with
