@@ -147,6 +147,11 @@ class Pipeline:
         return self._settings.count is not None and self.account.messages >= self._settings.count
 
     @property
+    def has_fast_path(self) -> bool:
+        """Whether the native module is installed, and can write lines with these settings."""
+        return self._fast is not None
+
+    @property
     def held(self) -> int:
         """The bytes of memory that all open connections hold."""
         return self.memory.total + (self._fast.held if self._fast else 0)

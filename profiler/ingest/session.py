@@ -154,7 +154,8 @@ def capture(
                 _say(f"captured bytes are parsed {missing}")
         engine.discover()
         _say_problems(engine)
-        how = [f"{engine.route} route", engine.carrier, f"Linux {os.uname().release}"]
+        fast = "fast path" if pipeline.has_fast_path else "no fast path"
+        how = [f"{engine.route} route", engine.carrier, fast, f"Linux {os.uname().release}"]
         if user:
             # It may have failed to become the other one.
             name = user.pw_name if os.geteuid() == user.pw_uid else "root"

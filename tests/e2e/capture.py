@@ -8,9 +8,10 @@ elsewhere. The capture's account shows it; only then is the failed test run agai
 from __future__ import annotations
 
 import re
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from profiler.accounting import SKIPPED_CALLS
+from provisioning import Guest
 from provisioning.capture import Capture as GuestCapture
 from provisioning.capture import Record
 from tests.records import read_record
@@ -32,6 +33,12 @@ class Capture(GuestCapture):
     """The captures that the current test has read or stopped."""
 
     _excused = 0
+
+    def __init__(self, guest: Guest, *options: str, **how: Any) -> None:
+        """As for GuestCapture. On the syscall route, lines are written without the fast path."""
+        if "syscall" in options:
+            how["before"] = ("env", "HTTP_PROFILER_FASTPATH=0", *how.get("before", ()))
+        super().__init__(guest, *options, **how)
 
     def parse(self, line: str) -> Record:
         """Parse and validate a line."""
