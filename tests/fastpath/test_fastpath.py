@@ -19,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+import orjson
 import pytest
 
 from benchmarks.replay import kept_alive
@@ -745,3 +746,32 @@ MUTATIONS = [
     delete, swap, repeat, end, split, split, join, change, change, edit, edit, edit,
     later, twice, to_unix, to_tls, session,
 ]  # fmt: skip
+
+
+class Exported:
+    """Takes what an exporter takes."""
+
+    def __init__(self) -> None:
+        self.records: list[object] = []
+        self.fast = 0
+
+    def write(self, record: object) -> None:
+        self.records.append(orjson.loads(orjson.dumps(record)))
+
+    def add(self, lines: bytes) -> None:
+        found = [orjson.loads(line) for line in lines.splitlines()]
+        self.fast += len(found)
+        self.records += found
+
+
+@installed
+def test_an_exporter_gets_every_record() -> None:
+    """It does not turn the fast path off, and gets what the sink gets, in its order."""
+    recording = list(Recording(RECORDED / "demo" / "capture").records())
+    sink, exported = Kept(), Exported()
+    pipeline = Pipeline(Settings(), sink, Processes(None), "x86_64", exporter=exported)
+    pipeline.feed_all(kept_alive(recording, 50))
+    pipeline.finish()
+    assert exported.records == [orjson.loads(line) for line in bytes(sink.written).splitlines()]
+    assert len(exported.records) == 200
+    assert exported.fast == pipeline.account.fast > 100
