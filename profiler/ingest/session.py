@@ -224,6 +224,8 @@ def replay(path: Path, settings: Settings, key_log: Path | None = None) -> None:
         except CaptureFileError as error:
             damage = error
         pipeline.finish()
+        if exporter:
+            exporter.account(pipeline.account)
     if exporter:
         pipeline.account.exported = exporter.counts()
     _say_summary(pipeline.account)
@@ -346,6 +348,8 @@ def _run(
         _say_problems(engine)
         sink.flush()
         if exporter:
+            if exporter.wants_account():
+                exporter.account(_account(engine, pipeline, None))
             exporter.flush()
         if pipeline.account.faults and not fault_reported:
             fault_reported = True
@@ -386,6 +390,7 @@ def _exporter(
 
 
 def _end_export(exporter: Exporter, account: Account) -> None:
+    exporter.account(account)
     exporter.close()
     account.exported = exporter.counts()
 

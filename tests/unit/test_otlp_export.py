@@ -208,6 +208,16 @@ def test_live(tmp_path: Path) -> None:
         said = ended(process)
         lines = [json.loads(each) for each in output.read_text().splitlines()]
         assert spans(collector) == sides(lines)
+        lost = [
+            point.as_int
+            for each in collector.resource_metrics
+            for scope in each.scope_metrics
+            for metric in scope.metrics
+            if metric.name == "http_profiler.calls"
+            for point in metric.sum.data_points
+            if "unreadable" in str(point.attributes) and "receive" in str(point.attributes)
+        ]
+        assert lost == [7], "the account of the engine"
     exported = last(stats)["exported"]
     assert exported["spans"] == exported["sent"] == len(sides(lines))
     assert f"exported spans {exported['spans']} = sent {exported['spans']} + dropped 0" in said

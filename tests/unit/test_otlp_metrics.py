@@ -97,6 +97,38 @@ def test_counter() -> None:
     } == {"sent": 3, "dropped refused": 2}
 
 
+def test_account() -> None:
+    collected = collect()
+    collected.set_account([["seen", "", 7, 70, 8, 80], ["lost", "ring_full", 0, 0, 1, 10]])
+    counters = {metric.name: metric for _, metric in decoded(collected)}
+    calls = [
+        (values(point.attributes), point.as_int)
+        for point in counters["http_profiler.calls"].sum.data_points
+    ]
+    assert calls == [
+        ({"http_profiler.fate": "seen", "network.io.direction": "transmit"}, 7),
+        ({"http_profiler.fate": "seen", "network.io.direction": "receive"}, 8),
+        (
+            {
+                "http_profiler.fate": "lost",
+                "http_profiler.reason": "ring_full",
+                "network.io.direction": "transmit",
+            },
+            0,
+        ),
+        (
+            {
+                "http_profiler.fate": "lost",
+                "http_profiler.reason": "ring_full",
+                "network.io.direction": "receive",
+            },
+            1,
+        ),
+    ]
+    points = counters["http_profiler.bytes"].sum.data_points
+    assert [point.as_int for point in points] == [70, 80, 0, 10]
+
+
 def test_bounded_series(monkeypatch: pytest.MonkeyPatch) -> None:
     """A peer can name any host; what is beyond the limit is one series."""
     monkeypatch.setattr(metrics, "SERIES_MAX", 10)

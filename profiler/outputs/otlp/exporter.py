@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import orjson
 
-from profiler.accounting import Exported
+from profiler.accounting import Account, Exported
 from profiler.exchanges.pair import RoleSide, Sides
 from profiler.exchanges.redact import Redactor
 from profiler.exchanges.text import visible_lines
@@ -49,6 +49,9 @@ _BATCH = 64 * 1024
 _PIPE_BYTES = 1024 * 1024  # /proc/sys/fs/pipe-max-size
 _PENDING_MAX = 8 * 1024 * 1024
 _POLL_SECONDS = 0.2
+_ACCOUNT_SECONDS = 10.0
+# How its line begins; that of a record has another first key.
+_ACCOUNT = b'{"account":'
 # For the terminal and for service managers, all processes are one: the capture handles these.
 _BLOCKED = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1}
 # A record in memory, besides its text.
@@ -103,6 +106,7 @@ class Exporter:
         self._pending = bytearray()
         self._shared = _SharedCounts()
         self._messages_dropped = 0
+        self._account_due = time.monotonic() + _ACCOUNT_SECONDS
         self._is_over = False
         reading, self._fd = os.pipe()
         self._ended, ending = os.pipe()
@@ -138,6 +142,17 @@ class Exporter:
         if len(self._pending) >= _BATCH:
             self.flush()
 
+    def wants_account(self) -> bool:
+        """Whether the account was not passed on for a while."""
+        return time.monotonic() >= self._account_due
+
+    def account(self, account: Account) -> None:
+        """Take the account so far."""
+        self._account_due = time.monotonic() + _ACCOUNT_SECONDS
+        report = account.to_report()
+        if report is not None:
+            self.add(_ACCOUNT + orjson.dumps(report["rows"]) + b"}\n")
+
     def flush(self) -> None:
         """Pass on what fits into the pipe."""
         pending = self._pending
@@ -148,13 +163,13 @@ class Exporter:
             if len(pending) > _PENDING_MAX:
                 # The rest of a line must follow its beginning.
                 whole = pending.index(b"\n") + 1
-                self._messages_dropped += pending.count(b"\n", whole)
+                self._messages_dropped += _messages(pending[whole:])
                 del pending[whole:]
         except BrokenPipeError:
             self._is_over = True
             self._say(_STOPPED)
         if self._is_over:
-            self._messages_dropped += pending.count(b"\n")
+            self._messages_dropped += _messages(pending)
             pending.clear()
 
     def counts(self) -> Exported:
@@ -182,7 +197,7 @@ class Exporter:
             before = len(self._pending)
             self.flush()
             if len(self._pending) == before and limit and time.monotonic() >= limit:
-                self._messages_dropped += self._pending.count(b"\n")
+                self._messages_dropped += _messages(self._pending)
                 break
         os.close(self._fd)
         self._fd = -1
@@ -196,6 +211,12 @@ class Exporter:
             with contextlib.suppress(ChildProcessError):
                 if os.waitpid(self.pid, 0)[1]:
                     self._say(_STOPPED)
+
+
+def _messages(lines: bytes | bytearray) -> int:
+    """Return how many of the lines are records."""
+    is_account = lines.startswith(_ACCOUNT)
+    return lines.count(b"\n") - lines.count(b"\n" + _ACCOUNT) - is_account
 
 
 _STOPPED = "OTLP: the process that exports has ended before the capture; spans are missing"
@@ -280,6 +301,9 @@ class _Worker:
                 self._metrics_sender.put(self._metrics.request(self._begun, time.time_ns(), counts))
 
     def _take(self, line: bytes) -> None:
+        if line.startswith(_ACCOUNT):
+            self._metrics.set_account(orjson.loads(line)["account"])
+            return
         record: Record = orjson.loads(line)
         content = len(record.pop("body", "")) + len(record.pop("raw_payload", ""))
         # A line of the fast path has the content.

@@ -2,7 +2,8 @@
 """Durations of requests as histograms, by OpenTelemetry's semantic conventions for HTTP.
 
 These are ``http.server.request.duration`` and ``http.client.request.duration``, in seconds, and
-what became of the spans (``http_profiler.spans``). All are cumulative, so an export that is lost
+what became of the spans (``http_profiler.spans``) and of all calls (``http_profiler.calls``,
+``http_profiler.bytes``: the account). All are cumulative, so an export that is lost
 makes the next one no less right. The number of series is bounded; beyond it, one with
 ``otel.metric.overflow`` has the rest
 (https://opentelemetry.io/docs/specs/otel/metrics/sdk/#cardinality-limits).
@@ -48,6 +49,7 @@ class Metrics:
         self._series: dict[tuple[bytes, str, bytes], _Series] = {}
         # What is seen of a side -> its series, because encoding the attributes takes longer.
         self._known: dict[tuple[object, ...], _Series] = {}
+        self._account: list[Any] = []
 
     def add(self, role: str, side: Side) -> None:
         """Count a side, if all of it was seen: else its duration is not known."""
@@ -72,6 +74,10 @@ class Metrics:
         seconds = response["duration_ms"] / 1000
         series.buckets[bisect_left(BOUNDS, seconds)] += 1
         series.sum += seconds
+
+    def set_account(self, rows: list[Any]) -> None:
+        """Take the rows of :meth:`profiler.accounting.Account.to_report`, as of now."""
+        self._account = rows
 
     def _series_of(self, role: str, side: Side) -> _Series:
         request, response = side.request, side.response
@@ -133,19 +139,43 @@ class Metrics:
         own = {"service.name": "http-profiler", **self._given}
         resource = b"".join(attribute(1, *each) for each in own.items())
         counts = {"sent": spans.sent, **{f"dropped {k}": n for k, n in spans.dropped.items()}}
-        points = [
-            message(
-                1,
-                attribute(7, "http_profiler.outcome", outcome)
-                + fixed64(2, start)
-                + fixed64(3, now)
-                + fixed64(6, number),
-            )
-            for outcome, number in counts.items()
+        counters: dict[tuple[str, str], list[tuple[dict[str, str], int]]] = {
+            ("http_profiler.spans", "{span}"): [
+                ({"http_profiler.outcome": outcome}, number) for outcome, number in counts.items()
+            ]
+        }
+        for fate, reason, *numbers in self._account:
+            of = {
+                "http_profiler.fate": fate,
+                **({"http_profiler.reason": reason} if reason else {}),
+            }
+            for at, direction in ((0, "transmit"), (2, "receive")):
+                directed = {**of, "network.io.direction": direction}
+                for name, number in zip(_COUNTED, numbers[at : at + 2]):
+                    counters.setdefault(name, []).append((directed, number))
+        own_metrics = [
+            string(1, name) + string(3, unit) + message(7, _counter(points, start, now))
+            for (name, unit), points in counters.items()
         ]
-        counter = b"".join(points) + integer(2, _CUMULATIVE) + integer(3, 1)
-        metric = string(1, "http_profiler.spans") + string(3, "{span}") + message(7, counter)
-        return b"".join([*parts, _resource_metrics(resource, [metric])])
+        return b"".join([*parts, _resource_metrics(resource, own_metrics)])
+
+
+_COUNTED = (("http_profiler.calls", "{call}"), ("http_profiler.bytes", "By"))
+
+
+def _counter(points: list[tuple[dict[str, str], int]], start: int, now: int) -> bytes:
+    """Encode a ``Sum`` that only grows."""
+    encoded = (
+        message(
+            1,
+            b"".join(attribute(7, *each) for each in attributes.items())
+            + fixed64(2, start)
+            + fixed64(3, now)
+            + fixed64(6, number),
+        )
+        for attributes, number in points
+    )
+    return b"".join(encoded) + integer(2, _CUMULATIVE) + integer(3, 1)
 
 
 _ENCODED_BOUNDS = pack(f"<{len(BOUNDS)}d", *BOUNDS)
