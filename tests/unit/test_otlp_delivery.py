@@ -8,6 +8,7 @@ import ipaddress
 import socket
 import ssl
 import time
+import tracemalloc
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -220,7 +221,7 @@ def test_restarted_collector() -> None:
 
 def test_full_queue() -> None:
     """Beyond its bound, new spans are dropped and counted; the others are delivered."""
-    queue = Queue(10 * (len(span(0).content) + 100))
+    queue = Queue(10 * (len(span(0).content) + delivery.OVERHEAD))
     for number in range(25):
         queue.put(span(number))
     counts = queue.snapshot()
@@ -233,6 +234,23 @@ def test_full_queue() -> None:
         assert names(collector) == [f"span {n}" for n in range(10)]
     counts = queue.snapshot()
     assert (counts.sent, counts.waiting, counts.spans) == (10, 0, 25)
+
+
+@pytest.mark.parametrize("size", [10, 700])
+def test_memory(size: int) -> None:
+    """The queue takes no more memory than its bound."""
+    bound = 4 << 20
+    tracemalloc.start()
+    try:
+        queue = Queue(bound)
+        number = 0
+        while not queue.counts.dropped["queue_full"]:
+            number += 1
+            queue.put(Span(RESOURCE, number.to_bytes(size, "big")))
+        used, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert bound / 2 < used <= bound
 
 
 def test_end_in_flight() -> None:

@@ -22,6 +22,8 @@ from typing import Any
 
 import pytest
 
+from profiler.outputs.otlp.endpoint import endpoint
+from profiler.outputs.otlp.exporter import Exporter
 from tests.unit.mock_collector import MockCollector, answer, mock_collector
 
 ROOT = Path(__file__).parents[2]
@@ -260,6 +262,32 @@ def test_killed_exporter(tmp_path: Path) -> None:
     dropped = sum(exported["dropped"].values())
     assert exported["spans"] == exported["sent"] + dropped
     assert output.read_text()
+
+
+def test_overload() -> None:
+    """A process that does not read holds nothing up; each message is a span or counted."""
+    written = 6000
+    record: Any = {
+        "timestamp": "2026-01-01T00:00:00.000000000Z", "type": "request", "role": "client",
+        "method": "GET", "url": "/" + "x" * 2000, "bytes": 1, "headers": {"host": "a"},
+    }  # fmt: skip
+    with mock_collector() as collector:
+        target = endpoint(collector.url, {})
+        exporter = Exporter(
+            target, redact=True, replay=False, user=None, say=print, max_bytes=1 << 26
+        )
+        os.kill(exporter.pid, signal.SIGSTOP)
+        for _ in range(written):
+            exporter.write(record)
+        exporter.flush()
+        dropped = exporter.counts().messages_dropped
+        assert 0 < dropped < written
+        os.kill(exporter.pid, signal.SIGCONT)
+        exporter.close()
+        counts = exporter.counts()
+        assert counts.spans + counts.messages_dropped == written
+        assert counts.sent == counts.spans == len(collector.spans)
+        assert counts.balanced()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user needs root")

@@ -36,8 +36,8 @@ _FIRST_WAIT, _LONGEST_WAIT = 0.5, 30.0
 _RETRY_AFTER_MAX = 300.0
 _REPEAT_SECONDS = 60.0
 _RESPONSE_MAX = 64 * 1024
-# What a span takes in the queue besides its bytes.
-_OVERHEAD = 100
+# What a span takes in the queue besides its bytes: three objects and a place.
+OVERHEAD = 250
 
 DROPPED = ("queue_full", "refused", "rejected", "unreachable", "end", "error", "stopped")
 """Why a span was dropped: the queue was full; the Collector answered a request with an error that
@@ -83,7 +83,7 @@ class Queue:
 
     def put(self, span: Span, may_wait: Callable[[], bool] = lambda: False) -> None:
         """Append a span, or drop it if there is no room; ``may_wait``: wait for room first."""
-        size = len(span.content) + _OVERHEAD
+        size = len(span.content) + OVERHEAD
         with self.changed:
             self.counts.spans += 1
             while self._bytes + size > self._max_bytes and may_wait():
@@ -136,7 +136,7 @@ class Queue:
             batch, self._in_flight = self._in_flight, []
             if not batch:
                 return  # The time was over, and drop_all() has counted it.
-            self._bytes -= sum(len(span.content) + _OVERHEAD for span in batch)
+            self._bytes -= sum(len(span.content) + OVERHEAD for span in batch)
             self.counts.sent += sent
             self.counts.waiting -= len(batch)
             if sent < len(batch):
