@@ -5,13 +5,15 @@
 
 The exchanges of the demo's recording are repeated, each later than the one before and on other
 ports. In the capture, a record is passed on; in the process that exports, it is parsed, paired with
-the other message of its end, encoded, and compressed in batches.
+the other message of its end, encoded, counted, and compressed in batches.
 """
 
 from __future__ import annotations
 
 import gzip
 import sys
+from collections import deque
+from itertools import starmap
 from pathlib import Path
 from typing import Callable
 
@@ -21,6 +23,7 @@ from benchmarks.instructions import section, sections
 from profiler.exchanges.pair import RoleSide, Sides
 from profiler.exchanges.redact import Redactor
 from profiler.outputs.otlp.delivery import BATCH_SPANS, request_of
+from profiler.outputs.otlp.metrics import Metrics
 from profiler.outputs.otlp.spans import Encoder, Span
 from profiler.schema import Record
 
@@ -49,6 +52,7 @@ def parts() -> dict[str, Callable[[], object]]:
     paired = _paired(made)
     encoder, hiding = Encoder(None, {}, "host"), Encoder(Redactor(b"k"), {}, "host")
     spans = _encoded(encoder, paired)
+    metrics = Metrics({}, "host")
     return {
         "passed on (capture)": lambda: [
             orjson.dumps({**one, "body": "", "raw_payload": ""}) for one in made
@@ -57,6 +61,7 @@ def parts() -> dict[str, Callable[[], object]]:
         "paired": lambda: _paired(made),
         "encoded": lambda: _encoded(encoder, paired),
         "redacted besides": lambda: _encoded(hiding, paired),
+        "counted in histograms": lambda: deque(starmap(metrics.add, paired), maxlen=0),
         "batched and compressed": lambda: [
             gzip.compress(request_of(spans[at : at + BATCH_SPANS]), 1)
             for at in range(0, len(spans), BATCH_SPANS)
