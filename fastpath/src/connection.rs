@@ -542,11 +542,16 @@ impl Connection {
             let socket = last.socket();
             if !lines.peers.has_met(socket, direction) {
                 let sequence = wire::sequence(header);
-                let identity = match sequence {
-                    0 => None,
-                    // Its sockets move ciphertext in other sequence numbers.
-                    _ if wire::is_tls(header) => None,
-                    _ => Direction::new(ends.connection_id(), is_request, sequence),
+                // The plain text of TLS has no number; its ends identify it, if they are known.
+                let is_identified = if wire::is_tls(header) {
+                    !ends.connection().is_empty()
+                } else {
+                    sequence != 0
+                };
+                let identity = if is_identified {
+                    Direction::new(ends.connection_id(), is_request, sequence)
+                } else {
+                    None
                 };
                 lines.peers.meet(socket, direction, identity, &mover.peer);
             }

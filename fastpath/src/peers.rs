@@ -124,7 +124,10 @@ impl Peers {
             }
             _ => {
                 let (number, own) = (known.number, known.own.clone());
-                self.wait(identity, Waiting { socket, moved: direction, known: number, own, number });
+                self.wait(
+                    identity,
+                    Waiting { socket, moved: direction, known: number, own, number },
+                );
             }
         }
     }
