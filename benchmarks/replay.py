@@ -6,6 +6,7 @@
     python -m benchmarks.replay --stages         # counted for each stage separately
     python -m benchmarks.replay --profile        # where
     python -m benchmarks.replay --where=status=200 --instructions  # with a filter
+    python -m benchmarks.replay --redact --instructions            # secrets are hidden
     tox -e bench-replay                          # µs, by pytest-benchmark
 
 The recording of the demo (``tests/replay/cases/demo``: a new connection for each exchange)
@@ -41,6 +42,7 @@ from profiler.ingest.settings import Settings
 from profiler.ingest.stream import Streams
 from profiler.ingest.syscalls import names
 from profiler.outputs.jsonl import JsonLines
+from profiler.outputs.redacted import Redacted
 from profiler.schema import Record
 
 _CASE = Path(__file__).parents[1] / "tests/replay/cases/demo"
@@ -95,7 +97,8 @@ def kept_alive(records: list[bytes], rounds: int, fresh: bool = False) -> list[b
 def run(machine: str, records: list[bytes], settings: Settings = Settings()) -> Pipeline:  # noqa: B008
     """Feed ``records`` to a new pipeline."""
     sink = JsonLines(Path("/dev/null"))
-    pipeline = Pipeline(settings, sink, Processes(None), machine)
+    shown = Redacted(sink, Redactor()) if settings.redact else sink
+    pipeline = Pipeline(settings, shown, Processes(None), machine)
     pipeline.feed_all(records)
     pipeline.finish()
     sink.close()
@@ -166,11 +169,13 @@ def print_stages(name: str, option: list[str]) -> None:
 
 def main(arguments: list[str]) -> None:
     """Print the cost; or run that many rounds, to be counted."""
-    given = [one for one in arguments if one.startswith("--where=")]
+    wheres = [one for one in arguments if one.startswith("--where=")]
+    given = [*wheres, *(one for one in arguments if one == "--redact")]
     option = [argument for argument in arguments if argument in ("--kept", "--fresh")]
     arguments = [argument for argument in arguments if argument not in (*option, *given)]
     name = option[0][2:] if option else "demo"
-    settings = Settings(where=conditions([parse(one.partition("=")[2]) for one in given]))
+    where = conditions([parse(one.partition("=")[2]) for one in wheres])
+    settings = Settings(where=where, redact="--redact" in given)
     if arguments == ["--stages"]:
         print_stages(name, option)
         return

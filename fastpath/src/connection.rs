@@ -14,6 +14,7 @@ use crate::filter::{Filter, Verdict};
 use crate::head::{dechunked, is_utf8_type, Field, Head, Start};
 use crate::json;
 use crate::peers::{Direction, Fragment, Peers};
+use crate::redact::{Redact, Redaction, Redactor, Shown};
 use crate::tls::Sessions;
 use crate::wire::{self, Chunk, End, EVENT_SIZE};
 
@@ -43,6 +44,8 @@ pub struct Mover {
     pub generation: u64,
     /// What comes before the addresses.
     pub process: Vec<u8>,
+    /// The same without secrets.
+    pub shown: Vec<u8>,
     /// What comes before the connection.
     pub call: Vec<u8>,
     /// What comes after the socket.
@@ -54,7 +57,7 @@ pub struct Mover {
 }
 
 /// Makes the parts for the mover of a record; `None`: it cannot.
-pub trait Describe {
+pub trait Describe: Redact {
     fn describe(&mut self, header: &[u8; EVENT_SIZE]) -> Option<Arc<Mover>>;
     /// Changes whenever what was described may have changed.
     fn generation(&self) -> u64;
@@ -71,6 +74,7 @@ pub struct Lines<D> {
     pub describer: D,
     pub peers: Peers,
     pub sessions: Sessions,
+    pub redactor: Option<Redactor>,
     pub filter: Option<Filter>,
     /// Messages that each condition of the filter has dropped.
     pub dropped: Vec<u64>,
@@ -99,7 +103,10 @@ pub struct Filtered {
     netns: Option<u32>,
     /// Whether the response decides.
     pub is_open: bool,
+    /// Its line with its secrets, for Python's filter.
     pub line: Vec<u8>,
+    /// Its line without them, if it waits and secrets are redacted.
+    shown: Option<Vec<u8>>,
 }
 
 /// The ranges of a request's method, target and host.
@@ -177,7 +184,9 @@ impl Request {
     }
 
     fn size(&self) -> usize {
-        let line = self.filtered.as_ref().map_or(0, |filtered| filtered.line.len());
+        let line = self.filtered.as_ref().map_or(0, |filtered| {
+            filtered.line.len() + filtered.shown.as_ref().map_or(0, Vec::len)
+        });
         REQUEST_SIZE + self.payload + self.repeated() + line
     }
 
@@ -567,38 +576,49 @@ impl Connection {
         if let (Some(Verdict::Matches), Some(filtered)) =
             (judged.asked, asked.and_then(|asked| asked.filtered.as_ref()))
         {
-            lines.out.extend_from_slice(&filtered.line);
+            lines.out.extend_from_slice(filtered.shown.as_ref().unwrap_or(&filtered.line));
         }
         let number = self.state.count + u64::from(is_request);
         let start = lines.out.len();
-        let is_needed = is_request || judged.own == Verdict::Matches;
-        if is_needed
-            && !lines.write(
-                head,
-                (data, body),
-                header,
-                last.time(),
-                (mover, ends, self.peer.as_deref().unwrap_or_default()),
-                number,
-                asked,
-            )
-        {
-            lines.out.truncate(before);
-            return Fate::Refused;
-        }
-        if let (Some(leaves), Some(request)) = (judged.leaves, &mut request) {
-            let size = lines.out.len() - start;
-            if request.size() + size > room {
+        let parts = (mover.as_ref(), ends, self.peer.as_deref().unwrap_or_default());
+        let message = (head, data, body);
+        let is_shown = !matches!(judged.own, Verdict::Dropped(_));
+        let redaction = match lines.redact(message, asked, is_shown) {
+            None => {
                 lines.out.truncate(before);
                 return Fate::Refused;
             }
+            Some(redaction) => redaction,
+        };
+        let time = last.time();
+        if let (Some(leaves), Some(request)) = (judged.leaves, &mut request) {
             // Python needs it if it takes the connection back before the response.
+            if !lines.write(message, None, header, time, parts, number, asked) {
+                lines.out.truncate(before);
+                return Fate::Refused;
+            }
             let line = lines.out[start..].to_vec();
             let (netns, is_open) = (lines.netns(header), judged.own == Verdict::Open);
-            request.filtered = Some(Box::new(Filtered { leaves, netns, is_open, line }));
-            if judged.own != Verdict::Matches {
+            let mut shown = None;
+            if judged.own != Verdict::Matches || redaction.is_some() {
                 lines.out.truncate(start);
             }
+            if redaction.is_some() {
+                lines.write(message, redaction.as_deref(), header, time, parts, number, asked);
+                if is_open {
+                    shown = Some(lines.out.split_off(start));
+                }
+            }
+            request.filtered = Some(Box::new(Filtered { leaves, netns, is_open, line, shown }));
+            if request.size() > room {
+                lines.out.truncate(before);
+                return Fate::Refused;
+            }
+        } else if is_shown
+            && !lines.write(message, redaction.as_deref(), header, time, parts, number, asked)
+        {
+            lines.out.truncate(before);
+            return Fate::Refused;
         }
         if let Some(verdict) = judged.asked {
             lines.count(verdict, true);
@@ -626,6 +646,27 @@ struct Judged {
 }
 
 impl<D> Lines<D> {
+    /// Redact a message if it is shown and secrets are hidden; `None`: Python must.
+    #[inline]
+    fn redact(
+        &mut self,
+        (head, data, content): (&Head, &[u8], &[u8]),
+        asked: Option<&Request>,
+        is_shown: bool,
+    ) -> Option<Option<Box<Redaction>>>
+    where
+        D: Redact,
+    {
+        match &mut self.redactor {
+            Some(redactor) if is_shown => {
+                let asked = asked.map(|asked| (asked.target(), asked.host()));
+                let redaction = redactor.redact(&mut self.describer, head, data, content, asked)?;
+                Some(Some(Box::new(redaction)))
+            }
+            _ => Some(None),
+        }
+    }
+
     /// Apply the filter to a message, which `asked` came before; `None`: Python must.
     #[inline]
     fn judge(
@@ -696,12 +737,32 @@ impl<D> Lines<D> {
         }
     }
 
-    /// Write a line, with the keys in the order of `record.py`; return whether its times fit one.
+    /// Write a line; return whether its times fit one.
     #[allow(clippy::too_many_arguments)]
     fn write(
         &mut self,
-        head: &Head,
-        (data, content): (&[u8], &[u8]),
+        message: (&Head, &[u8], &[u8]),
+        redaction: Option<&Redaction>,
+        header: &[u8; EVENT_SIZE],
+        last_time: u64,
+        parts: (&Mover, &Ends, &[u8]),
+        number: u64,
+        asked: Option<&Request>,
+    ) -> bool {
+        // Compiled twice, so that a line without redaction does not pay for it.
+        match redaction {
+            None => self.write_with(message, None, header, last_time, parts, number, asked),
+            some => self.write_with(message, some, header, last_time, parts, number, asked),
+        }
+    }
+
+    /// Write a line, with the keys in the order of `record.py`; return whether its times fit one.
+    #[allow(clippy::too_many_arguments)]
+    #[inline(always)]
+    fn write_with(
+        &mut self,
+        (head, data, content): (&Head, &[u8], &[u8]),
+        redaction: Option<&Redaction>,
         header: &[u8; EVENT_SIZE],
         last_time: u64,
         (mover, ends, peer): (&Mover, &Ends, &[u8]),
@@ -716,38 +777,43 @@ impl<D> Lines<D> {
             return false;
         }
         out.extend_from_slice(b"\",");
-        out.extend_from_slice(&mover.process);
+        let process = if redaction.is_some() { &mover.shown } else { &mover.process };
+        out.extend_from_slice(process);
         out.extend_from_slice(ends.addresses(usize::from(header[1])));
         out.extend_from_slice(b"\"bytes\":");
         json::integer(out, data.len() as u64);
+        let start = redaction.and_then(|redaction| redaction.start.as_deref());
+        let values = redaction.map_or(&[][..], |redaction| &redaction.values);
         match &head.start {
             Start::Request { method, target } => {
                 out.extend_from_slice(b",\"method\":\"");
                 part(out, data, method.clone(), head.is_plain);
                 out.extend_from_slice(b"\",\"url\":\"");
-                part(out, data, target.clone(), head.is_plain);
+                shown(out, data, target.clone(), head.is_plain, start);
             }
             Start::Response { status, reason } => {
                 out.extend_from_slice(b",\"status_code\":");
                 json::integer(out, u64::from(*status));
                 out.extend_from_slice(b",\"reason\":\"");
-                part(out, data, reason.clone(), head.is_plain);
+                shown(out, data, reason.clone(), head.is_plain, start);
             }
         }
         out.extend_from_slice(b"\",\"http_version\":\"");
         out.extend_from_slice(&[b'1', b'.', head.minor]);
         out.extend_from_slice(b"\",\"headers\":{");
-        fields(out, head, data);
+        fields(out, head, data, values);
         out.extend_from_slice(b"},\"body\":\"");
         let body = out.len();
-        json::escape(out, content);
+        json::escape(out, redaction.and_then(|one| one.body.as_deref()).unwrap_or(content));
         let body = body..out.len();
-        out.extend_from_slice(b"\",\"raw_payload\":\"");
-        raw_head(out, head, data);
-        if head.is_chunked {
-            json::escape(out, &data[head.size..]);
-        } else {
-            out.extend_from_within(body);
+        if !redaction.map_or(false, |redaction| redaction.removes_payload) {
+            out.extend_from_slice(b"\",\"raw_payload\":\"");
+            raw_head(out, head, data, (start, values));
+            if head.is_chunked {
+                json::escape(out, &data[head.size..]);
+            } else {
+                out.extend_from_within(body);
+            }
         }
         let sent = header[1] == 0;
         let is_request = matches!(head.start, Start::Request { .. });
@@ -768,9 +834,11 @@ impl<D> Lines<D> {
                 Some(request) => request,
             };
             text(out, b",\"request\":{\"method\":\"", request.method());
-            text(out, b",\"url\":\"", request.target());
+            let target = redaction.and_then(|redaction| redaction.target.as_deref());
+            text(out, b",\"url\":\"", target.unwrap_or_else(|| request.target()));
             if let Some(host) = request.host() {
-                text(out, b",\"host\":\"", host);
+                let shown = redaction.and_then(|redaction| redaction.host.as_deref());
+                text(out, b",\"host\":\"", shown.unwrap_or(host));
             }
             out.push(b'}');
             let passed = match passed(request, time, last_time) {
@@ -811,6 +879,9 @@ impl<D> Lines<D> {
         out.extend_from_slice(peer);
         out.extend_from_slice(b"\"captured\":");
         json::integer(out, data.len() as u64);
+        if redaction.map_or(false, |redaction| redaction.removes_payload) {
+            out.extend_from_slice(b",\"redacted\":[\"raw_payload\"]");
+        }
         out.extend_from_slice(b"}\n");
         true
     }
@@ -830,29 +901,33 @@ fn text(out: &mut Vec<u8>, before: &[u8], text: &[u8]) {
 }
 
 /// Write the fields: names in lower case at their first place, the values of repeated ones as a list.
-fn fields(out: &mut Vec<u8>, head: &Head, data: &[u8]) {
-    let mut before: &[u8] = b"\"";
+#[inline(always)]
+fn fields(out: &mut Vec<u8>, head: &Head, data: &[u8], values: &[Shown]) {
     let mut is_quoted = false;
     for (index, field) in head.fields.iter().enumerate() {
         let same = |other: &&Field| Head::same_name(data, field, other);
         if head.repeats && head.fields[..index].iter().any(|other| same(&other)) {
             continue;
         }
-        out.extend_from_slice(before);
+        match (index, is_quoted) {
+            (0, _) => out.push(b'"'),
+            (_, true) => out.extend_from_slice(b"\",\""),
+            (_, false) => out.extend_from_slice(b",\""),
+        }
         json::lower(out, data, field.start..field.colon);
         is_quoted = !(head.repeats && head.fields[index + 1..].iter().any(|other| same(&other)));
         if is_quoted {
             out.extend_from_slice(b"\":\"");
-            part(out, data, field.value.clone(), field.is_plain);
-            before = b"\",\"";
+            shown(out, data, field.value.clone(), field.is_plain, value_of(values, index));
         } else {
             let mut comma: &[u8] = b"\":[\"";
-            for other in head.fields[index..].iter().filter(same) {
-                text(out, comma, &data[other.value.clone()]);
+            let others = head.fields.iter().enumerate().skip(index);
+            for (other_index, other) in others.filter(|(_, other)| same(other)) {
+                let value = value_of(values, other_index);
+                text(out, comma, value.unwrap_or(&data[other.value.clone()]));
                 comma = b",\"";
             }
             out.push(b']');
-            before = b",\"";
         }
     }
     if is_quoted {
@@ -860,15 +935,57 @@ fn fields(out: &mut Vec<u8>, head: &Head, data: &[u8]) {
     }
 }
 
-/// Write the head as it was sent.
-fn raw_head(out: &mut Vec<u8>, head: &Head, data: &[u8]) {
+/// Write the head as it was sent, but for what is shown instead of its parts.
+#[inline(always)]
+fn raw_head(
+    out: &mut Vec<u8>,
+    head: &Head,
+    data: &[u8],
+    (start, values): (Option<&[u8]>, &[Shown]),
+) {
     let first = head.fields.first().map_or(head.size - 2, |field| field.start) - 2;
-    part(out, data, 0..first, head.is_plain);
-    for field in &head.fields {
+    match (start, &head.start) {
+        (None, _) => part(out, data, 0..first, head.is_plain),
+        (Some(text), Start::Request { target: replaced, .. })
+        | (Some(text), Start::Response { reason: replaced, .. }) => {
+            json::escape(out, &data[..replaced.start]);
+            json::escape(out, text);
+            json::escape(out, &data[replaced.end..first]);
+        }
+    }
+    for (index, field) in head.fields.iter().enumerate() {
         out.extend_from_slice(b"\\r\\n");
-        part(out, data, field.start..field.end, field.is_plain);
+        match value_of(values, index) {
+            None => part(out, data, field.start..field.end, field.is_plain),
+            Some(value) => {
+                json::escape(out, &data[field.start..field.value.start]);
+                json::escape(out, value);
+                json::escape(out, &data[field.value.end..field.end]);
+            }
+        }
     }
     out.extend_from_slice(b"\\r\\n\\r\\n");
+}
+
+/// Return what is shown instead of the value of a field.
+#[inline(always)]
+fn value_of(values: &[Shown], index: usize) -> Option<&[u8]> {
+    values.get(index)?.as_deref()
+}
+
+/// Write a part of a line of the head, or what is shown instead.
+#[inline(always)]
+fn shown(
+    out: &mut Vec<u8>,
+    data: &[u8],
+    range: Range<usize>,
+    is_plain: bool,
+    instead: Option<&[u8]>,
+) {
+    match instead {
+        None => part(out, data, range, is_plain),
+        Some(text) => json::escape(out, text),
+    }
 }
 
 /// Write a part of a line of the head.
@@ -883,6 +1000,7 @@ fn part(out: &mut Vec<u8>, data: &[u8], range: Range<usize>, is_plain: bool) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::redact::Kind;
     use crate::wire::Record;
 
     const LIMITS: Limits = Limits { head: 1000, body: 1000, connection: 1 << 20 };
@@ -894,13 +1012,29 @@ mod tests {
 
     struct Fixed;
 
+    impl Redact for Fixed {
+        fn redact(&mut self, kind: Kind, name: &[u8], text: &[u8]) -> Option<Shown> {
+            let is_secret = kind == Kind::Header && name == b"cookie" || text.contains(&b'S');
+            Some(is_secret.then(|| b"hidden\""[..].into()))
+        }
+    }
+
     impl Describe for Fixed {
         fn describe(&mut self, header: &[u8; EVENT_SIZE]) -> Option<Arc<Mover>> {
             let [process, call, thread] =
                 [b"\"p\":1,", b"\"c\":1,", b"\"t\":1,"].map(|part| part.to_vec());
             let wire = wire::Mover::of(header);
-            let peer = b"\"peer\":1,"[..].into();
-            Some(Arc::new(Mover { wire, generation: 0, process, call, thread, peer, leaves: 0 }))
+            let (shown, peer) = (b"\"s\":1,".to_vec(), b"\"peer\":1,"[..].into());
+            Some(Arc::new(Mover {
+                wire,
+                generation: 0,
+                process,
+                shown,
+                call,
+                thread,
+                peer,
+                leaves: 0,
+            }))
         }
 
         fn generation(&self) -> u64 {
@@ -926,6 +1060,7 @@ mod tests {
                 describer: Fixed,
                 peers: Peers::new(10),
                 sessions: Sessions::default(),
+                redactor: None,
                 filter: None,
                 dropped: Vec::new(),
                 spare: Vec::new(),

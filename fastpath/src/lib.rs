@@ -12,6 +12,7 @@ pub mod filter;
 pub mod head;
 pub mod json;
 pub mod peers;
+pub mod redact;
 pub mod tls;
 pub mod wire;
 

@@ -11,6 +11,7 @@ use rustc_hash::FxHashMap;
 use crate::connection::{Connection, Describe, Fate, Limits, Lines, Mover, Request, State};
 use crate::filter::{Condition, Filter, Leaf, Number, Text};
 use crate::peers::{Direction, Peers};
+use crate::redact::{Kind, Redact, Redactor, Shown};
 use crate::tls::Sessions;
 use crate::wire::{self, Record, EVENT_SIZE};
 
@@ -20,9 +21,11 @@ const BATCH: usize = 256 * 1024;
 /// Descriptions of movers that are kept: threads times system calls. All are dropped beyond that.
 const MOVERS_MAX: usize = 4096;
 
-/// Python's function (header) -> ((process, call, thread, peer), leaves), and what it returned.
+/// Python's functions. What `function(header)` returned is kept: the parts of a line, and the leaves.
 struct Describer {
     function: PyObject,
+    /// `redact(kind, name, text)` returns what is shown instead of a text, or `None`.
+    redact: Option<PyObject>,
     generation: u64,
     known: FxHashMap<wire::Mover, Arc<Mover>>,
 }
@@ -36,13 +39,14 @@ impl Describe for Describer {
         let parts = Python::with_gil(|py| {
             let parts = self.function.call1(py, (PyBytes::new(py, header),))?;
             // Extracting a vector would convert each byte from an object of its own.
-            let (parts, leaves): ([Bound<PyBytes>; 4], u64) = parts.extract(py)?;
+            let (parts, leaves): ([Bound<PyBytes>; 5], u64) = parts.extract(py)?;
             Ok::<_, PyErr>((parts.map(|part| part.as_bytes().to_vec()), leaves))
         });
         // What raised will do so again where Python reads the record, and is reported there.
-        let ([process, call, thread, peer], leaves) = parts.ok()?;
+        let ([process, shown, call, thread, peer], leaves) = parts.ok()?;
         let (generation, peer) = (self.generation, peer.into());
-        let mover = Arc::new(Mover { wire, generation, process, call, thread, peer, leaves });
+        let mover =
+            Arc::new(Mover { wire, generation, process, shown, call, thread, peer, leaves });
         if self.known.len() == MOVERS_MAX {
             self.known.clear();
         }
@@ -55,6 +59,26 @@ impl Describe for Describer {
     }
 }
 
+impl Redact for Describer {
+    fn redact(&mut self, kind: Kind, name: &[u8], text: &[u8]) -> Option<Shown> {
+        let kind = match kind {
+            Kind::Header => "header",
+            Kind::Url => "url",
+            Kind::Reason => "reason",
+            Kind::Body => "body",
+        };
+        let (name, text) = (std::str::from_utf8(name).ok()?, std::str::from_utf8(text).ok()?);
+        let function = self.redact.as_ref()?;
+        let shown = Python::with_gil(|py| {
+            let shown = function.call1(py, (kind, name, text))?;
+            let shown: Option<Bound<PyBytes>> = shown.extract(py)?;
+            Ok::<_, PyErr>(shown.map(|shown| shown.as_bytes().into()))
+        });
+        // What raised will do so again where Python reads the record.
+        shown.ok()
+    }
+}
+
 type PyRequest<'py> = (String, String, Option<String>, Bound<'py, PyBytes>, Bound<'py, PyBytes>);
 type PyReleased<'py> =
     (PyState<'py>, Vec<Bound<'py, PyBytes>>, Option<(Bound<'py, PyBytes>, bool)>);
@@ -63,7 +87,7 @@ type PyState<'py> = ([Option<u64>; 2], [u32; 2], [u64; 2], usize, u64, Option<Py
 /// The connections that Python has leased, and those opened here.
 ///
 /// `describe(header)` returns the parts of a line that depend on the thread, the system call and the
-/// direction of a record, and the part that describes its process as a peer: four JSON fragments,
+/// direction of a record, and the part that describes its process as a peer: five JSON fragments,
 /// each with a comma at its end; and the set of the filter's leaves that hold for it. The keys of the dictionaries `known` are the sockets that Python
 /// knows. `peers_kept` limits the table of peers, which serves the messages of both sides.
 #[pyclass]
@@ -103,11 +127,13 @@ impl FastPath {
                 responses: 0,
                 describer: Describer {
                     function: describe,
+                    redact: None,
                     generation: 0,
                     known: FxHashMap::default(),
                 },
                 peers: Peers::new(peers_kept),
                 sessions: Sessions::default(),
+                redactor: None,
                 filter: None,
                 dropped: Vec::new(),
                 spare: Vec::new(),
@@ -119,6 +145,13 @@ impl FastPath {
             held: 0,
             used: 0,
         }
+    }
+
+    /// Hide secrets in lines: `redact(kind, name, text)` returns what is shown instead of a text, or
+    /// `None` if it has none.
+    fn set_redactor(&mut self, redact: PyObject) {
+        self.lines.describer.redact = Some(redact);
+        self.lines.redactor = Some(Redactor::default());
     }
 
     /// Apply a filter, as `fastfilter.py` has compiled it. Raises ValueError if it is not valid.
@@ -454,7 +487,7 @@ fn condition(steps: Vec<PyStep>) -> Option<Condition> {
 
 /// The number of what Python calls here and what it is given: `profiler/ingest/fastpath.py` has it
 /// too, and changes with this one.
-const INTERFACE: u32 = 3;
+const INTERFACE: u32 = 4;
 
 #[pymodule]
 fn http_profiler_fastpath(module: &Bound<'_, PyModule>) -> PyResult<()> {

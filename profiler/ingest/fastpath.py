@@ -32,6 +32,7 @@ from profiler.ingest.wire import EVENT, LIBRARIES, Chunk, Session, construct
 
 if TYPE_CHECKING:
     from profiler.exchanges.filter import Filter
+    from profiler.exchanges.redact import Redactor
     from profiler.ingest.fastfilter import Program
     from profiler.schema import Record
 
@@ -39,7 +40,7 @@ VARIABLE = "HTTP_PROFILER_FASTPATH"
 """``0`` in this environment variable turns the fast path off."""
 
 # The number of what the module is called with and what it returns, as in fastpath/src/python.rs.
-_INTERFACE = 3
+_INTERFACE = 4
 
 
 def module() -> ModuleType | None:
@@ -91,6 +92,7 @@ class FastPath:
         processes: Processes,
         syscalls: Mapping[int, str],
         applied: tuple[Filter, Program] | None = None,
+        redactor: Redactor | None = None,
     ) -> None:
         """Apply a filter, for which Python has the state of its own messages."""
         self._streams, self._messages, self._memory = stages
@@ -111,6 +113,9 @@ class FastPath:
         )
         if self._program is not None:
             self._native.set_filter(self._program.leaves, self._program.conditions)
+        self._redactor = redactor
+        if redactor is not None:
+            self._native.set_redactor(self._redact)
         self.peers = SharedPeers(self._native)
 
     @property
@@ -153,6 +158,8 @@ class FastPath:
         greeting = []
         for version in ("1.0", "1.1", ""):
             described = encryption_of("", handshake.of_message(version))
+            if self._redactor is not None:
+                described = self._redactor.record({"tls": described})["tls"]
             del described["library"]
             greeting.append(_fragment(described))
         self._native.set_greeting(handshake.socket, greeting, forgotten)
@@ -206,9 +213,9 @@ class FastPath:
     def _describe(self, header: bytes) -> tuple[tuple[bytes, ...], int]:
         """Return the parts of a line that depend on a thread, its system call and a direction.
 
-        The last is the peer in the lines of the other end. With the parts comes the set of leaves
-        of the filter that hold for that thread. The module adds the addresses, the
-        connection and the socket.
+        The second is the first without secrets. The last is the peer in the lines of the other
+        end. With the parts comes the set of leaves of the filter that hold for that thread. The
+        module adds the addresses, the connection and the socket.
         """
         origin = construct(Chunk, (*EVENT.unpack(header), b""))
         process = self._processes.identity(origin.pid, origin.start_time)
@@ -221,7 +228,23 @@ class FastPath:
         if self._program is not None:
             mover: Record = {**constant.mover, **constant.call, **constant.socket}
             leaves = self._program.holding(mover)
-        return (*map(_fragment, constant), peer), leaves
+        own, call, thread = map(_fragment, constant)
+        shown = own
+        if self._redactor is not None:
+            shown = _fragment(self._redactor.record(constant.mover))
+        return (own, shown, call, thread, peer), leaves
+
+    def _redact(self, kind: str, name: str, text: str) -> bytes | None:
+        """Return what is shown instead of a text; ``None``: it has no secrets."""
+        redactor = self._redactor
+        assert redactor is not None
+        if kind == "header":
+            shown = redactor.header(name, text)
+        elif kind == "url":
+            shown = redactor.url(text)
+        else:
+            shown = redactor.text(text, name)
+        return None if shown == text else shown.encode()
 
 
 class SharedPeers(Peers):

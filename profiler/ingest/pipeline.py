@@ -37,6 +37,7 @@ from profiler.ingest.settings import Settings
 from profiler.ingest.stream import Event, Streams
 from profiler.outputs import Sink
 from profiler.outputs.jsonl import JsonLines
+from profiler.outputs.redacted import Redacted
 
 if TYPE_CHECKING:
     from profiler.exchanges.conditions import Conditions
@@ -122,8 +123,10 @@ class Pipeline:
             self._open_fast_path(left)
 
     def _open_fast_path(self, conditions: Conditions) -> None:
-        native = module() if isinstance(self._sink, JsonLines) else None
-        if not isinstance(self._sink, JsonLines) or native is None:
+        redacted = self._sink if isinstance(self._sink, Redacted) else None
+        sink = redacted.sink if redacted else self._sink
+        native = module() if isinstance(sink, JsonLines) else None
+        if not isinstance(sink, JsonLines) or native is None:
             return
         applied = None
         if self._filter:
@@ -136,10 +139,16 @@ class Pipeline:
             applied = self._filter, program
         stages = self._streams, self._messages, self.memory
         self._fast = FastPath(
-            native, self._settings, stages, self._processes, self._syscalls, applied
+            native,
+            self._settings,
+            stages,
+            self._processes,
+            self._syscalls,
+            applied,
+            redacted.redactor if redacted else None,
         )
         self._peers = self._fast.peers
-        self._lines = self._sink
+        self._lines = sink
 
     @property
     def full(self) -> bool:

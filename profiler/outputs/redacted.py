@@ -17,21 +17,21 @@ class Redacted:
     """Passes on each record as a redacted copy."""
 
     def __init__(self, sink: Sink, redactor: Redactor) -> None:
-        self._sink = sink
-        self._redactor = redactor
+        self.sink = sink
+        self.redactor = redactor
 
     def share(self, helper: Helper) -> None:
         """Share the other sink."""
-        self._sink.share(helper)
+        self.sink.share(helper)
 
     def write(self, record: Record) -> None:
         """Take one record."""
-        self._sink.write(self._redactor.record(record))
+        self.sink.write(self.redactor.record(record))
 
     def flush(self) -> None:
         """Flush the other sink."""
-        self._sink.flush()
+        self.sink.flush()
 
     def close(self) -> None:
         """Close the other sink."""
-        self._sink.close()
+        self.sink.close()

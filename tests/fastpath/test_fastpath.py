@@ -15,6 +15,7 @@ import json
 import random
 import re
 import ssl
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -26,12 +27,14 @@ from benchmarks.replay import kept_alive
 from profiler.accounting import Account
 from profiler.exchanges.conditions import conditions
 from profiler.exchanges.query import parse
+from profiler.exchanges.redact import Redactor
 from profiler.ingest import fastpath, peers, pipeline, wire
 from profiler.ingest.pipeline import Pipeline
 from profiler.ingest.probe.recording import Recording
 from profiler.ingest.process import Processes
 from profiler.ingest.settings import Settings
 from profiler.outputs.jsonl import JsonLines
+from profiler.outputs.redacted import Redacted
 from tests.replay.script import CASES, Script, read
 from tests.replay.script import records as records_of
 from tests.unit.talk_tls import CLIENT, SERVER, contexts, talk
@@ -66,7 +69,9 @@ class Replayed(NamedTuple):
 
 def replay(records: list[bytes], settings: Settings, batch: int = 1000) -> Replayed:
     sink = Kept()
-    taken = Pipeline(settings, sink, Processes(None), "x86_64")
+    # Equal values have equal placeholders in both replays.
+    redacted = Redacted(sink, Redactor(b"key")) if settings.redact else sink
+    taken = Pipeline(settings, redacted, Processes(None), "x86_64")
     not_http = []
     for at in range(0, len(records), batch):
         not_http += taken.feed_all(records[at : at + batch])
@@ -188,32 +193,79 @@ def in_two_namespaces() -> list[bytes]:
     return records
 
 
-def varied() -> list[bytes]:
-    """Exchanges that differ in what filters look at, on one connection, at both ends."""
+def exchanged(exchanges: Iterable[tuple[bytes, bytes]]) -> list[bytes]:
+    """Requests with their responses, on one connection, at both ends."""
     records = kept(False)
-    chunks = [item for item in map(wire.decode, records) if isinstance(item, wire.Chunk)]
+    ends = [item for item in map(wire.decode, records) if isinstance(item, wire.Chunk)][:4]
     out = [record for record in records if not isinstance(wire.decode(record), wire.Chunk)]
-    heads = itertools.cycle([b"X-Two: 1\r\nx-two: b\r\n", b"", b"Accept: a/b\r\n"])
-    hosts = itertools.cycle([b"A.example", b"b.example:8080", b"[::1]:80", b"not valid"])
-    targets = itertools.cycle([b"/a", b"/a/b?c=d", b"/", b"http://c/d", b"/a#e", b"*", b"/abab"])
-    methods = itertools.cycle([b"GET", b"PUT", b"post", b"HEAD", b"GET"])
-    answers = itertools.cycle([b"200 OK", b"404 No", b"503 No", b"204 No"])
     positions: dict[tuple[int, int], int] = {}
-    ends = chunks[:4]
-    for number in range(40):
-        request = b"%s %s HTTP/1.1\r\nHost: %s\r\n%s\r\n" % (
-            *(next(methods), next(targets), next(hosts), next(heads)),
-        )
-        more = b"" if number % 3 else b"Grpc-Status: %d\r\n" % (number % 2)
-        answer = b"HTTP/1.1 %s\r\n%sContent-Length: 0\r\n\r\n" % (next(answers), more)
+    for number, exchange in enumerate(exchanges):
         for turn, end in enumerate(ends):
-            data = (request, answer)[turn // 2]
+            data = exchange[turn // 2]
             position = positions.get((end.socket, end.direction), 0)
             positions[end.socket, end.direction] = position + len(data)
             size = {"size": len(data), "captured": len(data), "payload": data}
             time = end.time + number * 10**7 + (turn // 2) * number * 10**6
             out.append(wire.encode(end._replace(position=position, time=time, **size)))
     return out
+
+
+def varied() -> Iterator[tuple[bytes, bytes]]:
+    """Exchanges that differ in what filters look at."""
+    heads = itertools.cycle([b"X-Two: 1\r\nx-two: b\r\n", b"", b"Accept: a/b\r\n"])
+    hosts = itertools.cycle([b"A.example", b"b.example:8080", b"[::1]:80", b"not valid"])
+    targets = itertools.cycle([b"/a", b"/a/b?c=d", b"/", b"http://c/d", b"/a#e", b"*", b"/abab"])
+    methods = itertools.cycle([b"GET", b"PUT", b"post", b"HEAD", b"GET"])
+    answers = itertools.cycle([b"200 OK", b"404 No", b"503 No", b"204 No"])
+    for number in range(40):
+        request = b"%s %s HTTP/1.1\r\nHost: %s\r\n%s\r\n" % (
+            *(next(methods), next(targets), next(hosts), next(heads)),
+        )
+        more = b"" if number % 3 else b"Grpc-Status: %d\r\n" % (number % 2)
+        answer = b"HTTP/1.1 %s\r\n%sContent-Length: 0\r\n\r\n" % (next(answers), more)
+        yield request, answer
+
+
+TOKEN = b"eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJqb2UifQ.c2lnbmF0dXJlMTIzNDU2Nzg5MA"
+CARD = b"4111 1111 1111 1111"
+# A target, lines of a head, and a body, for requests and responses.
+SECRETS = [
+    (b"/a?token=x&b=c", b"Cookie: a=b; c=d\r\n", b""),
+    (b"/a", b"Authorization: Bearer abc\r\nX-Api-Key: k\r\nx-api-key:\r\n", b"plain text"),
+    (b"/reset-password/0123456789abcdef", b"Set-Cookie: a=b; Path=/; Other\r\n", b'{"a": "b"}'),
+    (b"http://u:p@c/d", b"Set-Cookie: a=b\r\nset-cookie: c=d\r\n", b'{"password": "x", "a": 1}'),
+    (b"/a/%s" % TOKEN, b"Referer: /a?password=b%20c\r\n", b"a=b&password=c"),
+    (b"/", b"X-Note: %s\r\nX-Two: 1\r\nx-two: %s\r\n" % (CARD, TOKEN), CARD),
+    (b"/a;key=b?next=/c?token=d", b"Origin: http://u:p@c\r\n", b"<a password='b'>c</a>"),
+    (b"/a", b'X-Json: {"secret": "a\\u0062"}\r\nEmpty: \r\n', "é password=ü".encode()),
+    (b"/a", b"Content-Type: application/json; charset=utf-8\r\n", b'[{"name": "pin", "value": 1}]'),
+    (b"/a", b"Content-Type: application/x-www-form-urlencoded\r\n", b"a=1&pin=2&b=%7B%7D"),
+    (b"/a", b"Content-Type: multipart/form-data; boundary=x\r\n", b"no part"),
+    (b"/a", b"Content-Type: text/event-stream\r\n", b"data:a\n\ndata: b\n\n"),
+    (b"/a", b"Content-Type: Application/gRPC-web-text\r\n", b"AAAA"),
+    (b"/a", b"Sec-WebSocket-Protocol: chat, secret\r\nForwarded-Host: a@b\r\n", b"a" * 300),
+    (
+        b"/a",
+        b"Keys: 12\r\nCode: 0123456789abcdef0123456789abcdef\r\n",
+        b"-----BEGIN PRIVATE KEY-----",
+    ),
+]
+REASONS = [b" OK", b"", b" ", b" token=x", b"  two  blanks", b" %s" % TOKEN]
+
+
+def secret() -> Iterator[tuple[bytes, bytes]]:
+    """Exchanges with secrets in all parts; some bodies in HTTP chunks."""
+    reasons = itertools.cycle(REASONS)
+    for number in range(2 * len(SECRETS)):
+        target, lines, body = SECRETS[number % len(SECRETS)]
+        request = b"POST %s HTTP/1.1\r\nHost: u:p@a\r\n%sContent-Length: %d\r\n\r\n%s"
+        _, others, content = SECRETS[(number * 4 + 1) % len(SECRETS)]
+        length = b"Content-Length: %d\r\n\r\n%s" % (len(content), content)
+        if content and number % 3 == 0:
+            chunk = b"%x\r\n%s\r\n" % (len(content), content)
+            length = b"Transfer-Encoding: chunked\r\n\r\n%s0\r\n\r\n" % chunk
+        answer = b"HTTP/1.1 200%s\r\n%s%s" % (next(reasons), others, length)
+        yield request % (target, lines, len(body), body), answer
 
 
 INPUTS = {
@@ -225,7 +277,8 @@ INPUTS = {
     "over a Unix socket": (over_unix(), Settings()),
     "over TLS": (over_tls(), Settings()),
     "in two namespaces": (in_two_namespaces(), Settings()),
-    "varied": (varied(), Settings()),
+    "varied": (exchanged(varied()), Settings()),
+    "secrets": (exchanged(secret()), Settings()),
 }
 inputs = pytest.mark.parametrize("name", INPUTS)
 
@@ -410,6 +463,38 @@ def test_the_same_lines_of_mutations_through_a_filter(name: str, same) -> None:
 def test_filtered_messages_take_it(name: str, same) -> None:
     where, messages = FILTERS[name]
     assert same(INPUTS["varied"][0], Settings(where=where)) == messages
+
+
+@installed
+@inputs
+def test_the_same_lines_without_secrets(name: str, same) -> None:
+    records, settings = INPUTS[name]
+    same(records, replace(settings, redact=True))
+    if name != "memory-limit":
+        chance = random.Random(f"{name} redacted")
+        for _ in range(200 if name == "secrets" else 5):
+            batch = chance.choice([1, 3, 1000])
+            same(mutated(records, chance), replace(settings, redact=True), batch)
+
+
+@installed
+@filters
+def test_the_same_lines_without_secrets_through_a_filter(name: str, same) -> None:
+    where, _ = FILTERS[name]
+    chance = random.Random(name)
+    for records in [INPUTS["varied"][0], INPUTS["secrets"][0]] * 10:
+        cut = chance.choice([None, -1, -3])
+        settings = Settings(where=where, redact=True)
+        same(mutated(records[:cut], chance), settings, chance.choice([1, 3, 1000]))
+
+
+@installed
+@pytest.mark.parametrize(
+    ("name", "messages"),
+    [("recording demo", 20), ("kept alive", 24), ("fresh", 24), ("over TLS", 24), ("secrets", 94)],
+)
+def test_redacted_messages_take_it(name: str, messages: int, same) -> None:
+    assert same(INPUTS[name][0], Settings(redact=True)) == messages
 
 
 @installed
