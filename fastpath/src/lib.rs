@@ -10,6 +10,7 @@ pub mod connection;
 pub mod ends;
 pub mod filter;
 pub mod head;
+pub mod inert;
 pub mod json;
 pub mod peers;
 pub mod redact;

@@ -65,6 +65,7 @@ impl Redact for Describer {
             Kind::Header => "header",
             Kind::Url => "url",
             Kind::Reason => "reason",
+            Kind::Name => "name",
             Kind::Body => "body",
         };
         let (name, text) = (std::str::from_utf8(name).ok()?, std::str::from_utf8(text).ok()?);

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::head::{Head, Start};
+use crate::inert;
 
 /// A text to show instead; `None`: it has no secrets.
 pub type Shown = Option<Arc<[u8]>>;
@@ -24,6 +25,8 @@ pub enum Kind {
     Header,
     Url,
     Reason,
+    /// A name: it has something to show instead if its values may be secrets.
+    Name,
     /// A body; the name is its Content-Type.
     Body,
 }
@@ -44,6 +47,7 @@ pub struct Redactor {
     urls: Known,
     hosts: Known,
     reasons: Known,
+    names: Known,
 }
 
 /// What is shown of a message.
@@ -85,7 +89,7 @@ impl Redactor {
         redaction.start = match &head.start {
             Start::Request { target, .. } => {
                 let target = &data[target.clone()];
-                known(&mut self.urls, python, Kind::Url, (b"", target), target)?
+                self.url(python, target)?
             }
             Start::Response { status, reason } => {
                 let end = head.fields.first().map_or(head.size - 2, |field| field.start) - 2;
@@ -101,16 +105,10 @@ impl Redactor {
         for field in &head.fields {
             let (name, value) = (&data[field.start..field.colon], &data[field.value.clone()]);
             let line = &data[field.start..field.end];
-            redaction.values.push(known(
-                &mut self.lines,
-                python,
-                Kind::Header,
-                (name, value),
-                line,
-            )?);
+            redaction.values.push(self.header(python, name, value, line)?);
         }
         if let Some((target, host)) = asked {
-            redaction.target = known(&mut self.urls, python, Kind::Url, (b"", target), target)?;
+            redaction.target = self.url(python, target)?;
             if let Some(host) = host {
                 redaction.host =
                     known(&mut self.hosts, python, Kind::Header, (b"host", host), host)?;
@@ -126,10 +124,77 @@ impl Redactor {
             {
                 return None;
             }
-            redaction.body = python.redact(Kind::Body, content_type, content)?;
+            redaction.body = self.body(python, content_type, content)?;
         }
         Some(redaction)
     }
+}
+
+impl Redactor {
+    fn url<R: Redact>(&mut self, python: &mut R, target: &[u8]) -> Option<Shown> {
+        if let Some(shown) = self.urls.get(target) {
+            return Some(shown.clone());
+        }
+        let names = &mut self.names;
+        if inert::url(target, |name| is_harmless(names, python, name)) {
+            return Some(None);
+        }
+        known(&mut self.urls, python, Kind::Url, (b"", target), target)
+    }
+
+    fn header<R: Redact>(
+        &mut self,
+        python: &mut R,
+        name: &[u8],
+        value: &[u8],
+        line: &[u8],
+    ) -> Option<Shown> {
+        if let Some(shown) = self.lines.get(line) {
+            return Some(shown.clone());
+        }
+        let name = name.to_ascii_lowercase();
+        // A value with a digit may never come again.
+        if value.iter().any(u8::is_ascii_digit)
+            && inert::text(value)
+            && is_harmless(&mut self.names, python, &name)
+        {
+            return Some(None);
+        }
+        known(&mut self.lines, python, Kind::Header, (&name, value), line)
+    }
+
+    fn body<R: Redact>(
+        &mut self,
+        python: &mut R,
+        content_type: &[u8],
+        content: &[u8],
+    ) -> Option<Shown> {
+        let end = content_type.iter().position(|&byte| byte == b';');
+        let kind = content_type[..end.unwrap_or(content_type.len())].to_ascii_lowercase();
+        let names = &mut self.names;
+        // Python writes bodies of some types anew.
+        let has = |word: &[u8]| kind.windows(word.len()).any(|part| part == word);
+        let is_json = kind == b"application/json"
+            || (kind.is_empty() && matches!(content.first(), Some(b'{' | b'[')));
+        let is_inert = !has(b"multipart/")
+            && !has(b"event-stream")
+            && match is_json {
+                true => inert::json(content, |name| is_harmless(names, python, name)),
+                false => inert::text(content),
+            };
+        if is_inert {
+            return Some(None);
+        }
+        python.redact(Kind::Body, content_type, content)
+    }
+}
+
+/// Whether the values of a name are no secrets.
+fn is_harmless<R: Redact>(names: &mut Known, python: &mut R, name: &[u8]) -> bool {
+    if let Some(shown) = names.get(name) {
+        return shown.is_none();
+    }
+    matches!(known(names, python, Kind::Name, (b"", name), name), Some(None))
 }
 
 /// Redact a text with a name, unless that was done before for this key.
@@ -143,11 +208,7 @@ fn known<R: Redact>(
     if let Some(shown) = texts.get(key) {
         return Some(shown.clone());
     }
-    let shown = if text.is_empty() {
-        None
-    } else {
-        python.redact(kind, &name.to_ascii_lowercase(), text)?
-    };
+    let shown = if text.is_empty() { None } else { python.redact(kind, name, text)? };
     if key.len() <= TEXT_MAX {
         if texts.len() == KEPT {
             texts.clear();

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
+from profiler.exchanges.redact import is_harmless
 from profiler.exchanges.text import escaped
 from profiler.ingest import peers, wire
 from profiler.ingest.decryption import Handshake
@@ -242,6 +243,8 @@ class FastPath:
             shown = redactor.header(name, text)
         elif kind == "url":
             shown = redactor.url(text)
+        elif kind == "name":
+            return None if is_harmless(text) else b"?"
         else:
             shown = redactor.text(text, name)
         return None if shown == text else shown.encode()

@@ -15,7 +15,7 @@ import json
 import random
 import re
 import ssl
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -475,6 +475,40 @@ def test_the_same_lines_without_secrets(name: str, same) -> None:
         for _ in range(200 if name == "secrets" else 5):
             batch = chance.choice([1, 3, 1000])
             same(mutated(records, chance), replace(settings, redact=True), batch)
+
+
+_PIECES = ["a", "b", "token", "key", "pin", "name", "value", "content", "reset-password", "session", "s", "_", "id", "code", "Bearer", "basic", "abcdefgh1", "4111", "1111", "0123456789", "ghp_", "eyJ", "AKIA", "SG.", "sk-", "-----BEGIN", "0123456789abcdef", "x.y", "é", "Keys", "T05", "Z"]  # fmt: skip
+_SIGNS = [*"=:;,/?&#@-_+. {}[]<>%'", "//", ": ", "%20", "/bot", "/services/", '"', "\\n", "\n"]
+
+
+def strange(chance: random.Random) -> Iterator[tuple[bytes, bytes]]:
+    """Exchanges with texts of what redaction looks at, most of them without a secret."""
+
+    def text(signs: Sequence[str], without: str = "") -> str:
+        pieces = [chance.choice([chance.choice(_PIECES), chance.choice(signs)]) for _ in range(6)]
+        return "".join(one for one in pieces if not set(one) & set(without))
+
+    for _ in range(20):
+        target = "/" + text(_SIGNS, 'é "\n')
+        lines = "".join(
+            f"{name}: {text(_SIGNS, 'é' + chr(10))}\r\n"
+            for name in chance.sample(["A", "ETag", "Referer", "X-Key", "Code", "Origin"], 2)
+        )
+        members = [
+            f'"{text("_.- ", chr(34))}": "{text(_SIGNS, chr(34) + chr(10))}"' for _ in range(2)
+        ]
+        bodies = [f"{{{', '.join(members)}}}", text(_SIGNS), f"[{text('-.+ ,')}]"]
+        kind = chance.choice(["application/json", "text/plain", "text/html", "text/event-stream"])
+        body = chance.choice(bodies).encode()
+        head = f"{lines}Content-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+        request = f"POST {target} HTTP/1.1\r\n".encode()
+        yield request + head + body, b"HTTP/1.1 200 OK\r\n" + head + body
+
+
+@installed
+def test_the_same_lines_of_strange_texts_without_secrets(same) -> None:
+    for seed in range(150):
+        same(exchanged(strange(random.Random(seed))), Settings(redact=True))
 
 
 @installed

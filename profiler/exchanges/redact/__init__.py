@@ -420,6 +420,11 @@ class Redactor:
         return line if line == status else None
 
 
+def is_harmless(name: str) -> bool:
+    """Whether values of a name are redacted only because of what they contain."""
+    return secrecy(name) is Secrecy.NEVER and name.lower() != "sec-websocket-protocol"
+
+
 def is_placeholder(text: str) -> bool:
     """Whether a text is a placeholder, of this run or of the one that wrote the capture."""
     return _WHOLE.fullmatch(text) is not None
