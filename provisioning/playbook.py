@@ -57,7 +57,7 @@ def product_variables(sources: Path, log: Path) -> dict[str, Any]:
     """Return the variables of its part ``product``: the files from a copy of the sources."""
     return {
         "profiler_wheel": str(wheel_of(sources, log)),
-        "fastpath_wheel": str(fastpath_of(sources, log)),
+        "profiler_fastpath_wheel": str(fastpath_of(sources, log)),
         "demo_sources": str(sources),
     }
 

@@ -120,7 +120,9 @@ def copy_product(target: Path) -> Path:
 def wheel_of(sources: Path, log: Path) -> Path:
     """Return the wheel of the profiler for a copy of the sources, built if not cached."""
     inputs = digest_files(sources, [sources / name for name in WHEEL_SOURCES])
-    return _kept("profiler", digest(inputs), lambda *given: build_wheel(sources, *given, log))
+    return _kept(
+        "profiler", digest(inputs), lambda scratch, aside: build_wheel(sources, scratch, aside, log)
+    )
 
 
 def fastpath_of(sources: Path, log: Path) -> Path:
@@ -130,7 +132,9 @@ def fastpath_of(sources: Path, log: Path) -> Path:
     """
     inputs = digest_files(sources, [sources / FASTPATH])
     name = digest({**inputs, "machine": platform.machine()})
-    return _kept("fastpath", name, lambda *given: build_fastpath(sources, *given, log))
+    return _kept(
+        "fastpath", name, lambda scratch, aside: build_fastpath(sources, scratch, aside, log)
+    )
 
 
 def _kept(name: str, key: str, build: Callable[[Path, Path], None]) -> Path:

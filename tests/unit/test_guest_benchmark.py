@@ -306,7 +306,7 @@ def test_missing_messages_count_as_lost(tmp_path):
     assert "| 80 / 5 / 15 |" in text
     assert "| 200.0 % |" in text
     assert "| the profiler itself, per message (small) | 25,000 | 50,000 |" in text
-    assert "| messages lost at saturation | 0 | - |" in text
+    assert "| messages lost at saturation, `--lossless` | 0 | - |" in text
 
 
 def test_failures_are_listed_and_make_results_incomplete(tmp_path):

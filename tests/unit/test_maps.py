@@ -19,7 +19,6 @@ from profiler.ingest.probe.load import with_maps
 from profiler.ingest.probe.maps import ARRAY, Shape, described
 from profiler.ingest.probe.order import Order
 from profiler.ingest.probe.perf import Part
-from profiler.ingest.probe.precedence import Precedence
 from profiler.ingest.probe.ring import RingBuffer, batch_bytes
 
 PAGE = mmap.PAGESIZE
@@ -303,6 +302,6 @@ def test_the_end_waits_for_a_record_that_is_still_being_written(
     engine = BccEngine.__new__(BccEngine)
     engine.clock = time.CLOCK_MONOTONIC
     engine._buffer, engine._libraries = buffer, None
-    engine._order, engine._precedence = Order(), Precedence(PAGE)
+    engine._order, engine._precedence = Order(), None
     engine._detach = lambda: None
     assert engine.stop() == [b"late", b"next"]

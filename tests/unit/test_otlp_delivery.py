@@ -186,7 +186,9 @@ def test_partial_success() -> None:
     assert "too old" in delivery.lines[0]
 
 
-@pytest.mark.parametrize("body", [b"\xff\xff\xff", b"<html>", partial], ids=str)
+@pytest.mark.parametrize(
+    "body", [b"\xff\xff\xff", b"<html>", partial], ids=["bytes", "page", "object"]
+)
 def test_odd_success(body: object) -> None:
     """What is accepted counts, whatever the body is; a warning is shown."""
     reaction = answer(200, body) if isinstance(body, bytes) else partial(0, "deprecated")

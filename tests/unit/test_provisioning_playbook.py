@@ -85,8 +85,8 @@ def test_a_running_machine_gets_the_variables_of_an_image(tmp_path, ansible, mon
     told = json.loads((tmp_path / "variables").read_text())
     assert told["guest_python"] == "3.13"
     assert told["profiler_wheel"].endswith("/profiler.whl")
-    assert told["fastpath_wheel"].endswith("/fastpath.whl")
-    own = {"profiler_wheel", "fastpath_wheel", "demo_sources"}
+    assert told["profiler_fastpath_wheel"].endswith("/fastpath.whl")
+    own = {"profiler_wheel", "profiler_fastpath_wheel", "demo_sources"}
     assert set(told) == {*playbook.system_variables(spec), *own}
     # Not the tasks for our disks: a running machine keeps its network and its users.
     assert not any(key.startswith("embedded") for key in told)
