@@ -32,12 +32,12 @@ mesh: setup
 # one processor each for the most part; what takes longest comes first.
 test: setup setup-browser setup-vagrant
 	$(VENV)/bin/tox run -q -e lint
-	$(VENV)/bin/tox run-parallel -q -p 2 -e e2e-vagrant,unit,browser,growth,fuzz,replay
+	$(VENV)/bin/tox run-parallel -q -p 2 -e e2e-vagrant,unit,browser,growth,fuzz,replay,fastpath
 	$(VENV)/bin/tox run -qq -e e2e
 
 # Every test on every guest, and what takes too long for each change: some hours.
 test-all: test
-	$(VENV)/bin/tox run -q -e coverage,fastpath,e2e-install,deb,matrix
+	$(VENV)/bin/tox run -q -e coverage,e2e-export,e2e-install,deb,matrix
 
 lint: setup
 	$(VENV)/bin/tox run -q -e lint
