@@ -13,6 +13,7 @@ import gzip
 import hashlib
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -33,9 +34,10 @@ from profiler import __version__, cli
 from profiler.commands.configuration.keys import keys_of
 from profiler.commands.configuration.show import template
 from provisioning.host import REPOSITORY
-from provisioning.sources import copy_product, installed_dependencies, wheel_of
+from provisioning.sources import copy_product, fastpath_of, installed_dependencies, wheel_of
 
 NAME = "http-profiler"
+FASTPATH = f"{NAME}-fastpath"
 MAINTAINER = f"The {NAME} authors <{NAME}@users.noreply.github.com>"
 
 LOCK = Path(__file__).with_name("lock.json")
@@ -93,8 +95,12 @@ def build(directory: Path, architecture: str | None = None, refresh: bool = Fals
     directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         tree = Path(scratch, "tree")
-        wheel = wheel_of(copy_product(Path(scratch, "sources")), Path(scratch, "log"))
-        _vendor(tree, wheel, MACHINES[architecture], {} if refresh else locked())
+        sources, log = copy_product(Path(scratch, "sources")), Path(scratch, "log")
+        wheels = [wheel_of(sources, log)]
+        # Another architecture would need its own standard library of Rust.
+        if MACHINES[architecture] == platform.machine():
+            wheels.append(fastpath_of(sources, log))
+        _vendor(tree, wheels, MACHINES[architecture], {} if refresh else locked())
         if refresh:
             _lock(tree)
         _share(tree)
@@ -121,7 +127,7 @@ def _lock(tree: Path) -> None:
         python: {
             canonicalize_name(one.metadata["Name"]): one.version
             for one in vendored.installed(_site_packages(tree, python))
-            if one.metadata["Name"] != NAME
+            if one.metadata["Name"] not in (NAME, FASTPATH)
         }
         for python in PYTHONS
     }
@@ -132,11 +138,13 @@ def _site_packages(tree: Path, python: str) -> Path:
     return tree / HOME / "lib" / f"python{python}" / "site-packages"
 
 
-def _vendor(tree: Path, wheel: Path, machine: str, versions: dict[str, dict[str, str]]) -> None:
+def _vendor(
+    tree: Path, wheels: list[Path], machine: str, versions: dict[str, dict[str, str]]
+) -> None:
     def install(python: str) -> None:
         target = _site_packages(tree, python)
         exact = versions.get(python, {})
-        vendored.install(wheel, installed_dependencies(), python, machine, target, exact)
+        vendored.install(wheels, installed_dependencies(), python, machine, target, exact)
         # These scripts name the Python that runs pip here.
         shutil.rmtree(target / "bin", ignore_errors=True)
 
@@ -221,11 +229,15 @@ def _copyright(tree: Path) -> Iterator[str]:
                 vendored.places(one)
             )
     for (name, licence), patterns in sorted(places.items()):
-        if name != NAME:
+        if name not in (NAME, FASTPATH):
             yield "\nFiles:"
             yield from (f" {HOME}/lib/*/site-packages/{pattern}" for pattern in sorted(patterns))
             yield f"Copyright: the authors of {name}\nLicense: {licence}"
             yield " The text is in the .dist-info directory."
+    module = FASTPATH.replace("-", "_")
+    yield f"\nFiles: {HOME}/lib/*/{module}*\nCopyright: 2026 The {NAME} authors, and others"
+    yield "License: Apache-2.0"
+    yield " The crates that it contains are listed with their licences in .dist-info/sboms."
     yield f"\nFiles: {HOME}/lib/*/profiler/bpf/*\nCopyright: 2026 The {NAME} authors"
     yield "License: GPL-2.0-only"
     yield " On Debian systems the text is in /usr/share/common-licenses/GPL-2."

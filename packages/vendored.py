@@ -22,21 +22,21 @@ _GLIBC = range(17, 32)
 
 
 def install(
-    wheel: Path,
+    wheels: Sequence[Path],
     requires: Sequence[str],
     python: str,
     machine: str,
     target: Path,
     locked: Mapping[str, str],
 ) -> None:
-    """Install a wheel and all its requirements in the directory ``target``.
+    """Install wheels and all their requirements in the directory ``target``.
 
-    ``requires`` are the wheel's own requirements, ``python`` is a version such as ``3.9``,
+    ``requires`` are the wheels' own requirements, ``python`` is a version such as ``3.9``,
     ``machine`` such as ``x86_64``. ``locked`` packages get that version, others the newest.
     Raises CalledProcessError if pip finds no wheel.
     """
     wanted = applying(requires, python)
-    _pip([str(wheel), *_exact(wanted, locked)], python, machine, target)
+    _pip([*map(str, wheels), *_exact(wanted, locked)], python, machine, target)
     while wanted := _missing(target, python):
         _pip(_exact(wanted, locked), python, machine, target)
 

@@ -33,7 +33,7 @@ def record(guest: Guest) -> bytes:
     guest.push(Path(__file__).with_name("shop.py"), f"{_HOME}/shop.py")
     with tempfile.TemporaryDirectory() as scratch:
         python = find_guest(guest.name.partition("@")[0]).python
-        vendored.install(Path("grpclib"), (), python, platform.machine(), Path(scratch), {})
+        vendored.install([Path("grpclib")], (), python, platform.machine(), Path(scratch), {})
         guest.push(Path(scratch), f"{_HOME}/modules")
     roles = (*_SERVERS, "monitor", "customers")
     # A process is named by the file that it executes.

@@ -162,7 +162,7 @@ def test_pipx(bare: Guest, token: str, tmp_path: Path) -> None:
     script = "import sys; print('%d.%d' % sys.version_info[:2])"
     python = guest.exec(["python3", "-c", script]).stdout.strip()
     machine = platform.machine()
-    vendored.install(Path("pipx"), (), python, machine, pipx, {})
+    vendored.install([Path("pipx")], (), python, machine, pipx, {})
     needed = [f"{name}=={version}" for name, version in deb.locked()[python].items()]
     # pipx needs its own pip.
     vendored.download(["pip", *needed], python, machine, wheels)

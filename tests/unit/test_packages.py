@@ -187,6 +187,22 @@ def test_the_package_has_what_tls_needs(package: Path, tmp_path: Path) -> None:
         assert all(Path(file).is_relative_to(directory) for file in files)
 
 
+def test_the_package_has_the_fast_path(package: Path, tmp_path: Path) -> None:
+    """The same module for each Python, and linked so that the oldest release can load it."""
+    subprocess.run(["dpkg-deb", "--extract", package, tmp_path], check=True)
+    files = [
+        next(deb._site_packages(tmp_path, python).glob("http_profiler_fastpath/*.abi3.so"))
+        for python in (deb.PYTHONS[0], deb.PYTHONS[-1])
+    ]
+    assert len({file.stat().st_ino for file in files}) == 1
+    command = [find_tool("objdump", "binutils"), "-T", files[0]]
+    symbols = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    needed = {tuple(map(int, one)) for one in re.findall(r"GLIBC_(\d+)\.(\d+)", symbols)}
+    assert needed
+    # manylinux2014
+    assert max(needed) <= (2, 17)
+
+
 def test_the_licence_of_each_file(tmp_path: Path) -> None:
     directory = deb.HOME / "lib/python3.9/site-packages"
     for name, text in {
