@@ -242,7 +242,7 @@ class Record(TypedDict, total=False):
     peer: Annotated[
         Peer,
         "the other end of the connection, if it is on this machine and was seen before this line "
-        "was written. So the first request as its client sent it has none, and the response has. "
+        "was written. So the first line of a connection has none, and the response has. "
         "Absent too if TCP's sequence numbers are unknown, as with `--engine bpftrace`, and with "
         "`run --tls-keys`",
     ]
