@@ -13,7 +13,8 @@ The recording of the demo (``tests/replay/cases/demo``: a new connection for eac
 is fed repeatedly, each time as new, later connections, to a sink that writes to
 ``/dev/null``. With ``--kept`` the same is done with exchanges between one client and one
 server on one connection, each message in one call. With ``--fresh`` each of these exchanges has
-a URL, an ETag and a body of its own, so that no cache of parsed heads helps.
+a URL, an ETag and a body of its own, so that no cache of parsed heads helps. With ``--1m`` each
+answer has a body of 1 MB, in records of the size that the probe makes.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ from profiler.schema import Record
 _CASE = Path(__file__).parents[1] / "tests/replay/cases/demo"
 _STEP = 10_000_000  # nanoseconds
 _ROUNDS = 100
+_PIECE = 16383  # PAYLOAD_MAX in bpf/event.h
 
 
 def rounds_of(records: list[bytes], rounds: int) -> list[bytes]:
@@ -94,6 +96,32 @@ def kept_alive(records: list[bytes], rounds: int, fresh: bool = False) -> list[b
     return out
 
 
+def large(records: list[bytes], rounds: int) -> list[bytes]:
+    """Return exchanges like those of :func:`kept_alive` whose answers have 1 MB."""
+    items = [wire.decode(record) for record in records]
+    out = [r for r, item in zip(records, items) if isinstance(item, (wire.Clock, wire.Process))]
+    client, server = [item for item in items if isinstance(item, wire.Chunk)][:2]
+    body = b"x" * 1_000_000
+    answer = USUAL["nginx 200"].replace(b"Length: 0", b"Length: %d" % len(body)) + body
+    request = USUAL["curl GET"]
+    for n in range(rounds):
+        turns = [
+            (client, wire.SEND, request),
+            (server, wire.RECV, request),
+            (server, wire.SEND, answer),
+            (client, wire.RECV, answer),
+        ]
+        for end, direction, data in turns:
+            for at in range(0, len(data), _PIECE):
+                piece = data[at : at + _PIECE]
+                moved = end._replace(
+                    direction=direction, time=end.time + n * _STEP, position=n * len(data) + at,
+                    size=len(piece), captured=len(piece), payload=piece,
+                )  # fmt: skip
+                out.append(wire.encode(moved))
+    return out
+
+
 def run(machine: str, records: list[bytes], settings: Settings = Settings()) -> Pipeline:  # noqa: B008
     """Feed ``records`` to a new pipeline."""
     sink = JsonLines(Path("/dev/null"))
@@ -108,10 +136,12 @@ def run(machine: str, records: list[bytes], settings: Settings = Settings()) -> 
 def workload(name: str, rounds: int) -> tuple[str, list[bytes], int]:
     """Return the machine, the records of that many rounds, and the messages of one round.
 
-    ``name`` is ``demo``, ``kept`` or ``fresh``.
+    ``name`` is ``demo``, ``kept``, ``fresh`` or ``1m``.
     """
     recording = Recording(_CASE / "capture")
     machine, capture = recording.origin.machine, list(recording.records())
+    if name == "1m":
+        return machine, large(capture, rounds), 4
     if name != "demo":
         return machine, kept_alive(capture, rounds, name == "fresh"), 4
     messages = run(machine, capture).account.messages
@@ -171,7 +201,7 @@ def main(arguments: list[str]) -> None:
     """Print the cost; or run that many rounds, to be counted."""
     wheres = [one for one in arguments if one.startswith("--where=")]
     given = [*wheres, *(one for one in arguments if one == "--redact")]
-    option = [argument for argument in arguments if argument in ("--kept", "--fresh")]
+    option = [argument for argument in arguments if argument in ("--kept", "--fresh", "--1m")]
     arguments = [argument for argument in arguments if argument not in (*option, *given)]
     name = option[0][2:] if option else "demo"
     where = conditions([parse(one.partition("=")[2]) for one in wheres])
@@ -185,7 +215,7 @@ def main(arguments: list[str]) -> None:
             section(stage)
             section(stage)
         return
-    rounds = 5 * _ROUNDS if option else _ROUNDS
+    rounds = {"demo": _ROUNDS, "1m": 5}.get(name, 5 * _ROUNDS)
     # Always built in the same number, however many are counted.
     machine, records, messages = workload(name, 2 * rounds)
     if arguments == ["--instructions"]:
