@@ -57,10 +57,10 @@ WHEEL_SOURCES = (
 
 DEMO_SOURCES = ("demo", "loadtest")
 
-# The native fast path, a package of its own.
-FASTPATH = "fastpath"
+# The native fast path, a package of its own. Its folder may also have what cargo leaves there.
+FASTPATH_SOURCES = ("fastpath/Cargo.toml", "fastpath/pyproject.toml", "fastpath/src")
 
-PRODUCT_SOURCES = (*WHEEL_SOURCES, FASTPATH, *DEMO_SOURCES)
+PRODUCT_SOURCES = WHEEL_SOURCES + FASTPATH_SOURCES + DEMO_SOURCES
 
 DEMO_REQUIREMENTS = tuple(f"{folder}/requirements.txt" for folder in DEMO_SOURCES)
 
@@ -130,7 +130,7 @@ def fastpath_of(sources: Path, log: Path) -> Path:
 
     Raises ToolMissing without a compiler.
     """
-    inputs = digest_files(sources, [sources / FASTPATH])
+    inputs = digest_files(sources, [sources / name for name in FASTPATH_SOURCES])
     name = digest({**inputs, "machine": platform.machine()})
     return _kept(
         "fastpath", name, lambda scratch, aside: build_fastpath(sources, scratch, aside, log)
@@ -180,16 +180,14 @@ def build_fastpath(sources: Path, scratch: Path, wheels: Path, log: Path) -> Non
     tools = REPOSITORY / ".venv" / "bin"
     if not (tools / "maturin").exists() or shutil.which("cargo") is None:
         raise ToolMissing("maturin and cargo", "run `make setup`")
-    copy = scratch / FASTPATH
-    shutil.copytree(sources / FASTPATH, copy)
+    copy = scratch / "fastpath"
+    shutil.copytree(sources / "fastpath", copy)
+    command = (str(tools / "maturin"), "build", "--release", "--zig")
     run(
-        [
-            *(str(tools / "maturin"), "build", "--release", "--zig"),
-            *("--compatibility", "manylinux2014", "--out", str(wheels)),
-            *("--manifest-path", str(copy / "Cargo.toml")),
-        ],
+        [*command, "--compatibility", "manylinux2014", "--out", str(wheels)],
         doing="building the fast path's wheel",
         log=log,
+        cwd=copy,
         # maturin finds zig as a module of the first python3.
         env={
             "SOURCE_DATE_EPOCH": SOURCE_DATE_EPOCH,

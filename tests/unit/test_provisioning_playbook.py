@@ -62,6 +62,19 @@ def test_a_failed_wheel_is_not_cached(tmp_path, monkeypatch, cache):
     assert list((cache / "wheels").iterdir()) == []
 
 
+def test_what_cargo_leaves_is_not_part_of_the_product(tmp_path):
+    files = [*sources.FASTPATH_SOURCES[:2], "fastpath/src/lib.rs"]
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("")
+    before = sources.product_inputs(tmp_path)
+    assert set(before) == set(files)
+    (tmp_path / "fastpath/Cargo.lock").write_text("")
+    (tmp_path / "fastpath/target").mkdir()
+    (tmp_path / "fastpath/target/lib.so").write_text("")
+    assert sources.product_inputs(tmp_path) == before
+
+
 @pytest.fixture
 def ansible(tmp_path, monkeypatch):
     """An ansible-playbook that stores its arguments, and exits with 4."""
