@@ -47,12 +47,14 @@ def user_for(name: str | None) -> pwd.struct_passwd | None:
     raise ConfinementError(f"this machine has no user {DEFAULT}")
 
 
-def confine(user: pwd.struct_passwd, realtime: bool = False, network: bool = False) -> list[str]:
+def confine(
+    user: pwd.struct_passwd, realtime: bool = False, network: bool = False, accept: bool = False
+) -> list[str]:
     """Become ``user`` without any privilege; return what of it this machine does not permit.
 
-    With ``realtime`` it may still take real-time priority 1 (``probe/precedence.py``), and with
-    ``network`` it can make connections and start threads. Raises ConfinementError if the
-    capabilities cannot be dropped.
+    With ``realtime`` it may still take real-time priority 1 (``probe/precedence.py``). With
+    ``network`` it can make connections, with ``accept`` accept them on a socket that listens, and
+    with either start threads. Raises ConfinementError if the capabilities cannot be dropped.
     """
     missing = []
     if realtime:
@@ -68,7 +70,7 @@ def confine(user: pwd.struct_passwd, realtime: bool = False, network: bool = Fal
     # Other processes of this user cannot look into this one (ptrace(2)).
     _prctl(_PR_SET_DUMPABLE, 0)
     try:
-        seccomp.install(network)
+        seccomp.install(network, accept)
     except seccomp.UnavailableError as error:
         missing.append(f"without a system call filter: {error}")
     return missing

@@ -4,7 +4,7 @@
 It can read, write and wait on what is open. It can open files for reading, because Python imports
 modules late. It cannot open a file for writing, make a socket, start a program or a process, look
 into another process, or use BPF. A call that is not listed fails with EPERM. The process that
-exports spans can make connections besides.
+exports can make or accept connections besides, as far as it needs to.
 
 libseccomp translates names to the numbers of the machine. Every distribution with systemd has it.
 """
@@ -36,6 +36,8 @@ _NETWORK = (
     *("socket", "connect", "bind", "getsockname", "getpeername", "getsockopt", "setsockopt"),
     *("sendmmsg", "recvmmsg"),
 )
+# What the connections of a socket that listens already take besides.
+_ACCEPT = ("accept", "accept4", "getsockname", "getpeername", "getsockopt", "setsockopt")
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 # Requests of ioctl(2) for terminals and descriptors, without TIOCSTI and TIOCLINUX: they would
 # type into the terminal, and so into root's shell (include/uapi/asm-generic/ioctls.h).
@@ -69,10 +71,11 @@ class _Comparison(ctypes.Structure):
     )
 
 
-def install(network: bool = False) -> None:
+def install(network: bool = False, accept: bool = False) -> None:
     """Filter the system calls of all threads from now on. Raises UnavailableError.
 
-    With ``network``, connections can be made, but not accepted, and threads can be started.
+    With ``network``, connections can be made, and with ``accept``, they can be accepted on a socket
+    that listens already. With either, threads can be started.
     """
     try:
         library = ctypes.CDLL("libseccomp.so.2", use_errno=True)
@@ -84,7 +87,7 @@ def install(network: bool = False) -> None:
         raise UnavailableError("libseccomp cannot begin a filter")
     try:
         library.seccomp_attr_set(context, _ATTRIBUTE_TSYNC, ctypes.c_uint32(1))
-        for name in (*_ALLOWED, *(_NETWORK if network else ())):
+        for name in (*_ALLOWED, *(_NETWORK if network else ()), *(_ACCEPT if accept else ())):
             _allow(library, context, name)
         _allow(library, context, "open", _Comparison(1, _CMP_MASKED_EQ, _WRITES, 0))
         _allow(library, context, "openat", _Comparison(2, _CMP_MASKED_EQ, _WRITES, 0))
@@ -94,7 +97,7 @@ def install(network: bool = False) -> None:
         _allow(library, context, "tgkill", _Comparison(0, _CMP_EQ, os.getpid(), 0))
         _allow(library, context, "prlimit64", _Comparison(2, _CMP_EQ, 0, 0))
         _allow(library, context, "sched_setscheduler", _Comparison(0, _CMP_EQ, 0, 0))
-        if network:
+        if network or accept:
             _allow(library, context, "clone", _Comparison(0, _CMP_MASKED_EQ, *[_CLONE_THREAD] * 2))
             # Its flags cannot be examined. The C library then uses clone().
             number = library.seccomp_syscall_resolve_name(b"clone3")

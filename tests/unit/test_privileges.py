@@ -157,6 +157,37 @@ def test_the_process_that_exports_can_only_connect(tmp_path: Path) -> None:
     assert seen == dict.fromkeys(seen, "EPERM")
 
 
+@needs_root
+@needs_seccomp
+def test_the_process_that_serves_metrics_can_only_accept() -> None:
+    seen = run(
+        """
+        import threading
+        server = socket.create_server(("127.0.0.1", 0))
+        client = socket.create_connection(server.getsockname())
+        confine(user_for("nobody"), accept=True)
+        connection, _ = server.accept()
+        connection.settimeout(20)
+        client.sendall(b"x")
+        assert connection.recv(1) == b"x"
+        thread = threading.Thread(target=connection.sendall, args=(b"y",))
+        thread.start()
+        thread.join()
+        assert client.recv(1) == b"y"
+        refused = {
+            "socket": error_of(socket.socket),
+            "connect": error_of(client.connect, server.getsockname()),
+            "listen": error_of(server.listen),
+            "bind": error_of(server.bind, ("127.0.0.1", 0)),
+            "execute": error_of(os.execv, "/bin/true", ["true"]),
+            "fork": error_of(os.fork),
+        }
+        print(json.dumps(refused))
+        """
+    )
+    assert seen == dict.fromkeys(seen, "EPERM")
+
+
 def may_raise_limits() -> bool:
     """Whether root has CAP_SYS_RESOURCE, which some containers lack (capabilities(7))."""
     effective = Path("/proc/self/status").read_text().partition("CapEff:")[2].split()[0]
