@@ -141,8 +141,13 @@ def add_redact(
         )
 
 
-def add_output(parser: argparse.ArgumentParser, defaults: Settings | None = None) -> None:
-    """Add the output options; without ``defaults``, an option that is not given is absent."""
+def add_output(
+    parser: argparse.ArgumentParser, defaults: Settings | None = None, *, live: bool = True
+) -> None:
+    """Add the output options, to a ``live`` capture those that need one.
+
+    Without ``defaults``, an option that is not given is absent.
+    """
 
     def default(name: str) -> object:
         return getattr(defaults, name) if defaults else argparse.SUPPRESS
@@ -197,6 +202,14 @@ def add_output(parser: argparse.ArgumentParser, defaults: Settings | None = None
         help="spans that may wait for the Collector; beyond it they are dropped and counted "
         f"(default: {DEFAULTS.otlp_queue})",
     )
+    if live:
+        group.add_argument(
+            "--prometheus",
+            default=argparse.SUPPRESS,
+            metavar="ADDR",
+            help="also serve metrics to Prometheus at HOST:PORT, or at PORT of the loopback "
+            "address: GET /metrics and /healthz",
+        )
     group.add_argument(
         "--max-body",
         type=size,

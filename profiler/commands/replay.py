@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_filters(parser)
     add_limits(parser, live=False)
-    add_output(parser)
+    add_output(parser, live=False)
 
 
 def run(options: argparse.Namespace) -> int:

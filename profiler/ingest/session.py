@@ -374,18 +374,31 @@ def _account(engine: Engine, pipeline: Pipeline, exporter: Exporter | None) -> A
 def _exporter(
     settings: Settings, redactor: Redactor | None, user: struct_passwd | None, replay: bool
 ) -> Exporter | None:
-    """Return what ``--otlp`` requests. Raises UsageError."""
-    if settings.otlp is None:
+    """Return what ``--otlp`` and ``--prometheus`` request. Raises ProfilerError."""
+    if settings.otlp is None and settings.prometheus is None:
         return None
-    from profiler.outputs.otlp.endpoint import endpoint
+    from profiler.outputs.otlp.endpoint import endpoint, resource_attributes
     from profiler.outputs.otlp.exporter import Exporter
+    from profiler.outputs.prometheus import listen, url_of
 
-    target = endpoint(settings.otlp, os.environ)
+    target = endpoint(settings.otlp, os.environ) if settings.otlp is not None else None
+    given = resource_attributes(os.environ)
+    listener = listen(settings.prometheus) if settings.prometheus is not None else None
     # What leaves the machine is redacted, unless the user says otherwise.
     redact = redactor is not None or settings.redact is not False
-    _say(f"spans go to {target}" + ("" if redact else "; secrets in them are shown"))
+    if target:
+        _say(f"spans go to {target}" + ("" if redact else "; secrets in them are shown"))
+    if listener:
+        _say(f"metrics are at {url_of(listener)}")
     return Exporter(
-        target, redact=redact, replay=replay, user=user, say=_say, max_bytes=settings.otlp_queue
+        target,
+        redact=redact,
+        replay=replay,
+        user=user,
+        say=_say,
+        max_bytes=settings.otlp_queue,
+        listener=listener,
+        given=given,
     )
 
 

@@ -106,8 +106,11 @@ class Settings:
     otlp_queue: int = 64 * 1024 * 1024
     """Bytes of spans that may wait for it."""
 
+    prometheus: str | None = None
+    """Address at which metrics are served to Prometheus."""
+
     exporter_pid: int = 0
-    """The process that exports spans, whose own traffic is left out; 0: none."""
+    """The process that exports, whose own traffic is left out; 0: none."""
 
     stats: Path | None = None
     """Where the counts are written periodically, as JSON lines."""

@@ -22,7 +22,7 @@ from cryptography.x509.oid import NameOID
 from profiler.errors import UsageError
 from profiler.outputs.otlp import delivery
 from profiler.outputs.otlp.delivery import Queue, Sender
-from profiler.outputs.otlp.endpoint import endpoint
+from profiler.outputs.otlp.endpoint import endpoint, resource_attributes
 from profiler.outputs.otlp.protobuf import attribute, message, string
 from profiler.outputs.otlp.spans import Span
 from tests.unit.mock_collector import (
@@ -365,7 +365,6 @@ def test_metrics_endpoint() -> None:
         ("http://a", {"OTEL_EXPORTER_OTLP_HEADERS": "a=1,secret"}, "entry 2"),
         ("http://a", {"OTEL_EXPORTER_OTLP_HEADERS": "a=secret%0d%0ab"}, "entry 1"),
         ("http://a", {"OTEL_METRIC_EXPORT_INTERVAL": "-1"}, "OTEL_METRIC_EXPORT_INTERVAL=-1"),
-        ("http://a", {"OTEL_RESOURCE_ATTRIBUTES": "a"}, "OTEL_RESOURCE_ATTRIBUTES"),
         ("https://a", {"OTEL_EXPORTER_OTLP_CERTIFICATE": "/nowhere"}, "cannot use /nowhere"),
         ("https://a", {"OTEL_EXPORTER_OTLP_CERTIFICATE": __file__}, "no valid PEM"),
     ],
@@ -376,3 +375,8 @@ def test_wrong_endpoint(url: str, environment: dict[str, str], said: str) -> Non
     assert said in str(raised.value)
     assert "secret" not in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+def test_wrong_attributes() -> None:
+    with pytest.raises(UsageError, match="OTEL_RESOURCE_ATTRIBUTES is not a list"):
+        resource_attributes({"OTEL_RESOURCE_ATTRIBUTES": "a"})

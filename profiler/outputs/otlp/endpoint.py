@@ -39,8 +39,6 @@ class Endpoint:
     seconds: float = _DEFAULT_SECONDS
     """How long a request may take."""
     tls: ssl.SSLContext | None = None
-    attributes: Mapping[str, str] = field(default_factory=dict)
-    """Attributes that the user gave to every resource."""
     metrics_path: str | None = None
     """The path for metrics; ``None``: they are not wanted."""
     metrics_seconds: float = _METRICS_SECONDS
@@ -87,13 +85,6 @@ def endpoint(url: str, environment: Mapping[str, str]) -> Endpoint:
     compression = variable("COMPRESSION") or "gzip"
     if compression not in ("gzip", "none"):
         raise UsageError(f"OTEL_EXPORTER_OTLP_COMPRESSION={compression}: it is gzip or none")
-    try:
-        attributes = given_attributes(
-            environment.get("OTEL_RESOURCE_ATTRIBUTES", ""),
-            environment.get("OTEL_SERVICE_NAME", ""),
-        )
-    except ValueError:
-        raise UsageError("OTEL_RESOURCE_ATTRIBUTES is not a list of name=value") from None
     return Endpoint(
         parts.scheme,
         str(parts.hostname),
@@ -105,10 +96,20 @@ def endpoint(url: str, environment: Mapping[str, str]) -> Endpoint:
         _tls(*map(variable, ("CERTIFICATE", "CLIENT_CERTIFICATE", "CLIENT_KEY")))
         if parts.scheme == "https"
         else None,
-        attributes,
         f"{base}/v1/metrics{query}" if wants_metrics else None,
         _seconds(interval, environment.get(interval, "").strip(), _METRICS_SECONDS),
     )
+
+
+def resource_attributes(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the attributes that the user gave to every resource. Raises UsageError."""
+    try:
+        return given_attributes(
+            environment.get("OTEL_RESOURCE_ATTRIBUTES", ""),
+            environment.get("OTEL_SERVICE_NAME", ""),
+        )
+    except ValueError:
+        raise UsageError("OTEL_RESOURCE_ATTRIBUTES is not a list of name=value") from None
 
 
 def _split(url: str) -> tuple[SplitResult, int]:

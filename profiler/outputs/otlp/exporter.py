@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The process that exports spans, and the capture's end of it.
+"""The process that exports spans and metrics, and the capture's end of it.
 
-The capture writes records into a pipe and never waits for it (a replay does). The process has two
-threads: one reads the pipe, pairs and encodes; the other sends. The counts are in memory that both
-processes map. The end of the pipe is the end of the capture: what is left is sent within a bounded
-time.
+The capture writes records into a pipe and never waits for it (a replay does). In the process, one
+thread reads the pipe, pairs and encodes; others send, or answer scrapes. The counts are in memory
+that both processes map. The end of the pipe is the end of the capture: what is left is sent within
+a bounded time.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import signal
 import sys
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from pwd import struct_passwd
 from struct import Struct
@@ -34,9 +34,12 @@ from profiler.outputs.otlp.delivery import DROPPED, Latest, Queue, Sender
 from profiler.outputs.otlp.endpoint import Endpoint
 from profiler.outputs.otlp.metrics import Metrics
 from profiler.outputs.otlp.spans import Encoder, is_export
+from profiler.outputs.prometheus import Server
 from profiler.privileges.confinement import confine
 
 if TYPE_CHECKING:
+    import socket
+
     from profiler.privileges.helper import Helper
     from profiler.schema import Record
 
@@ -89,24 +92,30 @@ class Exporter:
     The constructor forks that process. ``user`` is whom it becomes, without privileges; ``None``:
     it stays who it is. ``say`` prints a line for the user. In a ``replay``, records wait for the
     Collector instead of being dropped. ``max_bytes`` of spans may wait for it.
+
+    Without an ``endpoint``, there are no spans. With a ``listener``, it serves metrics, and the
+    socket is closed here. ``given`` are the attributes that the user gave to every resource.
     """
 
     def __init__(
         self,
-        endpoint: Endpoint,
+        endpoint: Endpoint | None,
         *,
         redact: bool,
         replay: bool,
         user: struct_passwd | None,
         say: Callable[[str], None],
         max_bytes: int,
+        listener: socket.socket | None = None,
+        given: Mapping[str, str] | None = None,
     ) -> None:
         self._say = say
+        self._has_spans = endpoint is not None
         self._is_replay = replay
         self._pending = bytearray()
         self._shared = _SharedCounts()
         self._messages_dropped = 0
-        self._account_due = time.monotonic() + _ACCOUNT_SECONDS
+        self._account_due = time.monotonic()
         self._is_over = False
         reading, self._fd = os.pipe()
         self._ended, ending = os.pipe()
@@ -118,8 +127,12 @@ class Exporter:
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKED)
         self.pid = os.fork()
         if self.pid == 0:
-            worker = _Worker(endpoint, redact, replay, max_bytes, self._shared, reading)
+            worker = _Worker(
+                endpoint, given or {}, redact, replay, max_bytes, self._shared, reading, listener
+            )
             worker.serve(ending, user)
+        if listener is not None:
+            listener.close()
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         os.close(reading)
         os.close(ending)
@@ -172,8 +185,10 @@ class Exporter:
             self._messages_dropped += _messages(pending)
             pending.clear()
 
-    def counts(self) -> Exported:
-        """Return what became of the spans so far."""
+    def counts(self) -> Exported | None:
+        """Return what became of the spans so far; ``None`` if there is nothing to report."""
+        if not self._has_spans and not self._messages_dropped:
+            return None
         counts = self._shared.read()
         dropped = counts.dropped
         if self._is_over:
@@ -219,7 +234,7 @@ def _messages(lines: bytes | bytearray) -> int:
     return lines.count(b"\n") - lines.count(b"\n" + _ACCOUNT) - is_account
 
 
-_STOPPED = "OTLP: the process that exports has ended before the capture; spans are missing"
+_STOPPED = "the process that exports has ended before the capture: spans and metrics are missing"
 # fcntl.F_SETPIPE_SZ since Python 3.10.
 _F_SETPIPE_SZ = 1031
 
@@ -233,35 +248,43 @@ class _Worker:
 
     def __init__(
         self,
-        endpoint: Endpoint,
+        endpoint: Endpoint | None,
+        given: Mapping[str, str],
         redact: bool,
         replay: bool,
         max_bytes: int,
         shared: _SharedCounts,
         reading: int,
+        listener: socket.socket | None,
     ) -> None:
         self._shared = shared
         self._reading = reading
         self._is_replay = replay
         # A recording may be of another machine.
         host = None if replay else os.uname().nodename
-        self._encoder = Encoder(Redactor() if redact else None, endpoint.attributes, host)
-        self._metrics = Metrics(endpoint.attributes, host)
-        self._metrics_sender = Latest(endpoint.metrics, _report) if endpoint.metrics else None
-        self._metrics_seconds = endpoint.metrics_seconds
+        self._encoder = Encoder(Redactor() if redact else None, given, host)
+        self._metrics = Metrics(given, host, has_exemplars=listener is not None)
+        metrics = endpoint.metrics if endpoint else None
+        self._metrics_sender = Latest(metrics, _report) if metrics else None
+        self._metrics_seconds = metrics.metrics_seconds if metrics else 0.0
         self._begun = time.time_ns()
-        self._due = time.monotonic() + endpoint.metrics_seconds
+        self._due = time.monotonic() + self._metrics_seconds
+        self._server = None
+        if listener is not None:
+            spans = shared.read if endpoint else lambda: None
+            self._server = Server(listener, self._metrics, spans)
         self._sides = Sides()
         self._left_out = 0
         self._queue = Queue(max_bytes)
         patience = PATIENCE_SECONDS if replay else None
-        self._sender = Sender(self._queue, endpoint, _report, patience)
+        self._sender = Sender(self._queue, endpoint, _report, patience) if endpoint else None
 
     def serve(self, ending: int, user: struct_passwd | None) -> NoReturn:
         """Export until the pipe ends, in the forked process. ``ending`` closes with it."""
         code = 1
         try:
-            _leave_files({self._reading, ending})
+            server = {self._server.listener.fileno()} if self._server else set()
+            _leave_files({self._reading, ending} | server)
             with contextlib.suppress(OSError):
                 Path("/proc/self/comm").write_text("http-prof-otlp")
             # Reading the ring is more urgent.
@@ -269,10 +292,11 @@ class _Worker:
             # The user may be unable to read the directories from which Python imports modules.
             "localhost".encode("idna")
             if user is not None:
-                confine(user, network=True)
-            self._sender.start()
-            if self._metrics_sender:
-                self._metrics_sender.start()
+                has_server = self._server is not None
+                confine(user, network=self._sender is not None, accept=has_server)
+            for started in (self._sender, self._metrics_sender, self._server):
+                if started:
+                    started.start()
             self._read_all()
             self._finish()
             code = 0
@@ -303,6 +327,8 @@ class _Worker:
     def _take(self, line: bytes) -> None:
         if line.startswith(_ACCOUNT):
             self._metrics.set_account(orjson.loads(line)["account"])
+            if self._server:
+                self._server.heard_of = time.monotonic()
             return
         record: Record = orjson.loads(line)
         content = len(record.pop("body", "")) + len(record.pop("raw_payload", ""))
@@ -316,19 +342,24 @@ class _Worker:
                 if is_export(side):
                     self._left_out += 1
                     continue
-                span = self._encoder.span(role, side)
-                if self._metrics_sender:
+                span = self._encoder.span(role, side) if self._sender else None
+                if self._metrics_sender or self._server:
                     self._metrics.add(role, side)
             except Exception as error:
                 # A peer chose what is encoded: the others are exported.
                 if self._queue.count_error() == 1:
                     _report(f"OTLP: {type(error).__name__} in a span: please report this as a bug")
                 continue
-            self._queue.put(span, self._may_wait)
+            if span:
+                self._queue.put(span, self._may_wait)
+
+    @property
+    def _has_given_up(self) -> bool:
+        return self._sender is not None and self._sender.has_given_up
 
     def _may_wait(self) -> bool:
         self._publish()
-        return self._is_replay and not self._sender.has_given_up
+        return self._is_replay and not self._has_given_up
 
     def _publish(self) -> Exported:
         counts = self._queue.snapshot()
@@ -344,12 +375,12 @@ class _Worker:
         limit = None if self._is_replay else time.monotonic() + FLUSH_SECONDS
         while not self._queue.drained(_POLL_SECONDS):
             self._publish()
-            if self._sender.has_given_up:
+            if self._has_given_up:
                 self._queue.drop_all("unreachable")
             elif limit is not None and time.monotonic() >= limit:
                 self._queue.drop_all("end")
         counts = self._publish()
-        if self._metrics_sender and not self._sender.has_given_up:
+        if self._metrics_sender and not self._has_given_up:
             self._metrics_sender.put(self._metrics.request(self._begun, time.time_ns(), counts))
             left = FLUSH_SECONDS if limit is None else max(limit - time.monotonic(), 1.0)
             self._metrics_sender.is_done(left)

@@ -4,22 +4,30 @@
 These are ``http.server.request.duration`` and ``http.client.request.duration``, in seconds, and
 what became of the spans (``http_profiler.spans``) and of all calls (``http_profiler.calls``,
 ``http_profiler.bytes``: the account). All are cumulative, so an export that is lost
-makes the next one no less right. The number of series is bounded; beyond it, one with
-``otel.metric.overflow`` has the rest
+makes the next one no less right. :mod:`profiler.outputs.prometheus` serves the same. The number of
+series is bounded; beyond it, one with ``otel.metric.overflow`` has the rest
 (https://opentelemetry.io/docs/specs/otel/metrics/sdk/#cardinality-limits).
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from struct import pack
-from typing import TYPE_CHECKING, Any
+from threading import Lock
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from profiler.exchanges.headers import header
-from profiler.exchanges.model import Side, absolute_url, grpc_status
+from profiler.exchanges.model import Side, absolute_url, grpc_status, nanoseconds
 from profiler.outputs.otlp.protobuf import attribute, double, fixed64, integer, message, string
-from profiler.outputs.otlp.spans import METHODS, SCOPE, authority_of, error_of, resource_of
+from profiler.outputs.otlp.spans import (
+    METHODS,
+    SCOPE,
+    authority_of,
+    context_of,
+    error_of,
+    resource_of,
+)
 
 if TYPE_CHECKING:
     from profiler.accounting import Exported
@@ -28,23 +36,65 @@ BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 
 SERIES_MAX = 2000
 
 _CUMULATIVE = 2  # metrics/v1/metrics.proto
-_OVERFLOW = attribute(9, "otel.metric.overflow", True)
-_NAMES = {"client": "http.client.request.duration", "server": "http.server.request.duration"}
+_OVERFLOW_NAME = "otel.metric.overflow"
+_OVERFLOW = attribute(9, _OVERFLOW_NAME, True)
+NAMES = {"client": "http.client.request.duration", "server": "http.server.request.duration"}
+
+
+class Exemplar(NamedTuple):
+    """An exchange that was counted."""
+
+    trace: bytes
+    span: bytes
+    seconds: float
+    """How long it took."""
+    time: int
+    """When it began, in nanoseconds since 1970."""
+
+
+class Histogram(NamedTuple):
+    """A series as of a moment."""
+
+    role: str
+    attributes: Mapping[str, Any]
+    """Those of the resource, and its own."""
+    buckets: list[int]
+    sum: float
+    exemplars: list[Exemplar | None]
+    """The latest one of each bucket."""
+
+
+class Counter(NamedTuple):
+    """Numbers that only grow."""
+
+    name: str
+    unit: str
+    points: list[tuple[dict[str, str], int]]
 
 
 class _Series:
-    __slots__ = ("attributes", "buckets", "sum")
+    __slots__ = ("attributes", "buckets", "exemplars", "labels", "role", "sum")
 
-    def __init__(self, attributes: bytes) -> None:
+    def __init__(self, role: str, attributes: bytes, labels: Mapping[str, Any]) -> None:
+        self.role = role
         self.attributes = attributes
+        self.labels = labels
         self.buckets = [0] * (len(BOUNDS) + 1)
+        self.exemplars: list[Exemplar | None] = [None] * len(self.buckets)
         self.sum = 0.0
 
 
 class Metrics:
-    """Collects durations. ``given`` and ``host`` as for :class:`~.spans.Encoder`."""
+    """Collects durations. ``given`` and ``host`` as for :class:`~.spans.Encoder`.
 
-    def __init__(self, given: Mapping[str, str], host: str | None) -> None:
+    One thread collects; others may call :meth:`histograms` and :meth:`counters`.
+    """
+
+    def __init__(
+        self, given: Mapping[str, str], host: str | None, has_exemplars: bool = False
+    ) -> None:
+        self._has_exemplars = has_exemplars
+        self._changing = Lock()
         self._given = {**({"host.name": host} if host else {}), **given}
         self._series: dict[tuple[bytes, str, bytes], _Series] = {}
         # What is seen of a side -> its series, because encoding the attributes takes longer.
@@ -72,8 +122,13 @@ class Metrics:
                 self._known.clear()
             series = self._known[key] = self._series_of(role, side)
         seconds = response["duration_ms"] / 1000
-        series.buckets[bisect_left(BOUNDS, seconds)] += 1
-        series.sum += seconds
+        bucket, exemplar = bisect_left(BOUNDS, seconds), None
+        if self._has_exemplars:
+            exemplar = Exemplar(*context_of(side, role), seconds, nanoseconds(request["timestamp"]))
+        with self._changing:
+            series.buckets[bucket] += 1
+            series.exemplars[bucket] = exemplar
+            series.sum += seconds
 
     def set_account(self, rows: list[Any]) -> None:
         """Take the rows of :meth:`profiler.accounting.Account.to_report`, as of now."""
@@ -105,13 +160,47 @@ class Metrics:
             for name, value in of.items()
             if not name.startswith("process.")
         )
+        labels = {name: value for name, value in of.items() if not name.startswith("process.")}
+        labels.update((name, value) for name, value in attributes.items() if value is not None)
         key = resource, role, encoded
         if key not in self._series and len(self._series) >= SERIES_MAX:
-            key = b"", role, _OVERFLOW
+            key, labels = (b"", role, _OVERFLOW), {_OVERFLOW_NAME: "true"}
         found = self._series.get(key)
         if found is None:
-            found = self._series[key] = _Series(key[2])
+            with self._changing:
+                found = self._series[key] = _Series(role, key[2], labels)
         return found
+
+    def histograms(self) -> list[Histogram]:
+        """Return a copy of all series."""
+        with self._changing:
+            return [
+                Histogram(one.role, one.labels, one.buckets[:], one.sum, one.exemplars[:])
+                for one in self._series.values()
+            ]
+
+    def counters(self, spans: Exported | None) -> Iterator[Counter]:
+        """Yield what became of the spans, if there are any, and of all calls."""
+        if spans is not None:
+            counts = {"sent": spans.sent, **{f"dropped {k}": n for k, n in spans.dropped.items()}}
+            outcomes = [({"http_profiler.outcome": each}, n) for each, n in counts.items()]
+            yield Counter("http_profiler.spans", "{span}", outcomes)
+        account = self._account
+        for at, (name, unit) in enumerate(_COUNTED):
+            points = [
+                (
+                    {
+                        "http_profiler.fate": fate,
+                        **({"http_profiler.reason": reason} if reason else {}),
+                        "network.io.direction": direction,
+                    },
+                    numbers[first + at],
+                )
+                for fate, reason, *numbers in account
+                for first, direction in ((0, "transmit"), (2, "receive"))
+            ]
+            if points:
+                yield Counter(name, unit, points)
 
     def request(self, start: int, now: int, spans: Exported) -> bytes:
         """Encode an ``ExportMetricsServiceRequest``; times are nanoseconds since 1970."""
@@ -127,7 +216,7 @@ class Metrics:
                 + message(7, _ENCODED_BOUNDS)
             )
             by_name = by_resource.setdefault(resource, {})
-            by_name.setdefault(_NAMES[role], []).append(message(1, point))
+            by_name.setdefault(NAMES[role], []).append(message(1, point))
         parts = [
             _resource_metrics(resource, [
                 string(1, name) + string(3, "s")
@@ -138,24 +227,9 @@ class Metrics:
         ]  # fmt: skip
         own = {"service.name": "http-profiler", **self._given}
         resource = b"".join(attribute(1, *each) for each in own.items())
-        counts = {"sent": spans.sent, **{f"dropped {k}": n for k, n in spans.dropped.items()}}
-        counters: dict[tuple[str, str], list[tuple[dict[str, str], int]]] = {
-            ("http_profiler.spans", "{span}"): [
-                ({"http_profiler.outcome": outcome}, number) for outcome, number in counts.items()
-            ]
-        }
-        for fate, reason, *numbers in self._account:
-            of = {
-                "http_profiler.fate": fate,
-                **({"http_profiler.reason": reason} if reason else {}),
-            }
-            for at, direction in ((0, "transmit"), (2, "receive")):
-                directed = {**of, "network.io.direction": direction}
-                for name, number in zip(_COUNTED, numbers[at : at + 2]):
-                    counters.setdefault(name, []).append((directed, number))
         own_metrics = [
             string(1, name) + string(3, unit) + message(7, _counter(points, start, now))
-            for (name, unit), points in counters.items()
+            for name, unit, points in self.counters(spans)
         ]
         return b"".join([*parts, _resource_metrics(resource, own_metrics)])
 

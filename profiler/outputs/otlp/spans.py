@@ -141,6 +141,13 @@ def parent_of(request: Record) -> Parent | None:
     return Parent(bytes.fromhex(match[2]), bytes.fromhex(match[3]), int(match[4], 16))
 
 
+def context_of(side: Side, role: str) -> tuple[bytes, bytes]:
+    """Return the ids of the trace and of the span of a side whose request was seen."""
+    ids = ids_of(side, role)
+    parent = parent_of(side.request) if side.request is not None else None
+    return parent.trace if parent else ids.trace, ids.client if role == "client" else ids.server
+
+
 def is_export(side: Side) -> bool:
     """Whether this is an export of OTLP: a span of it would cause the next one."""
     request = side.request or repeated_request(side)
