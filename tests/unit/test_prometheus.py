@@ -230,7 +230,7 @@ def test_silent_capture(address: tuple[str, int], monkeypatch: pytest.MonkeyPatc
     [
         (b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n", b"400"), (b"\r\n\r\n", b"400"),
         (b"GET /metrics\r\n\r\n", b"400"), (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"400"),
-        (b"GET /" + b"x" * REQUEST_MAX * 2, b"431"),
+        ((b"GET /" + b"x" * REQUEST_MAX)[:REQUEST_MAX], b"431"),
         (b"GET /metrics HTTP/1.1\r\nAccept: \xff\xfe\0;q=nan\r\n\r\n", b"200"),
         (b"GET /../etc/passwd HTTP/1.0\r\n\r\n", b"404"),
     ],
@@ -242,6 +242,14 @@ def test_garbage(address: tuple[str, int], request_bytes: bytes, status: bytes) 
         assert rest_of(connection).split()[1] == status
     with raw(address) as connection:
         connection.sendall(request_bytes[:3])
+    assert get(address)[0] == 200
+
+
+def test_endless_request(address: tuple[str, int]) -> None:
+    """What exceeds the limit is not read: the connection is reset."""
+    with raw(address) as connection, pytest.raises(ConnectionError):
+        while True:
+            connection.sendall(b"x" * 65536)
     assert get(address)[0] == 200
 
 
@@ -269,6 +277,15 @@ def test_client_that_does_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
         with raw(listener.getsockname()) as connection:
             connection.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
             assert get(listener.getsockname(), "/healthz")[0] == 200
+
+
+def test_error_of_ours(address: tuple[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """No client gets a traceback or ends a thread."""
+    with monkeypatch.context() as broken:
+        broken.setattr(prometheus, "render", lambda *_: 1 / 0)
+        for _ in range(2 * CONNECTIONS):
+            assert get(address)[0] == 500
+    assert get(address)[0] == 200
 
 
 def test_rendered_once_in_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
