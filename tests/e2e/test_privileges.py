@@ -140,9 +140,12 @@ def test_root_keeps_its_privileges_if_the_user_wants_that(guest: Guest) -> None:
 
 
 @pytest.mark.parametrize("route", ROUTES)
-def test_the_reader_may_still_take_precedence(guest: Guest, route: str) -> None:
-    with Capture(guest, "--route", route):
+@pytest.mark.parametrize("lossless", [False, True])
+def test_the_reader_may_take_precedence_only_with_lossless(
+    guest: Guest, route: str, lossless: bool
+) -> None:
+    with Capture(guest, "--route", route, *["--lossless"] * lossless):
         reader, _ = processes(guest)
         limits = guest.exec(f"sudo cat /proc/{reader['pid']}/limits").stdout
     (priority,) = (line for line in limits.splitlines() if "realtime priority" in line)
-    assert priority.split()[-2:] == ["1", "1"]
+    assert priority.split()[-2:] == (["1", "1"] if lossless else ["0", "0"])

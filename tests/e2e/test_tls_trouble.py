@@ -181,8 +181,10 @@ def test_processes_that_are_killed_while_they_write(guest: Guest, token: str) ->
         check_account(capture.stop())
     check_exchange(lines)
     for line in killed:
-        reason = "exited" if line["role"] == "client" else "closed_early"
-        assert line["incomplete"] == [reason]
+        # A client that has not read the server's tickets yet resets the connection when it ends.
+        reasons = ("exited", "reset") if line["role"] == "client" else ("closed_early",)
+        assert len(line["incomplete"]) == 1
+        assert line["incomplete"][0] in reasons
         # The server may have read the head only.
         assert set(line["body"]) | {"x"} == {"x"}
 
