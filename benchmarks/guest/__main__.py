@@ -76,6 +76,9 @@ def _tell(options: argparse.Namespace) -> int:
         PAGE.write_text(replaced(PAGE.read_text() if PAGE.exists() else "", page(results)))
         print(f"written: {PAGE.relative_to(REPOSITORY)}")
     print(f"kept: {results.path.relative_to(REPOSITORY)}")
+    if not set(wanted) <= set(results.runs):
+        say("bench: the product was changed meanwhile, so its results are incomplete: run again")
+        return 1
     failed = [str(one) for one in wanted if "error" in results.runs[one]]
     if failed:
         say(f"bench: {len(failed)} of {len(wanted)} could not be measured: {', '.join(failed)}")

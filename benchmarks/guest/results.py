@@ -15,7 +15,7 @@ from typing import Any
 
 from benchmarks.guest.plan import Measurement, selected
 from provisioning.cache import digest, digest_files, locked, write_whole
-from provisioning.sources import WHEEL_SOURCES
+from provisioning.sources import FASTPATH_SOURCES, WHEEL_SOURCES
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 KEPT = REPOSITORY / "output" / "bench"
@@ -34,7 +34,7 @@ class Results:
     @staticmethod
     def of_product() -> Results:
         """Return the results for the current product and benchmark."""
-        sources = [REPOSITORY / name for name in WHEEL_SOURCES]
+        sources = [REPOSITORY / name for name in WHEEL_SOURCES + FASTPATH_SOURCES]
         inside = Path(__file__).with_name("inside")
         version = digest(digest_files(REPOSITORY, [*sources, inside]))
         return Results.read(KEPT / f"{version}.json")

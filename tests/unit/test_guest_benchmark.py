@@ -286,6 +286,16 @@ def test_the_added_cost_is_shown_with_the_noise(tmp_path):
     assert "| added to a request, socket route | 3,000 | +4,300 |" in text
 
 
+def test_a_product_that_changes_meanwhile_is_one_line(tmp_path, monkeypatch, capsys):
+    arguments = stand_in(monkeypatch, tmp_path, 0)
+    arguments[arguments.index("small,tls")] = "small"
+    # As after a change: the current version has no results.
+    found = Results(command.REPOSITORY / "output" / "bench" / "none.json", {}, {})
+    monkeypatch.setattr(Results, "of_product", lambda: found)
+    assert command.main(arguments) == 1
+    assert "the product was changed meanwhile" in "".join(capsys.readouterr())
+
+
 def test_missing_messages_count_as_lost(tmp_path):
     text = page(
         results(
