@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use pyo3::exceptions::PyValueError;
+use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList};
 use rustc_hash::FxHashMap;
@@ -146,6 +147,14 @@ impl FastPath {
             held: 0,
             used: 0,
         }
+    }
+
+    /// It refers to Python's side, which refers to it. The garbage collector clears that side.
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        let describer = &self.lines.describer;
+        visit.call(&describer.function)?;
+        visit.call(&describer.redact)?;
+        self.known.iter().try_for_each(|known| visit.call(known))
     }
 
     /// Hide secrets in lines: `redact(kind, name, text)` returns what is shown instead of a text, or

@@ -10,31 +10,29 @@ mutations of all these. Without the module all but one of these tests are skippe
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
 import random
 import re
 import ssl
-from collections.abc import Iterable, Iterator, Sequence
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import orjson
 import pytest
 
 from benchmarks.replay import kept_alive
-from profiler.accounting import Account
 from profiler.exchanges.conditions import conditions
 from profiler.exchanges.query import parse
-from profiler.exchanges.redact import Redactor
 from profiler.ingest import fastpath, peers, pipeline, wire
 from profiler.ingest.pipeline import Pipeline
 from profiler.ingest.probe.recording import Recording
 from profiler.ingest.process import Processes
 from profiler.ingest.settings import Settings
-from profiler.outputs.jsonl import JsonLines
-from profiler.outputs.redacted import Redacted
+from tests.fastpath.compare import Kept, replay, same_lines
 from tests.replay.script import CASES, Script, read
 from tests.replay.script import records as records_of
 from tests.unit.talk_tls import CLIENT, SERVER, contexts, talk
@@ -49,56 +47,21 @@ installed = pytest.mark.skipif(
 )
 
 
-class Kept(JsonLines):
-    """Keeps lines instead of writing them."""
-
-    def __init__(self) -> None:
-        super().__init__(None)
-        self.written = bytearray()
-
-    def add(self, lines: bytes) -> None:
-        self.written += lines
-
-
-class Replayed(NamedTuple):
-    lines: bytes
-    at_the_end: list[bytes]
-    not_http: list[int]
-    account: Account
-
-
-def replay(records: list[bytes], settings: Settings, batch: int = 1000) -> Replayed:
-    sink = Kept()
-    # Equal values have equal placeholders in both replays.
-    redacted = Redacted(sink, Redactor(b"key")) if settings.redact else sink
-    taken = Pipeline(settings, redacted, Processes(None), "x86_64")
-    not_http = []
-    for at in range(0, len(records), batch):
-        not_http += taken.feed_all(records[at : at + batch])
-    lines = bytes(sink.written)
-    taken.finish()
-    at_the_end = bytes(sink.written)[len(lines) :].splitlines()
-    return Replayed(lines, sorted(at_the_end), not_http, taken.account)
+@installed
+def test_a_pipeline_is_freed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python's side and the module refer to each other."""
+    monkeypatch.delenv(fastpath.VARIABLE, raising=False)
+    taken = Pipeline(Settings(), Kept(), Processes(None), "x86_64")
+    assert taken.has_fast_path
+    side = weakref.ref(taken._fast)
+    del taken
+    gc.collect()
+    assert side() is None
 
 
 @pytest.fixture
-def same(monkeypatch: pytest.MonkeyPatch):
-    def check(records: list[bytes], settings: Settings = Settings(), batch: int = 1000) -> int:  # noqa: B008
-        """Compare both ways; return how many messages took the fast path."""
-        monkeypatch.delenv(fastpath.VARIABLE, raising=False)
-        native = replay(records, settings, batch)
-        monkeypatch.setenv(fastpath.VARIABLE, "0")
-        reference = replay(records, settings, batch)
-        assert native.lines.splitlines() == reference.lines.splitlines()
-        assert native.at_the_end == reference.at_the_end
-        assert native.not_http == reference.not_http
-        fast = native.account.fast
-        native.account.fast = 0
-        assert native.account == reference.account
-        assert reference.account.fast == 0
-        return fast
-
-    return check
+def same() -> Callable[..., int]:
+    return same_lines
 
 
 def recorded(case: Path) -> list[bytes]:

@@ -26,7 +26,7 @@ from tests.unit.elf_files import AARCH64, BUILDINFO, Elf, Part, pclntab
 from tests.unit.wires import SOCKET
 
 OUTPUT = Path("output/fuzz")
-TARGETS = ("fuzz_http", "fuzz_wire", "fuzz_elf", "fuzz_memory")
+TARGETS = ("fuzz_http", "fuzz_fastpath", "fuzz_wire", "fuzz_elf", "fuzz_memory")
 # Floods need room for a head that fills an HPACK table, or one of wide characters.
 MAX_LENGTH = {"fuzz_memory": 16_384}
 SECONDS = 120
@@ -58,6 +58,8 @@ def cases(target: str) -> Iterator[tuple[str, bytes]]:
             unwanted = actions.encode(script.steps, script.joined, passed_over=True)
             yield f"{name}-passed-over", unwanted
             yield name, actions.encode(script.steps, script.joined)
+        elif target == "fuzz_fastpath":
+            yield name, b"\0" + actions.encode(script.steps, script.joined)
         else:
             yield name, b"".join(map(framed, [*OTHERS, *records(script.steps, script.joined)]))
 
