@@ -327,7 +327,12 @@ def test_podman(scenario: Scenario, token: str) -> None:
 
 @pytest.mark.parametrize(
     ("port", "upstream", "version"),
-    [(CADDY_TO_HTTP1, NGINX, "1.1"), (CADDY_TO_HTTP2, NGINX_HTTP2, "2")],
+    [
+        # Known defect: on a busy machine another goroutine reads the response before the write of
+        # the request returns. That response then has no request.
+        pytest.param(CADDY_TO_HTTP1, NGINX, "1.1", marks=pytest.mark.thorough),
+        (CADDY_TO_HTTP2, NGINX_HTTP2, "2"),
+    ],
     ids=["http1", "http2"],
 )
 def test_a_proxy_in_go(
