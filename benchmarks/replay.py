@@ -65,46 +65,24 @@ def rounds_of(records: list[bytes], rounds: int) -> list[bytes]:
     return out
 
 
-def kept_alive(records: list[bytes], rounds: int, fresh: bool = False) -> list[bytes]:
+def kept_alive(
+    records: list[bytes], rounds: int, fresh: bool = False, size: int = 64
+) -> list[bytes]:
     """Return exchanges on a connection that the recording's first two chunks open, at both ends.
 
-    All are the same, or each is ``fresh``: with another URL, ETag and body.
+    All are the same, or each is ``fresh``: with another URL, ETag and body. Bodies have ``size``
+    bytes. A message has as many records as the probe makes of it.
     """
     items = [wire.decode(record) for record in records]
     out = [r for r, item in zip(records, items) if isinstance(item, (wire.Clock, wire.Process))]
     client, server = [item for item in items if isinstance(item, wire.Chunk)][:2]
-    answer = USUAL["nginx 200"].replace(b"Length: 0", b"Length: 64") + b"x" * 64
-    request = USUAL["curl GET"]
+    head = USUAL["nginx 200"].replace(b"Length: 0", b"Length: %d" % size)
+    request, answer = USUAL["curl GET"], head + b"x" * size
     for n in range(rounds):
         if fresh:
             # Of one size, so that the positions below are right.
             request = USUAL["curl GET"].replace(b"/healthz", b"/items/%08d" % n)
-            answer = USUAL["nginx 200"].replace(b"Length: 0", b"Length: 64")
-            answer = answer.replace(b"6921f3a0", b"%08x" % n) + b"%064d" % n
-        turns = [
-            (client, wire.SEND, request),
-            (server, wire.RECV, request),
-            (server, wire.SEND, answer),
-            (client, wire.RECV, answer),
-        ]
-        for end, direction, data in turns:
-            moved = end._replace(
-                direction=direction, time=end.time + n * _STEP, position=n * len(data),
-                size=len(data), captured=len(data), payload=data,
-            )  # fmt: skip
-            out.append(wire.encode(moved))
-    return out
-
-
-def large(records: list[bytes], rounds: int) -> list[bytes]:
-    """Return exchanges like those of :func:`kept_alive` whose answers have 1 MB."""
-    items = [wire.decode(record) for record in records]
-    out = [r for r, item in zip(records, items) if isinstance(item, (wire.Clock, wire.Process))]
-    client, server = [item for item in items if isinstance(item, wire.Chunk)][:2]
-    body = b"x" * 1_000_000
-    answer = USUAL["nginx 200"].replace(b"Length: 0", b"Length: %d" % len(body)) + body
-    request = USUAL["curl GET"]
-    for n in range(rounds):
+            answer = head.replace(b"6921f3a0", b"%08x" % n) + b"%0*d" % (size, n)
         turns = [
             (client, wire.SEND, request),
             (server, wire.RECV, request),
@@ -140,10 +118,9 @@ def workload(name: str, rounds: int) -> tuple[str, list[bytes], int]:
     """
     recording = Recording(_CASE / "capture")
     machine, capture = recording.origin.machine, list(recording.records())
-    if name == "1m":
-        return machine, large(capture, rounds), 4
     if name != "demo":
-        return machine, kept_alive(capture, rounds, name == "fresh"), 4
+        size = 1_000_000 if name == "1m" else 64
+        return machine, kept_alive(capture, rounds, name == "fresh", size), 4
     messages = run(machine, capture).account.messages
     return machine, rounds_of(capture, rounds), messages
 
