@@ -108,6 +108,17 @@ def test_a_capture_ends_after_its_time(engine: Recorded, tmp_path: Path) -> None
     assert lines(output) == lines(CASE / "expected.jsonl")
 
 
+def test_the_start_tells_that_there_is_no_fast_path(
+    engine: Recorded,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(fastpath.VARIABLE, "0")
+    session.capture(Settings(output=tmp_path / "out.jsonl", duration=0.001))
+    assert ", no fast path, " in capsys.readouterr().err
+
+
 def test_reports_filters_that_the_engine_cannot_apply(
     engine: Recorded, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
